@@ -1,0 +1,1 @@
+"""What every backend shares in kind: Target, Caps, Program, KernelTemplate, selection, the TVM seam."""

@@ -1,0 +1,1 @@
+"""What every backend shares in code: operator lowering, epilogues, packing, generic schedules."""

@@ -1,0 +1,1 @@
+"""Hand-designed kernel templates for x86."""

@@ -1,0 +1,1 @@
+"""graphopt: a graph-level model compiler for ONNX."""

@@ -1,0 +1,1 @@
+"""Flows over the whole stack: compile, optimize, check, bench."""

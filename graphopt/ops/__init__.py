@@ -1,0 +1,1 @@
+"""Operator knowledge: type inference, traits and cost, one file per operator family. Knows nothing of TVM."""

@@ -1,0 +1,1 @@
+"""Pass infrastructure: Pass, Pipeline, Pattern, Rule, instruments."""

@@ -1,0 +1,1 @@
+"""Artefact format, loader and execution."""
