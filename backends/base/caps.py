@@ -1,0 +1,61 @@
+"""What a kernel may know of the hardware it is generated for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Capabilities of one target; kernels choose code and tile sizes from these and never from a target's name.
+
+    Sizes are in bytes unless the name says bits. For a GPU, ``cores`` counts multiprocessors, ``l1_bytes`` is
+    the combined L1 and shared memory of one, and ``vector_bits`` is the widest load or store of a thread.
+
+    Attributes:
+        vector_bits: width of a SIMD register.
+        vector_registers: architectural SIMD registers (an accumulator tile must leave some of them free).
+        fma: fused multiply-add on vectors of float32.
+        vnni: x86 ``vpdpbusd`` (AVX-512 VNNI or AVX-VNNI).
+        dotprod: ARM ``sdot``/``udot``, or CUDA ``dp4a``.
+        fp16: arithmetic (not only conversion) on vectors of float16.
+        i8mm: ARM ``smmla``, or int8 tensor cores.
+        bf16: bfloat16 dot products, or bfloat16 tensor cores.
+        l1_bytes: first-level data cache of a core.
+        l2_bytes: second-level cache of a core, or of the cluster where cores share it.
+        l3_bytes: last-level cache of the machine; 0 when there is none.
+        cores: how many run at once: the number of threads the code is planned for.
+        sm: CUDA compute capability as in ``sm_80``; None for a CPU.
+        shared_memory_bytes: the most shared memory that one block can ask for. Static allocations stop at 48 KiB
+            whatever this says; more takes ``shared.dyn``.
+        max_threads_per_block: 0 for a CPU.
+        warp: threads that run in lockstep; 0 for a CPU.
+    """
+
+    vector_bits: int = 128
+    vector_registers: int = 16
+    fma: bool = False
+    vnni: bool = False
+    dotprod: bool = False
+    fp16: bool = False
+    i8mm: bool = False
+    bf16: bool = False
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 512 * 1024
+    l3_bytes: int = 0
+    cores: int = 1
+    sm: int | None = None
+    shared_memory_bytes: int = 0
+    max_threads_per_block: int = 0
+    warp: int = 0
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether code runs as a grid of thread blocks."""
+        return self.sm is not None
+
+    def lanes(self, dtype_bytes: int) -> int:
+        """How many elements of ``dtype_bytes`` bytes fit one vector register (at least 1)."""
+        if dtype_bytes <= 0:
+            raise ValueError(f"element size must be positive, not {dtype_bytes}")
+        return max(1, self.vector_bits // (8 * dtype_bytes))

@@ -1,0 +1,58 @@
+"""The one seam between graphopt and TVM: names that move between TVM releases are imported here and nowhere else.
+
+Importing this module imports TVM (over a second), so only code that is about to build or run TVM code may import it at its
+top; everything that ``import graphopt`` reaches imports it inside functions. A test holds that line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax, s_tir, te, tirx, topi
+
+__all__ = [
+    "get_global_func",
+    "llvm_cpu_names",
+    "llvm_features",
+    "llvm_host",
+    "relax",
+    "s_tir",
+    "te",
+    "tirx",
+    "topi",
+    "tvm",
+    "tvm_ffi",
+]
+
+TVM_VERSION: str = tvm.__version__
+TVM_FFI_VERSION: str = tvm_ffi.__version__
+
+
+def get_global_func(name: str) -> Any:
+    """The registered TVM function ``name``; raises ValueError when this TVM has none of that name."""
+    return tvm.get_global_func(name)
+
+
+def llvm_features(config: dict[str, Any]) -> frozenset[str]:
+    """LLVM subtarget features in force for an ``llvm`` target: those of its CPU plus and minus its ``mattr``."""
+    found = get_global_func("target.llvm_get_cpu_features")(tvm.target.Target(config))
+    return frozenset(str(name) for name in found)
+
+
+def llvm_cpu_names(triple: str) -> frozenset[str]:
+    """CPU names that the bundled LLVM knows for ``triple``."""
+    target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    return frozenset(str(name) for name in get_global_func("target.llvm_get_cpu_archlist")(target))
+
+
+def llvm_host() -> tuple[str, str, dict[str, bool]]:
+    """This machine as LLVM sees it: ``(triple, cpu name, feature -> present)``.
+
+    The feature table comes from the processor itself, so it tells what a hypervisor masks; the CPU name alone doesn't.
+    """
+    triple = str(get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")())
+    cpu = str(get_global_func("tvm.codegen.llvm.GetHostCPUName")())
+    table = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return triple, cpu, {str(name): bool(int(present)) for name, present in table.items()}

@@ -1,0 +1,90 @@
+"""CUDA: compute capability to `Caps`, and detection of the GPU that is present."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from functools import lru_cache
+
+from graphopt.backends.base.caps import Caps
+
+KIB = 1024
+MIB = 1024 * KIB
+DEFAULT_SM = 75
+
+# sm -> (shared memory of a block with opt-in, L1 and shared memory of a multiprocessor, L2, multiprocessors of a usual part),
+# sizes in bytes. Source: CUDA C Programming Guide, table of technical specifications per compute capability.
+_CHIPS: dict[int, tuple[int, int, int, int]] = {
+    70: (96 * KIB, 128 * KIB, 6 * MIB, 80),
+    72: (96 * KIB, 128 * KIB, 512 * KIB, 8),
+    75: (64 * KIB, 96 * KIB, 4 * MIB, 40),
+    80: (163 * KIB, 192 * KIB, 40 * MIB, 108),
+    86: (99 * KIB, 128 * KIB, 6 * MIB, 84),
+    87: (163 * KIB, 192 * KIB, 4 * MIB, 16),
+    89: (99 * KIB, 128 * KIB, 72 * MIB, 128),
+    90: (227 * KIB, 256 * KIB, 50 * MIB, 132),
+    100: (227 * KIB, 256 * KIB, 126 * MIB, 148),
+    103: (227 * KIB, 256 * KIB, 126 * MIB, 148),
+    110: (227 * KIB, 256 * KIB, 32 * MIB, 20),
+    120: (99 * KIB, 128 * KIB, 96 * MIB, 170),
+    121: (99 * KIB, 128 * KIB, 24 * MIB, 48),
+}
+
+
+def known_arches() -> tuple[str, ...]:
+    """The spellings ``sm_NN`` that `parse_arch` takes."""
+    return tuple(f"sm_{sm}" for sm in _CHIPS)
+
+
+def parse_arch(arch: str) -> int | None:
+    """The number in ``sm_80`` or ``sm_90a``, or None for anything that isn't a known compute capability."""
+    match = re.fullmatch(r"sm_(\d+)[af]?", arch)
+    sm = int(match[1]) if match else 0
+    return sm if sm in _CHIPS else None
+
+
+def caps_of(sm: int) -> Caps:
+    """Capabilities of compute capability ``sm`` (a key of the table above)."""
+    shared, l1, l2, multiprocessors = _CHIPS[sm]
+    return Caps(
+        vector_bits=128,
+        vector_registers=255,
+        fma=True,
+        dotprod=True,
+        fp16=True,
+        i8mm=sm >= 72,
+        bf16=sm >= 80,
+        l1_bytes=l1,
+        l2_bytes=l2,
+        cores=multiprocessors,
+        sm=sm,
+        shared_memory_bytes=shared,
+        max_threads_per_block=1024,
+        warp=32,
+    )
+
+
+@lru_cache(maxsize=1)
+def detect_sm() -> int | None:
+    """Compute capability of GPU 0 asked from the driver, or None without a driver or GPU.
+
+    Asks libcuda itself: TVM can't answer when its CUDA runtime fails to load, which is the case worth telling apart.
+    """
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        device, value = ctypes.c_int(), ctypes.c_int()
+        try:
+            if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+                return None
+            numbers = []
+            for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+                if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+                    return None
+                numbers.append(value.value)
+        except AttributeError:  # a stub library without these symbols
+            return None
+        return numbers[0] * 10 + numbers[1]
+    return None
