@@ -1,6 +1,6 @@
 """The one seam between graphopt and TVM: names that move between TVM releases are imported here and nowhere else.
 
-Importing this module imports TVM (over a second), so only code that is about to build or run TVM code may import it at its
+Importing this module imports TVM (over a second), so only code about to build or run TVM code may import it at its
 top; everything that ``import graphopt`` reaches imports it inside functions. A test holds that line.
 """
 
@@ -11,8 +11,11 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import relax, s_tir, te, tirx, topi
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as tirx_builder
 
 __all__ = [
+    "IRBuilder",
     "get_global_func",
     "llvm_cpu_names",
     "llvm_features",
@@ -21,6 +24,7 @@ __all__ = [
     "s_tir",
     "te",
     "tirx",
+    "tirx_builder",
     "topi",
     "tvm",
     "tvm_ffi",
