@@ -1,0 +1,338 @@
+"""Direct convolution on NCHW or NCHW{b}c data with the epilogue fused.
+
+After Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures" (2018): a register tile of
+output pixels by vectors of output channels stays in registers over the whole reduction. Padding is never materialised: kernel rows
+that fall outside are left out of the loop, and tiles that touch the left or right border are code of their own in which the
+products with padding don't exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.x86.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
+from graphopt.backends.x86.kernels.register_tile import (
+    RegisterTile,
+    build_prim_func,
+    for_each_tile,
+    parallel_tiles,
+    tile_count,
+)
+from graphopt.backends.x86.kernels.tiling import (
+    Segment,
+    isolate_borders,
+    register_tiles,
+    split_balanced,
+    tile_cycles,
+)
+
+_MAX_VECTORS = 8
+_MAX_UNROLLED = 2048
+"""Most multiply-adds in the straight-line code of a tile of several rows, for the sake of compile time."""
+
+_L2_BYTES_PER_CYCLE = 32
+_STORE_CYCLES = 2.0
+_TILE_CYCLES = 20.0
+
+
+@dataclass(frozen=True)
+class Conv2dConfig:
+    """How to compute it.
+
+    Attributes:
+        lanes: float32 per accumulator vector; divides ``out_block`` unless the output is plain.
+        oc_vectors: vectors of output channels per register tile.
+        ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
+        oh_tile: output rows per register tile; more than one pays for narrow outputs.
+        cache_tiles: spatial tiles whose input stays in cache while all output channels are computed; 0 for all of an image.
+    """
+
+    lanes: int
+    oc_vectors: int
+    ow_tile: int
+    oh_tile: int = 1
+    cache_tiles: int = 0
+
+    @property
+    def oc_panel(self) -> int:
+        """Output channels per register tile."""
+        return self.lanes * self.oc_vectors
+
+    @property
+    def accumulators(self) -> int:
+        """Vector registers that hold sums."""
+        return self.oc_vectors * self.ow_tile * self.oh_tile
+
+
+def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if spec.groups != 1:
+        return "grouped convolutions aren't supported"
+    if spec.in_channels % spec.in_block:
+        return f"{spec.in_channels} input channels aren't a multiple of the input's block of {spec.in_block}"
+    if spec.out_channels % spec.out_block:
+        return f"{spec.out_channels} output channels aren't a multiple of the output's block of {spec.out_block}"
+    if min(spec.pads) < 0:
+        return "negative padding"
+    if min(spec.in_channels, spec.out_channels, spec.out_height, spec.out_width) < 1:
+        return "an empty dimension"
+    return None
+
+
+def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
+    """The tile with the least predicted time among those that fit the register file of ``caps``."""
+    if spec.out_block == 1:
+        lanes = min(caps.lanes(4), 1 << (spec.out_channels - 1).bit_length())
+    else:
+        lanes = math.gcd(spec.out_block, caps.lanes(4))
+    vectors_needed = -(-spec.out_channels // lanes)
+    out_rows, out_columns = _plane(spec)
+
+    candidates: list[tuple[float, int, Conv2dConfig]] = []
+    for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
+        tiles = [(1, points)] if points <= out_columns else []
+        if points % out_columns == 0 and 1 < points // out_columns <= out_rows:
+            tiles.append((points // out_columns, out_columns))
+        for rows, columns in tiles:
+            config = Conv2dConfig(lanes, vectors, columns, rows)
+            unrolled = spec.kernel[0] * spec.kernel[1] * config.accumulators
+            if rows == 1 or spec.kernel == (1, 1) or unrolled <= _MAX_UNROLLED:
+                candidates.append((_predicted_cycles(spec, config, caps), -config.accumulators, config))
+    best = min(candidates, key=lambda candidate: candidate[:2])[2]
+    return Conv2dConfig(lanes, best.oc_vectors, best.ow_tile, best.oh_tile, _cached_tiles(spec, best, caps))
+
+
+def _predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+    """Cycles for one image on one core."""
+    out_rows, out_columns = _plane(spec)
+    stream = 0.0
+    if spec.reduction * config.oc_panel * 4 > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
+        stream = config.oc_panel * 4 / _L2_BYTES_PER_CYCLE
+    total = 0.0
+    for row in split_balanced(out_rows, config.oh_tile):
+        for column in split_balanced(out_columns, config.ow_tile):
+            points = row.tile * column.tile
+            step = max(tile_cycles(points, config.oc_vectors), stream)
+            store = _TILE_CYCLES + _STORE_CYCLES * points * config.oc_vectors
+            total += int(row.count) * int(column.count) * (spec.reduction * step + store)
+    return -(-spec.out_channels // config.oc_panel) * total
+
+
+def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
+    """Spatial tiles whose input fills half of L2, a whole number of rows; 0 if that is all of them."""
+    out_rows, out_columns = _plane(spec)
+    columns = -(-out_columns // config.ow_tile)
+    rows = -(-out_rows // config.oh_tile)
+    image_bytes = 4 * spec.in_channels * spec.in_height * spec.in_width
+    fitting = caps.l2_bytes // 2 * rows * columns // image_bytes
+    if fitting >= rows * columns:
+        return 0
+    return max(fitting // columns * columns, columns) if rows > 1 else max(fitting, 1)
+
+
+def _plane(spec: Conv2dSpec) -> tuple[int, int]:
+    """Rows and columns to tile: a pointwise convolution has one long row."""
+    if spec.pointwise:
+        return 1, spec.out_height * spec.out_width
+    return spec.out_height, spec.out_width
+
+
+def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, int, int, int, int, int]:
+    """Shape of the packed weights: (panels, C / in_block, kernel height, kernel width, in_block, panel width)."""
+    panels = -(-spec.out_channels // config.oc_panel)
+    return panels, spec.in_channels // spec.in_block, *spec.kernel, spec.in_block, config.oc_panel
+
+
+def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2dConfig) -> npt.NDArray[np.float32]:
+    """Packs OIHW weights, the last panel filled up with zero channels.
+
+    Raises:
+        ValueError: the shape isn't (O, I, kernel height, kernel width).
+    """
+    expected = (spec.out_channels, spec.in_channels, *spec.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    panels, blocks, kh, kw, in_block, width = packed_weight_shape(spec, config)
+    padded = np.zeros((panels * width, *expected[1:]), np.float32)
+    padded[: spec.out_channels] = weight
+    return np.ascontiguousarray(padded.reshape(panels, width, blocks, in_block, kh, kw).transpose(0, 2, 4, 5, 3, 1))
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: Conv2dConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "conv2d_direct",
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: packed_weight_shape, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: the tile; its weights must be packed with the same.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+    """
+    out_rows, out_columns = _plane(spec)
+    columns = split_balanced(out_columns, config.ow_tile)
+    rows = split_balanced(out_rows, config.oh_tile)
+    if any(spec.pads):
+        columns = isolate_borders(columns, *_inner_range(spec, 1))
+        if config.oh_tile > 1:
+            rows = isolate_borders(rows, *_inner_range(spec, 0))
+    column_tiles = tile_count(columns)
+    panels = packed_weight_shape(spec, config)[0]
+
+    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        kernel = _Kernel(spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator)
+
+        def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
+            row_index, column_index = tirx.floordiv(index, column_tiles), tirx.floormod(index, column_tiles)
+            for_each_tile(
+                row_index,
+                rows,
+                lambda top, row: for_each_tile(
+                    column_index, columns, lambda left, column: kernel.tile(image, panel, top, row, left, column)
+                ),
+            )
+
+        parallel_tiles(spec.batch, panels, tile_count(rows) * column_tiles, config.cache_tiles, task)
+
+    inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
+    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+
+
+def _inner_range(spec: Conv2dSpec, axis: int) -> tuple[int, int]:
+    """First output position clear of the leading padding, and first that reaches into the trailing one."""
+    extent = (spec.in_height, spec.in_width)[axis]
+    lead, stride = spec.pads[axis], spec.strides[axis]
+    reach = (spec.kernel[axis] - 1) * spec.dilations[axis]
+    return -(-lead // stride), max(0, -(-(extent + lead - reach) // stride))
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Emits the code of single register tiles."""
+
+    spec: Conv2dSpec
+    config: Conv2dConfig
+    data: tirx.Buffer
+    weight: tirx.Buffer
+    operands: Sequence[tirx.Buffer]
+    output: tirx.Buffer
+    epilogue: EpilogueFn
+
+    def tile(
+        self, image: tirx.Expr, panel: tirx.Expr, top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment
+    ) -> None:
+        """Emits the tile whose first pixel is output row ``top``, column ``left``."""
+        config = self.config
+        accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes)
+        accumulators.clear()
+        spec = self.spec
+        with T.serial(0, spec.in_channels // spec.in_block) as block:
+            self._taps(accumulators, image, panel, block, top, row, left, column)
+
+        def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+            h, w = self._pixel(top, left, column.tile, point)
+            stored = self.epilogue(value, (image, channel, h, w), self.operands)
+            T.buffer_store(self.output, stored, list(_index(image, channel, h, w, spec.out_block)))
+
+        emit_store = accumulators.store_scalars if spec.out_block == 1 else accumulators.store_vectors
+        emit_store(panel * config.oc_panel, spec.out_channels, store)
+
+    def _pixel(self, top: tirx.Expr, left: tirx.Expr, width: int, point: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """Output row and column of a tile's point."""
+        if self.spec.pointwise:
+            flat = left + point
+            return tirx.floordiv(flat, self.spec.out_width), tirx.floormod(flat, self.spec.out_width)
+        return top + tirx.floordiv(point, width), left + tirx.floormod(point, width)
+
+    def _taps(
+        self,
+        accumulators: RegisterTile,
+        image: tirx.Expr,
+        panel: tirx.Expr,
+        block: tirx.Expr,
+        top: tirx.Expr,
+        row: Segment,
+        left: tirx.Expr,
+        column: Segment,
+    ) -> None:
+        """Emits the products of one block of input channels with every kernel element that meets the input."""
+        spec = self.spec
+        kernel_height, kernel_width = spec.kernel
+
+        def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int] | None = None) -> None:
+            def scalar(point: tirx.Expr) -> tirx.Expr:
+                h, w = self._pixel(top, left, column.tile, point)
+                y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
+                x = w * spec.strides[1] + (kx * spec.dilations[1] - spec.pads[1])
+                if spec.in_block == 1:
+                    return self.data[image, block, y, x]
+                return self.data[image, block, y, x, lane]
+
+            with T.serial(0, spec.in_block) as lane:
+                accumulators.multiply_add(scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points)
+
+        def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
+            """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
+            whole = (first, last) == (0, row.tile)
+            if not column.border and whole:
+                with T.serial(0, kernel_width) as kx:
+                    products(ky, kx)
+                return
+            for kx in range(kernel_width):
+                low, high = 0, column.tile
+                if column.border:
+                    low, high = _valid(int(column.start), column.tile, kx, spec, 1)
+                if low >= high:
+                    continue
+                if (low, high) == (0, column.tile):
+                    products(ky, kx, (first * column.tile, last * column.tile))
+                    continue
+                for r in range(first, last):
+                    products(ky, kx, (r * column.tile + low, r * column.tile + high))
+
+        if row.border:
+            for ky in range(kernel_height):
+                first, last = _valid(int(row.start), row.tile, ky, spec, 0)
+                if first < last:
+                    kernel_row(ky, first, last)
+        elif self.config.oh_tile == 1 and (spec.pads[0] or spec.pads[2]):
+            low = tirx.floordiv(spec.pads[0] - top * spec.strides[0] + spec.dilations[0] - 1, spec.dilations[0])
+            room = spec.in_height + spec.pads[0] - top * spec.strides[0]
+            high = tirx.floordiv(room + spec.dilations[0] - 1, spec.dilations[0])
+            low, high = tirx.max(low, 0), tirx.min(high, kernel_height)
+            with T.serial(0, tirx.max(high - low, 0)) as step:
+                kernel_row(low + step)
+        else:
+            with T.serial(0, kernel_height) as ky:
+                kernel_row(ky)
+
+
+def _valid(start: int, count: int, tap: int, spec: Conv2dSpec, axis: int) -> tuple[int, int]:
+    """Half-open range of the tile's ``count`` positions from ``start`` whose kernel element ``tap`` meets the input."""
+    extent = (spec.in_height, spec.in_width)[axis]
+    offset = tap * spec.dilations[axis] - spec.pads[axis]
+    inside = [i for i in range(count) if 0 <= (start + i) * spec.strides[axis] + offset < extent]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _index(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, block: int) -> tuple[tirx.Expr, ...]:
+    """Physical index of a logical one."""
+    if block == 1:
+        return n, c, h, w
+    return n, tirx.floordiv(c, block), h, w, tirx.floormod(c, block)

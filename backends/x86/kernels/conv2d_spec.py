@@ -1,0 +1,84 @@
+"""What a 2-D convolution kernel is asked to compute, whatever the algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+
+
+@dataclass(frozen=True)
+class Conv2dSpec:
+    """One float32 2-D convolution (cross-correlation, as in ONNX Conv).
+
+    Attributes:
+        batch: images; an int or a symbolic ``tirx.Var``.
+        in_channels: input channels.
+        in_height: input rows.
+        in_width: input columns.
+        out_channels: output channels.
+        kernel: kernel (height, width).
+        strides: steps (vertical, horizontal).
+        pads: zeros around the input (top, left, bottom, right).
+        dilations: kernel steps (vertical, horizontal).
+        groups: channel groups.
+        in_block: channels innermost in the input: ``(N, C / b, H, W, b)``, or plain NCHW if 1.
+        out_block: the same of the output.
+    """
+
+    batch: tirx.Expr | int
+    in_channels: int
+    in_height: int
+    in_width: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    in_block: int = 1
+    out_block: int = 1
+
+    @property
+    def out_height(self) -> int:
+        """Output rows."""
+        window = (self.kernel[0] - 1) * self.dilations[0] + 1
+        return (self.in_height + self.pads[0] + self.pads[2] - window) // self.strides[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Output columns."""
+        window = (self.kernel[1] - 1) * self.dilations[1] + 1
+        return (self.in_width + self.pads[1] + self.pads[3] - window) // self.strides[1] + 1
+
+    @property
+    def reduction(self) -> int:
+        """Products summed into one output element."""
+        return self.in_channels // self.groups * self.kernel[0] * self.kernel[1]
+
+    @property
+    def flops(self) -> int | None:
+        """Multiplies plus additions, those with padding included; None for a symbolic batch."""
+        if not isinstance(self.batch, int):
+            return None
+        return 2 * self.batch * self.out_channels * self.out_height * self.out_width * self.reduction
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel reads just the input pixel at its own place, so that the plane is one flat axis."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == (0, 0, 0, 0)
+
+    @property
+    def input_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """Physical shape of the input."""
+        return self._physical(self.in_channels, self.in_height, self.in_width, self.in_block)
+
+    @property
+    def output_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """Physical shape of the output."""
+        return self._physical(self.out_channels, self.out_height, self.out_width, self.out_block)
+
+    def _physical(self, channels: int, height: int, width: int, block: int) -> tuple[tirx.Expr | int, ...]:
+        if block == 1:
+            return self.batch, channels, height, width
+        return self.batch, channels // block, height, width, block

@@ -1,0 +1,35 @@
+"""What a kernel does with a finished accumulator before it stores it, and the operands that this needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+
+EpilogueFn = Callable[[tirx.Expr, tuple[tirx.Expr, ...], Sequence[tirx.Buffer]], tirx.Expr]
+"""``(accumulator, logical output index, extra operand buffers) -> value to store``.
+
+The index is ``(n, c, h, w)`` for a convolution and ``(m, n)`` for a matrix product, whatever the physical layout; it may contain
+the variable of a vectorised loop, so the function must be built of expressions only.
+"""
+
+
+@dataclass(frozen=True)
+class ExtraOperand:
+    """One more input of a kernel, read by its epilogue (bias, residual, per-channel scale, ...).
+
+    Attributes:
+        name: parameter name, a C identifier.
+        shape: physical shape; the epilogue indexes it itself.
+        dtype: element type.
+    """
+
+    name: str
+    shape: tuple[tirx.Expr | int, ...]
+    dtype: str = "float32"
+
+
+def store_accumulator(accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extras: Sequence[tirx.Buffer]) -> tirx.Expr:
+    """The epilogue of a kernel with none: the accumulator as it is."""
+    return accumulator

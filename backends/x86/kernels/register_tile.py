@@ -1,0 +1,178 @@
+"""The accumulators of a micro-kernel, and the frame of the PrimFunc around them.
+
+A tile is a local buffer that is only ever indexed by constants once its loops are unrolled, which is what lets LLVM keep it in
+registers: nothing here may index it with a run-time value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from graphopt.backends.base.tvm_api import IRBuilder, tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.x86.kernels.epilogue import ExtraOperand
+from graphopt.backends.x86.kernels.tiling import Segment
+
+
+class RegisterTile:
+    """``points`` x ``vectors`` accumulators of ``lanes`` float32; a point is an output pixel or a matrix row."""
+
+    def __init__(self, points: int, vectors: int, lanes: int) -> None:
+        self.points = points
+        self.vectors = vectors
+        self.lanes = lanes
+        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local")
+
+    def clear(self) -> None:
+        """Emits the zeroing of every accumulator."""
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(self._registers, tirx.const(0, "float32"), [p, v, lane])
+
+    def multiply_add(
+        self,
+        scalar: Callable[[tirx.Expr], tirx.Expr],
+        vector: Callable[[tirx.Expr], tirx.Expr],
+        points: tuple[int, int] | None = None,
+    ) -> None:
+        """Emits ``accumulator[p, c] += scalar(p) * vector(c)``.
+
+        Args:
+            scalar: the value of point ``p``, broadcast over the lanes.
+            vector: the value of column ``c``, in ``[0, vectors * lanes)``.
+            points: the half-open range of points to update; all of them if None.
+        """
+        start, stop = points or (0, self.points)
+        with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            product = scalar(p) * vector(v * self.lanes + lane)
+            T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+
+    def store_vectors(
+        self,
+        first_column: tirx.Expr,
+        columns: int,
+        store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+    ) -> None:
+        """Emits ``store(accumulator, point, column)`` lane by lane in vectors, for the columns below ``columns``.
+
+        Args:
+            first_column: column of the tile's first lane, a multiple of ``lanes``.
+            columns: valid columns, a multiple of ``lanes``.
+            store: emits one (vectorised) store.
+        """
+        ragged = columns % (self.vectors * self.lanes) != 0
+        with T.unroll(0, self.vectors) as v:
+            base = first_column + v * self.lanes
+            with _guard(base < columns if ragged else None):
+                with T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
+                    store(self._registers[p, v, lane], p, base + lane)
+
+    def store_scalars(
+        self,
+        first_column: tirx.Expr,
+        columns: int,
+        store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+    ) -> None:
+        """As `store_vectors`, one element at a time: for any number of columns, or a destination with the points innermost."""
+        width = self.vectors * self.lanes
+        # Indexed with a run-time column, so it must be memory and not the registers themselves.
+        staged = T.alloc_buffer((self.points, width), "float32", scope="local")
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
+        valid = width if columns % width == 0 else tirx.min(width, columns - first_column)
+        with T.serial(0, valid) as column, T.serial(0, self.points) as p:
+            store(staged[p, column], p, first_column + column)
+
+
+@contextmanager
+def _guard(condition: tirx.Expr | None) -> Iterator[None]:
+    """Emits its body under ``condition``, or plainly when there is none."""
+    if condition is None:
+        yield
+        return
+    with T.If(condition), T.Then():
+        yield
+
+
+def for_each_tile(index: tirx.Expr, segments: Sequence[Segment], body: Callable[[tirx.Expr, Segment], None]) -> None:
+    """Emits ``body(first element, segment)`` for the tile number ``index`` of ``segments``.
+
+    One branch a segment, since tiles of each width are code of their own.
+    """
+    segment, *rest = segments
+    if not rest:
+        body(segment.start + index * segment.tile, segment)
+        return
+    with T.If(index < segment.count):
+        with T.Then():
+            body(segment.start + index * segment.tile, segment)
+        with T.Else():
+            for_each_tile(index - segment.count, rest, body)
+
+
+def tile_count(segments: Sequence[Segment]) -> tirx.Expr | int:
+    """How many tiles the segments hold together."""
+    total: tirx.Expr | int = 0
+    for segment in segments:
+        total = total + segment.count
+    return total
+
+
+def parallel_tiles(
+    batch: tirx.Expr | int,
+    panels: int,
+    tiles: tirx.Expr | int,
+    block: int,
+    task: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+) -> None:
+    """Emits one parallel loop over ``task(batch element, panel of the weights, tile)``.
+
+    Neighbouring tasks share a panel. When the tiles' inputs outgrow the cache, ``block`` tiles at a time meet all panels.
+
+    Args:
+        batch: independent problems with the same weights.
+        panels: panels of the weights.
+        tiles: tiles of one problem.
+        block: tiles per cache block; 0 for all.
+        task: emits the code of one task.
+    """
+    if block == 0:
+        with T.parallel(0, batch * (panels * tiles)) as flat:
+            rest = tirx.floormod(flat, panels * tiles)
+            task(tirx.floordiv(flat, panels * tiles), tirx.floordiv(rest, tiles), tirx.floormod(rest, tiles))
+        return
+    blocks = tirx.floordiv(tiles + (block - 1), block)
+    with T.parallel(0, batch * (blocks * (panels * block))) as flat:
+        in_block = tirx.floormod(flat, block)
+        panel = tirx.floormod(tirx.floordiv(flat, block), panels)
+        rest = tirx.floordiv(flat, block * panels)
+        index = tirx.floormod(rest, blocks) * block + in_block
+        with T.If(index < tiles), T.Then():
+            task(tirx.floordiv(rest, blocks), panel, index)
+
+
+def build_prim_func(
+    name: str,
+    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
+    extras: Sequence[ExtraOperand],
+    output_shape: Sequence[tirx.Expr | int],
+    body: Callable[[list[tirx.Buffer], list[tirx.Buffer], tirx.Buffer], None],
+) -> tirx.PrimFunc:
+    """Builds a PrimFunc with parameters ``*inputs, *extras, output``, all float32 but the extras.
+
+    Args:
+        name: its global symbol.
+        inputs: name and shape of each input.
+        extras: operands of the epilogue.
+        output_shape: shape of the last parameter.
+        body: emits the code, given the buffers.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "global_symbol": name})
+            input_buffers = [T.arg(label, T.buffer(tuple(shape), "float32")) for label, shape in inputs]
+            extra_buffers = [T.arg(extra.name, T.buffer(extra.shape, extra.dtype)) for extra in extras]
+            output = T.arg("output", T.buffer(tuple(output_shape), "float32"))
+            body(input_buffers, extra_buffers, output)
+    return builder.get()
