@@ -12,8 +12,8 @@ KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_SM = 75
 
-# sm -> (shared memory of a block with opt-in, L1 and shared memory of a multiprocessor, L2, multiprocessors of a usual part),
-# sizes in bytes. Source: CUDA C Programming Guide, table of technical specifications per compute capability.
+# sm -> (shared memory of a block with opt-in, L1 and shared memory of a multiprocessor, L2, multiprocessors),
+# sizes in bytes, counts of a usual part. Source: CUDA C Programming Guide, technical specifications.
 _CHIPS: dict[int, tuple[int, int, int, int]] = {
     70: (96 * KIB, 128 * KIB, 6 * MIB, 80),
     72: (96 * KIB, 128 * KIB, 512 * KIB, 8),

@@ -1,0 +1,151 @@
+"""Linking objects into a shared library, with whatever linker is at hand and no sysroot or C library.
+
+Generated code needs nothing but ``memcpy`` and functions of libm, which the program that loads the library has. So any
+ELF linker of the right architecture does, and the one in the PyPI package ``ziglang`` does for all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.backends.base.host import host_arch
+from graphopt.backends.base.target import Target
+from graphopt.errors import CompileError
+
+_ARCH_OF_MACHINE = {"x86": "x86_64", "arm": "aarch64"}
+_EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux", "armv7a": "armelf_linux_eabi"}
+_GNU_PREFIXES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "armv7a": "arm-linux-gnueabihf"}
+_EMPTY_ARCHIVE = b"!<arch>\n"
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Linker:
+    """One way to link; callable as TVM's ``fcompile``.
+
+    Attributes:
+        name: what `find_linker` knows it by: ``ld.lld``, ``cc``, ``ld``, ``zig``.
+        command: command line up to the arguments common to all linkers.
+        is_driver: it is a compiler driver, which finds libm itself.
+        emulation: name of the ELF flavour for ``-m``.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    is_driver: bool
+    emulation: str | None
+
+    def __call__(
+        self, output: str | os.PathLike[str], objects: Sequence[str] | str, options: Sequence[str] | None = None
+    ) -> None:
+        """Link ``objects`` into the shared library ``output``.
+
+        Args:
+            output: file to write.
+            objects: object files.
+            options: further arguments.
+
+        Raises:
+            CompileError: the linker failed; its output is in the notes.
+        """
+        files = [objects] if isinstance(objects, str) else [str(item) for item in objects]
+        with tempfile.TemporaryDirectory(prefix="graphopt-link-") as folder:
+            libm = self._libm(Path(folder))
+            self._run([*self.command, "-shared", "-o", os.fspath(output), *files, *libm, *(options or ())])
+
+    def _libm(self, folder: Path) -> list[str]:
+        """Arguments that make the library ask for libm itself, so that any program can load it."""
+        if self.is_driver:
+            return ["-lm"] if platform.system() != "Darwin" else ["-undefined", "dynamic_lookup"]
+        if self.emulation is None:
+            return []
+        # A bare linker has no libm to look at; an empty library of that name gives the dependency.
+        empty, stub = folder / "empty.a", folder / "libm.so.6"
+        empty.write_bytes(_EMPTY_ARCHIVE)
+        self._run([*self.command, "-m", self.emulation, "-shared", "-soname", "libm.so.6", "-o", str(stub), str(empty)])
+        return ["--no-as-needed", str(stub)]
+
+    def _run(self, command: list[str]) -> None:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CompileError(f"linker {self.name} could not be run: {error}", code="link-failed") from error
+        if done.returncode != 0:
+            raise CompileError(
+                f"linker {self.name} failed with exit code {done.returncode}",
+                code="link-failed",
+                notes=[" ".join(command), *done.stderr.strip().splitlines()[:20]],
+                hint='force another one, or pip install "graphopt[cross]"',
+            )
+
+
+def find_linker(target: Target, force: str | None = None) -> Linker:
+    """The linker to use for ``target``: the first present of ``ld.lld``, ``cc``, ``ld``, ``zig``.
+
+    For another architecture than this machine's, ``cc`` and ``ld`` mean the cross tools (``aarch64-linux-gnu-gcc``).
+
+    Args:
+        target: what the objects are for; for CUDA its host counts.
+        force: take this one or fail.
+
+    Raises:
+        CompileError: none is present; the hint says what to install.
+    """
+    finders: dict[str, Callable[[str], Linker | None]] = {"ld.lld": _lld, "cc": _cc, "ld": _ld, "zig": _zig}
+    if force is not None and force not in finders:
+        raise CompileError(f"unknown linker {force!r}", code="no-linker", hint=f"one of {', '.join(finders)}")
+    for name in [force] if force else finders:
+        found = finders[name](target.arch)
+        if found is not None:
+            return found
+    tried = force or ", ".join(finders)
+    raise CompileError(
+        f"no linker for {target.arch} on this machine (looked for {tried})",
+        code="no-linker",
+        hint='pip install "graphopt[cross]" brings one for every architecture',
+    )
+
+
+def _is_native(arch: str) -> bool:
+    return _ARCH_OF_MACHINE.get(host_arch()) == arch
+
+
+def _bare(name: str, arch: str, command: tuple[str, ...]) -> Linker | None:
+    # Bare linkers write ELF, which only Linux loads.
+    if platform.system() != "Linux" and _is_native(arch):
+        return None
+    return Linker(name, command, False, _EMULATIONS.get(arch))
+
+
+def _lld(arch: str) -> Linker | None:
+    path = shutil.which("ld.lld")
+    return _bare("ld.lld", arch, (path,)) if path else None
+
+
+def _cc(arch: str) -> Linker | None:
+    prefix = _GNU_PREFIXES.get(arch)
+    names = ("cc", "gcc", "clang") if _is_native(arch) else (f"{prefix}-gcc",) if prefix else ()
+    path = next(filter(None, map(shutil.which, names)), None)
+    return Linker("cc", (path,), True, None) if path else None
+
+
+def _ld(arch: str) -> Linker | None:
+    prefix = _GNU_PREFIXES.get(arch)
+    name = "ld" if _is_native(arch) else f"{prefix}-ld" if prefix else ""
+    path = shutil.which(name)
+    return _bare("ld", arch, (path,)) if path else None
+
+
+def _zig(arch: str) -> Linker | None:
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    return _bare("zig", arch, (sys.executable, "-m", "ziglang", "ld.lld"))
