@@ -1,0 +1,327 @@
+"""Symbolic dimensions: integers, symbols and a canonical polynomial form over them.
+
+A ``Dim`` is a Python int or a ``SymExpr``. Expressions are kept as sums of products with integer coefficients, so that equal
+dimensions compare equal whichever way they were computed: ``(n + 1) * 2 - n == n + 2``. What is not polynomial (floor
+division, modulo, min, max, comparisons, selection) is an opaque atom over canonical operands.
+
+Symbols stand for any integer; dimensions are non-negative, contents of shape tensors may be negative.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import TypeAlias, Union
+
+Dim: TypeAlias = Union[int, "SymExpr"]
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named unknown integer."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A non-polynomial function of dimensions: ``fn`` is a key of ``FUNCTIONS``."""
+
+    fn: str
+    args: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        args = [str(a) for a in self.args]
+        infix = {"floordiv": "//", "mod": "%", "eq": "==", "lt": "<"}.get(self.fn)
+        if infix:
+            return f"({args[0]}){infix}({args[1]})" if not _is_plain(self.args[0]) else f"{args[0]}{infix}{args[1]}"
+        return f"{self.fn}({', '.join(args)})"
+
+
+Atom: TypeAlias = Symbol | Apply
+Monomial: TypeAlias = tuple[Atom, ...]
+
+FUNCTIONS: dict[str, Callable[..., int]] = {
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "max": max,
+    "min": min,
+    "eq": lambda a, b: int(a == b),
+    "lt": lambda a, b: int(a < b),
+    "where": lambda c, a, b: a if c else b,
+}
+
+
+class SymExpr:
+    """A canonical polynomial over atoms; immutable and hashable. Build it with ``symbol`` and the operators."""
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        items = sorted(((m, c) for m, c in terms.items() if c), key=lambda mc: (-len(mc[0]), [str(a) for a in mc[0]]))
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(items)
+        self._hash = hash(self.terms)
+
+    # -- arithmetic ---------------------------------------------------------------------------------------------
+    def __add__(self, other: Dim) -> Dim:
+        out = dict(self.terms)
+        for m, c in _terms(other):
+            out[m] = out.get(m, 0) + c
+        return _normal(out)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dim:
+        return _normal({m: -c for m, c in self.terms})
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + (-other)
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return (-self) + other
+
+    def __mul__(self, other: Dim) -> Dim:
+        out: dict[Monomial, int] = {}
+        for m1, c1 in self.terms:
+            for m2, c2 in _terms(other):
+                m = tuple(sorted(m1 + m2, key=str))
+                out[m] = out.get(m, 0) + c1 * c2
+        return _normal(out)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: Dim) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __rmod__(self, other: Dim) -> Dim:
+        return mod(other, self)
+
+    # -- identity -----------------------------------------------------------------------------------------------
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SymExpr) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"symbolic dimension {self} has no truth value; compare it with dims.equal or dims.known")
+
+    def __repr__(self) -> str:
+        return f"SymExpr({self})"
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        for m, c in self.terms:
+            body = "*".join(str(a) for a in m)
+            text = str(abs(c)) if not m else (body if abs(c) == 1 else f"{abs(c)}*{body}")
+            parts.append(("-" if c < 0 else "+") + text)
+        joined = " ".join(f"{p[0]} {p[1:]}" for p in parts)
+        return joined[2:] if joined.startswith("+") else "-" + joined[2:]
+
+    # -- queries ------------------------------------------------------------------------------------------------
+    def symbols(self) -> frozenset[str]:
+        """Names of all symbols inside, also within functions."""
+        found: set[str] = set()
+        for m, _ in self.terms:
+            for atom in m:
+                if isinstance(atom, Symbol):
+                    found.add(atom.name)
+                else:
+                    for arg in atom.args:
+                        found |= symbols_of(arg)
+        return frozenset(found)
+
+    def subs(self, env: Mapping[str, Dim]) -> Dim:
+        """The expression with symbols replaced; an int when nothing symbolic is left."""
+        total: Dim = 0
+        for m, c in self.terms:
+            product: Dim = c
+            for atom in m:
+                if isinstance(atom, Symbol):
+                    product = product * env.get(atom.name, SymExpr({(atom,): 1}))
+                else:
+                    product = product * apply(atom.fn, *(subs(a, env) for a in atom.args))
+            total = total + product
+        return total
+
+
+def symbol(name: str) -> SymExpr:
+    """The dimension called ``name``."""
+    return SymExpr({(Symbol(name),): 1})
+
+
+def subs(dim: Dim, env: Mapping[str, Dim]) -> Dim:
+    """``dim`` with symbols replaced by ``env``."""
+    return dim.subs(env) if isinstance(dim, SymExpr) else dim
+
+
+def symbols_of(*dims: Dim) -> frozenset[str]:
+    """Names of all symbols in the dimensions."""
+    return frozenset().union(*(d.symbols() for d in dims if isinstance(d, SymExpr)))
+
+
+def as_symbol(dim: Dim) -> str | None:
+    """The symbol's name when ``dim`` is a bare symbol, else None."""
+    if isinstance(dim, SymExpr) and len(dim.terms) == 1:
+        m, c = dim.terms[0]
+        if c == 1 and len(m) == 1 and isinstance(m[0], Symbol):
+            return m[0].name
+    return None
+
+
+def apply(fn: str, *args: Dim) -> Dim:
+    """``FUNCTIONS[fn]`` of dimensions, simplified where it can be decided."""
+    simplify = {"floordiv": floordiv, "mod": mod, "max": dim_max, "min": dim_min, "where": where, "eq": equal_int}.get(
+        fn
+    )
+    return simplify(*args) if simplify else _opaque(fn, *args)
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """``a // b`` rounding to minus infinity; multiples of an integer ``b`` are taken out of the division."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if a == b:
+        return 1
+    if b == 1:
+        return a
+    if isinstance(b, int) and b > 0 and isinstance(a, SymExpr):
+        whole = _normal({m: c // b for m, c in a.terms if c % b == 0})
+        rest = _normal({m: c for m, c in a.terms if c % b})
+        if isinstance(rest, int):
+            return whole + rest // b
+        if whole != 0:
+            return whole + floordiv(rest, b)
+        inner = _single_atom(a)
+        if isinstance(inner, Apply) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
+            return floordiv(inner.args[0], inner.args[1] * b)
+        constant = dict(a.terms).get((), 0)
+        if not 0 <= constant < b:  # keep the remainder in range so that equal quotients look equal
+            return constant // b + floordiv(a - constant + constant % b, b)
+    if isinstance(b, SymExpr) and len(b.terms) == 1 and isinstance(a, SymExpr):
+        exact = _divide_exactly(a, b)
+        if exact is not None:
+            return exact
+    return _opaque("floordiv", a, b)
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """``ceil(a / b)``."""
+    return -floordiv(-a, b)
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """``a % b`` with the sign of ``b``."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    if isinstance(b, int) and isinstance(a, SymExpr):
+        rest = _normal({m: c % b for m, c in a.terms})
+        return rest % b if isinstance(rest, int) else _opaque("mod", rest, b)
+    if a == b:
+        return 0
+    if isinstance(b, SymExpr) and isinstance(a, SymExpr) and _divide_exactly(a, b) is not None:
+        return 0
+    return _opaque("mod", a, b)
+
+
+def dim_max(*args: Dim) -> Dim:
+    """Maximum; decided when the difference is a known integer."""
+    return _extreme("max", args, keep_first=lambda d: d >= 0)
+
+
+def dim_min(*args: Dim) -> Dim:
+    """Minimum; decided when the difference is a known integer."""
+    return _extreme("min", args, keep_first=lambda d: d <= 0)
+
+
+def equal_int(a: Dim, b: Dim) -> Dim:
+    """1 where ``a == b``, 0 where not, symbolic when undecided."""
+    diff = a - b
+    return int(diff == 0) if isinstance(diff, int) else _opaque("eq", a, b)
+
+
+def where(cond: Dim, a: Dim, b: Dim) -> Dim:
+    """``a`` if cond is non-zero, else ``b``."""
+    if isinstance(cond, int):
+        return a if cond else b
+    return a if a == b else _opaque("where", cond, a, b)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """Product of all, 1 for none."""
+    start: Dim = 1
+    return reduce(operator.mul, dims, start)
+
+
+def known(dims: Iterable[Dim]) -> bool:
+    """Whether every dimension is an integer."""
+    return all(isinstance(d, int) for d in dims)
+
+
+def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    return dim.terms if isinstance(dim, SymExpr) else (((), int(dim)),)
+
+
+def _normal(terms: Mapping[Monomial, int]) -> Dim:
+    terms = {m: c for m, c in terms.items() if c}
+    if not terms:
+        return 0
+    if set(terms) == {()}:
+        return terms[()]
+    return SymExpr(terms)
+
+
+def _opaque(fn: str, *args: Dim) -> Dim:
+    if all(isinstance(a, int) for a in args):
+        return int(FUNCTIONS[fn](*args))
+    return SymExpr({(Apply(fn, tuple(args)),): 1})
+
+
+def _single_atom(e: SymExpr) -> Atom | None:
+    if len(e.terms) == 1 and e.terms[0][1] == 1 and len(e.terms[0][0]) == 1:
+        return e.terms[0][0][0]
+    return None
+
+
+def _is_plain(dim: Dim) -> bool:
+    return isinstance(dim, int) or _single_atom(dim) is not None
+
+
+def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
+    """``a / b`` when b is a single term dividing every term of a, else None."""
+    if len(b.terms) != 1:
+        return None
+    bm, bc = b.terms[0]
+    out: dict[Monomial, int] = {}
+    for m, c in a.terms:
+        left = list(m)
+        for atom in bm:
+            if atom not in left:
+                return None
+            left.remove(atom)
+        if c % bc:
+            return None
+        out[tuple(left)] = c // bc
+    return _normal(out)
+
+
+def _extreme(fn: str, args: tuple[Dim, ...], keep_first: Callable[[int], bool]) -> Dim:
+    out = args[0]
+    for arg in args[1:]:
+        diff = out - arg
+        if isinstance(diff, int):
+            out = out if keep_first(diff) else arg
+        else:
+            out = _opaque(fn, out, arg)
+    return out

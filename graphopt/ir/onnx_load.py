@@ -1,0 +1,271 @@
+"""From path, bytes or ModelProto to a checked, self-contained ModelProto. An ONNX file is untrusted input.
+
+External data is mapped, not read, and only from inside the model's own folder; damaged files and cyclic graphs are refused with
+an error that names the file and the remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+
+from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array
+
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
+MIN_OPSET = 7
+MAX_ELEMENTS = 1 << 40
+_HINT_REEXPORT = "export the model again, or run onnx.checker.check_model on it to see every problem"
+
+
+@dataclass
+class LoadedModel:
+    """A checked model: the proto, external tensors as mapped arrays by name, its name for messages."""
+
+    proto: ModelProto
+    source: str
+    external: dict[str, Array] = field(default_factory=dict)
+
+
+def load_model(src: ModelSource) -> LoadedModel:
+    """Read and check a model; model-local functions are inlined.
+
+    Raises:
+        ModelError: missing, truncated, not ONNX, fails the checker, cyclic, or external data missing or outside its folder.
+        UnsupportedOpError: opset outside the supported range, or tensors of a kind that is not compiled.
+    """
+    folder: Path | None = None
+    if isinstance(src, ModelProto):
+        proto, source = ModelProto(), "<ModelProto>"
+        proto.CopyFrom(src)
+    elif isinstance(src, bytes):
+        proto, source = _parse(src, "<bytes>"), "<bytes>"
+    else:
+        path = Path(src)
+        source, folder = str(path), path.parent
+        proto = _parse(_read(path), source)
+    if not proto.HasField("graph"):
+        raise ModelError(f"{source} is not an ONNX model: it holds no graph", hint=_HINT_REEXPORT)
+    _check_attributes(proto.graph, source)
+    external = _map_external(proto, folder, source)
+    _check_sizes(proto.graph, source)
+    _sort_nodes(proto.graph, source)
+    _check_opset(proto, source)
+    _run_checker(proto, source, bool(external))
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    return LoadedModel(proto, source, external)
+
+
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graph and all subgraphs in it."""
+    yield graph
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.type == AttributeProto.GRAPH:
+                yield from graphs_of(attr.g)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as e:
+        raise ModelError(f"model file {path} does not exist", code="no-such-file", hint="check the path") from e
+    except IsADirectoryError as e:
+        raise ModelError(f"{path} is a directory", code="no-such-file", hint="name the .onnx file inside it") from e
+    except OSError as e:
+        raise ModelError(f"can't read {path}: {e.strerror}", hint="check the file's permissions") from e
+
+
+def _parse(blob: bytes, source: str) -> ModelProto:
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(blob)
+    except DecodeError as e:
+        raise ModelError(
+            f"{source} is not an ONNX model, or it is truncated ({len(blob)} bytes)",
+            hint="compare the file's size with the original's and download or export it again",
+        ) from e
+    return proto
+
+
+def _check_attributes(graph: GraphProto, source: str) -> None:
+    known = {
+        AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.TENSOR, AttributeProto.GRAPH,
+        AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS, AttributeProto.TYPE_PROTO,
+    }  # fmt: skip
+    for g in graphs_of(graph):
+        if g.sparse_initializer:
+            raise UnsupportedOpError(
+                f"{source} stores sparse initializers", hint="store them dense (onnx.numpy_helper.from_array)"
+            )
+        for node in g.node:
+            for attr in node.attribute:
+                if attr.type not in known and not attr.ref_attr_name:
+                    kind = AttributeProto.AttributeType.Name(attr.type)
+                    raise UnsupportedOpError(
+                        f"attribute {attr.name!r} has the unsupported type {kind}",
+                        node=f"{node.name or '<unnamed>'} ({node.op_type})",
+                        hint="export the model without it",
+                    )
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for g in graphs_of(graph):
+        yield from g.initializer
+        for node in g.node:
+            for attr in node.attribute:
+                if attr.type == AttributeProto.TENSOR:
+                    yield attr.t
+
+
+def _check_sizes(graph: GraphProto, source: str) -> None:
+    for t in _tensors(graph):
+        if any(d < 0 for d in t.dims) or math.prod(t.dims) > MAX_ELEMENTS:
+            raise ModelError(f"{source}: tensor {t.name!r} has the absurd shape {list(t.dims)}", hint=_HINT_REEXPORT)
+
+
+def _map_external(proto: ModelProto, folder: Path | None, source: str) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for t in _tensors(proto.graph):
+        if t.data_location != TensorProto.EXTERNAL:
+            continue
+        info = {e.key: e.value for e in t.external_data}
+        location = info.get("location", "")
+        what = f"{source}: tensor {t.name!r} keeps its data in {location!r}"
+        if folder is None:
+            raise ModelError(
+                f"{what}, but a model given as bytes has no folder to look in",
+                code="external-data",
+                hint="pass the path of the model file, or load the data first (onnx.load does)",
+            )
+        base = folder.resolve()
+        path = (base / location).resolve()
+        if not location or Path(location).is_absolute() or not path.is_relative_to(base):
+            raise ModelError(
+                f"{what}, which is outside the model's folder",
+                code="external-data",
+                hint="refusing to read it; save the model again with relative external data (onnx.save_model)",
+            )
+        if not path.is_file():
+            raise ModelError(
+                f"{what}, which does not exist", code="external-data", hint=f"put the file next to {Path(source).name}"
+            )
+        dtype = DType.from_onnx(t.data_type)
+        try:
+            offset = int(info.get("offset", 0))
+        except ValueError as e:
+            raise ModelError(f"{what} at a malformed offset", code="external-data", hint=_HINT_REEXPORT) from e
+        count = math.prod(t.dims)
+        if dtype.bits < 8 or dtype is DType.string:
+            raise UnsupportedOpError(f"{what} as {dtype}", hint="store tensors of this type inside the model")
+        end = offset + count * dtype.numpy.itemsize
+        if offset < 0 or end > path.stat().st_size:
+            raise ModelError(
+                f"{what}, which has {path.stat().st_size} bytes where {end} are needed",
+                code="external-data",
+                hint="the data file is truncated or belongs to another model",
+            )
+        key = t.name or f"external:{location}:{offset}"
+        if count:
+            flat = np.memmap(path, dtype=dtype.numpy, mode="r", offset=offset, shape=(count,))
+            arrays[key] = np.asarray(flat).reshape(tuple(t.dims))
+        else:
+            arrays[key] = np.empty(tuple(t.dims), dtype.numpy)
+    return arrays
+
+
+def _sort_nodes(graph: GraphProto, source: str) -> None:
+    """Put nodes into topological order where they are not, or name the nodes of a cycle."""
+    for g in graphs_of(graph):
+        made_here = {o for n in g.node for o in n.output if o}
+        ready: set[str] = set()
+        ordered, waiting = [], list(g.node)
+        while waiting:
+            rest = []
+            for node in waiting:
+                needs = {i for i in _all_inputs(node) if i in made_here}
+                if needs <= ready:
+                    ordered.append(node)
+                    ready.update(node.output)
+                else:
+                    rest.append(node)
+            if len(rest) == len(waiting):
+                names = ", ".join(f"{n.name or '<unnamed>'} ({n.op_type})" for n in rest[:5])
+                raise ModelError(
+                    f"{source}: the graph has a cycle through {names}",
+                    code="cyclic-graph",
+                    node=f"{rest[0].name or '<unnamed>'} ({rest[0].op_type})",
+                    hint="a value may not depend on itself; use Loop or Scan for recurrence",
+                )
+            waiting = rest
+        if any(a is not b for a, b in zip(ordered, g.node)):
+            copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
+            del g.node[:]
+            g.node.extend(copies)
+
+
+def _all_inputs(node: onnx.NodeProto) -> Iterator[str]:
+    yield from (i for i in node.input if i)
+    for attr in node.attribute:
+        if attr.type == AttributeProto.GRAPH:
+            local = {o for n in attr.g.node for o in n.output} | {v.name for v in attr.g.input}
+            local |= {t.name for t in attr.g.initializer}
+            for inner in attr.g.node:
+                yield from (i for i in _all_inputs(inner) if i not in local)
+            yield from (v.name for v in attr.g.output if v.name not in local)
+
+
+def _check_opset(proto: ModelProto, source: str) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    version = opset_of(proto)
+    if version is not None and not MIN_OPSET <= version <= newest:
+        raise UnsupportedOpError(
+            f"{source} uses ai.onnx opset {version}; supported are {MIN_OPSET} to {newest}",
+            code="unsupported-opset",
+            hint="convert it with onnx.version_converter.convert_version"
+            if version < MIN_OPSET
+            else "upgrade the onnx package or export for an older opset",
+        )
+
+
+def opset_of(proto: ModelProto) -> int | None:
+    """The ai.onnx opset version imported, None if the model imports none."""
+    versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
+    return max(versions) if versions else None
+
+
+def _run_checker(proto: ModelProto, source: str, has_external: bool) -> None:
+    checked = proto
+    if has_external:  # the checker would look for data files; their existence and size were checked above
+        checked = ModelProto()
+        checked.CopyFrom(proto)
+        for t in _tensors(checked.graph):
+            if t.data_location == TensorProto.EXTERNAL:
+                del t.external_data[:]
+                t.ClearField("data_location")
+                t.dims[:] = [0]
+                t.raw_data = b""
+    try:
+        onnx.checker.check_model(checked)
+    except onnx.checker.ValidationError as e:
+        first = str(e).strip().splitlines()
+        text = next((line for line in first if line.strip()), "invalid model")
+        raise ModelError(
+            f"{source} is not a valid ONNX model: {text}", code="checker-failed", notes=first[1:6], hint=_HINT_REEXPORT
+        ) from e
+    except (RuntimeError, ValueError) as e:
+        if "exceeds maximum protobuf size" in str(e):
+            return
+        raise ModelError(f"{source} can't be checked: {e}", code="checker-failed", hint=_HINT_REEXPORT) from e

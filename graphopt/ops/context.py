@@ -1,0 +1,199 @@
+"""What an inference function sees of its node: types, constants, contents, attributes, and how to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.ir.dims import Dim, SymExpr, symbol
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array, Content, Graph, Node, Value
+from graphopt.ir.types import Shape, TensorType
+
+MAX_CONTENT = 4096
+"""Largest integer tensor whose elements are tracked one by one as dimensions."""
+
+
+class InferContext:
+    """View of one node for type inference."""
+
+    def __init__(self, node: Node, graph: Graph) -> None:
+        self.node = node
+        self.graph = graph
+
+    # -- inputs -------------------------------------------------------------------------------------------------
+    def has(self, i: int) -> bool:
+        """Whether input ``i`` is present."""
+        return self.node.input(i) is not None
+
+    def value(self, i: int) -> Value:
+        """Input ``i``, which must be present."""
+        value = self.node.input(i)
+        if value is None:
+            raise ModelError(f"input {i} of {self.node.op} is missing", node=self.node.label, hint="check the export")
+        return value
+
+    def type(self, i: int) -> TensorType:
+        """Tensor type of input ``i`` with known rank."""
+        type_ = self.value(i).type
+        if not isinstance(type_, TensorType) or type_.shape is None:
+            raise UnsupportedOpError(
+                f"input {i} (%{self.value(i).name}) is {type_ or 'of unknown type'}; a tensor of known rank is needed",
+                code="unknown-rank",
+                node=self.node.label,
+                hint="give the model static ranks: export with declared input shapes, or pass --shape",
+            )
+        return type_
+
+    def shape(self, i: int) -> Shape:
+        """Shape of input ``i``."""
+        shape = self.type(i).shape
+        assert shape is not None
+        return shape
+
+    def dtype(self, i: int) -> DType:
+        """Element type of input ``i``."""
+        return self.value(i).dtype
+
+    def rank(self, i: int) -> int:
+        """Rank of input ``i``."""
+        return len(self.shape(i))
+
+    def const(self, i: int) -> Array | None:
+        """The array of input ``i`` if it is known now: constant, or integer content without symbols."""
+        value = self.node.input(i)
+        return None if value is None else known_array(value)
+
+    def need_const(self, i: int, what: str) -> Array:
+        """Like ``const``, but refuses with a remedy when not known."""
+        array = self.const(i)
+        if array is None:
+            raise self.dynamic(i, what)
+        return array
+
+    def dynamic(self, i: int, what: str) -> UnsupportedOpError:
+        """The error for an operand that has to be known when compiling."""
+        return UnsupportedOpError(
+            f"{what} (input {i}, %{self.value(i).name}) is computed at run time; it must be a constant",
+            code="dynamic-operand",
+            node=self.node.label,
+            hint="make it an initializer, or fix the input shapes with --shape so that it folds to a constant",
+        )
+
+    def content(self, i: int) -> Content:
+        """Elements of the integer input ``i`` as dimensions. Unknown elements become symbols bound at run time.
+
+        Raises:
+            UnsupportedOpError: the number of elements is not known when compiling.
+        """
+        value = self.value(i)
+        known = content_of(value)
+        if known is not None:
+            return known
+        type_ = self.type(i)
+        count = type_.num_elements
+        if count is None or count > MAX_CONTENT:
+            raise self.dynamic(i, "a shape-like operand of unknown length")
+        names = [symbol(self.graph.fresh_symbol("v")) for _ in range(count)]
+        array = np.empty(type_.static_shape, object)
+        array.reshape(-1)[:] = names
+        value.content = array
+        value.binds = True
+        return array
+
+    # -- attributes ---------------------------------------------------------------------------------------------
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Attribute value or ``default``; the schema's own default when ``default`` is None."""
+        return attr(self.node, name, default)
+
+    # -- results ------------------------------------------------------------------------------------------------
+    def assume_equal(self, a: Dim, b: Dim, why: str) -> None:
+        """Record that two dimensions must be equal at run time.
+
+        Raises:
+            ModelError: they are known to differ.
+        """
+        diff = a - b
+        if isinstance(diff, int):
+            if diff != 0:
+                raise self.invalid(f"{why}: {a} and {b} differ")
+            return
+        self.graph.root.constraints.setdefault((a, b), f"{self.node.label}: {why}")
+
+    def broadcast(self, *shapes: Shape) -> Shape:
+        """Numpy-style broadcast; a symbolic dimension is never taken for 1."""
+        rank = max((len(s) for s in shapes), default=0)
+        out: list[Dim] = [1] * rank
+        for shape in shapes:
+            for axis, dim in enumerate(shape, start=rank - len(shape)):
+                have = out[axis]
+                if have == dim or dim == 1:
+                    continue
+                if have == 1:
+                    out[axis] = dim
+                    continue
+                self.assume_equal(have, dim, "broadcast dimensions")
+                out[axis] = have if isinstance(have, int) else dim
+        return tuple(out)
+
+    def axis(self, value: int, rank: int, *, extent: int = 0) -> int:
+        """A non-negative axis out of ``value``; ``extent`` more positions are allowed at the end."""
+        limit = rank + extent
+        if not -limit <= value < max(limit, 1):
+            raise self.invalid(f"axis {value} is out of range for rank {rank}")
+        return value + limit if value < 0 else value
+
+    def invalid(self, why: str) -> ModelError:
+        """The error for a node that ONNX does not allow."""
+        return ModelError(
+            why, code="invalid-node", node=self.node.label, hint="the model is inconsistent; check its export"
+        )
+
+    def unsupported(self, why: str, hint: str | None = None) -> UnsupportedOpError:
+        """The error for a legal node that is not handled."""
+        return UnsupportedOpError(why, node=self.node.label, hint=hint)
+
+
+def attr(node: Node, name: str, default: Any = None) -> Any:
+    """Attribute ``name`` of a node, else ``default``, else the default of the operator's newest schema."""
+    if name in node.attrs:
+        return node.attrs[name]
+    if default is not None or node.domain:
+        return default
+    try:
+        spec = onnx.defs.get_schema(node.op).attributes.get(name)
+    except onnx.defs.SchemaError:
+        return None
+    if spec is None or spec.default_value.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    found = onnx.helper.get_attribute_value(spec.default_value)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def content_of(value: Value) -> Content | None:
+    """Elements of an integer tensor as dimensions, if known (possibly symbolic)."""
+    if value.content is not None:
+        return value.content
+    if value.data is not None and value.data.size <= MAX_CONTENT and value.data.dtype.kind in "iub":
+        out = np.empty(value.data.shape, object)
+        out.reshape(-1)[:] = [int(x) for x in value.data.reshape(-1)]
+        return out
+    return None
+
+
+def known_array(value: Value) -> Array | None:
+    """The value's array if it is constant or an integer content without symbols."""
+    if value.data is not None:
+        return value.data
+    if value.content is not None and not any(isinstance(d, SymExpr) for d in value.content.reshape(-1)):
+        return value.content.astype(value.dtype.numpy)
+    return None
+
+
+def ints(array: Sequence[int] | Array) -> list[int]:
+    """Elements as Python integers."""
+    return [int(x) for x in np.asarray(array).reshape(-1)]

@@ -1,0 +1,177 @@
+"""Type inference of nodes and graphs: own rules with symbolic dimensions first, the ONNX schema's rule otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+
+from graphopt.errors import GraphOptError, ModelError, UnsupportedOpError, did_you_mean
+from graphopt.ir.dims import SymExpr, as_symbol, symbol
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.types import OpaqueType, TensorType, Type
+from graphopt.ops import conv, elementwise, matmul, movement, normalization, pool, reduction, shape  # noqa: F401  (registration)
+from graphopt.ops.content import evaluate
+from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.registry import lookup
+
+
+def infer_node(node: Node) -> None:
+    """Set types and contents of the node's outputs (and of values in its subgraphs).
+
+    Raises:
+        ModelError: the node contradicts the ONNX specification.
+        UnsupportedOpError: no rule can tell the types.
+    """
+    assert node.graph is not None
+    for sub in node.subgraphs:
+        infer_graph(sub)
+    context = InferContext(node, node.graph)
+    before = node.graph.root.symbol_count
+    info = None if node.domain else lookup(node.op)
+    if info is not None and info.infer is not None:
+        types = info.infer(context)
+    else:
+        types = _infer_by_schema(context)
+    for value, type_ in zip(node.outputs, types):
+        if value is not None:
+            value.type = _keep_symbols(value.type, type_, before)
+    if not node.domain:
+        evaluate(context)
+
+
+def _keep_symbols(old: Type | None, new: Type, before: int) -> Type:
+    """Inferring a node again must not rename the unknowns that it introduced the first time."""
+    if not (isinstance(old, TensorType) and isinstance(new, TensorType)) or old.shape is None or new.shape is None:
+        return new
+    if old.dtype is not new.dtype or len(old.shape) != len(new.shape):
+        return new
+    dims = [o if (name := as_symbol(n)) and name[:1] == "u" and name[1:].isdigit() and int(name[1:]) >= before else n
+            for o, n in zip(old.shape, new.shape)]  # fmt: skip
+    return TensorType(new.dtype, tuple(dims))
+
+
+def infer_graph(graph: Graph) -> None:
+    """Infer every node in order."""
+    for node in graph.nodes:
+        infer_node(node)
+
+
+def schema_of(node: Node) -> onnx.defs.OpSchema:
+    """The newest schema of the node's operator.
+
+    Raises:
+        UnsupportedOpError: unknown operator or domain.
+    """
+    try:
+        return onnx.defs.get_schema(node.op, node.domain)
+    except onnx.defs.SchemaError as e:
+        if node.domain:
+            raise UnsupportedOpError(
+                f"operator {node.op} of domain {node.domain!r} is unknown",
+                code="unknown-op",
+                node=node.label,
+                hint="only ai.onnx operators are compiled; define it as a model-local function or export without it",
+            ) from e
+        known = {s.name for s in onnx.defs.get_all_schemas()}
+        raise UnsupportedOpError(
+            f"operator {node.op} does not exist in ai.onnx", code="unknown-op", node=node.label,
+            hint=did_you_mean(node.op, known),
+        ) from e  # fmt: skip
+
+
+def _infer_by_schema(c: InferContext) -> list[Type]:
+    node = c.node
+    schema = schema_of(node)
+    names = [v.name if v is not None else "" for v in node.inputs]
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None:
+            continue
+        if not isinstance(value.type, TensorType):
+            return [OpaqueType("unknown") for _ in node.outputs]
+        types[value.name] = type_proto(value.type)
+        array = known_array(value)
+        if array is not None and array.dtype != object and array.size <= 4096:
+            data[value.name] = onnx.numpy_helper.from_array(
+                np.ascontiguousarray(array).reshape(array.shape), value.name
+            )
+    if node.subgraphs:
+        return [_subgraph_output(node, i) for i, _ in enumerate(node.outputs)]
+    proto = node_proto(node, names, [v.name if v is not None else "" for v in node.outputs])
+    opset = onnx.helper.make_opsetid(node.domain, schema.since_version)
+    try:
+        found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=[opset])
+    except (onnx.shape_inference.InferenceError, RuntimeError) as e:
+        text = str(e).strip().splitlines()
+        raise ModelError(
+            f"shape inference rejects the node: {text[0] if text else e}", code="invalid-node", node=node.label,
+            hint="the model is inconsistent; check its export",
+        ) from e  # fmt: skip
+    return [_from_proto(found.get(v.name), c.graph) if v is not None else OpaqueType("absent") for v in node.outputs]
+
+
+def _subgraph_output(node: Node, index: int) -> Type:
+    branches = [s.outputs[index].type for s in node.subgraphs if index < len(s.outputs)]
+    first = branches[0] if branches else None
+    if node.op == "If" and first is not None and all(b == first for b in branches):
+        return first
+    if isinstance(first, TensorType):
+        return TensorType(first.dtype, None)
+    return OpaqueType("unknown")
+
+
+def type_proto(type_: TensorType) -> onnx.TypeProto:
+    """ONNX form of a tensor type."""
+    shape = None if type_.shape is None else [str(d) if isinstance(d, SymExpr) else d for d in type_.shape]
+    return onnx.helper.make_tensor_type_proto(type_.dtype.onnx, shape)
+
+
+def node_proto(node: Node, inputs: list[str], outputs: list[str]) -> onnx.NodeProto:
+    """ONNX form of a node without subgraphs."""
+    proto = onnx.helper.make_node(node.op, inputs, outputs, name=node.name, domain=node.domain)
+    for key, value in node.attrs.items():
+        if isinstance(value, np.ndarray):
+            value = onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), key)
+        if not isinstance(value, Graph):
+            proto.attribute.append(onnx.helper.make_attribute(key, value))
+    return proto
+
+
+def _from_proto(proto: onnx.TypeProto | None, graph: Graph) -> Type:
+    if proto is None or proto.WhichOneof("value") != "tensor_type":
+        return OpaqueType("unknown" if proto is None else str(proto.WhichOneof("value")))
+    dtype = DType.from_onnx(proto.tensor_type.elem_type)
+    if not proto.tensor_type.HasField("shape"):
+        return TensorType(dtype, None)
+    known = _symbols_in_scope(graph)
+    dims = []
+    for d in proto.tensor_type.shape.dim:
+        if d.WhichOneof("value") == "dim_value":
+            dims.append(int(d.dim_value))
+        elif d.WhichOneof("value") == "dim_param" and d.dim_param in known:
+            dims.append(known[d.dim_param])
+        else:
+            dims.append(symbol(graph.fresh_symbol("u")))
+    return TensorType(dtype, tuple(dims))
+
+
+def _symbols_in_scope(graph: Graph) -> dict[str, SymExpr]:
+    """Dimension expressions in use, by their text, so that the schema's rule can hand them through by name."""
+    found: dict[str, SymExpr] = {}
+
+    def add(value: Value | None) -> None:
+        if value is not None and isinstance(value.type, TensorType) and value.type.shape is not None:
+            found.update({str(d): d for d in value.type.shape if isinstance(d, SymExpr)})
+
+    for value in graph.root.inputs:
+        add(value)
+    for node in graph.root.walk():
+        for value in node.inputs:
+            add(value)
+    return found
+
+
+__all__ = ["GraphOptError", "infer_graph", "infer_node", "node_proto", "schema_of", "type_proto"]

@@ -1,0 +1,233 @@
+"""Operators whose output elements are copies of input elements, chosen by position or by index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.ir.dims import Dim, SymExpr, dim_max, dim_min, known, symbol, where
+from graphopt.ir.dims import apply as apply_dim
+from graphopt.ir.dtypes import DType
+from graphopt.ir.types import Shape, TensorType, Type
+from graphopt.ops.context import InferContext, ints
+from graphopt.ops.registry import MOVEMENT, register
+
+INT_MAX = 1 << 30
+"""Slice bounds beyond this mean "to the end"."""
+
+
+@register("Transpose", traits=(MOVEMENT,))
+def _transpose(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    perm = c.attr("perm") or list(range(len(x)))[::-1]
+    if sorted(int(p) for p in perm) != list(range(len(x))):
+        raise c.invalid(f"perm {list(perm)} is no permutation of {len(x)} axes")
+    return [TensorType(c.dtype(0), tuple(x[int(p)] for p in perm))]
+
+
+@register("Concat", traits=(MOVEMENT,))
+def _concat(c: InferContext) -> list[Type]:
+    shapes = [c.shape(i) for i in range(len(c.node.inputs))]
+    axis = c.axis(int(c.attr("axis")), len(shapes[0]))
+    out = list(shapes[0])
+    for s in shapes[1:]:
+        if len(s) != len(out):
+            raise c.invalid("Concat of tensors of different rank")
+        for i, d in enumerate(s):
+            if i == axis:
+                out[i] = out[i] + d
+            else:
+                c.assume_equal(out[i], d, "dimensions beside the concatenated axis")
+                out[i] = d if isinstance(d, int) else out[i]
+    return [TensorType(c.dtype(0), tuple(out))]
+
+
+def split_sizes(c: InferContext) -> list[Dim]:
+    """Extents of a Split's outputs along its axis."""
+    axis = c.axis(int(c.attr("axis")), c.rank(0))
+    extent = c.shape(0)[axis]
+    count = len(c.node.outputs)
+    if c.has(1):
+        sizes = list(c.content(1).reshape(-1))
+        if len(sizes) != count:
+            raise c.invalid(f"Split into {len(sizes)} parts with {count} outputs")
+        if known(sizes) and isinstance(extent, int) and sum(sizes) != extent:
+            raise c.invalid(f"Split sizes {sizes} do not add up to {extent}")
+        return sizes
+    count = int(c.attr("num_outputs") or count)
+    part = -((-extent) // count)
+    return [part] * (count - 1) + [extent - part * (count - 1)]
+
+
+@register("Split", traits=(MOVEMENT,))
+def _split(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    axis = c.axis(int(c.attr("axis")), len(x))
+    return [TensorType(c.dtype(0), (*x[:axis], s, *x[axis + 1 :])) for s in split_sizes(c)]
+
+
+def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, int]]:
+    """(first index, extent, step) for every axis of a Slice, clamped as ONNX says."""
+    x = c.shape(0)
+    starts, ends = list(c.content(1).reshape(-1)), list(c.content(2).reshape(-1))
+    axes = ints(c.need_const(3, "the axes of Slice")) if c.has(3) else list(range(len(starts)))
+    steps = ints(c.need_const(4, "the steps of Slice")) if c.has(4) else [1] * len(starts)
+    out: list[tuple[Dim, Dim, int]] = [(0, d, 1) for d in x]
+    for start, end, raw_axis, step in zip(starts, ends, axes, steps):
+        axis = c.axis(raw_axis, len(x))
+        if step == 0:
+            raise c.invalid("Slice with a step of 0")
+        d = x[axis]
+        low, high = (0, d) if step > 0 else (-1, d - 1)
+        first = _clamp(start, d, low, high)
+        last = _clamp(end, d, low, high)
+        span = last - first if step > 0 else first - last
+        extent = dim_max(-((-span) // abs(step)), 0)
+        out[axis] = (first, extent, step)
+    return out
+
+
+def _clamp(index: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+    if isinstance(index, int):
+        if index >= INT_MAX:
+            return high
+        if index < -INT_MAX:
+            return low
+        if index == 0 and low == 0:
+            return 0
+        absolute = index + extent if index < 0 else index
+    else:
+        absolute = index if _is_extent(index) else where(apply_dim("lt", index, 0), index + extent, index)
+    return dim_min(dim_max(absolute, low), high)
+
+
+def _is_extent(index: Dim) -> bool:
+    """Whether the expression is built from dimensions alone with positive coefficients, hence not negative."""
+    return (
+        isinstance(index, SymExpr)
+        and all(k > 0 for _, k in index.terms)
+        and not any(s[:1] == "v" and s[1:].isdigit() for s in index.symbols())
+    )
+
+
+@register("Slice", traits=(MOVEMENT,))
+def _slice(c: InferContext) -> list[Type]:
+    return [TensorType(c.dtype(0), tuple(extent for _, extent, _ in slice_bounds(c)))]
+
+
+@register("Gather")
+def _gather(c: InferContext) -> list[Type]:
+    x, i = c.shape(0), c.shape(1)
+    axis = c.axis(int(c.attr("axis")), len(x))
+    return [TensorType(c.dtype(0), (*x[:axis], *i, *x[axis + 1 :]))]
+
+
+@register("GatherElements")
+def _gather_elements(c: InferContext) -> list[Type]:
+    return [TensorType(c.dtype(0), c.shape(1))]
+
+
+@register("GatherND")
+def _gather_nd(c: InferContext) -> list[Type]:
+    x, i = c.shape(0), c.shape(1)
+    batch = int(c.attr("batch_dims") or 0)
+    if not i or not isinstance(i[-1], int):
+        raise c.unsupported("GatherND with index tuples of unknown length")
+    return [TensorType(c.dtype(0), (*i[:-1], *x[batch + i[-1] :]))]
+
+
+@register("ScatterElements", "ScatterND", "TensorScatter", "ReverseSequence")
+def _like_data(c: InferContext) -> list[Type]:
+    return [c.type(0)]
+
+
+def pad_amounts(c: InferContext) -> list[tuple[Dim, Dim]]:
+    """(before, after) for every axis of a Pad."""
+    rank = c.rank(0)
+    pads = list(c.content(1).reshape(-1))
+    axes = [c.axis(a, rank) for a in ints(c.need_const(3, "the axes of Pad"))] if c.has(3) else list(range(rank))
+    if len(pads) != 2 * len(axes):
+        raise c.invalid(f"Pad of {len(axes)} axes with {len(pads)} amounts")
+    out: list[tuple[Dim, Dim]] = [(0, 0)] * rank
+    for i, a in enumerate(axes):
+        out[a] = (pads[i], pads[i + len(axes)])
+    return out
+
+
+@register("Pad")
+def _pad(c: InferContext) -> list[Type]:
+    return [TensorType(c.dtype(0), tuple(d + b + e for d, (b, e) in zip(c.shape(0), pad_amounts(c))))]
+
+
+@register("DepthToSpace", traits=(MOVEMENT,))
+def _depth_to_space(c: InferContext) -> list[Type]:
+    n, ch, h, w = c.shape(0)
+    b = int(c.attr("blocksize"))
+    return [TensorType(c.dtype(0), (n, ch // (b * b), h * b, w * b))]
+
+
+@register("SpaceToDepth", traits=(MOVEMENT,))
+def _space_to_depth(c: InferContext) -> list[Type]:
+    n, ch, h, w = c.shape(0)
+    b = int(c.attr("blocksize"))
+    return [TensorType(c.dtype(0), (n, ch * b * b, h // b, w // b))]
+
+
+def resize_shape(c: InferContext) -> Shape:
+    """Output shape of Resize (10 and later, in the form with roi, scales and sizes)."""
+    x = list(c.shape(0))
+    axes = [c.axis(int(a), len(x)) for a in c.attr("axes") or range(len(x))]
+    if c.has(3):
+        sizes = list(c.content(3).reshape(-1))
+        policy = c.attr("keep_aspect_ratio_policy") or "stretch"
+        if policy != "stretch":
+            if not (known(sizes) and known([x[a] for a in axes])):
+                raise c.unsupported(
+                    f"Resize with keep_aspect_ratio_policy={policy} of symbolic shapes", "fix them with --shape"
+                )
+            pick = min if policy == "not_larger" else max
+            scale = pick(s / int(x[a]) for s, a in zip(sizes, axes))  # type: ignore[call-overload]
+            sizes = [int(np.floor(scale * int(x[a]) + 0.5)) for a in axes]  # type: ignore[call-overload]
+        for s, a in zip(sizes, axes):
+            x[a] = s
+        return tuple(x)
+    scales = c.need_const(2, "the scales of Resize").reshape(-1)
+    if len(scales) != len(axes):
+        raise c.invalid(f"Resize of {len(axes)} axes with {len(scales)} scales")
+    for s, a in zip(scales, axes):
+        d = x[a]
+        if isinstance(d, int):
+            x[a] = int(np.floor(d * float(s)))
+        elif float(s) == int(s):
+            x[a] = d * int(s)
+        elif float(1 / s) == int(1 / s):
+            x[a] = d // int(1 / s)
+        else:
+            raise c.unsupported(f"Resize of a symbolic dimension by {float(s)}", "fix the shape with --shape")
+    return tuple(x)
+
+
+@register("Resize")
+def _resize(c: InferContext) -> list[Type]:
+    return [TensorType(c.dtype(0), resize_shape(c))]
+
+
+@register("TopK")
+def _topk(c: InferContext) -> list[Type]:
+    x = list(c.shape(0))
+    axis = c.axis(int(c.attr("axis")), len(x))
+    x[axis] = c.content(1).reshape(-1)[0]
+    return [TensorType(c.dtype(0), tuple(x)), TensorType(DType.i64, tuple(x))]
+
+
+@register("OneHot")
+def _one_hot(c: InferContext) -> list[Type]:
+    i = c.shape(0)
+    depth = c.const(1)
+    extent: Dim = c.content(1).reshape(-1)[0] if depth is None else int(np.asarray(depth).reshape(-1)[0])
+    axis = c.axis(int(c.attr("axis")), len(i), extent=1)
+    return [TensorType(c.dtype(2), (*i[:axis], extent, *i[axis:]))]
+
+
+@register("NonZero")
+def _nonzero(c: InferContext) -> list[Type]:
+    return [TensorType(DType.i64, (c.rank(0), symbol(c.graph.fresh_symbol("u"))))]

@@ -1,0 +1,27 @@
+"""Normalisations and softmax."""
+
+from __future__ import annotations
+
+from graphopt.ir.dtypes import DType
+from graphopt.ir.types import TensorType, Type
+from graphopt.ops.context import InferContext
+from graphopt.ops.registry import REDUCTION, register
+
+
+@register("BatchNormalization")
+def _batch_norm(c: InferContext) -> list[Type]:
+    return [c.type(0), c.type(3), c.type(4)][: 3 if c.attr("training_mode") else 1]
+
+
+@register("Softmax", "LogSoftmax", "Hardmax", "InstanceNormalization", "GroupNormalization", "LRN", "LpNormalization",
+          "MeanVarianceNormalization", "RMSNormalization", traits=(REDUCTION,))  # fmt: skip
+def _same(c: InferContext) -> list[Type]:
+    return [c.type(0)]
+
+
+@register("LayerNormalization", traits=(REDUCTION,))
+def _layer_norm(c: InferContext) -> list[Type]:
+    x = c.type(0)
+    axis = c.axis(int(c.attr("axis")), c.rank(0))
+    stat = TensorType(DType.from_onnx(int(c.attr("stash_type"))), (*c.shape(0)[:axis], *([1] * (c.rank(0) - axis))))
+    return [x, stat, stat]

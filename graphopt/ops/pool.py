@@ -1,0 +1,32 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+from graphopt.ir.dtypes import DType
+from graphopt.ir.types import TensorType, Type
+from graphopt.ops.context import InferContext
+from graphopt.ops.conv import Window, window_of
+from graphopt.ops.registry import REDUCTION, register
+
+
+def pool_window(c: InferContext) -> Window:
+    """The pooling window of a node."""
+    kernel = tuple(int(k) for k in c.attr("kernel_shape") or ())
+    if len(kernel) != c.rank(0) - 2:
+        raise c.invalid(f"kernel_shape {list(kernel)} does not fit data of rank {c.rank(0)}")
+    return window_of(c, kernel, c.shape(0)[2:])
+
+
+@register("MaxPool", "AveragePool", "LpPool", traits=(REDUCTION,))
+def _pool(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    window = pool_window(c)
+    ceil_mode = bool(c.attr("ceil_mode"))
+    out = (*x[:2], *(window.out_extent(i, d, ceil_mode) for i, d in enumerate(x[2:])))
+    return [TensorType(c.dtype(0), out), TensorType(DType.i64, out)]
+
+
+@register("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", traits=(REDUCTION,))
+def _global_pool(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    return [TensorType(c.dtype(0), (*x[:2], *([1] * (len(x) - 2))))]
