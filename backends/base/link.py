@@ -72,7 +72,7 @@ class Linker:
         empty, stub = folder / "empty.a", folder / "libm.so.6"
         empty.write_bytes(_EMPTY_ARCHIVE)
         self._run([*self.command, "-m", self.emulation, "-shared", "-soname", "libm.so.6", "-o", str(stub), str(empty)])
-        return ["--no-as-needed", str(stub)]
+        return ["--no-as-needed", f"-L{folder}", "-l:libm.so.6"]
 
     def _run(self, command: list[str]) -> None:
         try:

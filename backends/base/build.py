@@ -1,0 +1,140 @@
+"""From a TVM module of Relax and TIR to code: run in this process, or exported as a shared library.
+
+The function ``main`` of the module calls PrimFuncs through ``relax.call_tir``. CPU PrimFuncs come scheduled; for CUDA,
+`graphopt.backends.cuda.pipeline` schedules what isn't.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphopt.backends.base.link import Linker, find_linker
+from graphopt.backends.base.runnable import require_runnable
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.tvm_api import get_global_func, relax, tvm
+from graphopt.errors import CompileError, GraphOptError
+
+
+def lowering_passes() -> Any:
+    """The Relax passes between `relax.call_tir` and the VM's instructions.
+
+    TVM's default list would also legalise and fuse, and its RewriteDataflowReshape rejects PrimFuncs without an sblock root.
+    """
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
+            passes.ToNonDataflow(),
+            passes.RemovePurityChecking(),
+            passes.CallTIRRewrite(),
+            passes.StaticPlanBlockMemory(),
+            passes.LowerAllocTensor(),
+            passes.KillAfterLastUse(),
+            passes.LowerRuntimeBuiltin(),
+            passes.ComputePrimValue(),
+            passes.VMShapeLower(),
+            passes.AttachGlobalSymbol(),
+        ]
+    )
+
+
+@dataclass
+class Built:
+    """A compiled module.
+
+    Attributes:
+        target: what it was compiled for.
+        executable: TVM's ``VMExecutable``.
+    """
+
+    target: Target
+    executable: Any
+
+    def vm(self) -> Any:
+        """A ``relax.VirtualMachine`` of this module in this process. For CPUs that takes no linker.
+
+        Sets the size of TVM's thread pool, which this process's modules share, to the target's cores.
+
+        Raises:
+            DeviceError: the target's code doesn't run on this machine.
+            CompileError: CUDA only: no compiler or no linker.
+        """
+        require_runnable(self.target)
+        if self.target.kind == "cuda":
+            with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+                path = Path(folder) / "library.so"
+                self.export(path)
+                return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cuda())
+        set_threads(self.target.caps.cores)
+        return relax.VirtualMachine(self.executable, tvm.cpu())
+
+    def export(self, path: str | Path, linker: Linker | None = None) -> None:
+        """Write the shared library to ``path``.
+
+        Args:
+            path: file to write.
+            linker: by default what `find_linker` finds.
+
+        Raises:
+            CompileError: no linker, the linker failed, or no CUDA compiler.
+        """
+        options: dict[str, Any] = {"fcompile": linker or find_linker(self.target)}
+        if self.target.kind == "cuda":
+            from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
+
+            options["fpack_imports"] = device_code_packer(self.target)
+        try:
+            self.executable.export_library(str(path), **options)
+            if self.target.kind == "cuda":
+                require_machine_code(Path(path))
+        except GraphOptError:
+            raise
+        except Exception as error:  # TVM raises any class
+            raise _codegen_error(error, self.target) from error
+
+    def library_bytes(self, linker: Linker | None = None) -> bytes:
+        """The shared library as bytes; arguments and errors are those of `export`."""
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = Path(folder) / "library.so"
+            self.export(path, linker)
+            return path.read_bytes()
+
+
+def build_module(mod: Any, target: Target) -> Built:
+    """Compile a module of Relax functions and PrimFuncs.
+
+    Args:
+        mod: ``tvm.IRModule``; left as it is.
+        target: what to compile for. LLVM makes the code of x86 and ARM. For CUDA this makes CUDA C; `Built.export` makes
+            machine code of it.
+
+    Raises:
+        CompileError: TVM could not generate the code.
+    """
+    try:
+        if target.kind == "cuda":
+            from graphopt.backends.cuda.pipeline import build_for_cuda
+
+            return Built(target, build_for_cuda(mod, target, lowering_passes()))
+        return Built(target, relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes()))
+    except GraphOptError:
+        raise
+    except Exception as error:  # TVM raises any class
+        raise _codegen_error(error, target) from error
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads TVM's pool in this process uses; its own default is half the CPUs."""
+    get_global_func("runtime.config_threadpool")(1, count)
+
+
+def _codegen_error(error: Exception, target: Target) -> CompileError:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return CompileError(
+        f"TVM could not generate code for {target.name}",
+        code="codegen-failed",
+        notes=[f"{type(error).__name__}: {lines[-1] if lines else ''}"],
+        hint="this is likely a bug of graphopt: please report it with the model",
+    )
