@@ -48,7 +48,7 @@ def evaluate(c: InferContext) -> None:
     for out, content in zip(node.outputs, results):
         if out is not None and isinstance(out.type, TensorType) and out.type.is_static:
             array = np.empty(out.type.static_shape, object)
-            array.reshape(-1)[:] = content.reshape(-1)
+            array.reshape(-1)[:] = np.asarray(content, object).reshape(-1)
             out.content = array
 
 

@@ -1,9 +1,9 @@
 """Direct convolution on NCHW or NCHW{b}c data with the epilogue fused.
 
-After Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures" (2018): a register tile of
-output pixels by vectors of output channels stays in registers over the whole reduction. Padding is never materialised: kernel rows
-that fall outside are left out of the loop, and tiles that touch the left or right border are code of their own in which the
-products with padding don't exist.
+After Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures" (2018): a tile of
+output pixels by vectors of output channels stays in registers over the whole reduction. Padding is never materialised:
+kernel rows that fall outside are left out of the loop, and tiles that touch the left or right border are code of their
+own in which the products with padding don't exist.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Conv2dConfig:
         oc_vectors: vectors of output channels per register tile.
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
         oh_tile: output rows per register tile; more than one pays for narrow outputs.
-        cache_tiles: spatial tiles whose input stays in cache while all output channels are computed; 0 for all of an image.
+        cache_tiles: spatial tiles whose input stays in cache while all output channels are computed; 0 for a whole image.
     """
 
     lanes: int

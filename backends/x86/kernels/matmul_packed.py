@@ -1,7 +1,8 @@
 """Matrix product with constant right-hand side packed into panels: ``out[m, n] = epilogue(sum_k a[m, k] * b[k, n])``.
 
-The classic register-blocked inner product (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008):
-a tile of rows by one panel of columns stays in registers over the whole of K, reading a broadcast of A and whole vectors of B.
+The classic register-blocked inner product (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+2008): a tile of rows by one panel of columns stays in registers over the whole of K, reading a broadcast of A and whole
+vectors of B.
 """
 
 from __future__ import annotations

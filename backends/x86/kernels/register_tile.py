@@ -1,7 +1,7 @@
 """The accumulators of a micro-kernel, and the frame of the PrimFunc around them.
 
-A tile is a local buffer that is only ever indexed by constants once its loops are unrolled, which is what lets LLVM keep it in
-registers: nothing here may index it with a run-time value.
+A tile is a local buffer that is only ever indexed by constants once its loops are unrolled, which is what lets LLVM keep
+it in registers: nothing here may index it with a run-time value.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class RegisterTile:
         ragged = columns % (self.vectors * self.lanes) != 0
         with T.unroll(0, self.vectors) as v:
             base = first_column + v * self.lanes
-            with _guard(base < columns if ragged else None):
-                with T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
-                    store(self._registers[p, v, lane], p, base + lane)
+            guard = _guard(base < columns if ragged else None)
+            with guard, T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
+                store(self._registers[p, v, lane], p, base + lane)
 
     def store_scalars(
         self,
@@ -73,7 +73,7 @@ class RegisterTile:
         columns: int,
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
     ) -> None:
-        """As `store_vectors`, one element at a time: for any number of columns, or a destination with the points innermost."""
+        """As `store_vectors`, one element at a time: for any number of columns, or points innermost in the output."""
         width = self.vectors * self.lanes
         # Indexed with a run-time column, so it must be memory and not the registers themselves.
         staged = T.alloc_buffer((self.points, width), "float32", scope="local")
@@ -127,7 +127,7 @@ def parallel_tiles(
 ) -> None:
     """Emits one parallel loop over ``task(batch element, panel of the weights, tile)``.
 
-    Neighbouring tasks share a panel. When the tiles' inputs outgrow the cache, ``block`` tiles at a time meet all panels.
+    Neighbouring tasks share a panel. Where the tiles' inputs outgrow the cache, ``block`` tiles at a time meet all panels.
 
     Args:
         batch: independent problems with the same weights.
@@ -167,12 +167,11 @@ def build_prim_func(
         output_shape: shape of the last parameter.
         body: emits the code, given the buffers.
     """
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "global_symbol": name})
-            input_buffers = [T.arg(label, T.buffer(tuple(shape), "float32")) for label, shape in inputs]
-            extra_buffers = [T.arg(extra.name, T.buffer(extra.shape, extra.dtype)) for extra in extras]
-            output = T.arg("output", T.buffer(tuple(output_shape), "float32"))
-            body(input_buffers, extra_buffers, output)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        input_buffers = [T.arg(label, T.buffer(tuple(shape), "float32")) for label, shape in inputs]
+        extra_buffers = [T.arg(extra.name, T.buffer(extra.shape, extra.dtype)) for extra in extras]
+        output = T.arg("output", T.buffer(tuple(output_shape), "float32"))
+        body(input_buffers, extra_buffers, output)
     return builder.get()
