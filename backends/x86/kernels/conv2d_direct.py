@@ -53,7 +53,7 @@ class Conv2dConfig:
         oc_vectors: vectors of output channels per register tile.
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
         oh_tile: output rows per register tile; more than one pays for narrow outputs.
-        cache_tiles: spatial tiles whose input stays in cache while all output channels are computed; 0 for a whole image.
+        cache_tiles: spatial tiles whose input stays in cache while all channels are computed; 0 for a whole image.
     """
 
     lanes: int

@@ -10,8 +10,8 @@ from graphopt.backends.base.tvm_api import tirx
 EpilogueFn = Callable[[tirx.Expr, tuple[tirx.Expr, ...], Sequence[tirx.Buffer]], tirx.Expr]
 """``(accumulator, logical output index, extra operand buffers) -> value to store``.
 
-The index is ``(n, c, h, w)`` for a convolution and ``(m, n)`` for a matrix product, whatever the physical layout; it may
-contain the variable of a vectorised loop, so the function must be built of expressions only.
+The index is ``(n, c, h, w)`` for a convolution and ``(m, n)`` for a matrix product, whatever the physical layout; it
+may contain the variable of a vectorised loop, so the function must be built of expressions only.
 """
 
 

@@ -1,7 +1,7 @@
 """The accumulators of a micro-kernel, and the frame of the PrimFunc around them.
 
-A tile is a local buffer that is only ever indexed by constants once its loops are unrolled, which is what lets LLVM keep
-it in registers: nothing here may index it with a run-time value.
+A tile is a local buffer that is only ever indexed by constants once its loops are unrolled, which is what lets LLVM
+keep it in registers: nothing here may index it with a run-time value.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def parallel_tiles(
 ) -> None:
     """Emits one parallel loop over ``task(batch element, panel of the weights, tile)``.
 
-    Neighbouring tasks share a panel. Where the tiles' inputs outgrow the cache, ``block`` tiles at a time meet all panels.
+    Neighbouring tasks share a panel. Where the tiles' inputs outgrow the cache, ``block`` tiles at a time meet them all.
 
     Args:
         batch: independent problems with the same weights.

@@ -91,8 +91,8 @@ def isolate_borders(segments: list[Segment], first_inner: int, first_outer: int)
 def tile_cycles(points: int, vectors: int) -> float:
     """Least cycles of one reduction step on a tile of ``points`` by ``vectors`` accumulators.
 
-    Bound by FMA throughput, by the latency of the chain of each accumulator, and by the loads: a vector of weights for each
-    of ``vectors`` and a broadcast for each of ``points``.
+    Bound by FMA throughput, by the latency of the chain of each accumulator, and by the loads: a vector of weights for
+    each of ``vectors`` and a broadcast for each of ``points``.
     """
     return max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY, (points + vectors) / LOADS_PER_CYCLE)
 
