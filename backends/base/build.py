@@ -21,7 +21,7 @@ from graphopt.errors import CompileError, GraphOptError
 def lowering_passes() -> Any:
     """The Relax passes between `relax.call_tir` and the VM's instructions.
 
-    TVM's default list would also legalise and fuse, and its RewriteDataflowReshape rejects PrimFuncs without an sblock root.
+    TVM's default list also legalises and fuses, and its RewriteDataflowReshape rejects PrimFuncs without a root sblock.
     """
     passes = relax.transform
     return tvm.transform.Sequential(
@@ -107,8 +107,8 @@ def build_module(mod: Any, target: Target) -> Built:
 
     Args:
         mod: ``tvm.IRModule``; left as it is.
-        target: what to compile for. LLVM makes the code of x86 and ARM. For CUDA this makes CUDA C; `Built.export` makes
-            machine code of it.
+        target: what to compile for. LLVM makes the code of x86 and ARM. For CUDA this makes CUDA C, and
+            `Built.export` machine code of it.
 
     Raises:
         CompileError: TVM could not generate the code.

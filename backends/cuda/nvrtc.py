@@ -6,6 +6,7 @@ without a driver on the machine TVM silently leaves CUDA source in place of mach
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -119,7 +120,7 @@ def _failed(compiler: str, log: str) -> CompileError:
 
 
 def _nvrtc(source: str, arch: str, options: list[str]) -> bytes:
-    from cuda.bindings import nvrtc  # type: ignore[import-not-found, unused-ignore]
+    nvrtc = importlib.import_module("cuda.bindings.nvrtc")
 
     def call(function: Any, *arguments: Any) -> Any:
         status, *results = function(*arguments)

@@ -1,7 +1,7 @@
 """Putting machine code, never CUDA source, into an exported library.
 
-Without a driver TVM serialises a CUDA module as its source. Its layout is the one of a compiled module, so the source is
-compiled here and replaced before the blob becomes a section of the library::
+Without a driver TVM serialises a CUDA module as its source. Its layout is the one of a compiled module, so the source
+is compiled here and replaced before the blob becomes a section of the library::
 
     blob   = u64 size, u64[] indptr, u64[] children, modules
     module = string kind, and unless kind is "_lib": string content

@@ -127,7 +127,7 @@ def _named_like(func: Any, original: Any) -> Any:
 
 @contextmanager
 def _source_only() -> Iterator[None]:
-    """Keep TVM from compiling CUDA C itself where a driver is present: machine code is made at export, one way everywhere."""
+    """Keep TVM from compiling CUDA C itself where there is a driver: `Built.export` does it, the same everywhere."""
     name = "TVM_COMPILE_FORCE_FALLBACK"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -1,0 +1,330 @@
+"""The compiled model as one file, ``model.gopt``: manifest, shared library, constants.
+
+An artefact is code: loading one runs it, with the rights of the process. The hashes inside show that it is intact, not
+where it comes from; load only what you trust as you would trust a program.
+
+Layout (little-endian)::
+
+    magic 8 | format version u32 | zero u32 | manifest size u64 | sha256 of these 24 bytes and the manifest
+    manifest: JSON                                       then zeros up to a multiple of 64: the data start
+    library section, constants section                   each at a multiple of 64 from the data start
+
+Each constant starts at a multiple of 64 bytes and is mapped, not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from graphopt.errors import ArtifactError
+
+MAGIC = b"\x89GOPT\r\n\x1a"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+
+_HEAD = struct.Struct("<8sIIQ")
+_DIGEST_SIZE = 32
+_MANIFEST_START = _HEAD.size + _DIGEST_SIZE
+_MAX_MANIFEST = 64 << 20
+_OWN_KEYS = ("constants", "format", "sections", "versions")
+_PACKAGES = {"graphopt": "graphopt", "tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi"}
+_RECOMPILE = "compile the model again"
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name)
+    for name in (
+        *("bool", "float16", "float32", "float64", "complex64", "complex128"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+} | {
+    name: np.dtype(getattr(ml_dtypes, name))
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artefact that was read and checked.
+
+    Attributes:
+        path: the file.
+        manifest: everything the writer put in, and ``versions``, ``sections``, ``constants``.
+        constants: read-only arrays on the mapped file, in the order they were written.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    constants: tuple[np.ndarray[Any, Any], ...]
+    _library: memoryview
+
+    @property
+    def library(self) -> bytes:
+        """The shared library (a copy)."""
+        return bytes(self._library)
+
+    @contextmanager
+    def library_path(self) -> Iterator[Path]:
+        """The shared library as a file of its own, for ``dlopen``; deleted on exit, which a loaded library outlives.
+
+        The file lies in a new folder that only this user can enter.
+
+        Raises:
+            ArtifactError: the temporary folder can't be written.
+        """
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="graphopt-")
+        except OSError as error:
+            raise ArtifactError(f"no temporary folder to load {self.path} from: {error}", hint="set TMPDIR") from error
+        with folder as name:
+            file = Path(name) / "library.so"
+            try:
+                file.write_bytes(self._library)
+            except OSError as error:
+                raise ArtifactError(f"cannot write to {file}: {error.strerror}", hint="set TMPDIR") from error
+            yield file
+
+
+def write_artifact(
+    path: str | os.PathLike[str],
+    *,
+    library: bytes,
+    constants: Sequence[np.ndarray[Any, Any]],
+    manifest: dict[str, Any],
+) -> None:
+    """Write an artefact; on any failure the file at ``path`` stays what it was.
+
+    Args:
+        path: file to write or replace.
+        library: the compiled shared library.
+        constants: arrays of a numpy type, bfloat16 or float8.
+        manifest: JSON-ready facts (signature, target, source model); keys `constants`, `format`, `sections` and
+            `versions` are taken.
+
+    Raises:
+        ArtifactError: the file can't be written, or an array has a type that the format lacks.
+        ValueError: the manifest isn't JSON-ready or uses a taken key.
+    """
+    taken = sorted(set(_OWN_KEYS) & manifest.keys())
+    if taken:
+        raise ValueError(f"manifest keys {taken} are the format's own")
+    target = Path(path)
+    arrays = [_little_endian(target, array) for array in constants]
+    entries, size = [], 0
+    for shape, array in zip((np.shape(constant) for constant in constants), arrays):
+        entries.append({"dtype": array.dtype.name, "shape": list(shape), "offset": size, "nbytes": array.nbytes})
+        size = _aligned(size + array.nbytes)
+    digest = hashlib.sha256()
+    for chunk in _constant_chunks(arrays):
+        digest.update(chunk)
+    sections = {
+        "library": {"offset": 0, "size": len(library), "sha256": hashlib.sha256(library).hexdigest()},
+        "constants": {"offset": _aligned(len(library)), "size": size, "sha256": digest.hexdigest()},
+    }
+    own = {"format": FORMAT_VERSION, "versions": _versions(), "sections": sections, "constants": entries}
+    text = json.dumps({**manifest, **own}, sort_keys=True, allow_nan=False).encode()
+    if len(text) > _MAX_MANIFEST:
+        raise ArtifactError(f"manifest of {target} would have {len(text)} bytes; at most {_MAX_MANIFEST} fit")
+    head = _HEAD.pack(MAGIC, FORMAT_VERSION, 0, len(text))
+    with _replacing(target) as file:
+        file.write(head + hashlib.sha256(head + text).digest() + text)
+        _pad(file)
+        file.write(library)
+        _pad(file)
+        for chunk in _constant_chunks(arrays):
+            file.write(chunk)
+
+
+def read_artifact(path: str | os.PathLike[str], verify: bool = True, *, check_versions: bool = True) -> Artifact:
+    """Read and check an artefact. Doesn't load the library and doesn't import TVM.
+
+    Args:
+        path: file to read.
+        verify: check the hashes of library and constants too, which reads the whole file. Header and manifest are
+            always checked.
+        check_versions: refuse an artefact that another TVM release compiled.
+
+    Raises:
+        ArtifactError: missing, not an artefact, truncated, damaged, of a newer format or for another TVM.
+    """
+    file = Path(path)
+    data = _mapped(file)
+    manifest = _manifest(file, data)
+    start = _aligned(_MANIFEST_START + _HEAD.unpack_from(data)[3])
+    try:
+        sections = {name: _section(manifest["sections"][name]) for name in ("library", "constants")}
+        entries = [_entry(entry, sections["constants"][1]) for entry in manifest["constants"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, f"its manifest is malformed ({error})") from error
+    (library_at, library_size, _), (constants_at, constants_size, _) = sections["library"], sections["constants"]
+    if library_at != 0 or constants_at != _aligned(library_size):
+        raise _damaged(file, "its sections overlap")
+    expected = start + constants_at + constants_size
+    if len(data) != expected:
+        state = "is truncated" if len(data) < expected else "has trailing bytes"
+        raise _damaged(file, f"it {state}: {len(data)} bytes where {expected} belong")
+    if verify:
+        _verify(file, data, start, sections)
+    if check_versions:
+        _check_versions(file, manifest)
+    library = memoryview(data)[start : start + library_size]
+    at = start + constants_at
+    arrays = tuple(
+        np.frombuffer(data, dtype, math.prod(shape), at + offset).reshape(shape) for dtype, shape, offset in entries
+    )
+    return Artifact(file, manifest, arrays, library)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def _little_endian(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype.name not in _DTYPES:
+        raise ArtifactError(f"cannot write {path}: the format has no element type {array.dtype.name}")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _constant_chunks(arrays: Sequence[np.ndarray[Any, Any]]) -> Iterator[bytes]:
+    for array in arrays:
+        yield array.tobytes()
+        yield bytes(-array.nbytes % ALIGNMENT)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name, package in _PACKAGES.items():
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(package)
+    return found
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` in one step when the block ends well."""
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def _damaged(path: Path, how: str) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged: {how}", code="damaged-artifact", hint=f"copy it again, or {_RECOMPILE}")
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist", code="no-artifact", hint="graphopt compile writes one") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}", code="no-artifact") from error
+
+
+def _manifest(path: Path, data: mmap.mmap | bytes) -> dict[str, Any]:
+    """The manifest, after every check that concerns it and the header."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not len(data):
+        raise ArtifactError(f"{path} is not a graphopt artefact", hint="graphopt compile makes one of an ONNX model")
+    if len(data) < _MANIFEST_START:
+        raise _damaged(path, f"it is truncated to {len(data)} bytes")
+    _, version, _, size = _HEAD.unpack_from(data)
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {version}; this graphopt reads up to {FORMAT_VERSION}",
+            code="newer-artifact",
+            hint=f"upgrade graphopt, or {_RECOMPILE} with this one",
+        )
+    if size > min(_MAX_MANIFEST, len(data) - _MANIFEST_START):
+        raise _damaged(path, f"it is truncated, or the size of its manifest ({size}) is wrong")
+    text = data[_MANIFEST_START : _MANIFEST_START + size]
+    if hashlib.sha256(data[: _HEAD.size] + text).digest() != data[_HEAD.size : _MANIFEST_START]:
+        raise _damaged(path, "its header or manifest has changed")
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, "its manifest is not JSON") from error
+    if not isinstance(manifest, dict):
+        raise _damaged(path, "its manifest is not an object")
+    return manifest
+
+
+def _natural(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def _section(entry: dict[str, Any]) -> tuple[int, int, str]:
+    return _natural(entry["offset"]), _natural(entry["size"]), str(entry["sha256"])
+
+
+def _entry(entry: dict[str, Any], section_size: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Type, shape and offset of a constant that lies inside its section."""
+    dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(map(_natural, entry["shape"])), _natural(entry["offset"])
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes != entry["nbytes"] or offset % ALIGNMENT or offset + nbytes > section_size:
+        raise ValueError(f"constant of shape {shape} at {offset} doesn't fit")
+    return dtype, shape, offset
+
+
+def _verify(path: Path, data: mmap.mmap | bytes, start: int, sections: dict[str, tuple[int, int, str]]) -> None:
+    view = memoryview(data)
+    end = _MANIFEST_START + _HEAD.unpack_from(data)[3]
+    for name, (offset, size, digest) in sections.items():
+        if any(view[end : start + offset]):
+            raise _damaged(path, f"the padding before its {name} has changed")
+        end = start + offset + size
+        if hashlib.sha256(view[start + offset : end]).hexdigest() != digest:
+            raise _damaged(path, f"its {name} section has changed")
+
+
+def _check_versions(path: Path, manifest: dict[str, Any]) -> None:
+    theirs, ours = manifest.get("versions", {}), _versions()
+    for name, package in _PACKAGES.items():
+        if name == "graphopt" or name not in ours or name not in theirs:
+            continue
+        if _release(str(theirs[name])) != _release(ours[name]):
+            raise ArtifactError(
+                f"{path} was compiled with {package} {theirs[name]}; this environment has {ours[name]}",
+                code="other-tvm",
+                hint=f'pip install "{package}=={theirs[name]}", or {_RECOMPILE} here',
+            )
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:3]
