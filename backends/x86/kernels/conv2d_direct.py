@@ -29,15 +29,15 @@ from graphopt.backends.x86.kernels.register_tile import (
 )
 from graphopt.backends.x86.kernels.tiling import (
     Segment,
-    isolate_borders,
     register_tiles,
     split_balanced,
+    split_by_taps,
     tile_cycles,
 )
 
 _MAX_VECTORS = 8
-_MAX_UNROLLED = 2048
-"""Most multiply-adds in the straight-line code of a tile of several rows, for the sake of compile time."""
+_MAX_CODE = 3000
+"""Most vector multiply-adds in the text of a kernel, all its tile variants together: about 0.4 s of compile time."""
 
 _L2_BYTES_PER_CYCLE = 32
 _STORE_CYCLES = 2.0
@@ -93,7 +93,7 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
 def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     if spec.out_block == 1:
-        lanes = min(caps.lanes(4), 1 << (spec.out_channels - 1).bit_length())
+        lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
     else:
         lanes = math.gcd(spec.out_block, caps.lanes(4))
     vectors_needed = -(-spec.out_channels // lanes)
@@ -106,10 +106,10 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
             tiles.append((points // out_columns, out_columns))
         for rows, columns in tiles:
             config = Conv2dConfig(lanes, vectors, columns, rows)
-            unrolled = spec.kernel[0] * spec.kernel[1] * config.accumulators
-            if rows == 1 or spec.kernel == (1, 1) or unrolled <= _MAX_UNROLLED:
-                candidates.append((_predicted_cycles(spec, config, caps), -config.accumulators, config))
-    best = min(candidates, key=lambda candidate: candidate[:2])[2]
+            candidates.append((_predicted_cycles(spec, config, caps), -config.accumulators, config))
+    ranked = [config for *_, config in sorted(candidates, key=lambda candidate: candidate[:2])]
+    best = next((config for config in ranked if _code_size(spec, config) <= _MAX_CODE), None)
+    best = best or min(ranked, key=lambda config: _code_size(spec, config))
     return Conv2dConfig(lanes, best.oc_vectors, best.ow_tile, best.oh_tile, _cached_tiles(spec, best, caps))
 
 
@@ -127,6 +127,28 @@ def _predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> flo
             store = _TILE_CYCLES + _STORE_CYCLES * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (spec.reduction * step + store)
     return -(-spec.out_channels // config.oc_panel) * total
+
+
+def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
+    """Vector multiply-adds in the text of the kernel: tiles that touch padding have each kernel element written out."""
+    rows, columns = _segments(spec, config)
+    total = 0
+    for row in rows:
+        for column in columns:
+            taps = (spec.kernel[0] if row.taps else 1) * (spec.kernel[1] if column.taps else 1)
+            total += taps * row.tile * column.tile * config.oc_vectors
+    return total
+
+
+def _segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], list[Segment]]:
+    """The tiles along rows and columns."""
+    out_rows, out_columns = _plane(spec)
+    rows, columns = split_balanced(out_rows, config.oh_tile), split_balanced(out_columns, config.ow_tile)
+    if any(spec.pads):
+        columns = split_by_taps(columns, spec.window(1))
+        if config.oh_tile > 1:
+            rows = split_by_taps(rows, spec.window(0))
+    return rows, columns
 
 
 def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
@@ -185,13 +207,7 @@ def emit(
         extras: further inputs for the epilogue.
         name: global symbol of the function.
     """
-    out_rows, out_columns = _plane(spec)
-    columns = split_balanced(out_columns, config.ow_tile)
-    rows = split_balanced(out_rows, config.oh_tile)
-    if any(spec.pads):
-        columns = isolate_borders(columns, *_inner_range(spec, 1))
-        if config.oh_tile > 1:
-            rows = isolate_borders(rows, *_inner_range(spec, 0))
+    rows, columns = _segments(spec, config)
     column_tiles = tile_count(columns)
     panels = packed_weight_shape(spec, config)[0]
 
@@ -212,14 +228,6 @@ def emit(
 
     inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
     return build_prim_func(name, inputs, extras, spec.output_shape, body)
-
-
-def _inner_range(spec: Conv2dSpec, axis: int) -> tuple[int, int]:
-    """First output position clear of the leading padding, and first that reaches into the trailing one."""
-    extent = (spec.in_height, spec.in_width)[axis]
-    lead, stride = spec.pads[axis], spec.strides[axis]
-    reach = (spec.kernel[axis] - 1) * spec.dilations[axis]
-    return -(-lead // stride), max(0, -(-(extent + lead - reach) // stride))
 
 
 @dataclass(frozen=True)
@@ -275,7 +283,7 @@ class _Kernel:
         spec = self.spec
         kernel_height, kernel_width = spec.kernel
 
-        def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int] | None = None) -> None:
+        def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int]) -> None:
             def scalar(point: tirx.Expr) -> tirx.Expr:
                 h, w = self._pixel(top, left, column.tile, point)
                 y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
@@ -289,26 +297,19 @@ class _Kernel:
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
-            whole = (first, last) == (0, row.tile)
-            if not column.border and whole:
+            if column.taps is None:
                 with T.serial(0, kernel_width) as kx:
-                    products(ky, kx)
+                    products(ky, kx, (first * column.tile, last * column.tile))
                 return
-            for kx in range(kernel_width):
-                low, high = 0, column.tile
-                if column.border:
-                    low, high = _valid(int(column.start), column.tile, kx, spec, 1)
-                if low >= high:
-                    continue
+            for kx, (low, high) in enumerate(column.taps):
                 if (low, high) == (0, column.tile):
                     products(ky, kx, (first * column.tile, last * column.tile))
-                    continue
-                for r in range(first, last):
-                    products(ky, kx, (r * column.tile + low, r * column.tile + high))
+                elif low < high:
+                    for r in range(first, last):
+                        products(ky, kx, (r * column.tile + low, r * column.tile + high))
 
-        if row.border:
-            for ky in range(kernel_height):
-                first, last = _valid(int(row.start), row.tile, ky, spec, 0)
+        if row.taps is not None:
+            for ky, (first, last) in enumerate(row.taps):
                 if first < last:
                     kernel_row(ky, first, last)
         elif self.config.oh_tile == 1 and (spec.pads[0] or spec.pads[2]):
@@ -321,14 +322,6 @@ class _Kernel:
         else:
             with T.serial(0, kernel_height) as ky:
                 kernel_row(ky)
-
-
-def _valid(start: int, count: int, tap: int, spec: Conv2dSpec, axis: int) -> tuple[int, int]:
-    """Half-open range of the tile's ``count`` positions from ``start`` whose kernel element ``tap`` meets the input."""
-    extent = (spec.in_height, spec.in_width)[axis]
-    offset = tap * spec.dilations[axis] - spec.pads[axis]
-    inside = [i for i in range(count) if 0 <= (start + i) * spec.strides[axis] + offset < extent]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _index(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, block: int) -> tuple[tirx.Expr, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.x86.kernels.tiling import Window
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Conv2dSpec:
     def pointwise(self) -> bool:
         """Whether each output pixel reads just the input pixel at its own place, so that the plane is one flat axis."""
         return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == (0, 0, 0, 0)
+
+    def window(self, axis: int) -> Window:
+        """How the kernel slides along the height (0) or the width (1)."""
+        extent = (self.in_height, self.in_width)[axis]
+        return Window(extent, self.kernel[axis], self.strides[axis], self.dilations[axis], self.pads[axis])
 
     @property
     def input_shape(self) -> tuple[tirx.Expr | int, ...]:

@@ -127,7 +127,7 @@ def parallel_tiles(
 ) -> None:
     """Emits one parallel loop over ``task(batch element, panel of the weights, tile)``.
 
-    Neighbouring tasks share a panel. Where the tiles' inputs outgrow the cache, ``block`` tiles at a time meet them all.
+    Neighbouring tasks share a panel. Where the inputs outgrow the cache, ``block`` tiles at a time meet all panels.
 
     Args:
         batch: independent problems with the same weights.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from graphopt.backends.base.tvm_api import tirx
 
@@ -25,13 +26,43 @@ class Segment:
         start: first element; may be an expression when the axis is symbolic.
         tile: elements per tile, always static.
         count: tiles; may be an expression.
-        border: the tile touches padding, so its position is static and it is emitted on its own.
+        taps: for tiles that touch padding, the half-open range of elements that each kernel element applies to; None
+            when all apply to all.
     """
 
     start: tirx.Expr | int
     tile: int
     count: tirx.Expr | int
-    border: bool = False
+    taps: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution's kernel slides along one axis.
+
+    Attributes:
+        extent: input elements.
+        kernel: kernel elements.
+        stride: input elements per output element.
+        dilation: input elements per kernel element.
+        lead: padding before the input.
+    """
+
+    extent: int
+    kernel: int
+    stride: int
+    dilation: int
+    lead: int
+
+    def taps(self, start: int, count: int) -> tuple[tuple[int, int], ...]:
+        """For each kernel element, the half-open range of the ``count`` outputs from ``start`` that it reaches."""
+        spans = []
+        for tap in range(self.kernel):
+            offset = start * self.stride + tap * self.dilation - self.lead
+            low = min(count, max(0, -(offset // self.stride)))
+            high = min(count, max(low, -((offset - self.extent) // self.stride)))
+            spans.append((low, high) if low < high else (0, 0))
+        return tuple(spans)
 
 
 def split_balanced(extent: int, tile: int) -> list[Segment]:
@@ -60,31 +91,17 @@ def split_symbolic(extent: tirx.Expr, tile: int) -> list[Segment]:
     return segments
 
 
-def isolate_borders(segments: list[Segment], first_inner: int, first_outer: int) -> list[Segment]:
-    """Takes tiles that touch padding out of static segments, as segments of their own.
-
-    Args:
-        segments: a static split.
-        first_inner: first element whose window lies clear of the leading padding.
-        first_outer: first element whose window reaches into the trailing padding.
-    """
+def split_by_taps(segments: list[Segment], window: Window) -> list[Segment]:
+    """Cuts static segments further where tiles differ in which products with padding they must leave out."""
     result: list[Segment] = []
     for segment in segments:
         assert isinstance(segment.start, int)
         assert isinstance(segment.count, int)
-        run_start, run = segment.start, 0
-        for index in range(segment.count):
-            start = segment.start + index * segment.tile
-            if start >= first_inner and start + segment.tile <= first_outer:
-                run_start = run_start if run else start
-                run += 1
-                continue
-            if run:
-                result.append(Segment(run_start, segment.tile, run))
-                run = 0
-            result.append(Segment(start, segment.tile, 1, border=True))
-        if run:
-            result.append(Segment(run_start, segment.tile, run))
+        starts = range(segment.start, segment.start + segment.count * segment.tile, segment.tile)
+        for taps, run in groupby(starts, key=lambda start: window.taps(start, segment.tile)):
+            run_starts = list(run)
+            whole = all(span == (0, segment.tile) for span in taps)
+            result.append(Segment(run_starts[0], segment.tile, len(run_starts), None if whole else taps))
     return result
 
 
@@ -98,8 +115,11 @@ def tile_cycles(points: int, vectors: int) -> float:
 
 
 def register_tiles(registers: int, max_vectors: int, max_points: int) -> Iterator[tuple[int, int]]:
-    """Tiles ``(points, vectors)`` that fit: accumulators, one register per weight vector and one for the broadcast."""
+    """Tiles ``(points, vectors)`` that fit: accumulators, one register per weight vector and one for the broadcast.
+
+    Four registers stay free in any case: with fewer, LLVM's scheduling of the loads makes it spill.
+    """
     for vectors in range(1, max_vectors + 1):
-        limit = (registers - 1 - vectors) // vectors
+        limit = (registers - max(4, 1 + vectors)) // vectors
         for points in range(1, min(limit, max_points) + 1):
             yield points, vectors

@@ -1,0 +1,160 @@
+"""Packed matrix product against numpy in float64, over shapes, epilogues and instruction sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.runnable import can_run_here
+from graphopt.backends.base.target import parse_target
+from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.x86.kernels import matmul_packed as kernel
+from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand
+
+LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
+SHAPES = [  # m, n, k
+    (1, 1000, 64),
+    (1, 1, 1),
+    (1, 16, 300),
+    (2, 7, 5),
+    (13, 33, 17),
+    (14, 32, 64),
+    (29, 48, 31),
+    (49, 256, 40),
+    (128, 10, 129),
+    (131, 96, 8),
+]
+
+
+def caps_of(level: str) -> Caps:
+    target = parse_target(level)
+    if not can_run_here(target):
+        pytest.skip(f"needs a processor of {level}")
+    return target.caps
+
+
+def inputs_of(m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.standard_normal((m, k), dtype=np.float32), rng.standard_normal((k, n), dtype=np.float32)
+
+
+class Compiled:
+    """A built kernel, callable on any number of rows that its spec allows."""
+
+    def __init__(
+        self,
+        spec: kernel.MatmulSpec,
+        level: str,
+        config: kernel.MatmulConfig | None = None,
+        epilogue: EpilogueFn | None = None,
+        extras: tuple[ExtraOperand, ...] = (),
+    ) -> None:
+        caps = caps_of(level)
+        assert kernel.supports(spec, caps) is None
+        self.spec = spec
+        self.config = config or kernel.default_config(spec, caps)
+        func = kernel.emit(spec, self.config, epilogue, extras, "mm")
+        self.module = tvm.compile(tvm.IRModule({"mm": func}), parse_target(level).tvm_target()).jit()
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, *extras: np.ndarray) -> np.ndarray:
+        """The output starts as NaN, so that no element may be left out."""
+        output = tvm.runtime.tensor(np.full((a.shape[0], self.spec.n), np.nan, np.float32))
+        packed = kernel.pack_weight(b, self.spec, self.config)
+        self.module["mm"](*(tvm.runtime.tensor(x) for x in (a, packed, *extras)), output)
+        result: np.ndarray = output.numpy()
+        return result
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, k: int) -> None:
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6 * k**0.5 + 1e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_numpy(shape: tuple[int, int, int], level: str) -> None:
+    a, b = inputs_of(*shape)
+    assert_close(Compiled(kernel.MatmulSpec(*shape), level)(a, b), a.astype(np.float64) @ b, shape[2])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        kernel.MatmulConfig(m_tile=6, n_vectors=2, lanes=8, m_block=12),
+        kernel.MatmulConfig(m_tile=1, n_vectors=5, lanes=8, m_block=3),
+        kernel.MatmulConfig(m_tile=200, n_vectors=1, lanes=4),
+        kernel.MatmulConfig(m_tile=3, n_vectors=3, lanes=16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(29, 48, 31), (13, 33, 17), (1, 160, 9)], ids=str)
+def test_every_config_is_correct(shape: tuple[int, int, int], config: kernel.MatmulConfig) -> None:
+    a, b = inputs_of(*shape)
+    assert_close(Compiled(kernel.MatmulSpec(*shape), "x86-64-v3", config)(a, b), a.astype(np.float64) @ b, shape[2])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("n", [48, 37])
+def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
+    k = 20
+    compiled = Compiled(kernel.MatmulSpec(tirx.Var("m", dtype), n, k), level)
+    for m in (1, 2, 3, 5, 11, 12, 13, 14, 15, 27, 28, 29, 100):
+        a, b = inputs_of(m, n, k)
+        assert_close(compiled(a, b), a.astype(np.float64) @ b, k)
+
+
+def test_symbolic_rows_in_cache_blocks() -> None:
+    spec = kernel.MatmulSpec(tirx.Var("m", "int64"), 40, 6)
+    compiled = Compiled(spec, "x86-64-v3", kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10))
+    for m in (1, 4, 5, 10, 11, 19, 20, 47):
+        a, b = inputs_of(m, 40, 6)
+        assert_close(compiled(a, b), a.astype(np.float64) @ b, 6)
+
+
+@pytest.mark.parametrize("shape", [(29, 48, 31), (13, 33, 17)], ids=str)
+def test_epilogue_of_bias_residual_relu(shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    a, b = inputs_of(*shape)
+    bias, residual = inputs_of(1, n, 1)[1][0], inputs_of(n, 1, m)[0].T.copy()
+
+    def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
+        row, column = index
+        return tirx.max(value + extras[0][column] + extras[1][row, column], tirx.const(0, "float32"))
+
+    extras = (ExtraOperand("bias", (n,)), ExtraOperand("residual", (m, n)))
+    actual = Compiled(kernel.MatmulSpec(*shape), "x86-64-v3", epilogue=epilogue, extras=extras)(a, b, bias, residual)
+    assert_close(actual, np.maximum(a.astype(np.float64) @ b + bias + residual, 0), k)
+
+
+def test_extreme_values_stay_in_their_rows() -> None:
+    spec = kernel.MatmulSpec(9, 24, 12)
+    a, b = inputs_of(9, 24, 12)
+    a[2, 3], a[5, 0], b = np.nan, np.inf, np.abs(b)
+    actual = Compiled(spec, "x86-64-v3")(a, b)
+    assert np.isnan(actual[2]).all()
+    assert np.isposinf(actual[5]).all()
+    assert np.isfinite(np.delete(actual, [2, 5], axis=0)).all()
+
+
+@pytest.mark.parametrize(("bits", "registers", "most"), [(512, 32, 28), (256, 16, 12), (128, 16, 12)])
+@pytest.mark.parametrize("shape", [*SHAPES, (4096, 4096, 4096)], ids=str)
+def test_default_config_fits_the_registers(shape: tuple[int, int, int], bits: int, registers: int, most: int) -> None:
+    config = kernel.default_config(kernel.MatmulSpec(*shape), Caps(vector_bits=bits, vector_registers=registers))
+    assert config.m_tile * config.n_vectors <= most
+    assert config.m_block % config.m_tile == 0
+    assert config.lanes * 32 <= bits
+
+
+def test_refuses_empty_products() -> None:
+    assert "empty" in (kernel.supports(kernel.MatmulSpec(4, 0, 4), Caps()) or "")
+    assert "CPU" in (kernel.supports(kernel.MatmulSpec(4, 4, 4), Caps(sm=80)) or "")
+
+
+def test_pack_weight_rejects_another_shape() -> None:
+    spec = kernel.MatmulSpec(4, 8, 16)
+    with pytest.raises(ValueError, match="expected"):
+        kernel.pack_weight(np.zeros((8, 16), np.float32), spec, kernel.default_config(spec, Caps()))
