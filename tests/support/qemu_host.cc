@@ -1,0 +1,129 @@
+// Runs a function of a compiled library and writes its outputs:
+//
+//   qemu_host LIBRARY vm|prim FUNCTION [in:DTYPE:SHAPE:FILE]... [out:DTYPE:SHAPE:FILE]...
+//
+// SHAPE is comma-separated and empty for a scalar; files are raw and little-endian. In mode "vm" FUNCTION belongs to the Relax
+// VM executable in LIBRARY and its results go to the outputs; in mode "prim" it is a PrimFunc that takes the outputs as arguments.
+#include <dlfcn.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/tvm_ffi.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ffi = tvm::ffi;
+
+struct HostAlloc {
+  void AllocData(DLTensor* t) {
+    size_t bytes = ffi::GetDataSize(*t);
+    t->data = aligned_alloc(64, (bytes + 64) / 64 * 64);
+    std::memset(t->data, 0xA5, bytes);  // so that an output never written shows
+  }
+  void FreeData(DLTensor* t) { free(t->data); }
+};
+
+struct Spec {
+  bool is_output;
+  std::string dtype, file;
+  std::vector<int64_t> shape;
+};
+
+static Spec Parse(const std::string& text) {
+  std::istringstream in(text);
+  std::string role, shape, dim;
+  Spec spec;
+  std::getline(in, role, ':');
+  std::getline(in, spec.dtype, ':');
+  std::getline(in, shape, ':');
+  std::getline(in, spec.file);
+  spec.is_output = role == "out";
+  std::istringstream dims(shape);
+  while (std::getline(dims, dim, ',')) spec.shape.push_back(std::stoll(dim));
+  return spec;
+}
+
+static ffi::Tensor Make(const Spec& spec) {
+  return ffi::Tensor::FromNDAlloc(HostAlloc(), ffi::Shape(spec.shape), ffi::StringToDLDataType(spec.dtype),
+                                  DLDevice{kDLCPU, 0});
+}
+
+static void Transfer(const ffi::Tensor& tensor, const std::string& file, bool write) {
+  const DLTensor* t = tensor.GetDLTensorPtr();
+  size_t bytes = ffi::GetDataSize(*t);
+  FILE* f = std::fopen(file.c_str(), write ? "wb" : "rb");
+  if (!f) throw std::runtime_error("cannot open " + file);
+  char* data = static_cast<char*>(t->data) + t->byte_offset;
+  size_t done = write ? std::fwrite(data, 1, bytes, f) : std::fread(data, 1, bytes, f);
+  if (std::fclose(f) != 0 || done != bytes) throw std::runtime_error("short transfer of " + file);
+}
+
+static ffi::Any Call(const ffi::Function& f, const std::vector<ffi::Any>& args) {
+  std::vector<ffi::AnyView> views(args.begin(), args.end());
+  ffi::Any result;
+  f.CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
+  return result;
+}
+
+static void Run(int argc, char** argv) {
+  if (argc < 4) throw std::runtime_error("usage: qemu_host LIBRARY vm|prim FUNCTION SPEC...");
+  if (!dlopen("libtvm_runtime.so", RTLD_NOW | RTLD_GLOBAL)) throw std::runtime_error(dlerror());
+  bool is_vm = std::string(argv[2]) == "vm";
+  std::vector<ffi::Any> args;
+  std::vector<Spec> outputs;
+  std::vector<ffi::Tensor> results;
+  for (int i = 4; i < argc; ++i) {
+    Spec spec = Parse(argv[i]);
+    if (spec.is_output) {
+      outputs.push_back(spec);
+      if (is_vm) continue;
+    }
+    ffi::Tensor tensor = Make(spec);
+    if (spec.is_output) {
+      results.push_back(tensor);
+    } else {
+      Transfer(tensor, spec.file, false);
+    }
+    args.push_back(tensor);
+  }
+  ffi::Module library = ffi::Module::LoadFromFile(argv[1]);
+  if (is_vm) {
+    ffi::Module vm = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
+    constexpr int kPooledAllocator = 2;
+    vm->GetFunction("vm_initialization", false).value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    ffi::Any result = Call(vm->GetFunction(argv[3], false).value(), args);
+    if (auto single = result.as<ffi::Tensor>()) {
+      results.push_back(*single);
+    } else {
+      for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) results.push_back(item.cast<ffi::Tensor>());
+    }
+  } else {
+    Call(library->GetFunction(argv[3], false).value(), args);
+  }
+  if (results.size() != outputs.size()) throw std::runtime_error("function gave another number of outputs");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    ffi::Tensor expected = Make(outputs[i]);
+    const DLTensor *a = expected.GetDLTensorPtr(), *b = results[i].GetDLTensorPtr();
+    bool same = a->ndim == b->ndim && std::memcmp(&a->dtype, &b->dtype, sizeof(a->dtype)) == 0;
+    for (int d = 0; same && d < a->ndim; ++d) same = a->shape[d] == b->shape[d];
+    if (!same) throw std::runtime_error("output " + std::to_string(i) + " has another type or shape");
+    Transfer(results[i], outputs[i].file, true);
+  }
+}
+
+int main(int argc, char** argv) {
+  try {
+    Run(argc, argv);
+    return 0;
+  } catch (const ffi::Error& e) {
+    std::fprintf(stderr, "%s: %s\n", std::string(e.kind()).c_str(), std::string(e.message()).c_str());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+  }
+  return 1;
+}
