@@ -1,1 +1,68 @@
-"""graphopt: a graph-level model compiler for ONNX."""
+"""graphopt: a graph-level model compiler for ONNX.
+
+Names are loaded on first use, so ``import graphopt`` costs nothing and pulls in neither onnx nor TVM.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graphopt.driver.importing import import_onnx
+    from graphopt.errors import (
+        AccuracyError,
+        ArtifactError,
+        CompileError,
+        DeviceError,
+        GraphOptError,
+        InputError,
+        InternalError,
+        ModelError,
+        TargetError,
+        UnsupportedOpError,
+        UserError,
+    )
+
+_HOME = {
+    "import_onnx": "graphopt.driver.importing",
+    "AccuracyError": "graphopt.errors",
+    "ArtifactError": "graphopt.errors",
+    "CompileError": "graphopt.errors",
+    "DeviceError": "graphopt.errors",
+    "GraphOptError": "graphopt.errors",
+    "InputError": "graphopt.errors",
+    "InternalError": "graphopt.errors",
+    "ModelError": "graphopt.errors",
+    "TargetError": "graphopt.errors",
+    "UnsupportedOpError": "graphopt.errors",
+    "UserError": "graphopt.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))
+
+
+__all__ = [
+    "AccuracyError",
+    "ArtifactError",
+    "CompileError",
+    "DeviceError",
+    "GraphOptError",
+    "InputError",
+    "InternalError",
+    "ModelError",
+    "TargetError",
+    "UnsupportedOpError",
+    "UserError",
+    "import_onnx",
+]

@@ -50,6 +50,12 @@ class GraphOptError(Exception):
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
 
+    def add_note_line(self, note: str) -> None:
+        """Append a line of detail, once."""
+        if note not in self.notes:
+            self.notes = (*self.notes, note)
+            self.args = (str(self),)
+
     def to_dict(self) -> dict[str, object]:
         """The same facts for ``--json`` output."""
         return {

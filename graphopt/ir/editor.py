@@ -109,6 +109,26 @@ class Editor:
             node.attrs[name] = value
         self._touch()
 
+    def set_op(self, node: Node, op: str) -> None:
+        """Rename the operator; inputs and attributes stay."""
+        node.op = op
+        self._touch()
+
+    def trim_outputs(self, node: Node, count: int) -> None:
+        """Drop unused outputs from position ``count`` on.
+
+        Raises:
+            InternalError: one of them is in use.
+        """
+        for out in node.outputs[count:]:
+            if out is None:
+                continue
+            if out.uses or out.escapes:
+                raise InternalError(f"dropping output %{out.name} of {node.label}, which is still used")
+            out.producer = None
+        del node.outputs[count:]
+        self._touch()
+
     def set_output(self, graph: Graph, index: int, value: Value) -> None:
         """Make ``value`` output ``index`` of ``graph``, appending when ``index`` is the length."""
         if index == len(graph.outputs):
@@ -191,6 +211,23 @@ class Editor:
         self.graph.nodes.remove(node)
         self.graph.nodes.insert(self.graph.nodes.index(anchor), node)
         self._touch()
+
+    def adopt(self, branch: Graph, before: Node) -> list[Node]:
+        """Move all nodes of a subgraph to just before ``before`` in this graph, with its runtime assumptions.
+
+        The subgraph is left without nodes; its outputs stay the caller's business.
+        """
+        moved, branch.nodes = branch.nodes, []
+        for node in moved:
+            node.graph = self.graph
+            for sub in node.subgraphs:
+                sub.parent = self.graph
+        at = self.graph.nodes.index(before)
+        self.graph.nodes[at:at] = moved
+        for pair, why in branch.constraints.items():
+            self.graph.constraints.setdefault(pair, why)
+        self._touch()
+        return moved
 
     def _unlink(self, node: Node) -> None:
         for sub in node.subgraphs:

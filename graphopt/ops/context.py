@@ -122,7 +122,7 @@ class InferContext:
             if diff != 0:
                 raise self.invalid(f"{why}: {a} and {b} differ")
             return
-        self.graph.root.constraints.setdefault((a, b), f"{self.node.label}: {why}")
+        self.graph.constraints.setdefault((a, b), f"{self.node.label}: {why}")
 
     def broadcast(self, *shapes: Shape) -> Shape:
         """Numpy-style broadcast; a symbolic dimension is never taken for 1."""

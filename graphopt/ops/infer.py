@@ -11,13 +11,14 @@ from graphopt.ir.dims import SymExpr, as_symbol, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import OpaqueType, TensorType, Type
-from graphopt.ops import conv, elementwise, matmul, movement, normalization, pool, reduction, shape  # noqa: F401  (registration)
+from graphopt.ops import control_flow, conv, elementwise, matmul, movement, normalization, pool, reduction, shape  # noqa: F401  (registration)
 from graphopt.ops.content import evaluate
 from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.control_flow import infer_subgraphs
 from graphopt.ops.registry import lookup
 
 
-def infer_node(node: Node) -> None:
+def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
     """Set types and contents of the node's outputs (and of values in its subgraphs).
 
     Raises:
@@ -25,8 +26,8 @@ def infer_node(node: Node) -> None:
         UnsupportedOpError: no rule can tell the types.
     """
     assert node.graph is not None
-    for sub in node.subgraphs:
-        infer_graph(sub)
+    if node.subgraphs and not subgraphs_ready:
+        infer_subgraphs(node, infer_graph)
     context = InferContext(node, node.graph)
     before = node.graph.root.symbol_count
     info = None if node.domain else lookup(node.op)
@@ -99,7 +100,7 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
                 np.ascontiguousarray(array).reshape(array.shape), value.name
             )
     if node.subgraphs:
-        return [_subgraph_output(node, i) for i, _ in enumerate(node.outputs)]
+        return [OpaqueType("unknown") for _ in node.outputs]
     proto = node_proto(node, names, [v.name if v is not None else "" for v in node.outputs])
     opset = onnx.helper.make_opsetid(node.domain, schema.since_version)
     try:
@@ -111,16 +112,6 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
             hint="the model is inconsistent; check its export",
         ) from e  # fmt: skip
     return [_from_proto(found.get(v.name), c.graph) if v is not None else OpaqueType("absent") for v in node.outputs]
-
-
-def _subgraph_output(node: Node, index: int) -> Type:
-    branches = [s.outputs[index].type for s in node.subgraphs if index < len(s.outputs)]
-    first = branches[0] if branches else None
-    if node.op == "If" and first is not None and all(b == first for b in branches):
-        return first
-    if isinstance(first, TensorType):
-        return TensorType(first.dtype, None)
-    return OpaqueType("unknown")
 
 
 def type_proto(type_: TensorType) -> onnx.TypeProto:

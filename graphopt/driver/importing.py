@@ -1,0 +1,45 @@
+"""From an ONNX model to a verified, fully typed graph in canonical form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from graphopt.driver.input_shapes import apply_shapes
+from graphopt.errors import GraphOptError
+from graphopt.ir.graph import Graph
+from graphopt.ir.onnx_io import graph_from_onnx
+from graphopt.ir.onnx_load import ModelSource, load_model
+from graphopt.ir.verifier import verify
+from graphopt.ops.canonicalize import canonicalize
+
+ShapeSpec: TypeAlias = "str | Sequence[int | str]"
+
+
+def import_onnx(src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None) -> Graph:
+    """Load, check, normalise and type an ONNX model.
+
+    Args:
+        src: path of an .onnx file, its bytes, or a ModelProto (which is not changed).
+        shapes: input name to shape, as ``(1, 3, 224, 224)``, ``("N", 3, "H", "W")`` or ``"Nx3x224x224"``. An integer fixes a symbolic
+            dimension everywhere it occurs, a name renames it; the dimensions ``?`` and ``-1`` are left as they are.
+
+    Returns:
+        A graph whose nodes have the newest form of their operator, with every value typed and decided ``If`` nodes inlined.
+
+    Raises:
+        ModelError: the model is missing, damaged, inconsistent or unsafe to read.
+        UnsupportedOpError: an operator, attribute or shape form that is not handled.
+        UserError: ``shapes`` names no input, or contradicts the model.
+    """
+    model = load_model(src)
+    try:
+        graph = graph_from_onnx(model)
+        apply_shapes(graph, shapes or {})
+        canonicalize(graph)
+        verify(graph)
+    except GraphOptError as e:
+        if model.source not in str(e):
+            e.add_note_line(f"in model {model.source}")
+        raise
+    return graph

@@ -1,0 +1,88 @@
+"""Second level: the graph cut into kernel-sized groups, each value with a memory layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.printer import format_node
+
+
+class GroupKind(Enum):
+    """How a group becomes code."""
+
+    kernel = "kernel"  # one compiled function
+    view = "view"  # same elements under another shape: no code, no copy
+    control = "control"  # If, Loop, Scan: programs inside a program
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes computed by one kernel.
+
+    Attributes:
+        anchor: the node that decides the kernel (convolution, matrix product, reduction, ...); the others are its epilogue.
+        outputs: values used outside of the group.
+    """
+
+    nodes: list[Node]
+    anchor: Node
+    kind: GroupKind = GroupKind.kernel
+    outputs: list[Value] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> list[Value]:
+        """Values made elsewhere, constants included, in order of first use."""
+        inside = {v for n in self.nodes for v in n.outputs if v is not None}
+        found: dict[Value, None] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None and value not in inside:
+                    found[value] = None
+        return list(found)
+
+    @property
+    def epilogue(self) -> list[Node]:
+        """Everything but the anchor."""
+        return [n for n in self.nodes if n is not self.anchor]
+
+    @property
+    def label(self) -> str:
+        """``conv2d+relu``-style name for messages and kernel names."""
+        return "_".join(n.op.lower() for n in self.nodes[:4]) + ("_etc" if len(self.nodes) > 4 else "")
+
+
+@dataclass(eq=False)
+class FusedGraph:
+    """A graph partitioned into groups in execution order.
+
+    Attributes:
+        blocks: channel block of values stored as ``NC[H W]c`` with the channels of a block innermost; absent means plain.
+    """
+
+    graph: Graph
+    groups: list[Group]
+    blocks: dict[Value, int] = field(default_factory=dict)
+
+    def layout(self, value: Value) -> str:
+        """Layout in the field's notation: ``NCHW16c``, or ``plain``."""
+        block = self.blocks.get(value, 0)
+        if not block:
+            return "plain"
+        return "N" + "C" + {3: "W", 4: "HW", 5: "DHW"}.get(len(value.shape), "...") + f"{block}c"
+
+
+def format_fused(fused: FusedGraph) -> str:
+    """Text of the second level: groups with their nodes, layouts where not plain."""
+    graph = fused.graph
+    head = ", ".join(f"%{v.name}: {v.type}" for v in graph.inputs)
+    lines = [f"fused {graph.name}({head}) {{"]
+    for i, group in enumerate(fused.groups):
+        outs = ", ".join(f"%{v.name}: {v.type} {fused.layout(v)}" for v in group.outputs)
+        lines.append(f"  {group.kind.value} #{i} anchor={group.anchor.op} -> {outs}")
+        for node in group.nodes:
+            mark = "*" if node is group.anchor else " "
+            lines.extend(f"   {mark} {line}" for line in format_node(node))
+    tail = ", ".join(f"%{v.name}" for v in graph.outputs)
+    return "\n".join([*lines, f"  return {tail}", "}"])

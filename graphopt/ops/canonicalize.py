@@ -1,0 +1,68 @@
+"""One walk over a freshly imported graph: newest operator forms, decided branches inlined, types inferred.
+
+The three go together because each needs the others: upgrading an operator may need the rank of its input, deciding an ``If`` needs
+the contents of shape tensors, and a branch that is never taken may not even be well-typed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.errors import GraphOptError, InternalError
+from graphopt.ir.editor import Editor
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.inline import inline_subgraph
+from graphopt.ops.context import known_array
+from graphopt.ops.control_flow import infer_subgraphs
+from graphopt.ops.infer import infer_node
+from graphopt.ops.upgrade import upgrade
+
+
+def canonicalize(graph: Graph, opset: int | None = None) -> None:
+    """Bring every node to its newest form and infer all types, in subgraphs too.
+
+    Args:
+        graph: its inputs are typed, its nodes are in the form of ``opset``.
+        opset: ai.onnx version of the nodes; the graph's own when None.
+
+    Raises:
+        ModelError: a node contradicts the ONNX specification.
+        UnsupportedOpError: a node has no equivalent in newest form, or no rule can tell its types.
+        InternalError: a rule failed on a node instead of accepting or refusing it.
+    """
+    canonicalize_nodes(list(graph.nodes), Editor(graph, infer_node), graph.opset if opset is None else opset)
+
+
+def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
+    """Like ``canonicalize`` for some nodes of ``editor.graph``, given in order."""
+    todo = nodes[::-1]
+    while todo:
+        node = todo.pop()
+        try:
+            branch = taken_branch(node)
+            if branch is not None:
+                todo.extend(inline_subgraph(node, branch, Editor(editor.graph))[::-1])
+                continue
+            if upgrade(node, editor, opset):
+                infer_subgraphs(node, lambda sub: canonicalize(sub, opset))
+                infer_node(node, subgraphs_ready=True)
+        except GraphOptError as e:
+            e.node = e.node or node.label
+            raise
+        except Exception as e:  # an arbitrary model must not end in a traceback without the node's name
+            raise InternalError(
+                f"{type(e).__name__} while importing {node.op}: {e}",
+                node=node.label,
+                hint="this is a bug in graphopt's rule for the operator, please report it with the model",
+            ) from e
+
+
+def taken_branch(node: Node) -> Graph | None:
+    """The branch that an ``If`` always takes, None when it depends on run-time values or is no ``If``."""
+    if node.op != "If" or node.domain or not node.inputs or node.inputs[0] is None:
+        return None
+    condition = known_array(node.inputs[0])
+    if condition is None or condition.size != 1:
+        return None
+    branch = node.attrs.get("then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch")
+    return branch if isinstance(branch, Graph) else None
