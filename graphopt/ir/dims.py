@@ -37,14 +37,17 @@ class Apply:
 
     def __str__(self) -> str:
         args = [str(a) for a in self.args]
-        infix = {"floordiv": "//", "mod": "%", "eq": "==", "lt": "<"}.get(self.fn)
+        infix = _INFIX.get(self.fn)
         if infix:
-            return f"({args[0]}){infix}({args[1]})" if not _is_plain(self.args[0]) else f"{args[0]}{infix}{args[1]}"
+            left, right = (a if _is_plain(d) else f"({a})" for a, d in zip(args, self.args))
+            return f"{left}{infix}{right}"
         return f"{self.fn}({', '.join(args)})"
 
 
 Atom: TypeAlias = Symbol | Apply
 Monomial: TypeAlias = tuple[Atom, ...]
+
+_INFIX = {"floordiv": "//", "mod": "%", "eq": "==", "lt": "<"}
 
 FUNCTIONS: dict[str, Callable[..., int]] = {
     "floordiv": operator.floordiv,
@@ -123,7 +126,8 @@ class SymExpr:
     def __str__(self) -> str:
         parts: list[str] = []
         for m, c in self.terms:
-            body = "*".join(str(a) for a in m)
+            alone = len(m) == 1 and abs(c) == 1 and len(self.terms) == 1 and c > 0
+            body = "*".join(str(a) if alone or _is_name(a) else f"({a})" for a in m)
             text = str(abs(c)) if not m else (body if abs(c) == 1 else f"{abs(c)}*{body}")
             parts.append(("-" if c < 0 else "+") + text)
         joined = " ".join(f"{p[0]} {p[1:]}" for p in parts)
@@ -180,11 +184,15 @@ def as_symbol(dim: Dim) -> str | None:
     return None
 
 
+def as_equality(dim: Dim) -> tuple[Dim, Dim] | None:
+    """The two sides when ``dim`` is the undecided comparison ``a == b``, else None."""
+    atom = _single_atom(dim) if isinstance(dim, SymExpr) else None
+    return (atom.args[0], atom.args[1]) if isinstance(atom, Apply) and atom.fn == "eq" else None
+
+
 def apply(fn: str, *args: Dim) -> Dim:
     """``FUNCTIONS[fn]`` of dimensions, simplified where it can be decided."""
-    simplify = {"floordiv": floordiv, "mod": mod, "max": dim_max, "min": dim_min, "where": where, "eq": equal_int}.get(
-        fn
-    )
+    simplify = _SIMPLIFY.get(fn)
     return simplify(*args) if simplify else _opaque(fn, *args)
 
 
@@ -206,6 +214,9 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         inner = _single_atom(a)
         if isinstance(inner, Apply) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
             return floordiv(inner.args[0], inner.args[1] * b)
+        merged = _merge_floordiv(a, b)
+        if merged is not None:
+            return merged
         constant = dict(a.terms).get((), 0)
         if not 0 <= constant < b:  # keep the remainder in range so that equal quotients look equal
             return constant // b + floordiv(a - constant + constant % b, b)
@@ -258,6 +269,30 @@ def where(cond: Dim, a: Dim, b: Dim) -> Dim:
     return a if a == b else _opaque("where", cond, a, b)
 
 
+def nonnegative(dim: Dim) -> bool:
+    """Whether the expression can't be negative: built from extents with positive coefficients.
+
+    Symbols are extents, except those made for the contents of tensors (``v0``, ``v1``, ...; see ``InferContext.content``).
+    """
+    if isinstance(dim, int):
+        return dim >= 0
+    return all(c > 0 and all(_nonnegative_atom(a) for a in m) for m, c in dim.terms)
+
+
+def _nonnegative_atom(atom: Atom) -> bool:
+    if isinstance(atom, Symbol):
+        return not (atom.name[:1] == "v" and atom.name[1:].isdigit())
+    if atom.fn in ("eq", "lt"):
+        return True
+    if atom.fn == "mod":
+        return nonnegative(atom.args[1]) and atom.args[1] != 0
+    if atom.fn == "max":
+        return any(nonnegative(a) for a in atom.args)
+    if atom.fn == "where":
+        return all(nonnegative(a) for a in atom.args[1:])
+    return all(nonnegative(a) for a in atom.args)
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     """Product of all, 1 for none."""
     start: Dim = 1
@@ -295,7 +330,15 @@ def _single_atom(e: SymExpr) -> Atom | None:
 
 
 def _is_plain(dim: Dim) -> bool:
-    return isinstance(dim, int) or _single_atom(dim) is not None
+    """Whether the text needs no parentheses as an operand."""
+    if isinstance(dim, int):
+        return dim >= 0
+    atom = _single_atom(dim)
+    return atom is not None and _is_name(atom)
+
+
+def _is_name(atom: Atom) -> bool:
+    return isinstance(atom, Symbol) or atom.fn not in _INFIX
 
 
 def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
@@ -316,6 +359,19 @@ def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
     return _normal(out)
 
 
+def _merge_floordiv(a: SymExpr, b: int) -> Dim | None:
+    """``(x // c + k) // b == (x + k*c) // (b*c)`` for integers b, c > 0: chains of strided layers become one division."""
+    terms = dict(a.terms)
+    k = terms.pop((), 0)
+    if len(terms) != 1:
+        return None
+    ((monomial, coefficient),) = terms.items()
+    if coefficient != 1 or len(monomial) != 1 or not isinstance(monomial[0], Apply) or monomial[0].fn != "floordiv":
+        return None
+    x, c = monomial[0].args
+    return floordiv(x + k * c, b * c) if isinstance(c, int) and c > 0 else None
+
+
 def _extreme(fn: str, args: tuple[Dim, ...], keep_first: Callable[[int], bool]) -> Dim:
     out = args[0]
     for arg in args[1:]:
@@ -325,3 +381,13 @@ def _extreme(fn: str, args: tuple[Dim, ...], keep_first: Callable[[int], bool]) 
         else:
             out = _opaque(fn, out, arg)
     return out
+
+
+_SIMPLIFY: dict[str, Callable[..., Dim]] = {
+    "floordiv": floordiv,
+    "mod": mod,
+    "max": dim_max,
+    "min": dim_min,
+    "where": where,
+    "eq": equal_int,
+}

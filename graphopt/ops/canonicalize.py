@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.errors import GraphOptError, InternalError
+from graphopt.ir.dims import as_equality, symbols_of
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.inline import inline_subgraph
-from graphopt.ops.context import known_array
+from graphopt.ir.types import TensorType
+from graphopt.ops.context import content_of, known_array
 from graphopt.ops.control_flow import infer_subgraphs
 from graphopt.ops.infer import infer_node
 from graphopt.ops.upgrade import upgrade
@@ -46,6 +48,9 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
             if upgrade(node, editor, opset):
                 infer_subgraphs(node, lambda sub: canonicalize(sub, opset))
                 infer_node(node, subgraphs_ready=True)
+                branch = assumed_branch(node)
+                if branch is not None:
+                    inline_subgraph(node, branch, Editor(editor.graph))
         except GraphOptError as e:
             e.node = e.node or node.label
             raise
@@ -55,6 +60,30 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
                 node=node.label,
                 hint="this is a bug in graphopt's rule for the operator, please report it with the model",
             ) from e
+
+
+def assumed_branch(node: Node) -> Graph | None:
+    """The branch of an ``If`` on ``dim == constant`` that is taken for granted, and guarded by a run-time constraint.
+
+    Exporters write ``squeeze(axis)`` of a dynamic dimension as ``If(dim == 1, Squeeze(x), Identity(x))``, whose rank depends on the
+    input. Nothing can be compiled for two ranks, so the equality is recorded as a constraint of the graph, which is checked whenever
+    the compiled model runs. Only done where the branches' ranks differ.
+    """
+    if node.op != "If" or node.domain or node.inputs[0] is None or node.graph is None:
+        return None
+    then = node.attrs.get("then_branch")
+    split = [v.name for v in node.outputs if v is not None and isinstance(v.type, TensorType) and v.type.shape is None]
+    content = content_of(node.inputs[0])
+    if not split or content is None or content.size != 1 or not isinstance(then, Graph):
+        return None
+    if any(not isinstance(v.type, TensorType) or v.type.shape is None for s in node.subgraphs for v in s.outputs):
+        return None
+    sides = as_equality(content.reshape(-1)[0])
+    if sides is None or any(s[:1] in "uv" and s[1:].isdigit() for s in symbols_of(*sides)):
+        return None
+    reason = f"{node.label}: the rank of {', '.join(split)} is only known if this holds"
+    node.graph.constraints.setdefault(sides, reason)
+    return then
 
 
 def taken_branch(node: Node) -> Graph | None:

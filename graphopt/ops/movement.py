@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, SymExpr, dim_max, dim_min, known, symbol, where
+from graphopt.ir.dims import Dim, SymExpr, dim_max, dim_min, known, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -81,7 +81,8 @@ def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, int]]:
         first = _clamp(start, d, low, high)
         last = _clamp(end, d, low, high)
         span = last - first if step > 0 else first - last
-        extent = dim_max(-((-span) // abs(step)), 0)
+        count = -((-span) // abs(step))
+        extent = count if nonnegative(count) else dim_max(count, 0)
         out[axis] = (first, extent, step)
     return out
 
@@ -96,17 +97,8 @@ def _clamp(index: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
             return 0
         absolute = index + extent if index < 0 else index
     else:
-        absolute = index if _is_extent(index) else where(apply_dim("lt", index, 0), index + extent, index)
-    return dim_min(dim_max(absolute, low), high)
-
-
-def _is_extent(index: Dim) -> bool:
-    """Whether the expression is built from dimensions alone with positive coefficients, hence not negative."""
-    return (
-        isinstance(index, SymExpr)
-        and all(k > 0 for _, k in index.terms)
-        and not any(s[:1] == "v" and s[1:].isdigit() for s in index.symbols())
-    )
+        absolute = index if nonnegative(index) else where(apply_dim("lt", index, 0), index + extent, index)
+    return dim_min(absolute if low == 0 and nonnegative(absolute) else dim_max(absolute, low), high)
 
 
 @register("Slice", traits=(MOVEMENT,))
