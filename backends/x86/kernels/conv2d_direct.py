@@ -32,6 +32,7 @@ from graphopt.backends.x86.kernels.tiling import (
     register_tiles,
     split_balanced,
     split_by_taps,
+    split_symbolic_window,
     tile_cycles,
 )
 
@@ -41,6 +42,9 @@ _MAX_CODE = 3000
 
 _L2_BYTES_PER_CYCLE = 32
 _STORE_CYCLES = 2.0
+_NOMINAL = 56
+"""Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
+
 _TILE_CYCLES = 20.0
 
 
@@ -52,7 +56,7 @@ class Conv2dConfig:
         lanes: float32 per accumulator vector; divides ``out_block`` unless the output is plain.
         oc_vectors: vectors of output channels per register tile.
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
-        oh_tile: output rows per register tile; more than one pays for narrow outputs.
+        oh_tile: output rows per register tile; more than one pays for narrow outputs. Symbolic sizes take one.
         cache_tiles: spatial tiles whose input stays in cache while all channels are computed; 0 for a whole image.
     """
 
@@ -85,7 +89,7 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
         return f"{spec.out_channels} output channels aren't a multiple of the output's block of {spec.out_block}"
     if min(spec.pads) < 0:
         return "negative padding"
-    if min(spec.in_channels, spec.out_channels, spec.out_height, spec.out_width) < 1:
+    if min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
         return "an empty dimension"
     return None
 
@@ -97,12 +101,12 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
     else:
         lanes = math.gcd(spec.out_block, caps.lanes(4))
     vectors_needed = -(-spec.out_channels // lanes)
-    out_rows, out_columns = _plane(spec)
+    out_rows, out_columns = _nominal_plane(spec)
 
     candidates: list[tuple[float, int, Conv2dConfig]] = []
     for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
         tiles = [(1, points)] if points <= out_columns else []
-        if points % out_columns == 0 and 1 < points // out_columns <= out_rows:
+        if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
             tiles.append((points // out_columns, out_columns))
         for rows, columns in tiles:
             config = Conv2dConfig(lanes, vectors, columns, rows)
@@ -115,7 +119,7 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
 
 def _predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     """Cycles for one image on one core."""
-    out_rows, out_columns = _plane(spec)
+    out_rows, out_columns = _nominal_plane(spec)
     stream = 0.0
     if spec.reduction * config.oc_panel * 4 > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
         stream = config.oc_panel * 4 / _L2_BYTES_PER_CYCLE
@@ -143,31 +147,43 @@ def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
 def _segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], list[Segment]]:
     """The tiles along rows and columns."""
     out_rows, out_columns = _plane(spec)
-    rows, columns = split_balanced(out_rows, config.oh_tile), split_balanced(out_columns, config.ow_tile)
-    if any(spec.pads):
-        columns = split_by_taps(columns, spec.window(1))
-        if config.oh_tile > 1:
-            rows = split_by_taps(rows, spec.window(0))
+    if isinstance(out_columns, int):
+        columns = split_balanced(out_columns, config.ow_tile)
+        if any(spec.pads):
+            columns = split_by_taps(columns, spec.window(1))
+    else:
+        columns = split_symbolic_window(out_columns, config.ow_tile, spec.window(1), spec.pads[3])
+    if not isinstance(out_rows, int):
+        return [Segment(0, 1, out_rows)], columns
+    rows = split_balanced(out_rows, config.oh_tile)
+    if any(spec.pads) and config.oh_tile > 1:
+        rows = split_by_taps(rows, spec.window(0))
     return rows, columns
 
 
 def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
     """Spatial tiles whose input fills half of L2, a whole number of rows; 0 if that is all of them."""
-    out_rows, out_columns = _plane(spec)
+    out_rows, out_columns = _nominal_plane(spec)
     columns = -(-out_columns // config.ow_tile)
     rows = -(-out_rows // config.oh_tile)
-    image_bytes = 4 * spec.in_channels * spec.in_height * spec.in_width
-    fitting = caps.l2_bytes // 2 * rows * columns // image_bytes
-    if fitting >= rows * columns:
+    pixels = config.oh_tile * config.ow_tile * spec.strides[0] * spec.strides[1]
+    fitting = caps.l2_bytes // 2 // (4 * spec.in_channels * pixels)
+    if spec.static_plane and fitting >= rows * columns:
         return 0
     return max(fitting // columns * columns, columns) if rows > 1 else max(fitting, 1)
 
 
-def _plane(spec: Conv2dSpec) -> tuple[int, int]:
+def _plane(spec: Conv2dSpec) -> tuple[tirx.Expr | int, tirx.Expr | int]:
     """Rows and columns to tile: a pointwise convolution has one long row."""
     if spec.pointwise:
         return 1, spec.out_height * spec.out_width
     return spec.out_height, spec.out_width
+
+
+def _nominal_plane(spec: Conv2dSpec) -> tuple[int, int]:
+    """As `_plane`, with a typical size in place of a symbolic one."""
+    rows, columns = _plane(spec)
+    return rows if isinstance(rows, int) else _NOMINAL, columns if isinstance(columns, int) else _NOMINAL
 
 
 def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, int, int, int, int, int]:
@@ -206,7 +222,12 @@ def emit(
         epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
         extras: further inputs for the epilogue.
         name: global symbol of the function.
+
+    Raises:
+        ValueError: the configuration has several rows per tile and the size is symbolic.
     """
+    if config.oh_tile > 1 and spec.static_plane is None:
+        raise ValueError("tiles of several rows need a static output size")
     rows, columns = _segments(spec, config)
     column_tiles = tile_count(columns)
     panels = packed_weight_shape(spec, config)[0]
@@ -297,6 +318,11 @@ class _Kernel:
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
+            if column.clipped:
+                low, count = spec.window(1).clip(left)
+                with T.serial(0, count) as step:
+                    products(ky, low + step, (first * column.tile, last * column.tile))
+                return
             if column.taps is None:
                 with T.serial(0, kernel_width) as kx:
                     products(ky, kx, (first * column.tile, last * column.tile))
@@ -313,11 +339,8 @@ class _Kernel:
                 if first < last:
                     kernel_row(ky, first, last)
         elif self.config.oh_tile == 1 and (spec.pads[0] or spec.pads[2]):
-            low = tirx.floordiv(spec.pads[0] - top * spec.strides[0] + spec.dilations[0] - 1, spec.dilations[0])
-            room = spec.in_height + spec.pads[0] - top * spec.strides[0]
-            high = tirx.floordiv(room + spec.dilations[0] - 1, spec.dilations[0])
-            low, high = tirx.max(low, 0), tirx.min(high, kernel_height)
-            with T.serial(0, tirx.max(high - low, 0)) as step:
+            low, count = spec.window(0).clip(top)
+            with T.serial(0, count) as step:
                 kernel_row(low + step)
         else:
             with T.serial(0, kernel_height) as ky:

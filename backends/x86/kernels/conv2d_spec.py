@@ -15,8 +15,8 @@ class Conv2dSpec:
     Attributes:
         batch: images; an int or a symbolic ``tirx.Var``.
         in_channels: input channels.
-        in_height: input rows.
-        in_width: input columns.
+        in_height: input rows; an int or a symbolic ``tirx.Var``.
+        in_width: input columns; an int or a symbolic ``tirx.Var``.
         out_channels: output channels.
         kernel: kernel (height, width).
         strides: steps (vertical, horizontal).
@@ -29,8 +29,8 @@ class Conv2dSpec:
 
     batch: tirx.Expr | int
     in_channels: int
-    in_height: int
-    in_width: int
+    in_height: tirx.Expr | int
+    in_width: tirx.Expr | int
     out_channels: int
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
@@ -41,13 +41,13 @@ class Conv2dSpec:
     out_block: int = 1
 
     @property
-    def out_height(self) -> int:
+    def out_height(self) -> tirx.Expr | int:
         """Output rows."""
         window = (self.kernel[0] - 1) * self.dilations[0] + 1
         return (self.in_height + self.pads[0] + self.pads[2] - window) // self.strides[0] + 1
 
     @property
-    def out_width(self) -> int:
+    def out_width(self) -> tirx.Expr | int:
         """Output columns."""
         window = (self.kernel[1] - 1) * self.dilations[1] + 1
         return (self.in_width + self.pads[1] + self.pads[3] - window) // self.strides[1] + 1
@@ -59,15 +59,27 @@ class Conv2dSpec:
 
     @property
     def flops(self) -> int | None:
-        """Multiplies plus additions, those with padding included; None for a symbolic batch."""
-        if not isinstance(self.batch, int):
+        """Multiplies plus additions, those with padding included; None if a size is symbolic."""
+        if not isinstance(self.batch, int) or self.static_plane is None:
             return None
-        return 2 * self.batch * self.out_channels * self.out_height * self.out_width * self.reduction
+        height, width = self.static_plane
+        return 2 * self.batch * self.out_channels * height * width * self.reduction
+
+    @property
+    def static_plane(self) -> tuple[int, int] | None:
+        """Output rows and columns if both are known."""
+        height, width = self.out_height, self.out_width
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     @property
     def pointwise(self) -> bool:
-        """Whether each output pixel reads just the input pixel at its own place, so that the plane is one flat axis."""
-        return self.kernel == (1, 1) and self.strides == (1, 1) and self.pads == (0, 0, 0, 0)
+        """Whether output pixels each read the input pixel at their place, so that the plane is one flat axis."""
+        return (
+            self.static_plane is not None
+            and self.kernel == (1, 1)
+            and self.strides == (1, 1)
+            and self.pads == (0, 0, 0, 0)
+        )
 
     def window(self, axis: int) -> Window:
         """How the kernel slides along the height (0) or the width (1)."""
@@ -84,7 +96,9 @@ class Conv2dSpec:
         """Physical shape of the output."""
         return self._physical(self.out_channels, self.out_height, self.out_width, self.out_block)
 
-    def _physical(self, channels: int, height: int, width: int, block: int) -> tuple[tirx.Expr | int, ...]:
+    def _physical(
+        self, channels: int, height: tirx.Expr | int, width: tirx.Expr | int, block: int
+    ) -> tuple[tirx.Expr | int, ...]:
         if block == 1:
             return self.batch, channels, height, width
         return self.batch, channels // block, height, width, block

@@ -28,12 +28,14 @@ class Segment:
         count: tiles; may be an expression.
         taps: for tiles that touch padding, the half-open range of elements that each kernel element applies to; None
             when all apply to all.
+        clipped: single elements that may touch padding at a place unknown until run time.
     """
 
     start: tirx.Expr | int
     tile: int
     count: tirx.Expr | int
     taps: tuple[tuple[int, int], ...] | None = None
+    clipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Window:
         lead: padding before the input.
     """
 
-    extent: int
+    extent: tirx.Expr | int
     kernel: int
     stride: int
     dilation: int
@@ -56,6 +58,7 @@ class Window:
 
     def taps(self, start: int, count: int) -> tuple[tuple[int, int], ...]:
         """For each kernel element, the half-open range of the ``count`` outputs from ``start`` that it reaches."""
+        assert isinstance(self.extent, int)
         spans = []
         for tap in range(self.kernel):
             offset = start * self.stride + tap * self.dilation - self.lead
@@ -63,6 +66,18 @@ class Window:
             high = min(count, max(low, -((offset - self.extent) // self.stride)))
             spans.append((low, high) if low < high else (0, 0))
         return tuple(spans)
+
+    def clip(self, position: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """First kernel element that meets the input at output ``position``, and how many do."""
+        origin = self.lead - position * self.stride
+        low = tirx.max(ceil_div(origin, self.dilation), 0)
+        high = tirx.min(ceil_div(origin + self.extent, self.dilation), self.kernel)
+        return low, tirx.max(high - low, 0)
+
+
+def ceil_div(value: tirx.Expr | int, divisor: int) -> tirx.Expr | int:
+    """``value / divisor`` rounded up, for values of either sign."""
+    return (value + (divisor - 1)) // divisor
 
 
 def split_balanced(extent: int, tile: int) -> list[Segment]:
@@ -77,18 +92,39 @@ def split_balanced(extent: int, tile: int) -> list[Segment]:
     return [Segment(0, narrow + 1, wide_count), Segment(wide_count * (narrow + 1), narrow, tiles - wide_count)]
 
 
-def split_symbolic(extent: tirx.Expr, tile: int) -> list[Segment]:
-    """Cuts a symbolic extent into tiles of ``tile``, then tiles of a quarter of it, then single elements.
+def split_symbolic(stop: tirx.Expr, tile: int, start: tirx.Expr | int = 0) -> list[Segment]:
+    """Cuts ``[start, stop)`` into tiles of ``tile``, then tiles of a quarter of it, then single elements.
 
     The narrower tiles bound what a remainder costs without one variant of the code for each width.
     """
     segments: list[Segment] = []
-    start: tirx.Expr | int = 0
     for width in dict.fromkeys((tile, max(1, tile // 4), 1)):
-        count = tirx.floordiv(extent - start, width)
+        count = tirx.floordiv(stop - start, width)
         segments.append(Segment(start, width, count))
         start = start + count * width
     return segments
+
+
+def split_symbolic_window(out_extent: tirx.Expr, tile: int, window: Window, trail: int) -> list[Segment]:
+    """Cuts a symbolic output axis into clipped border elements and whole inner tiles.
+
+    Args:
+        out_extent: output elements.
+        tile: elements of an inner tile.
+        window: the kernel's way along the axis.
+        trail: padding after the input.
+    """
+    if window.lead == 0 and trail == 0:
+        return split_symbolic(out_extent, tile)
+    reach = (window.kernel - 1) * window.dilation
+    first_inner = tirx.min(ceil_div(window.lead, window.stride), out_extent)
+    first_outer = ceil_div(window.extent + window.lead - reach, window.stride)
+    first_outer = tirx.max(tirx.min(first_outer, out_extent), first_inner)
+    return [
+        Segment(0, 1, first_inner, clipped=True),
+        *split_symbolic(first_outer, tile, first_inner),
+        Segment(first_outer, 1, out_extent - first_outer, clipped=True),
+    ]
 
 
 def split_by_taps(segments: list[Segment], window: Window) -> list[Segment]:
