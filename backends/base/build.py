@@ -6,11 +6,13 @@ The function ``main`` of the module calls PrimFuncs through ``relax.call_tir``. 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
@@ -125,9 +127,18 @@ def build_module(mod: Any, target: Target) -> Built:
         raise _codegen_error(error, target) from error
 
 
-def set_threads(count: int) -> None:
-    """Set how many threads TVM's pool in this process uses; its own default is half the CPUs."""
+def set_threads(count: int) -> int:
+    """Set how many threads TVM's pool uses for the calling thread's kernels; its own default is half the CPUs.
+
+    The pool can't grow beyond the size it starts with, which TVM takes from the environment when the first parallel
+    kernel runs; so it starts with all usable CPUs, and ``count`` of them are used.
+
+    Returns:
+        How many are used: less than ``count`` when something else started the pool before.
+    """
+    os.environ["TVM_NUM_THREADS"] = str(max(count, default_threads()))
     get_global_func("runtime.config_threadpool")(1, count)
+    return int(get_global_func("runtime.NumThreads")())
 
 
 def _codegen_error(error: Exception, target: Target) -> CompileError:
@@ -135,6 +146,6 @@ def _codegen_error(error: Exception, target: Target) -> CompileError:
     return CompileError(
         f"TVM could not generate code for {target.name}",
         code="codegen-failed",
-        notes=[f"{type(error).__name__}: {lines[-1] if lines else ''}"],
+        notes=[f"{type(error).__name__}: {lines[0] if lines else ''}"],
         hint="this is likely a bug of graphopt: please report it with the model",
     )

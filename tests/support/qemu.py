@@ -1,7 +1,7 @@
 """Run aarch64 libraries under qemu-aarch64, so that ARM code is executed by tests on any machine.
 
-Needs Debian's ``qemu-user`` and ``g++-aarch64-linux-gnu``, and once the aarch64 wheels of TVM's runtime from the package index;
-the built host and the runtime are kept in a cache folder.
+Needs Debian's ``qemu-user`` and ``g++-aarch64-linux-gnu``, and once the aarch64 wheels of TVM's runtime from the
+package index; the built host and the runtime are kept in a cache folder.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run_under_qemu(
         outputs: shape and dtype of each result.
         cpu: qemu's processor name; an instruction that it lacks stops the program (``QemuError.illegal_instruction``).
         function: name to call.
-        mode: ``"vm"`` for a function of the Relax VM, ``"prim"`` for a PrimFunc that takes its outputs as last arguments.
+        mode: ``"vm"`` for a Relax function, ``"prim"`` for a PrimFunc, which takes its outputs as last arguments.
         threads: size of TVM's thread pool.
         timeout: seconds.
 
