@@ -34,6 +34,10 @@ class DType(Enum):
     f8e5m2fnuz = ("f8e5m2fnuz", TensorProto.FLOAT8E5M2FNUZ, np.dtype(ml_dtypes.float8_e5m2fnuz), 8)
     i4 = ("i4", TensorProto.INT4, np.dtype(ml_dtypes.int4), 4)
     u4 = ("u4", TensorProto.UINT4, np.dtype(ml_dtypes.uint4), 4)
+    i2 = ("i2", 26, np.dtype(ml_dtypes.int2), 2)
+    u2 = ("u2", 25, np.dtype(ml_dtypes.uint2), 2)
+    f4e2m1 = ("f4e2m1", 23, np.dtype(ml_dtypes.float4_e2m1fn), 4)
+    f8e8m0 = ("f8e8m0", 24, np.dtype(ml_dtypes.float8_e8m0fnu), 8)
     other = ("other", -1, np.dtype(object), 0)
 
     @property
@@ -44,12 +48,13 @@ class DType(Enum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The numpy dtype that holds one element."""
-        return self.value[2]
+        dtype: np.dtype[np.generic] = self.value[2]
+        return dtype
 
     @property
     def bits(self) -> int:
         """Bits of one element (0 where there is no fixed size)."""
-        return self.value[3]
+        return int(self.value[3])
 
     @property
     def is_float(self) -> bool:

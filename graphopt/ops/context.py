@@ -12,7 +12,7 @@ from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dims import Dim, SymExpr, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Graph, Node, Value
-from graphopt.ir.types import Shape, TensorType
+from graphopt.ir.types import OpaqueType, Shape, TensorType
 
 MAX_CONTENT = 4096
 """Largest integer tensor whose elements are tracked one by one as dimensions."""
@@ -40,6 +40,8 @@ class InferContext:
     def type(self, i: int) -> TensorType:
         """Tensor type of input ``i`` with known rank."""
         type_ = self.value(i).type
+        if isinstance(type_, OpaqueType):
+            raise self.not_a_tensor(i)
         if not isinstance(type_, TensorType) or type_.shape is None:
             raise UnsupportedOpError(
                 f"input {i} (%{self.value(i).name}) is {type_ or 'of unknown type'}; a tensor of known rank is needed",
@@ -57,7 +59,19 @@ class InferContext:
 
     def dtype(self, i: int) -> DType:
         """Element type of input ``i``."""
-        return self.value(i).dtype
+        value = self.value(i)
+        if not isinstance(value.type, TensorType):
+            raise self.not_a_tensor(i)
+        return value.dtype
+
+    def not_a_tensor(self, i: int) -> UnsupportedOpError:
+        """The error for a sequence, optional or map where a tensor is needed."""
+        return UnsupportedOpError(
+            f"input {i} (%{self.value(i).name}) is no tensor ({self.value(i).type or 'of unknown type'})",
+            code="unsupported-type",
+            node=self.node.label,
+            hint="sequences, optionals and maps are not compiled; export the model with tensors only",
+        )
 
     def rank(self, i: int) -> int:
         """Rank of input ``i``."""

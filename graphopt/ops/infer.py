@@ -11,7 +11,25 @@ from graphopt.ir.dims import SymExpr, as_symbol, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import OpaqueType, TensorType, Type
-from graphopt.ops import control_flow, conv, elementwise, matmul, movement, normalization, pool, reduction, shape  # noqa: F401  (registration)
+from graphopt.ops import (  # noqa: F401  (registration)
+    attention,
+    control_flow,
+    conv,
+    einsum,
+    elementwise,
+    matmul,
+    movement,
+    normalization,
+    pool,
+    quantization,
+    random,
+    recurrent,
+    reduction,
+    selection,
+    shape,
+    signal,
+    spatial,
+)
 from graphopt.ops.content import evaluate
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.control_flow import infer_subgraphs
@@ -38,6 +56,14 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
     for value, type_ in zip(node.outputs, types):
         if value is not None:
             value.type = _keep_symbols(value.type, type_, before)
+    for value in node.outputs:
+        if value is not None and value.type is None:
+            raise UnsupportedOpError(
+                f"nothing is known about the types of {node.qualified_op}",
+                code="unknown-op",
+                node=node.label,
+                hint="only ai.onnx operators are compiled; define it as a model-local function or export without it",
+            )
     if not node.domain:
         evaluate(context)
 
@@ -91,7 +117,7 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
     for value in node.inputs:
         if value is None:
             continue
-        if not isinstance(value.type, TensorType):
+        if not isinstance(value.type, TensorType) or value.type.dtype is DType.other:
             return [OpaqueType("unknown") for _ in node.outputs]
         types[value.name] = type_proto(value.type)
         array = known_array(value)

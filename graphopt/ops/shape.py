@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, product, symbol, symbols_of, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, product, symbol, where
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext, ints
@@ -109,7 +109,20 @@ def _unsqueeze(c: InferContext) -> list[Type]:
 
 @register("Expand", traits=(MOVEMENT,))
 def _expand(c: InferContext) -> list[Type]:
-    return [TensorType(c.dtype(0), c.broadcast(c.shape(0), tuple(c.content(1).reshape(-1))))]
+    """Elements of the target that are only known at run time may be 1, which keeps the data's extent."""
+    x, wanted = c.shape(0), tuple(c.content(1).reshape(-1))
+    if not c.value(1).binds:
+        return [TensorType(c.dtype(0), c.broadcast(x, wanted))]
+    rank = max(len(x), len(wanted))
+    left, right = (1,) * (rank - len(x)) + x, (1,) * (rank - len(wanted)) + wanted
+    out: list[Dim] = []
+    for d, w in zip(left, right):
+        if d == 1 or isinstance(w, int):
+            out.extend(c.broadcast((d,), (w,)))
+            continue
+        c.assume_equal(where(equal_int(w, 1), d, w), d, "target of Expand")
+        out.append(d)
+    return [TensorType(c.dtype(0), tuple(out))]
 
 
 @register("Tile", traits=(MOVEMENT,))
@@ -152,5 +165,3 @@ def _eye_like(c: InferContext) -> list[Type]:
 def _trilu(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
-
-__all__ = ["shape_range", "symbols_of"]

@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.errors import ModelError
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
-from graphopt.ops.legacy.rules import before, i64, refuse, take_ints
+from graphopt.ops.legacy.rules import before, dtype_of, i64, refuse, shape_of, take_ints
 from graphopt.ops.reduction import REDUCE
 
 
@@ -46,16 +46,15 @@ def split_count(node: Node, editor: Editor) -> bool:
     if node.input(1) is not None:
         return True
     count = len(node.outputs)
-    source = node.input(0)
-    if source is not None:
-        extent = source.shape[int(node.attrs.get("axis", 0))]
-        if isinstance(extent, int) and extent % count:
-            raise ModelError(
-                f"Split of extent {extent} into {count} equal parts",
-                code="invalid-node",
-                node=node.label,
-                hint="before opset 18 the extent has to be divisible; check the export",
-            )
+    shape, axis = shape_of(node, 0), int(node.attrs.get("axis", 0))
+    extent = shape[axis] if -len(shape) <= axis < len(shape) else 0
+    if isinstance(extent, int) and extent % count:
+        raise ModelError(
+            f"Split of extent {extent} into {count} equal parts",
+            code="invalid-node",
+            node=node.label,
+            hint="before opset 18 the extent has to be divisible; check the export",
+        )
     editor.set_attr(node, "num_outputs", count)
     return True
 
@@ -72,8 +71,7 @@ def topk_count(node: Node, editor: Editor) -> bool:
 @before(11, "Clip")
 def clip_bounds(node: Node, editor: Editor) -> bool:
     """``min`` and ``max`` became inputs of the data's dtype; their defaults are the largest floats, hence no bounds."""
-    assert node.inputs[0] is not None
-    dtype = node.inputs[0].dtype.numpy
+    dtype = dtype_of(node, 0).numpy
     for index, name in ((1, "min"), (2, "max")):
         bound = node.attrs.get(name)
         if bound is None:
@@ -87,14 +85,13 @@ def clip_bounds(node: Node, editor: Editor) -> bool:
 @before(11, "Pad")
 def pad_to_inputs(node: Node, editor: Editor) -> bool:
     """``pads`` and ``value`` became inputs."""
-    assert node.inputs[0] is not None
     pads = take_ints(node, editor, "pads")
     if pads is not None:
         editor.set_input(node, 1, i64(editor, pads, f"{node.name}_pads"))
     value = node.attrs.get("value")
     editor.set_attr(node, "value", None)
     if value:
-        constant = editor.constant(np.asarray(value, node.inputs[0].dtype.numpy), f"{node.name}_value")
+        constant = editor.constant(np.asarray(value, dtype_of(node, 0).numpy), f"{node.name}_value")
         editor.set_input(node, 2, constant)
     return True
 

@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.errors import ModelError
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
-from graphopt.ops.legacy.rules import before, i64, refuse
+from graphopt.ops.legacy.rules import before, dtype_of, i64, refuse, shape_of
 
 
 @before(9, "BatchNormalization")
@@ -40,8 +40,7 @@ def batch_norm_mode(node: Node, editor: Editor) -> bool:
 @before(21, "GroupNormalization")
 def group_norm_channels(node: Node, editor: Editor) -> bool:
     """Scale and bias were given per group in opset 18; since 21 they are per channel."""
-    assert node.inputs[0] is not None
-    channels = node.inputs[0].shape[1]
+    channels = shape_of(node, 0)[1]
     groups = int(node.attrs["num_groups"])
     if not isinstance(channels, int):
         raise refuse(
@@ -80,13 +79,9 @@ def one_hot_negative(node: Node, editor: Editor) -> bool:
     assert depth is not None
     if indices.data is not None and (indices.data >= 0).all():
         return True
-    zero = editor.constant(np.asarray(0, indices.dtype.numpy), "zero")
+    zero = editor.constant(np.asarray(0, dtype_of(node, 0).numpy), "zero")
     is_negative = editor.node("Less", [indices, zero], before=node).out
     scalar = editor.node("Reshape", [depth, i64(editor, [1], "shape")], before=node).out
-    limit = editor.node("Cast", [scalar], {"to": indices.dtype.onnx}, before=node).out
+    limit = editor.node("Cast", [scalar], {"to": dtype_of(node, 0).onnx}, before=node).out
     editor.set_input(node, 0, editor.node("Where", [is_negative, limit, indices], before=node).out)
     return True
-
-
-
-

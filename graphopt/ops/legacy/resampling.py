@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.types import TensorType
 from graphopt.ops.context import known_array
 from graphopt.ops.legacy.rules import ALWAYS, before, refuse, replace_outputs
 
@@ -83,7 +84,7 @@ def resize_empty_inputs(node: Node, editor: Editor) -> bool:
         value = node.input(index)
         if value is None:
             continue
-        empty = value.shape == (0,)
+        empty = isinstance(value.type, TensorType) and value.type.shape == (0,)
         if empty or (index == 1 and not crops):
             editor.set_input(node, index, None)
     return True

@@ -8,7 +8,10 @@ import numpy as np
 
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.editor import Editor
+from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.types import Shape
+from graphopt.ops.context import InferContext
 
 UpgradeRule = Callable[[Node, Editor], bool]
 """Rewrites a node; returns whether the node itself is still in the graph."""
@@ -56,6 +59,26 @@ def i64(editor: Editor, values: Sequence[int], name: str) -> Value:
 def refuse(node: Node, why: str, hint: str) -> UnsupportedOpError:
     """The error for an old form without an equivalent."""
     return UnsupportedOpError(why, code="unsupported-legacy-op", node=node.label, hint=hint)
+
+
+def shape_of(node: Node, index: int) -> Shape:
+    """Shape of an operand of known rank.
+
+    Raises:
+        UnsupportedOpError: its rank is not known, or it is no tensor.
+    """
+    assert node.graph is not None
+    return InferContext(node, node.graph).shape(index)
+
+
+def dtype_of(node: Node, index: int) -> DType:
+    """Element type of an operand.
+
+    Raises:
+        UnsupportedOpError: it is no tensor.
+    """
+    assert node.graph is not None
+    return InferContext(node, node.graph).dtype(index)
 
 
 def replace_outputs(node: Node, new: Sequence[Value | None], editor: Editor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.ir.dims import known
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
-from graphopt.ops.legacy.rules import before, i64, replace_outputs
+from graphopt.ops.legacy.rules import before, i64, replace_outputs, shape_of
 
 
 @before(13, "Softmax", "LogSoftmax", "Hardmax")
@@ -16,17 +16,18 @@ def flattened_softmax(node: Node, editor: Editor) -> bool:
     """
     x = node.inputs[0]
     assert x is not None
-    rank = len(x.shape)
+    shape = shape_of(node, 0)
+    rank = len(shape)
     axis = int(node.attrs.get("axis", 1))
     axis += rank if axis < 0 else 0
-    if all(d == 1 for d in x.shape[axis + 1 :]) and axis < rank:
+    if all(d == 1 for d in shape[axis + 1 :]) and axis < rank:
         editor.set_attr(node, "axis", axis)
         return True
     flat = editor.node("Flatten", [x], {"axis": axis}, before=node, like=[node]).out
     result = editor.node(node.op, [flat], {"axis": 1}, before=node, like=[node]).out
-    if known(x.shape):
-        shape = i64(editor, [int(d) for d in x.shape], f"{node.name}_shape")  # type: ignore[arg-type]
+    if known(shape):
+        target = i64(editor, [int(d) for d in shape], f"{node.name}_shape")  # type: ignore[arg-type]
     else:
-        shape = editor.node("Shape", [x], before=node, like=[node]).out
-    back = editor.node("Reshape", [result, shape], {"allowzero": 1}, before=node, like=[node]).out
+        target = editor.node("Shape", [x], before=node, like=[node]).out
+    back = editor.node("Reshape", [result, target], {"allowzero": 1}, before=node, like=[node]).out
     return replace_outputs(node, [back], editor)

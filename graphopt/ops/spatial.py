@@ -1,0 +1,100 @@
+"""Sampling, regions of interest and other operators on images."""
+
+from __future__ import annotations
+
+from graphopt.ir.dims import Dim, floordiv, product, symbol
+from graphopt.ir.dtypes import DType
+from graphopt.ir.types import TensorType, Type
+from graphopt.ops.context import InferContext
+from graphopt.ops.conv import window_of
+from graphopt.ops.registry import ANCHOR, REDUCTION, register
+
+
+@register("RoiAlign", traits=(REDUCTION,))
+def _roi_align(c: InferContext) -> list[Type]:
+    height, width = int(c.attr("output_height")), int(c.attr("output_width"))
+    c.assume_equal(c.shape(1)[0], c.shape(2)[0], "rois and batch indices")
+    return [TensorType(c.dtype(0), (c.shape(1)[0], c.shape(0)[1], height, width))]
+
+
+@register("MaxRoiPool", traits=(REDUCTION,))
+def _max_roi_pool(c: InferContext) -> list[Type]:
+    return [TensorType(c.dtype(0), (c.shape(1)[0], c.shape(0)[1], *(int(p) for p in c.attr("pooled_shape"))))]
+
+
+@register("NonMaxSuppression")
+def _nms(c: InferContext) -> list[Type]:
+    return [TensorType(DType.i64, (symbol(c.graph.fresh_symbol("u")), 3))]
+
+
+@register("GridSample")
+def _grid_sample(c: InferContext) -> list[Type]:
+    x, grid = c.shape(0), c.shape(1)
+    if len(x) != len(grid) or len(x) < 3:
+        raise c.invalid(f"GridSample of rank {len(x)} data with a rank {len(grid)} grid")
+    c.assume_equal(x[0], grid[0], "batches of data and grid")
+    c.assume_equal(grid[-1], len(x) - 2, "grid coordinates per point")
+    return [TensorType(c.dtype(0), (*x[:2], *grid[1:-1]))]
+
+
+@register("AffineGrid")
+def _affine_grid(c: InferContext) -> list[Type]:
+    size = list(c.content(1).reshape(-1))
+    if len(size) not in (4, 5):
+        raise c.invalid(f"AffineGrid with a size of {len(size)} elements")
+    return [TensorType(c.dtype(0), (size[0], *size[2:], len(size) - 2))]
+
+
+@register("DeformConv", traits=(ANCHOR,))
+def _deform_conv(c: InferContext) -> list[Type]:
+    x, w, offset = c.shape(0), c.shape(1), c.shape(2)
+    if not all(isinstance(k, int) for k in w[2:]):
+        raise c.unsupported("the kernel's spatial extents are not known when compiling", "make the weight's shape static")
+    window = window_of(c, tuple(k for k in w[2:] if isinstance(k, int)), x[2:])
+    out = tuple(window.out_extent(i, d) for i, d in enumerate(x[2:]))
+    for have, want in zip(offset[2:], out):
+        c.assume_equal(have, want, "extents of the offsets and of the output")
+    return [TensorType(c.dtype(0), (x[0], w[0], *out))]
+
+
+@register("Col2Im")
+def _col2im(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    image, block = c.content(1).reshape(-1), c.content(2).reshape(-1)
+    return [TensorType(c.dtype(0), (x[0], floordiv(x[1], product(block)), *image))]
+
+
+@register("MaxUnpool")
+def _max_unpool(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    if c.has(2):
+        return [TensorType(c.dtype(0), tuple(c.content(2).reshape(-1)))]
+    n = len(x) - 2
+    kernel = [int(k) for k in c.attr("kernel_shape")]
+    strides = [int(s) for s in c.attr("strides") or [1] * n]
+    pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
+    if not len(kernel) == len(strides) == n or len(pads) != 2 * n:
+        raise c.invalid(f"kernel_shape, strides or pads do not fit data of rank {len(x)}")
+    out = ((d - 1) * strides[i] + kernel[i] - pads[i] - pads[n + i] for i, d in enumerate(x[2:]))
+    return [TensorType(c.dtype(0), (*x[:2], *out))]
+
+
+@register("CenterCropPad")
+def _center_crop_pad(c: InferContext) -> list[Type]:
+    out: list[Dim] = list(c.shape(0))
+    wanted = list(c.content(1).reshape(-1))
+    axes = [c.axis(int(a), len(out)) for a in c.attr("axes") or range(len(out))]
+    if len(wanted) != len(axes):
+        raise c.invalid(f"CenterCropPad of {len(axes)} axes with {len(wanted)} extents")
+    for axis, extent in zip(axes, wanted):
+        out[axis] = extent
+    return [TensorType(c.dtype(0), tuple(out))]
+
+
+@register("Det", traits=(REDUCTION,))
+def _det(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    if len(x) < 2:
+        raise c.invalid("Det needs matrices")
+    c.assume_equal(x[-1], x[-2], "Det of square matrices")
+    return [TensorType(c.dtype(0), x[:-2])]
