@@ -1,1 +1,1 @@
-"""Graph passes, one file each, grouped by purpose."""
+"""Passes over the graph, one a file; ``catalogue`` registers them and ``pipelines`` orders them."""

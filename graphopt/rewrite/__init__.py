@@ -1,1 +1,1 @@
-"""Pass infrastructure: Pass, Pipeline, Pattern, Rule, instruments."""
+"""Machinery of transformations: passes, pipelines, patterns, rules and the instruments that watch them."""

@@ -1,0 +1,115 @@
+"""Graph-level optimisation and export: what ``graphopt optimize`` does."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from graphopt.errors import ModelError, UserError, did_you_mean
+from graphopt.ir.graph import Graph
+from graphopt.ir.onnx_io import EXPORT_OPSET_FLOOR, graph_to_onnx
+from graphopt.passes.pipelines import level_pipeline
+from graphopt.rewrite.instruments import Instrument, VerifyEach
+from graphopt.rewrite.passes import Pass, PassContext, registered_passes
+from graphopt.rewrite.pipeline import Pipeline
+from graphopt.rewrite.remarks import Remarks
+from graphopt.rewrite.spec import parse_pass
+
+EXPORT_MAX_OPSET = 22
+"""An exported graph gets no operator newer than this (unless the model itself is newer): what deployed runtimes load today."""
+
+_EXTERNAL_LIMIT = (1 << 31) - (1 << 20)
+"""protobuf refuses messages of 2 GiB; some room is left for the rest of the model."""
+
+
+def optimize(
+    graph: Graph,
+    level: int = 2,
+    passes: Sequence[str | Pass] | None = None,
+    *,
+    skip: Sequence[str] = (),
+    verify_each: bool = False,
+    remarks: Remarks | None = None,
+    instruments: Sequence[Instrument] = (),
+    for_export: bool = True,
+    ctx: PassContext | None = None,
+) -> Graph:
+    """A new, optimised graph that computes the same; ``graph`` is not touched.
+
+    Args:
+        graph: what ``import_onnx`` returns.
+        level: 0 (nothing) to 3 (everything that is exact up to rounding); see ``graphopt.passes.pipelines``.
+        passes: run these instead of the level's, as ``Pass`` objects or as text such as ``"fold-constants{max-elements=100}"``.
+        skip: names of passes to leave out.
+        verify_each: check the graph's invariants after every pass.
+        remarks: receives what was done and what was refused, with reasons.
+        for_export: keep to operators that deployed runtimes know (opset 22, or the model's own); False allows all, for compilation.
+        ctx: limits and statistics; made from ``remarks`` when None.
+
+    Raises:
+        UserError: unknown level or pass.
+        GraphOptError: a pass failed; it is named, and the input is as it was.
+    """
+    pipeline = level_pipeline(level) if passes is None else Pipeline.of([_as_pass(p) for p in passes])
+    for name in skip:
+        if name not in registered_passes():
+            raise UserError(
+                f"can't skip {name!r}: there is no such pass",
+                code="unknown-pass",
+                hint=did_you_mean(name, registered_passes()) or "`graphopt passes` lists all",
+            )
+    ctx = ctx or PassContext()
+    if remarks is not None:
+        ctx.remarks = remarks
+    if for_export and ctx.max_opset is None:
+        ctx.max_opset = max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR)
+    watching = [*instruments, VerifyEach()] if verify_each else list(instruments)
+    return pipeline.without(skip).run(graph, ctx, watching)
+
+
+def _as_pass(p: str | Pass) -> Pass:
+    return parse_pass(p) if isinstance(p, str) else p
+
+
+def export_onnx(graph: Graph, path: str | os.PathLike[str] | None = None) -> ModelProto:
+    """The graph as an ONNX model, also written to ``path`` if given.
+
+    The file appears complete or not at all. Weights of 2 GB and more go to ``<name>.data`` beside it.
+
+    Raises:
+        ModelError: the file can't be written.
+    """
+    model = graph_to_onnx(graph)
+    if path is not None:
+        _write(model, Path(path), _weight_bytes(graph) >= _EXTERNAL_LIMIT)
+    return model
+
+
+def _weight_bytes(graph: Graph) -> int:
+    return sum(v.data.nbytes for v in graph.constants() if v.data is not None)
+
+
+def _write(model: ModelProto, path: Path, external: bool) -> None:
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = Path(folder) / path.name
+            if external:
+                data = f"{path.name}.data"
+                copy = ModelProto()
+                copy.CopyFrom(model)  # saving moves the tensors' data out of the message
+                onnx.save_model(copy, part, save_as_external_data=True, location=data, size_threshold=1024)
+                os.replace(Path(folder) / data, path.parent / data)
+            else:
+                part.write_bytes(model.SerializeToString())
+            os.replace(part, path)
+    except OSError as e:
+        raise ModelError(
+            f"can't write {path}: {e.strerror or e}",
+            code="cannot-write",
+            hint="check that the folder exists, is writable and has room",
+        ) from e

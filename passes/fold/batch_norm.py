@@ -1,0 +1,132 @@
+"""BatchNormalization folded into the linear operator before or after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.ir.editor import Editor
+from graphopt.ir.graph import Node, Value
+from graphopt.ops.context import attr
+from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear
+from graphopt.rewrite.passes import register_pass
+from graphopt.rewrite.pattern import any_, const, op, opt_const
+from graphopt.rewrite.rewrite_pass import RewritePass
+from graphopt.rewrite.rule import Match, Rule
+
+
+class FoldBatchNormIntoLinear(Rule):
+    """BatchNormalization(L(x, W, b?)) -> L(x, W * s, b * s + t), for L one of Conv, ConvTranspose, Gemm, MatMul (of matrices),
+    where s = scale / sqrt(var + epsilon) and t = shift - mean * s.
+
+    Does not fire in training mode, when W is shared, or when the channels of L lie on another axis than 1.
+    """
+
+    x, w, b = any_(), const(), opt_const()
+    scale, shift, mean, var = const(), const(), const(), const()
+    linear = op(("Conv", "ConvTranspose", "Gemm", "MatMul"), x, w, b, keep=LINEAR_ATTRS)
+    root = op("BatchNormalization", linear, scale, shift, mean, var, keep={"epsilon", "momentum"})
+
+    def check(self, m: Match) -> None:
+        """Weights that may change."""
+        linear = Linear.of(m.node(self.linear))
+        m.require(linear.channel_axis == 1, "the channels are not on axis 1", linear.node.out)
+        linear.require_bias()
+        _ = linear.bias
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """The linear operator with scaled weights."""
+        linear = Linear.of(m.node(self.linear))
+        s, t = affine_of(m.root)
+        return linear.rebuilt(e, m[self.x], linear.scaled_outputs(s), linear.bias * s + t)
+
+
+class FoldBatchNormBeforeLinear(Rule):
+    """L(BatchNormalization(x), W, b?) -> L(x, W * s, b + sum over W * t), for L one of Conv, Gemm, MatMul.
+
+    Does not fire when the convolution pads and t is not zero: padding puts zeros behind the normalisation, not in front of it.
+    """
+
+    x, w, b = any_(), const(), opt_const()
+    norm = op("BatchNormalization", x, const(), const(), const(), const(), keep={"epsilon", "momentum"})
+    root = op(("Conv", "Gemm", "MatMul"), norm, w, b, keep=LINEAR_ATTRS)
+
+    def check(self, m: Match) -> None:
+        """No padding, or nothing to add."""
+        linear = Linear.of(m.root)
+        _, t = affine_of(m.node(self.norm))
+        if linear.node.op == "Conv":
+            m.require(
+                not np.any(t) or not pads(m.root), "the convolution pads with zeros, which the shift moves", m.root
+            )
+        else:
+            m.require(len(m[self.x].shape) == 2, "the channels are not the contracted axis", m[self.x])
+            m.require(not attr(m.root, "transA"), "the data is transposed", m.root)
+            linear.require_bias()
+        _ = linear.bias
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """The linear operator with scaled weights."""
+        linear = Linear.of(m.root)
+        s, t = affine_of(m.node(self.norm))
+        return linear.rebuilt(e, m[self.x], linear.scaled_inputs(s), linear.bias + linear.response_to(t))
+
+
+class BatchNormToAffine(Rule):
+    """BatchNormalization(x) -> x * s + t, where no linear operator takes it in."""
+
+    x = any_()
+    root = op("BatchNormalization", x, const(), const(), const(), const(), keep={"epsilon", "momentum"})
+
+    def check(self, m: Match) -> None:
+        """A float tensor with a channel axis."""
+        m.require(len(m[self.x].shape) >= 2, "the data has no channel axis", m[self.x])
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """Mul and Add."""
+        x = m[self.x]
+        shape = (-1,) + (1,) * (len(x.shape) - 2)
+        s, t = (v.reshape(shape).astype(x.dtype.numpy) for v in affine_of(m.root))
+        scaled = e.node("Mul", [x, e.constant(s, f"{m.root.out.name}_scale")])
+        return e.node("Add", [scaled.out, e.constant(t, f"{m.root.out.name}_shift")]).out
+
+
+def affine_of(norm: Node) -> tuple[F64, F64]:
+    """(s, t) with ``BatchNormalization(x) == x * s + t`` by channel, in double precision."""
+    arrays = []
+    for value in norm.inputs[1:5]:
+        assert value is not None and value.data is not None
+        arrays.append(value.data.astype(np.float64))
+    scale, shift, mean, var = arrays
+    s = scale / np.sqrt(var + float(attr(norm, "epsilon")))
+    return s, shift - mean * s
+
+
+def pads(conv: Node) -> bool:
+    """Whether a convolution may read padding."""
+    mode = attr(conv, "auto_pad")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        weight = conv.inputs[1]
+        assert weight is not None
+        return any(k != 1 for k in weight.shape[2:])
+    return mode != "VALID" and any(int(p) for p in attr(conv, "pads") or ())
+
+
+@register_pass
+@dataclass(frozen=True)
+class FoldBatchNorm(RewritePass):
+    """Folds BatchNormalization into the weights of the convolution or matrix product before or after it."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+    rules: ClassVar[tuple[Rule, ...]] = (FoldBatchNormIntoLinear(), FoldBatchNormBeforeLinear())
+
+
+@register_pass
+@dataclass(frozen=True)
+class LowerBatchNorm(RewritePass):
+    """Turns each BatchNormalization that is left into a multiplication and an addition."""
+
+    name: ClassVar[str] = "lower-batch-norm"
+    rules: ClassVar[tuple[Rule, ...]] = (BatchNormToAffine(),)

@@ -1,0 +1,64 @@
+"""Which passes run at which optimisation level, in named phases."""
+
+from __future__ import annotations
+
+from graphopt.errors import UserError
+from graphopt.passes.canonical.arithmetic import RemoveNeutralArithmetic
+from graphopt.passes.canonical.casts import MergeCastChains
+from graphopt.passes.canonical.cse import CommonSubexpressions
+from graphopt.passes.canonical.dead_code import DeadCode
+from graphopt.passes.canonical.identities import RemoveNoOps
+from graphopt.passes.canonical.merge_constants import MergeConstants
+from graphopt.passes.canonical.views import MergeViewChains
+from graphopt.passes.fold.affine import FoldAffine
+from graphopt.passes.fold.batch_norm import FoldBatchNorm, LowerBatchNorm
+from graphopt.passes.fold.constants import FoldConstants
+from graphopt.passes.fold.gemm import MakeGemm
+from graphopt.passes.fold.pad import FoldPad
+from graphopt.rewrite.pipeline import Phase, Pipeline
+
+LEVELS = {
+    0: "nothing",
+    1: "exact: results are the same bit by bit (dead code, constants, no-ops, common subexpressions)",
+    2: "rounding may differ: weights folded, well-known subgraphs recognised",
+    3: "also what pays only sometimes: transposes moved, every BatchNormalization turned into arithmetic",
+}
+ROUNDS = 8
+"""A phase that has not settled by then is left as it is: each round is correct by itself."""
+
+
+def level_pipeline(level: int) -> Pipeline:
+    """The pipeline of an optimisation level.
+
+    Raises:
+        UserError: no such level.
+    """
+    if level not in LEVELS:
+        raise UserError(
+            f"there is no optimisation level {level}",
+            code="bad-level",
+            hint="; ".join(f"{k}: {v}" for k, v in LEVELS.items()),
+        )
+    phases: list[Phase] = []
+    if level >= 1:
+        phases.append(_canonical("canonicalise"))
+    if level >= 2:
+        folding = (FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
+        phases.append(Phase("fold", (*folding, *_canonical("").passes), ROUNDS))
+    if level >= 3:
+        phases.append(Phase("reshuffle", (LowerBatchNorm(), FoldAffine(), *_canonical("").passes), ROUNDS))
+    if level >= 1:
+        # Merged last: a weight shared by two nodes can't be folded into.
+        phases.append(Phase("share", (MergeConstants(), CommonSubexpressions(), DeadCode()), 3))
+    return Pipeline(tuple(phases))
+
+
+def _canonical(name: str) -> Phase:
+    return Phase(
+        name,
+        (
+            DeadCode(), FoldConstants(), RemoveNoOps(), MergeCastChains(), MergeViewChains(), RemoveNeutralArithmetic(),
+            CommonSubexpressions(), DeadCode(),
+        ),
+        ROUNDS,
+    )  # fmt: skip
