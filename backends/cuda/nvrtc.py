@@ -111,10 +111,11 @@ def _include_folders() -> list[Path]:
 
 
 def _failed(compiler: str, log: str) -> CompileError:
+    lines = [line for line in log.splitlines() if line.strip()]
     return CompileError(
         f"{compiler} rejected the generated CUDA source",
         code="cuda-compile-failed",
-        notes=[line for line in log.splitlines() if line.strip()][:20],
+        notes=([line for line in lines if "error" in line] or lines)[:20],
         hint="this is likely a bug of graphopt: please report it with the model",
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import relax, s_tir, tirx, tvm_ffi
-from graphopt.errors import CompileError
+from graphopt.errors import CompileError, InternalError
 
 _THREADS = 256
 _BOUND = "tirx.is_scheduled"
@@ -37,7 +37,11 @@ def schedule_module(mod: Any, target: Target) -> Any:
     """``mod`` with every unscheduled PrimFunc scheduled for the GPU."""
     out = mod.clone()
     for variable, function in mod.functions.items():
-        if isinstance(function, tirx.PrimFunc) and not is_bound(function):
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        if not variable.name_hint.isidentifier():
+            raise InternalError(f"PrimFunc name {variable.name_hint!r} is no C identifier, which CUDA source needs")
+        if not is_bound(function):
             out.update_func(variable, schedule_for_gpu(function, target))
     return out
 

@@ -89,7 +89,7 @@ def _elementwise(compute: Any, values: list[float]) -> Any:
     x = te.placeholder((len(values),), name="x", dtype="float32")
     function = te.create_prim_func([x, compute(x)]).with_attr("global_symbol", "f")
     compiled = tvm.compile(tvm.IRModule({"f": function}), target=parse_target("native").tvm_target())
-    out = tvm.runtime.tensor(np.zeros(function.params[1].shape[0], "float32"))
+    out = tvm.runtime.tensor(np.zeros(int(compute(x).shape[0]), "float32"))
     compiled["f"](tvm.runtime.tensor(np.array(values, "float32")), out)
     return out.numpy()
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +58,16 @@ def test_export_picks_a_compiler_itself() -> None:
 
 @needs_compiler
 def test_half_precision_and_special_functions() -> None:
+    def tanh_exp(a: Any) -> Any:
+        return te.compute(a.shape, lambda i, j: tirx.tanh(a[i, j]) + tirx.exp(a[i, j]))
+
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((64, 64), "float16"))
     with builder.function("main", [x]):
-        y = builder.emit_te(lambda a: te.compute(a.shape, lambda i, j: tirx.tanh(a[i, j]) + tirx.exp(a[i, j])), x)
-        y = builder.emit_te(lambda a: topi.cast(tirx.max_value("float32") * 0 + topi.cast(a, "float32"), "bfloat16"), y)
-        builder.emit_func_output(builder.emit_te(lambda a: topi.max(topi.cast(a, "float32"), axis=1), y))
+        y = builder.emit_te(tanh_exp, x)
+        y = builder.emit_te(topi.cast, y, "bfloat16")
+        y = builder.emit_te(topi.cast, y, "float32")
+        builder.emit_func_output(builder.emit_te(topi.max, y, axis=1))
     require_machine_code(build_module(builder.get(), parse_target("cuda:sm_80")).library_bytes())
 
 
@@ -119,6 +127,65 @@ def test_source_is_refused() -> None:
     with pytest.raises(CompileError) as caught:
         require_machine_code(b"\x7fELF" + bytes(60) + b"extern __global__ void f();")
     assert caught.value.code == "no-device-code"
+
+
+_LOAD = """
+import ctypes, sys
+for name in sys.argv[2:]:
+    ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
+import tvm
+def modules(m):
+    yield m
+    for child in m.imports:
+        yield from modules(child)
+(cuda,) = [m for m in modules(tvm.runtime.load_module(sys.argv[1])) if m.kind == "cuda"]
+for name in ("matmul_kernel", "bias_erf_kernel", "sum_squares_kernel"):
+    assert cuda.implements_function(name), name
+assert not cuda.implements_function("other_kernel")
+"""
+_DRIVER = "cuGetErrorName cuGetErrorString cuDeviceGetName cuFuncSetAttribute cuLaunchKernelEx cuModuleGetFunction"
+_DRIVER += " cuModuleLoadData cuModuleUnload cuTensorMapEncodeTiled"
+
+
+@needs_compiler
+def test_tvms_cuda_runtime_takes_the_library(tmp_path: Path) -> None:
+    """The packed blob is read back by TVM's real CUDA module, here with a driver that does nothing."""
+    cudart = nvrtc._include_folders()[0].parent / "lib" / "libcudart.so.13"
+    if not cudart.is_file() or shutil.which("cc") is None:
+        pytest.skip("needs cc and the CUDA runtime of pip")
+    stub = tmp_path / "libcuda.so.1"
+    source = "".join(f"int {name}() {{ return 0; }}\n" for name in _DRIVER.split())
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-xc", "-", "-o", str(stub)],
+        input=source,
+        text=True,
+        check=True,
+    )
+    library = tmp_path / "library.so"
+    build_module(demo_module(), parse_target("cuda:sm_80")).export(library)
+    command = [sys.executable, "-c", _LOAD, str(library), str(stub), str(cudart)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compiler
+def test_pip_only_toolchain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gcc, no nvcc, no system linker: NVRTC and zig from pip make the whole library."""
+    pytest.importorskip("ziglang")
+    _need("nvrtc")
+    monkeypatch.setattr(nvrtc.shutil, "which", lambda name: None)
+    target = parse_target("cuda:sm_90")
+    assert find_linker(target).name == "zig"
+    require_machine_code(build_module(demo_module(), target).library_bytes())
+
+
+def test_names_that_c_cannot_spell_are_refused() -> None:
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit_te(lambda a: te.compute((4,), lambda i: a[i] + 1.0), x))
+    with pytest.raises(InternalError, match="<lambda>"):
+        build_module(builder.get(), parse_target("cuda:sm_80"))
 
 
 def _string(content: bytes) -> bytes:
