@@ -22,6 +22,8 @@ from graphopt.backends.x86.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
 from graphopt.backends.x86.kernels.register_tile import (
     RegisterTile,
+    bind,
+    bind_segments,
     build_prim_func,
     for_each_tile,
     parallel_tiles,
@@ -228,15 +230,17 @@ def emit(
     """
     if config.oh_tile > 1 and spec.static_plane is None:
         raise ValueError("tiles of several rows need a static output size")
-    rows, columns = _segments(spec, config)
-    column_tiles = tile_count(columns)
     panels = packed_weight_shape(spec, config)[0]
 
     def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        rows, columns = (bind_segments(axis) for axis in _segments(spec, config))
+        column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
+        symbolic = spec.static_plane is None
         kernel = _Kernel(spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
-            row_index, column_index = tirx.floordiv(index, column_tiles), tirx.floormod(index, column_tiles)
+            row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
+            column_index = bind(tirx.floormod(index, column_tiles), symbolic)
             for_each_tile(
                 row_index,
                 rows,
@@ -245,7 +249,7 @@ def emit(
                 ),
             )
 
-        parallel_tiles(spec.batch, panels, tile_count(rows) * column_tiles, config.cache_tiles, task)
+        parallel_tiles(spec.batch, panels, bind(row_tiles * column_tiles), config.cache_tiles, task)
 
     inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
     return build_prim_func(name, inputs, extras, spec.output_shape, body)
@@ -319,7 +323,7 @@ class _Kernel:
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
             if column.clipped:
-                low, count = spec.window(1).clip(left)
+                low, count = (bind(bound) for bound in spec.window(1).clip(left))
                 with T.serial(0, count) as step:
                     products(ky, low + step, (first * column.tile, last * column.tile))
                 return
@@ -339,7 +343,7 @@ class _Kernel:
                 if first < last:
                     kernel_row(ky, first, last)
         elif self.config.oh_tile == 1 and (spec.pads[0] or spec.pads[2]):
-            low, count = spec.window(0).clip(top)
+            low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))
             with T.serial(0, count) as step:
                 kernel_row(low + step)
         else:

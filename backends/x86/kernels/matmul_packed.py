@@ -19,6 +19,8 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
 from graphopt.backends.x86.kernels.register_tile import (
     RegisterTile,
+    bind,
+    bind_segments,
     build_prim_func,
     for_each_tile,
     parallel_tiles,
@@ -156,12 +158,13 @@ def emit(
     """
     finish = epilogue or store_accumulator
     if spec.static_m is None:
-        segments = split_symbolic(spec.m, config.m_tile)
+        split = split_symbolic(spec.m, config.m_tile)
     else:
-        segments = split_balanced(spec.static_m, config.m_tile)
+        split = split_balanced(spec.static_m, config.m_tile)
 
     def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
         a, weight = inputs
+        segments = bind_segments(split)
 
         def tile_body(panel: tirx.Expr, row: tirx.Expr, segment: Segment) -> None:
             tile = RegisterTile(segment.tile, config.n_vectors, config.lanes)
@@ -180,7 +183,7 @@ def emit(
             for_each_tile(index, segments, lambda row, segment: tile_body(panel, row, segment))
 
         panels = packed_weight_shape(spec, config)[0]
-        parallel_tiles(1, panels, tile_count(segments), config.m_block // config.m_tile, task)
+        parallel_tiles(1, panels, bind(tile_count(segments)), config.m_block // config.m_tile, task)
 
     return build_prim_func(
         name,

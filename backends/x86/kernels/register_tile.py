@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -100,14 +101,37 @@ def for_each_tile(index: tirx.Expr, segments: Sequence[Segment], body: Callable[
     One branch a segment, since tiles of each width are code of their own.
     """
     segment, *rest = segments
+    symbolic = not all(isinstance(bound, int) for part in segments for bound in (part.start, part.count))
     if not rest:
-        body(segment.start + index * segment.tile, segment)
+        body(bind(segment.start + index * segment.tile, symbolic), segment)
         return
     with T.If(index < segment.count):
         with T.Then():
-            body(segment.start + index * segment.tile, segment)
+            body(bind(segment.start + index * segment.tile, symbolic), segment)
         with T.Else():
-            for_each_tile(index - segment.count, rest, body)
+            for_each_tile(bind(index - segment.count, symbolic), rest, body)
+
+
+def bind(value: tirx.Expr | int, symbolic: bool = True) -> tirx.Expr | int:
+    """Emits ``value`` as a scalar of its own, through memory that LLVM turns back into a register.
+
+    A plain variable binding would do, but TVM's simplifier looks through those, and takes many seconds on the symbolic
+    arithmetic of a kernel with dynamic sizes.
+
+    Args:
+        value: an integer.
+        symbolic: whether dynamic sizes are involved; otherwise it is returned as it is, for the simplifier to fold.
+    """
+    if isinstance(value, int) or not symbolic:
+        return value
+    scalar = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
+    T.buffer_store(scalar, value, [0])
+    return scalar[0]
+
+
+def bind_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """The same segments, their symbolic starts and counts computed once into variables."""
+    return [replace(segment, start=bind(segment.start), count=bind(segment.count)) for segment in segments]
 
 
 def tile_count(segments: Sequence[Segment]) -> tirx.Expr | int:
@@ -136,19 +160,20 @@ def parallel_tiles(
         block: tiles per cache block; 0 for all.
         task: emits the code of one task.
     """
+    symbolic = not isinstance(tiles, int)
     if block == 0:
         with T.parallel(0, batch * (panels * tiles)) as flat:
-            rest = tirx.floormod(flat, panels * tiles)
-            task(tirx.floordiv(flat, panels * tiles), tirx.floordiv(rest, tiles), tirx.floormod(rest, tiles))
+            rest = bind(tirx.floormod(flat, panels * tiles), symbolic)
+            image, panel = tirx.floordiv(flat, panels * tiles), tirx.floordiv(rest, tiles)
+            task(bind(image, symbolic), bind(panel, symbolic), bind(tirx.floormod(rest, tiles), symbolic))
         return
-    blocks = tirx.floordiv(tiles + (block - 1), block)
+    blocks = bind(tirx.floordiv(tiles + (block - 1), block), symbolic)
     with T.parallel(0, batch * (blocks * (panels * block))) as flat:
-        in_block = tirx.floormod(flat, block)
-        panel = tirx.floormod(tirx.floordiv(flat, block), panels)
-        rest = tirx.floordiv(flat, block * panels)
-        index = tirx.floormod(rest, blocks) * block + in_block
+        panel = bind(tirx.floormod(tirx.floordiv(flat, block), panels), symbolic)
+        rest = bind(tirx.floordiv(flat, block * panels), symbolic)
+        index = bind(tirx.floormod(rest, blocks) * block + tirx.floormod(flat, block), symbolic)
         with T.If(index < tiles), T.Then():
-            task(tirx.floordiv(rest, blocks), panel, index)
+            task(bind(tirx.floordiv(rest, blocks), symbolic), panel, index)
 
 
 def build_prim_func(

@@ -1,0 +1,103 @@
+"""Kernel templates: hand-designed kernels that compete for fused groups, and how one is chosen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.ir.fused import FusedGraph, Group
+from graphopt.ir.graph import Array, Value
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One group to be computed, with the layouts of its operands fixed.
+
+    Attributes:
+        fused: the graph around it, for layouts.
+        group: the nodes.
+    """
+
+    fused: FusedGraph
+    group: Group
+
+    def block(self, value: Value) -> int:
+        """Channel block of an operand or result, 0 for a plain layout."""
+        return self.fused.blocks.get(value, 0)
+
+
+@dataclass(frozen=True)
+class Yes:
+    """The template can compute the call."""
+
+
+@dataclass(frozen=True)
+class No:
+    """The template can't, and why."""
+
+    reason: str
+
+
+Support = Yes | No
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel: the function and its operands in parameter order; constants come packed."""
+
+    function: Any
+    inputs: Sequence[Value | Array]
+    symbols: Sequence[str] = ()
+
+
+class KernelTemplate(ABC, Generic[ConfigT]):
+    """A family of kernels for one kind of anchor. ``Caps`` is all that it knows of the target."""
+
+    name: ClassVar[str]
+    anchors: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Whether the template can compute the call."""
+
+    @abstractmethod
+    def default(self, call: KernelCall, caps: Caps) -> ConfigT:
+        """The analytic choice of configuration."""
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
+        """Configurations worth trying when tuning."""
+        return [self.default(call, caps)]
+
+    @abstractmethod
+    def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
+        """Predicted seconds."""
+
+    @abstractmethod
+    def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
+        """The kernel, with its constants packed for the configuration."""
+
+    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
+        """Channel block that the template would like its data operand and result in, 0 for plain."""
+        return 0
+
+
+def choose(
+    templates: Sequence[KernelTemplate[Any]], call: KernelCall, caps: Caps
+) -> tuple[KernelTemplate[Any], Any] | None:
+    """The cheapest template that supports the call, with its configuration; None leaves it to the generic schedule."""
+    best: tuple[float, KernelTemplate[Any], Any] | None = None
+    for template in templates:
+        if call.group.anchor.domain or call.group.anchor.op not in template.anchors:
+            continue
+        if isinstance(template.supports(call, caps), No):
+            continue
+        config = template.default(call, caps)
+        cost = template.cost(call, config, caps)
+        if best is None or cost < best[0]:
+            best = (cost, template, config)
+    return None if best is None else (best[1], best[2])

@@ -1,0 +1,308 @@
+"""Builds the PrimFunc of one fused kernel out of lazy tensors, pending reductions and raw stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol
+
+REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "sum": lambda a, b: a + b,
+    "prod": lambda a, b: a * b,
+    "max": lambda a, b: tirx.max(a, b),
+    "min": lambda a, b: tirx.min(a, b),
+    "or": lambda a, b: tirx.Or(a, b),
+    "and": lambda a, b: tirx.And(a, b),
+}
+
+
+def identity_of(kind: str, dtype: str) -> Expr:
+    """Neutral element of a reducer: what reducing an empty set gives."""
+    if kind in ("sum", "prod"):
+        return tirx.const(0 if kind == "sum" else 1, dtype)
+    if kind in ("or", "and"):
+        return tirx.const(kind == "and", "bool")
+    if dtype.startswith(("float", "bfloat")):
+        return tirx.const(-math.inf if kind == "max" else math.inf, dtype)
+    if dtype == "bool":
+        return tirx.const(kind == "min", "bool")
+    return tirx.min_value(dtype) if kind == "max" else tirx.max_value(dtype)
+
+
+@dataclass
+class Reduction:
+    """``out[i] = reduce over r of body(i, r)``.
+
+    Attributes:
+        extents: iteration space of r, outermost first.
+        tile_axis: output axis along which several accumulators share loads, or None.
+    """
+
+    shape: tuple[Expr, ...]
+    dtype: str
+    extents: tuple[Expr, ...]
+    body: Callable[[Index, Index], Expr]
+    kind: str
+    init: Expr
+    tile_axis: int | None = None
+
+
+@dataclass
+class NestBody:
+    """What one evaluation of a nest at an index gives: bindings, stores and the reduction that feeds them."""
+
+    scope: Scope
+    stores: list[tuple[Any, Expr, Index]]
+    reduction: Reduction | None
+    logical: Index = ()
+
+
+class Accumulate:
+    """While a nest's stores are evaluated: which pending reduction may be computed in the same loops."""
+
+    def __init__(self, shape: Sequence[Expr], index: Index, accumulator: Callable[[str], Expr]) -> None:
+        self.shape = tuple(shape)
+        self.index = index
+        self.accumulator = accumulator
+        self.chosen: Reduction | None = None
+
+    def offer(self, reduction: Reduction, index: Index) -> Expr | None:
+        """The accumulator if the reduction is aligned with the nest and no other one was chosen."""
+        if self.chosen is not None and self.chosen is not reduction:
+            return None
+        if len(index) != len(self.index) or not all(_same(a, b) for a, b in zip(index, self.index)):
+            return None
+        if not all(_same(a, b) for a, b in zip(reduction.shape, self.shape)):
+            return None
+        self.chosen = reduction
+        return self.accumulator(reduction.dtype)
+
+
+def _same(a: Expr, b: Expr) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.same_as(b))
+
+
+@dataclass
+class Output:
+    """A kernel result: a logical tensor stored to a buffer, ``block`` channels innermost when not 0."""
+
+    tensor: Tensor
+    buffer: Any
+    block: int = 0
+
+
+class Nest(Protocol):
+    """Emits loops over ``shape``; ``evaluate(index, accumulator)`` gives the body at one physical index."""
+
+    def __call__(
+        self, shape: tuple[Expr, ...], evaluate: Callable[[Index, Callable[[str], Expr] | None], NestBody], caps: Caps
+    ) -> list[Any]: ...
+
+
+@dataclass
+class KernelBuilder:
+    """Collects the stages of one kernel.
+
+    Attributes:
+        symbols: TVM variables of the model's symbolic dimensions, shared by all kernels.
+        nest: the target's loop emitter.
+    """
+
+    caps: Caps
+    nest: Nest
+    symbols: Mapping[str, Any]
+    statements: list[Any] = field(default_factory=list)
+    allocations: list[Any] = field(default_factory=list)
+    used_symbols: dict[str, Any] = field(default_factory=dict)
+    _accumulate: Accumulate | None = None
+    _staged: dict[int, Tensor] = field(default_factory=dict)
+    _alive: list[object] = field(default_factory=list)
+    _counter: int = 0
+
+    # -- dimensions ---------------------------------------------------------------------------------------------
+    def dim(self, dim: Dim) -> Expr:
+        """A dimension as int or TVM int64 expression.
+
+        Raises:
+            InternalError: a symbol has no definition at run time.
+        """
+        return dim_expr(dim, self._symbol) if isinstance(dim, SymExpr) else int(dim)
+
+    def shape(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
+        """A shape as TVM expressions."""
+        return tuple(self.dim(d) for d in dims)
+
+    def _symbol(self, name: str) -> Any:
+        if name not in self.symbols:
+            raise InternalError(f"dimension {name} is not defined at run time")
+        self.used_symbols[name] = self.symbols[name]
+        return self.symbols[name]
+
+    # -- stages -------------------------------------------------------------------------------------------------
+    def reduce(
+        self,
+        shape: Sequence[Expr],
+        dtype: str,
+        extents: Sequence[Expr],
+        body: Callable[[Index, Index], Expr],
+        kind: str = "sum",
+        *,
+        init: Expr | None = None,
+        tile_axis: int | None = None,
+    ) -> Tensor:
+        """A reduction, computed in the loops of its consumer where they are aligned, else in loops of its own."""
+        start = identity_of(kind, dtype) if init is None else init
+        pending = Reduction(tuple(shape), dtype, tuple(extents), body, kind, start, tile_axis)
+
+        def read(*index: Expr) -> Expr:
+            if self._accumulate is not None:
+                found = self._accumulate.offer(pending, index)
+                if found is not None:
+                    return found
+            return self._materialise(pending)(*index)
+
+        return Tensor(shape, dtype, read)
+
+    def _materialise(self, pending: Reduction) -> Tensor:
+        if id(pending) not in self._staged:
+            self._alive.append(pending)
+            outer, self._accumulate = self._accumulate, None
+            stack, Scope._stack = Scope._stack, []
+
+            def result(*index: Expr) -> Expr:
+                assert self._accumulate is not None
+                found = self._accumulate.offer(pending, index)
+                if found is None:
+                    raise InternalError("a reduction is not aligned with its own loops")
+                return found
+
+            self._staged[id(pending)] = self.stage(Tensor(pending.shape, pending.dtype, result))
+            self._accumulate, Scope._stack = outer, stack
+        return self._staged[id(pending)]
+
+    def stage(self, tensor: Tensor) -> Tensor:
+        """Compute ``tensor`` into a workspace buffer now and return a tensor that reads it."""
+        buffer = self.workspace(tensor.shape, tensor.dtype)
+        self.emit([Output(tensor, buffer)])
+        return reader(buffer, tensor.shape, tensor.dtype)
+
+    def workspace(self, shape: Sequence[Expr], dtype: str) -> Any:
+        """A scratch buffer that lives as long as the kernel runs."""
+        self._counter += 1
+        # TVM has no zero-dimensional or empty allocations
+        extents = [max(d, 1) if isinstance(d, int) else d for d in shape] or [1]
+        buffer = tirx.decl_buffer(extents, dtype, f"work{self._counter}")
+        self.allocations.append(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def raw(self, statement: Any) -> None:
+        """Append hand-built TIR."""
+        self.statements.append(statement)
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        """Emit loops that compute outputs; those of one physical shape share their loops."""
+        rest = list(outputs)
+        while rest:
+            head = rest[0]
+            physical = physical_shape(head.tensor.shape, head.block)
+            alike = [o for o in rest if o.block == head.block and _same_shape(o.tensor.shape, head.tensor.shape)]
+            rest = [o for o in rest if not any(o is a for a in alike)]
+            if any(isinstance(d, int) and d == 0 for d in physical):
+                continue
+
+            def evaluate(
+                index: Index, accumulator: Callable[[str], Expr] | None, alike: list[Output] = alike
+            ) -> NestBody:
+                logical = logical_index(index, alike[0].block)
+                outer = self._accumulate
+                self._accumulate = (
+                    Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
+                )
+                with Scope() as scope:
+                    stores = [(o.buffer, o.tensor(*logical), index if o.tensor.rank else (0,)) for o in alike]
+                chosen = self._accumulate.chosen if self._accumulate else None
+                self._accumulate = outer
+                return NestBody(scope, stores, chosen, logical)
+
+            self.statements.extend(self.nest(physical, evaluate, self.caps))
+
+    def finish(self, params: Sequence[Any], name: str) -> Any:
+        """The PrimFunc over ``params`` (buffers, then symbol variables that no buffer shape binds)."""
+        statements = [*self.allocations, *self.statements]
+        body = tirx.Evaluate(0) if not self.statements else statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+        func = tirx.PrimFunc(list(params), body)
+        return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
+
+
+def _same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
+
+
+def physical_shape(shape: Sequence[Expr], block: int) -> tuple[Expr, ...]:
+    """``NC...`` as stored: ``N (C/block) ... block``, or unchanged when ``block`` is 0."""
+    if not block:
+        return tuple(shape)
+    n, c, *rest = shape
+    return (n, c // block, *rest, block)
+
+
+def logical_index(index: Index, block: int) -> Index:
+    """Inverse of the blocked layout on an index."""
+    if not block:
+        return index
+    n, outer, *rest, inner = index
+    return (n, outer * block + inner, *rest)
+
+
+def reader(buffer: Any, shape: Sequence[Expr], dtype: str, block: int = 0) -> Tensor:
+    """A tensor that loads from a buffer stored plainly or with blocked channels."""
+    if not block:
+        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i) if i else [_i64((0,))[0]]))
+    return Tensor(
+        shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block)))
+    )
+
+
+def _i64(index: Sequence[Expr]) -> list[Expr]:
+    return [tirx.const(i, "int64") if isinstance(i, int) else i for i in index]
+
+
+def dim_expr(dim: Dim, symbol: Callable[[str], Any]) -> Expr:
+    """A symbolic dimension as a TVM int64 expression."""
+    if isinstance(dim, int):
+        return tirx.const(dim, "int64")
+    total: Expr = None
+    for monomial, coefficient in dim.terms:
+        term: Expr = tirx.const(coefficient, "int64")
+        for atom in monomial:
+            value = symbol(atom.name) if isinstance(atom, Symbol) else _apply_expr(atom, symbol)
+            term = term * value
+        total = term if total is None else total + term
+    return total
+
+
+def _apply_expr(atom: Apply, symbol: Callable[[str], Any]) -> Expr:
+    args = [dim_expr(a, symbol) for a in atom.args]
+    if atom.fn == "floordiv":
+        return tirx.floordiv(*args)
+    if atom.fn == "mod":
+        return tirx.floormod(*args)
+    if atom.fn == "max":
+        return tirx.max(*args)
+    if atom.fn == "min":
+        return tirx.min(*args)
+    zero, one = tirx.const(0, "int64"), tirx.const(1, "int64")
+    if atom.fn == "eq":
+        return tirx.Select(tirx.EQ(args[0], args[1]), one, zero)
+    if atom.fn == "lt":
+        return tirx.Select(tirx.LT(args[0], args[1]), one, zero)
+    return tirx.Select(tirx.NE(args[0], zero), args[1], args[2])

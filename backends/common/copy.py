@@ -1,0 +1,31 @@
+"""Kernels that only move a value: into another layout, or into a buffer of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import KernelCall
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.builder import Nest, Output
+from graphopt.backends.common.generic import GroupLowering
+from graphopt.backends.common.lower.registry import tvm_dtype
+from graphopt.ir.fused import FusedGraph, Group
+from graphopt.ir.graph import Node, Value
+
+
+def emit_copy(value: Value, fused: FusedGraph, caps: Caps, nest: Nest) -> tuple[Any, list[str]]:
+    """A kernel ``(source?, target)`` that writes ``value`` plainly; without source when it is known from dimensions or constant.
+
+    Returns:
+        The PrimFunc and the symbols it takes.
+    """
+    call = KernelCall(fused, Group([], Node("Identity", [value], [], {})))
+    lowering = GroupLowering(call, caps, nest)
+    tensor = lowering.operand(value)
+    shape = lowering.builder.shape(value.shape)
+    out = tirx.decl_buffer([tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out")
+    lowering.builder.emit([Output(tensor, out)])
+    names, symbols = lowering.symbol_params()
+    params = [*lowering.buffers.values(), out, *symbols]
+    return lowering.builder.finish(params, "copy"), names

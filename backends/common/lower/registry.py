@@ -1,0 +1,117 @@
+"""The table of operator lowerings and what a lowering function sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.builder import KernelBuilder
+from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.dims import Dim
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Node, Value
+from graphopt.ops.context import InferContext
+
+Lowered: TypeAlias = "Tensor | list[Tensor]"
+LowerFn: TypeAlias = Callable[["LowerContext"], Lowered]
+
+TVM_DTYPES: dict[DType, str] = {
+    DType.f32: "float32", DType.f64: "float64", DType.f16: "float16", DType.i8: "int8", DType.i16: "int16", DType.i32: "int32",
+    DType.i64: "int64", DType.u8: "uint8", DType.u16: "uint16", DType.u32: "uint32", DType.u64: "uint64", DType.bool_: "bool",
+}  # fmt: skip
+
+_TABLE: dict[str, LowerFn] = {}
+
+
+def lowers(*ops: str) -> Callable[[LowerFn], LowerFn]:
+    """Decorator: the function lowers the named ai.onnx operators."""
+
+    def add(fn: LowerFn) -> LowerFn:
+        for op in ops:
+            _TABLE[op] = fn
+        return fn
+
+    return add
+
+
+def lookup(op: str, domain: str = "") -> LowerFn | None:
+    """The lowering of an operator, None if there is none (only ai.onnx has any: names of other domains mean other things)."""
+    return None if domain else _TABLE.get(op)
+
+
+def names() -> list[str]:
+    """All operators with a lowering."""
+    return sorted(_TABLE)
+
+
+def tvm_dtype(dtype: DType, node: Node | None = None) -> str:
+    """TVM's name of an element type.
+
+    Raises:
+        UnsupportedOpError: no kernels are generated for the type.
+    """
+    if dtype not in TVM_DTYPES:
+        raise UnsupportedOpError(
+            f"no kernels for element type {dtype}", code="unsupported-dtype", node=node.label if node else None,
+            hint="convert the model to float32, float16 or an 8 to 64 bit integer type",
+        )  # fmt: skip
+    return TVM_DTYPES[dtype]
+
+
+class LowerContext(InferContext):
+    """One node being lowered: everything of ``InferContext`` plus operand tensors and the kernel builder."""
+
+    def __init__(self, node: Node, builder: KernelBuilder, operand: Callable[[Value], Tensor]) -> None:
+        assert node.graph is not None
+        super().__init__(node, node.graph)
+        self.k = builder
+        self._operand = operand
+
+    def x(self, i: int) -> Tensor:
+        """Operand ``i`` as a tensor."""
+        return self._operand(self.value(i))
+
+    @property
+    def operands(self) -> list[Tensor]:
+        """All operands; every one must be present."""
+        return [self.x(i) for i in range(len(self.node.inputs))]
+
+    def dims(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
+        """Dimensions as TVM expressions."""
+        return self.k.shape(dims)
+
+    def out_shape(self, i: int = 0) -> tuple[Expr, ...]:
+        """Shape of output ``i``."""
+        value = self.node.output(i)
+        assert value is not None
+        return self.k.shape(value.shape)
+
+    def out_dtype(self, i: int = 0) -> str:
+        """TVM dtype of output ``i``."""
+        value = self.node.output(i)
+        assert value is not None
+        return tvm_dtype(value.dtype, self.node)
+
+    def static_shape(self, i: int) -> tuple[int, ...]:
+        """Shape of operand ``i`` as integers, refused with a remedy when symbolic."""
+        type_ = self.type(i)
+        if not type_.is_static:
+            raise self.unsupported(f"{self.node.op} of the symbolic shape {type_}", "fix the input shapes with --shape")
+        return type_.static_shape
+
+
+def const(value: Any, dtype: str) -> Expr:
+    """A scalar constant of a TVM dtype."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return tirx.const(value, dtype)
+
+
+def scalar_operand(array: np.ndarray[Any, Any], dtype: str, shape: Sequence[Expr]) -> Tensor:
+    """A constant tensor whose elements are all equal, as an immediate."""
+    value = const(array.reshape(-1)[0], dtype)
+    return Tensor(shape, dtype, lambda *_: value)

@@ -1,0 +1,128 @@
+"""Lazy tensors: a shape and a rule for computing the element at an index.
+
+Operators are lowered to these; loops appear only when a nest is emitted, so a chain of element-wise and movement operators costs
+one pass over memory whatever its length. Evaluating a tensor at an index inside a ``Scope`` binds the result to a variable once, so
+diamonds in the graph never blow the expression up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphopt.backends.base.tvm_api import tirx
+
+Expr = Any
+"""A TVM scalar expression or a Python int."""
+Index = tuple[Expr, ...]
+
+
+class Scope:
+    """Variables bound at one place of the generated code; inner scopes see outer ones.
+
+    Attributes:
+        inline: share expressions but introduce no variables.
+        branches: something in it is computed conditionally. TVM 0.27 vectorises a bound if_then_else wrongly (a lane's value is
+            hoisted), so loops around such a scope stay scalar for LLVM to vectorise.
+    """
+
+    _stack: list[Scope] = []
+
+    def __init__(self, inline: bool = False) -> None:
+        self.inline = inline
+        self.branches = False
+        self.binds: list[tuple[Any, Expr]] = []
+        self._memo: dict[tuple[int, ...], Expr] = {}
+        self._alive: list[object] = []
+
+    def __enter__(self) -> Scope:
+        Scope._stack.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Scope._stack.pop()
+
+    @classmethod
+    def lookup(cls, key: tuple[int, ...]) -> Expr | None:
+        """A value computed before in any enclosing scope."""
+        for scope in reversed(cls._stack):
+            if key in scope._memo:
+                return scope._memo[key]
+        return None
+
+    @classmethod
+    def bind(cls, key: tuple[int, ...], value: Expr, keep: object) -> Expr:
+        """Remember ``value`` in the innermost scope, as a variable unless it is trivial."""
+        if not cls._stack:
+            return value
+        scope = cls._stack[-1]
+        if not scope.inline and not isinstance(value, (int, float)) and not isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
+            var = tirx.Var(f"t{len(scope.binds)}", value.ty)
+            scope.binds.append((var, value))
+            value = var
+        scope._memo[key] = value
+        scope._alive.append(keep)
+        return value
+
+    def statements(self) -> list[Any]:
+        """This scope's bindings as statements."""
+        return [tirx.Bind(var, bound) for var, bound in self.binds]
+
+
+class Tensor:
+    """A lazily computed tensor.
+
+    Attributes:
+        shape: extents, ints where known, else TVM int64 expressions.
+        dtype: TVM dtype.
+    """
+
+    def __init__(self, shape: Sequence[Expr], dtype: str, fn: Callable[..., Expr]) -> None:
+        self.shape: tuple[Expr, ...] = tuple(shape)
+        self.dtype = dtype
+        self._fn = fn
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __call__(self, *index: Expr) -> Expr:
+        """The element at ``index``, bound once in the current scope."""
+        if len(index) != len(self.shape):
+            raise ValueError(f"{len(index)} indices for a tensor of rank {len(self.shape)}")
+        key = (id(self), *(_key(i) for i in index))
+        found = Scope.lookup(key)
+        if found is None:
+            found = Scope.bind(key, self._fn(*index), (self, index))
+        return found
+
+
+def _key(index: Expr) -> int:
+    return index if isinstance(index, int) else hash(index)
+
+
+def choose(condition: Expr, then: Callable[[], Expr], otherwise: Callable[[], Expr]) -> Expr:
+    """``then()`` where the condition holds, else ``otherwise()``; only the branch taken is evaluated (no stray loads)."""
+    if isinstance(condition, (bool, int)):
+        return then() if condition else otherwise()
+    if isinstance(condition, tirx.IntImm):
+        return then() if condition.value else otherwise()
+    for scope in Scope._stack:
+        scope.branches = True
+    with Scope(inline=True):
+        a = then()
+    with Scope(inline=True):
+        b = otherwise()
+    return tirx.if_then_else(condition, a, b)
+
+
+def broadcast_index(tensor: Tensor, index: Sequence[Expr]) -> Index:
+    """The index into ``tensor`` for an element of a larger shape that it is broadcast to (numpy rules)."""
+    tail = index[len(index) - tensor.rank :]
+    return tuple(0 if isinstance(d, int) and d == 1 else i for d, i in zip(tensor.shape, tail))
+
+
+def elementwise(fn: Callable[..., Expr], dtype: str, shape: Sequence[Expr], *inputs: Tensor) -> Tensor:
+    """``out[i] = fn(*inputs[i])`` with numpy broadcasting to ``shape``."""
+    return Tensor(shape, dtype, lambda *index: fn(*(t(*broadcast_index(t, index)) for t in inputs)))

@@ -1,0 +1,214 @@
+"""From the second level to the third: choose a template for every group, emit kernels once each, plan buffers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.backends.base.program import (
+    BindStep,
+    BranchStep,
+    Buffer,
+    KernelStep,
+    Program,
+    ViewStep,
+    plan_buffers,
+)
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, choose
+from graphopt.backends.base.tvm_api import tvm_ffi
+from graphopt.backends.common.builder import Nest
+from graphopt.backends.common.generic import emit_generic
+from graphopt.backends.common.lower.registry import tvm_dtype
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.dims import symbols_of
+from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.ir.graph import Array, Value
+from graphopt.ir.types import Shape, TensorType
+
+
+def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], nest: Nest) -> Program:
+    """The program of a fused graph.
+
+    Raises:
+        UnsupportedOpError: an operator, element type or shape form has no kernel.
+    """
+    program = _Lowering(fused, target, templates, nest).program()
+    plan_buffers(program)
+    return program
+
+
+@dataclass
+class _Lowering:
+    fused: FusedGraph
+    target: Target
+    templates: Sequence[KernelTemplate[Any]]
+    nest: Nest
+    buffers: dict[Value, Buffer] = field(default_factory=dict)
+    packed: dict[int, Buffer] = field(default_factory=dict)
+    by_hash: dict[int, list[str]] = field(default_factory=dict)
+    defined: set[str] = field(default_factory=set)
+
+    def program(self) -> Program:
+        graph = self.fused.graph
+        inputs = [self._buffer(v) for v in graph.inputs]
+        out = Program(_identifier(graph.name or "main"), self.target, inputs)
+        self.out = out
+        for value in graph.inputs:
+            self.defined |= symbols_of(*value.shape)
+            self._bind(value)
+        for group in self.fused.groups:
+            if group.kind is GroupKind.view:
+                self._view(group)
+            elif group.kind is GroupKind.control:
+                self._branch(group)
+            else:
+                self._kernel(group)
+            for value in group.outputs:
+                self._bind(value)
+        for value in graph.outputs:
+            out.outputs.append(self._result(value))
+        return out
+
+    # -- buffers ------------------------------------------------------------------------------------------------
+    def _buffer(self, value: Value) -> Buffer:
+        if value not in self.buffers:
+            tvm_dtype(value.dtype, value.producer)
+            type_ = TensorType(value.dtype, value.shape)
+            buffer = Buffer(value.name, type_, self._physical(value), value=value)
+            if value.data is not None:
+                buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
+                self.out.constants.append(buffer)
+            self.buffers[value] = buffer
+        return self.buffers[value]
+
+    def _physical(self, value: Value) -> Shape:
+        block = self.fused.blocks.get(value, 0)
+        if not block:
+            return value.shape
+        n, c, *rest = value.shape
+        return (n, c // block, *rest, block)
+
+    def _constant(self, array: Array, name: str) -> Buffer:
+        if id(array) not in self.packed:
+            from graphopt.ir.dtypes import DType
+
+            shape = tuple(int(d) for d in array.shape)
+            buffer = Buffer(name, TensorType(DType.from_numpy(array.dtype), shape), shape, data=array)
+            self.packed[id(array)] = buffer
+            self.out.constants.append(buffer)
+        return self.packed[id(array)]
+
+    def _bind(self, value: Value) -> None:
+        if value.binds and value.content is not None:
+            names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
+            self.out.steps.append(BindStep(self._buffer(value), names))
+            self.defined |= set(names)
+
+    def _result(self, value: Value) -> Buffer:
+        made = value.producer is not None and value in self.buffers and value not in self.fused.graph.inputs
+        if made and self.buffers[value] not in self.out.outputs:
+            return self.buffers[value]
+        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), value.shape)
+        if value.content is not None and not value.binds and value not in self.buffers:
+            self._emit_copy(value, copy, [])
+        else:
+            self._emit_copy(value, copy, [self._buffer(value)])
+        return copy
+
+    def _emit_copy(self, value: Value, target: Buffer, source: list[Buffer]) -> None:
+        from graphopt.backends.common.copy import emit_copy
+
+        function, symbols = emit_copy(value, self.fused, self.target.caps, self.nest)
+        name = self._add(function, "copy")
+        self.out.steps.append(KernelStep(name, source, [target], symbols, "copy"))
+
+    # -- steps --------------------------------------------------------------------------------------------------
+    def _kernel(self, group: Group) -> None:
+        call = KernelCall(self.fused, group)
+        caps = self.target.caps
+        chosen = choose(self.templates, call, caps)
+        if chosen is not None:
+            template, config = chosen
+            emitted = template.emit(call, config, caps, "kernel")
+            how, text = template.name, str(config)
+        else:
+            emitted, how, text = emit_generic(call, caps, "kernel", self.nest), "generic", ""
+        self._check_symbols(emitted.symbols, group)
+        inputs = [
+            self._buffer(v) if isinstance(v, Value) else self._constant(v, f"{group.anchor.name}_packed{i}")
+            for i, v in enumerate(emitted.inputs)
+        ]
+        name = self._add(emitted.function, group.label)
+        outputs = [self._buffer(v) for v in group.outputs]
+        origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
+        label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
+        self.out.steps.append(
+            KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins)
+        )
+
+    def _view(self, group: Group) -> None:
+        node = group.nodes[0]
+        source = node.input(0)
+        assert source is not None
+        self._check_dims(node.out.shape, group)
+        self.out.steps.append(ViewStep(self._buffer(source), self._buffer(node.out)))
+
+    def _branch(self, group: Group) -> None:
+        from graphopt.backends.control import lower_if
+
+        node = group.nodes[0]
+        if node.op != "If":
+            raise UnsupportedOpError(
+                f"{node.op} is not compiled yet", node=node.label,
+                hint="unroll the loop when exporting, or run this part of the model outside",
+            )  # fmt: skip
+        then, otherwise, captured = lower_if(node, self.target, self.templates, self.nest)
+        condition = node.input(0)
+        assert condition is not None
+        self.out.steps.append(
+            BranchStep(
+                self._buffer(condition), then, otherwise,
+                [self._buffer(v) for v in captured], [self._buffer(v) for v in group.outputs],
+            )  # fmt: skip
+        )
+
+    def _check_symbols(self, names: Sequence[str], group: Group) -> None:
+        missing = [n for n in names if n not in self.defined]
+        if missing:
+            raise UnsupportedOpError(
+                f"the shape of {group.anchor.op}'s result depends on data that is only known at run time ({', '.join(missing)})",
+                code="data-dependent-shape", node=group.anchor.label,
+                hint="make the operand that decides the shape a constant, or fix the input shapes with --shape",
+            )  # fmt: skip
+
+    def _check_dims(self, shape: Shape, group: Group) -> None:
+        self._check_symbols(sorted(symbols_of(*shape)), group)
+
+    # -- functions ----------------------------------------------------------------------------------------------
+    def _add(self, function: Any, label: str) -> str:
+        """Register a PrimFunc, or find the structurally equal one that is there."""
+        anonymous = function.without_attr("global_symbol")
+        key = int(tvm_ffi.structural_hash(anonymous))
+        for name in self.by_hash.get(key, []):
+            if tvm_ffi.structural_equal(self.out.functions[name].without_attr("global_symbol"), anonymous):
+                return name
+        base = _identifier(label)
+        name, n = base, 0
+        while name in self.out.functions:
+            n += 1
+            name = f"{base}_{n}"
+        self.out.functions[name] = function.with_attr("global_symbol", name)
+        self.by_hash.setdefault(key, []).append(name)
+        return name
+
+
+def _identifier(text: str) -> str:
+    clean = re.sub(r"\W", "_", text)
+    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main",) else clean
+
+
