@@ -219,6 +219,41 @@ def test_symbolic_batch(dtype: str) -> None:
         assert_close(run(spec, "x86-64-v3", x, weight), oracle(x, weight, spec), spec.reduction)
 
 
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("name", ["3x3", "asymmetric", "1x1", "1x7", "dilated", "plain in and out, odd channels"])
+def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
+    base = SPECS[name]
+    symbolic = replace(base, in_height=tirx.Var("h", dtype), in_width=tirx.Var("w", dtype))
+    config = kernel.default_config(symbolic, caps_of(level))
+    module = tvm.compile(
+        tvm.IRModule({"conv": kernel.emit(symbolic, config, name="conv")}), parse_target(level).tvm_target()
+    ).jit()
+    for height, width in [(4, 4), (5, 33), (9, 14), (3, 71)]:
+        spec = replace(base, in_height=height, in_width=width)
+        x, weight = inputs_of(spec)
+        output = tvm.runtime.tensor(np.full([int(d) for d in spec.output_shape], np.nan, np.float32))
+        packed = kernel.pack_weight(weight, symbolic, config)
+        module["conv"](tvm.runtime.tensor(to_physical(x, spec.in_block)), tvm.runtime.tensor(packed), output)
+        assert_close(to_logical(output.numpy(), spec.out_block), oracle(x, weight, spec), spec.reduction)
+
+
+@pytest.mark.parametrize("axis", ["in_height", "in_width"])
+def test_one_symbolic_size(axis: str) -> None:
+    base = SPECS["3x3 stride 2"]
+    spec = replace(base, **{axis: tirx.Var("s", "int64")})
+    x, weight = inputs_of(base)
+    config = kernel.default_config(spec, caps_of("x86-64-v3"))
+    func = kernel.emit(spec, config, name="conv")
+    module = tvm.compile(tvm.IRModule({"conv": func}), parse_target("x86-64-v3").tvm_target()).jit()
+    output = tvm.runtime.tensor(np.full([int(d) for d in base.output_shape], np.nan, np.float32))
+    arrays = to_physical(x, base.in_block), kernel.pack_weight(weight, spec, config)
+    module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
+    assert_close(to_logical(output.numpy(), base.out_block), oracle(x, weight, base), base.reduction)
+    with pytest.raises(ValueError, match="static"):
+        kernel.emit(spec, replace(config, oh_tile=2))
+
+
 def test_runs_in_the_relax_vm() -> None:
     """The emitted function has no block structure; the VM must take it through ``call_tir`` all the same."""
     spec = SPECS["3x3"]
