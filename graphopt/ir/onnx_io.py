@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +14,12 @@ from onnx import ModelProto, TypeProto, ValueInfoProto
 from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dims import Dim, SymExpr, symbol
 from graphopt.ir.dtypes import DType
+from graphopt.ir.export_opset import export_opset
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ir.onnx_load import LoadedModel, opset_of
 from graphopt.ir.types import OpaqueType, TensorType, Type
 
 gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.ERROR  # its warnings go to stdout; what matters is checked here
-
-EXPORT_OPSET_FLOOR = 18
-"""Nodes are kept in the form they have since opset 18 (axes as inputs), so exports need at least that."""
 
 
 def graph_from_onnx(model: LoadedModel) -> Graph:
@@ -203,7 +200,7 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
     """
     exported = _Exporter().graph(graph)
     domains = {n.domain for n in graph.walk()}
-    opsets = [onnx.helper.make_opsetid("", _export_opset(graph))]
+    opsets = [onnx.helper.make_opsetid("", export_opset(graph))]
     opsets += [onnx.helper.make_opsetid(d, 1) for d in sorted(domains - {""})]
     model = gs.export_onnx(exported, do_type_check=False, opset_imports=opsets)
     model.ir_version = min(onnx.IR_VERSION, onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True))
@@ -213,26 +210,6 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     return model
-
-
-def _export_opset(graph: Graph) -> int:
-    version = max(graph.opset, EXPORT_OPSET_FLOOR)
-    for node in graph.walk():
-        if node.domain:
-            continue
-        if node.op not in _first_versions():
-            raise ModelError(f"no ONNX operator is called {node.op}", node=node.label)
-        version = max(version, _first_versions()[node.op])
-    return version
-
-
-@functools.cache
-def _first_versions() -> dict[str, int]:
-    first: dict[str, int] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if not schema.domain:
-            first[schema.name] = min(schema.since_version, first.get(schema.name, schema.since_version))
-    return first
 
 
 class _Exporter:

@@ -41,3 +41,22 @@ def _attention(c: InferContext) -> list[Type]:
 @register("RotaryEmbedding")
 def _rotary(c: InferContext) -> list[Type]:
     return [c.type(0)]
+
+
+@register("LinearAttention", traits=(ANCHOR,))
+def _linear_attention(c: InferContext) -> list[Type]:
+    """Q is [batch, time, heads * key size], V is [batch, time, kv heads * value size]; the state is [batch, kv heads, key, value]."""
+    q, v = c.shape(0), c.shape(2)
+    if len(q) != 3 or len(v) != 3:
+        raise c.invalid(f"LinearAttention needs packed data of rank 3, got {len(q)} and {len(v)}")
+    heads, kv_heads = int(c.attr("q_num_heads")), int(c.attr("kv_num_heads"))
+    size, v_size = floordiv(q[2], heads), floordiv(v[2], kv_heads)
+    out = TensorType(c.dtype(0), (q[0], q[1], heads * v_size))
+    return [out, TensorType(c.dtype(3) if c.has(3) else c.dtype(0), (q[0], kv_heads, size, v_size))]
+
+
+@register("CausalConvWithState", traits=(ANCHOR,))
+def _causal_conv(c: InferContext) -> list[Type]:
+    """Input is [batch, channels, length], weight [channels, 1, k]; the state keeps the last k - 1 columns."""
+    x, w = c.shape(0), c.shape(1)
+    return [c.type(0), TensorType(c.dtype(3) if c.has(3) else c.dtype(0), (*x[:2], w[2] - 1))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
@@ -32,9 +32,11 @@ class Window:
         if not ceil_mode:
             return span // self.strides[axis] + 1
         out = ceildiv(span, self.strides[axis]) + 1
+        end = self.pads_end[axis]
+        if isinstance(end, int) and reach >= end + self.strides[axis]:
+            return out
         # a last window that starts in the end padding is dropped
-        starts_inside = ceildiv(extent + self.pads_begin[axis], self.strides[axis])
-        return min(out, starts_inside) if isinstance(out, int) and isinstance(starts_inside, int) else out
+        return dim_min(out, ceildiv(extent + self.pads_begin[axis], self.strides[axis]))
 
 
 def window_of(c: InferContext, kernel: tuple[int, ...], spatial: Shape) -> Window:
@@ -64,14 +66,19 @@ def window_of(c: InferContext, kernel: tuple[int, ...], spatial: Shape) -> Windo
     return Window(kernel, strides, dilations, tuple(begin), tuple(end))
 
 
-def conv_window(c: InferContext, data: int = 0, weight: int = 1) -> Window:
-    """The window of a convolution whose weight is input ``weight``."""
-    spatial_kernel = c.shape(weight)[2:]
-    if not all(isinstance(k, int) for k in spatial_kernel):
+def kernel_extents(c: InferContext, weight: Shape) -> tuple[int, ...]:
+    """Spatial extents of a convolution's weight."""
+    kernel = tuple(k for k in weight[2:] if isinstance(k, int))
+    if len(kernel) != len(weight) - 2:
         raise c.unsupported(
             "the kernel's spatial extents are not known when compiling", "make the weight's shape static"
         )
-    kernel = tuple(int(k) for k in spatial_kernel)  # type: ignore[arg-type]
+    return kernel
+
+
+def conv_window(c: InferContext, data: int = 0, weight: int = 1) -> Window:
+    """The window of a convolution whose weight is input ``weight``."""
+    kernel = kernel_extents(c, c.shape(weight))
     declared = c.attr("kernel_shape")
     if declared and tuple(declared) != kernel:
         raise c.invalid(f"kernel_shape {list(declared)} differs from the weight's {list(kernel)}")
@@ -119,7 +126,7 @@ def transposed_window(c: InferContext) -> TransposedWindow:
     """Geometry of ConvTranspose, following the ONNX specification for output_shape and auto_pad."""
     x, w = c.shape(0), c.shape(1)
     n = len(x) - 2
-    kernel = tuple(int(k) for k in w[2:])  # type: ignore[arg-type]
+    kernel = kernel_extents(c, w)
     strides = tuple(int(s) for s in c.attr("strides") or [1] * n)
     dilations = tuple(int(d) for d in c.attr("dilations") or [1] * n)
     pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]

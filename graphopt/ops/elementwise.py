@@ -45,7 +45,7 @@ def _cast_like(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(1), c.shape(0))]
 
 
-@register("Div", "Mod", "Pow", "Sub", "BitShift", "PRelu", traits=(ELEMENTWISE, BROADCAST))
+@register("Div", "Mod", "Pow", "Sub", "BitShift", "PRelu", "SwiGLU", traits=(ELEMENTWISE, BROADCAST))
 def _binary(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), c.broadcast(c.shape(0), c.shape(1)))]
 

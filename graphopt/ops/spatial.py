@@ -6,7 +6,7 @@ from graphopt.ir.dims import Dim, floordiv, product, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.conv import window_of
+from graphopt.ops.conv import kernel_extents, window_of
 from graphopt.ops.registry import ANCHOR, REDUCTION, register
 
 
@@ -48,9 +48,7 @@ def _affine_grid(c: InferContext) -> list[Type]:
 @register("DeformConv", traits=(ANCHOR,))
 def _deform_conv(c: InferContext) -> list[Type]:
     x, w, offset = c.shape(0), c.shape(1), c.shape(2)
-    if not all(isinstance(k, int) for k in w[2:]):
-        raise c.unsupported("the kernel's spatial extents are not known when compiling", "make the weight's shape static")
-    window = window_of(c, tuple(k for k in w[2:] if isinstance(k, int)), x[2:])
+    window = window_of(c, kernel_extents(c, w), x[2:])
     out = tuple(window.out_extent(i, d) for i, d in enumerate(x[2:]))
     for have, want in zip(offset[2:], out):
         c.assume_equal(have, want, "extents of the offsets and of the output")
