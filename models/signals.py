@@ -144,7 +144,7 @@ def _photo(rng: Generator, c: int, h: int, w: int) -> Array:
     for octave in range(2, 7):
         strength = 0.5**octave
         image += strength * (_smooth(rng, h, w, 2**octave) + [_smooth(rng, h, w, 2**octave) for _ in range(c)])
-    image = 0.5 + rng.uniform(0.8, 1.4) * image
+    image = 0.5 + rng.uniform(0.5, 0.9) * image
     rows, columns = np.mgrid[0:h, 0:w]
     for _ in range(6):
         cy, cx = rng.uniform(0, h), rng.uniform(0, w)
