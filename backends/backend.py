@@ -12,8 +12,11 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelTemplate
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.nest_cpu import cpu_nest
+from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.lowering import lower
 from graphopt.ir.fused import FusedGraph
+from graphopt.ir.graph import Graph, Node
+from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
 
 
 def templates_of(target: Target) -> list[KernelTemplate[Any]]:
@@ -34,3 +37,13 @@ def lower_fused(fused: FusedGraph, target: Target) -> Program:
 def build_program(program: Program) -> Built:
     """Compiled code of a program."""
     return build_module(to_module(program), program.target)
+
+
+def is_lowerable(node: Node) -> bool:
+    """Whether the operator has a lowering of its own (or is control flow); others are expanded or refused."""
+    return node.op in CONTROL or lookup(node.op, node.domain) is not None
+
+
+def fuse_for(graph: Graph, target: Target, level: int) -> FusedGraph:
+    """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
+    return fuse_kernels(graph, fuse=level > 0)

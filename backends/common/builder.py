@@ -228,7 +228,7 @@ class KernelBuilder:
                     Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
                 )
                 with Scope() as scope:
-                    stores = [(o.buffer, o.tensor(*logical), index if o.tensor.rank else (0,)) for o in alike]
+                    stores = [(o.buffer, o.tensor(*logical), index or _scalar_index(o.buffer)) for o in alike]
                 chosen = self._accumulate.chosen if self._accumulate else None
                 self._accumulate = outer
                 return NestBody(scope, stores, chosen, logical)
@@ -266,10 +266,15 @@ def logical_index(index: Index, block: int) -> Index:
 def reader(buffer: Any, shape: Sequence[Expr], dtype: str, block: int = 0) -> Tensor:
     """A tensor that loads from a buffer stored plainly or with blocked channels."""
     if not block:
-        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i) if i else [_i64((0,))[0]]))
+        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))))
     return Tensor(
         shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block)))
     )
+
+
+def _scalar_index(buffer: Any) -> Index:
+    """Where the only element of a scalar is: parameters are zero-dimensional, scratch can't be."""
+    return (0,) * len(buffer.shape)
 
 
 def _i64(index: Sequence[Expr]) -> list[Expr]:

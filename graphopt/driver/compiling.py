@@ -1,0 +1,112 @@
+"""From a model or graph to a compiled model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
+from graphopt.runtime.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from graphopt.backends.base.program import Program
+    from graphopt.ir.fused import FusedGraph
+    from graphopt.ir.onnx_load import ModelSource
+    from graphopt.runtime.model import CompiledModel
+
+
+def compile(
+    src: ModelSource | Graph,
+    target: str | Mapping[str, Any] = "x86",
+    *,
+    threads: int | None = None,
+    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    level: int = 2,
+    passes: Sequence[Any] | None = None,
+    skip: Sequence[str] = (),
+    verify_each: bool = False,
+) -> CompiledModel:
+    """Compile a model for a target.
+
+    Args:
+        src: path, bytes, ModelProto, or an imported graph (taken as it is, still optimised).
+        target: see ``graphopt targets``.
+        threads: CPU threads; by default all cores of the process's affinity mask.
+        shapes: fixes or renames symbolic input dimensions: ``{"x": (1, 3, 224, 224)}`` or ``{"x": "Nx3xHxW"}``.
+        level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
+        passes: graph passes to run instead of the level's.
+        skip: names of passes to leave out.
+        verify_each: check the graph's invariants after every pass.
+
+    Raises:
+        ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
+    """
+    from graphopt.backends.backend import build_program
+    from graphopt.runtime.model import CompiledModel
+
+    graph, program = to_program(
+        src, target, threads=threads, shapes=shapes, level=level, passes=passes, skip=skip, verify_each=verify_each
+    )[::2]
+    return CompiledModel.from_program(signature_of(graph), program, build_program(program), source=graph.source)
+
+
+def to_program(
+    src: ModelSource | Graph,
+    target: str | Mapping[str, Any] = "x86",
+    *,
+    threads: int | None = None,
+    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    level: int = 2,
+    passes: Sequence[Any] | None = None,
+    skip: Sequence[str] = (),
+    verify_each: bool = False,
+) -> tuple[Graph, FusedGraph, Program]:
+    """The three levels of a model for a target; arguments as in ``compile``."""
+    from graphopt.backends.backend import fuse_for, lower_fused
+    from graphopt.backends.base.target import parse_target
+
+    goal = parse_target(target if isinstance(target, str) else dict(target), threads)
+    graph = prepare(src, shapes, level, passes, skip, verify_each)
+    fused = fuse_for(graph, goal, level)
+    return graph, fused, lower_fused(fused, goal)
+
+
+def prepare(
+    src: ModelSource | Graph,
+    shapes: Mapping[str, str | Sequence[int | str]] | None,
+    level: int,
+    passes: Sequence[Any] | None,
+    skip: Sequence[str],
+    verify_each: bool,
+) -> Graph:
+    """Import and optimise, with every operator in a form that has a kernel."""
+    from graphopt.backends.backend import is_lowerable
+    from graphopt.driver.importing import import_onnx
+    from graphopt.driver.optimizing import optimize
+    from graphopt.passes.canonical.expand_functions import expand_functions
+
+    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
+    graph = optimize(graph, level=level, passes=passes, skip=skip, verify_each=verify_each, for_export=False)
+    expand_functions(graph, is_lowerable)
+    return graph
+
+
+def signature_of(graph: Graph) -> Signature:
+    """Entry signature of a graph.
+
+    Raises:
+        UnsupportedOpError: an input or output is no tensor of known rank.
+    """
+    specs = []
+    for value in (*graph.inputs, *graph.outputs):
+        if not isinstance(value.type, TensorType) or value.type.shape is None:
+            raise UnsupportedOpError(
+                f"%{value.name} is {value.type or 'of unknown type'}; only tensors of known rank enter and leave compiled models",
+                code="unsupported-type", hint="export the model with tensors as inputs and outputs, with known ranks",
+            )  # fmt: skip
+        specs.append(TensorSpec(value.name, value.type.dtype, value.type.shape))
+    count = len(graph.inputs)
+    constraints = tuple((a, b, why) for (a, b), why in graph.constraints.items())
+    return Signature(tuple(specs[:count]), tuple(specs[count:]), constraints)

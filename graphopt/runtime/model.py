@@ -1,0 +1,99 @@
+"""The compiled model as a Python object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.runtime.executor import Executor
+from graphopt.runtime.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from graphopt.backends.base.build import Built
+    from graphopt.backends.base.program import Program
+
+
+class CompiledModel:
+    """A model compiled for a target; callable on numpy arrays where the target is this machine.
+
+    Attributes:
+        program: the third level, when it was compiled in this process.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        constants: Sequence[npt.NDArray[Any]],
+        *,
+        built: Built | None = None,
+        program: Program | None = None,
+        executor: Executor | None = None,
+        source: str = "<model>",
+    ) -> None:
+        self.signature = signature
+        self.program = program
+        self.source = source
+        self._constants = list(constants)
+        self._built = built
+        self._executor = executor
+
+    @staticmethod
+    def from_program(signature: Signature, program: Program, built: Built, source: str = "<model>") -> CompiledModel:
+        """A model just compiled; it is loaded at the first run."""
+        constants = [b.data for b in program.constants if b.data is not None]
+        return CompiledModel(signature, constants, built=built, program=program, source=source)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What ``run`` takes."""
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What ``run`` returns."""
+        return self.signature.outputs
+
+    def run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run on named arrays.
+
+        Raises:
+            InputError: wrong names, dtypes or shapes.
+            DeviceError: the target's code can't run on this machine, or failed.
+        """
+        results = self._loaded()(self.signature.check(feed))
+        return {spec.name: _as(spec, r) for spec, r in zip(self.outputs, results)}
+
+    def __call__(self, *args: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        """Run on arrays in input order; returns the outputs in order."""
+        from graphopt.errors import InputError
+
+        if len(args) != len(self.inputs):
+            raise InputError(
+                f"{len(args)} arrays for {len(self.inputs)} inputs", hint="inputs are " + ", ".join(map(str, self.inputs))
+            )
+        return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.base.link``)."""
+        from graphopt.runtime.store import save_model
+
+        save_model(self, path)
+
+    def _loaded(self) -> Executor:
+        if self._executor is None:
+            assert self._built is not None
+            device = None
+            if self._built.target.kind == "cuda":
+                import tvm
+
+                device = tvm.cuda()
+            self._executor = Executor(self._built.vm(), self._constants, device)
+        return self._executor
+
+
+def _as(spec: TensorSpec, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if array.dtype == spec.dtype.numpy else np.asarray(array, spec.dtype.numpy)

@@ -1,0 +1,158 @@
+"""The entry signature of a compiled model and the checks on what is passed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import InputError, did_you_mean
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
+from graphopt.ir.dtypes import DType
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and shape of an input or output; dimensions may be symbolic."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs, outputs, and pairs of dimensions that must agree (with the reason)."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    constraints: tuple[tuple[Dim, Dim, str], ...] = ()
+
+    def check(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The arrays in input order, contiguous, after checking names, dtypes, shapes and shape constraints.
+
+        Raises:
+            InputError: the first mismatch, naming the input and what is expected.
+        """
+        names = [s.name for s in self.inputs]
+        for name in feed:
+            if name not in names:
+                raise InputError(
+                    f"there is no input {name!r}", hint=did_you_mean(name, names) or f"inputs are {', '.join(names)}"
+                )
+        arrays = []
+        symbols: dict[str, Dim] = {}
+        for spec in self.inputs:
+            if spec.name not in feed:
+                raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
+            arrays.append(_checked(spec, feed[spec.name], symbols))
+        for left, right, why in self.constraints:
+            a, b = subs(left, symbols), subs(right, symbols)
+            if isinstance(a, int) and isinstance(b, int) and a != b:
+                raise InputError(
+                    f"these input shapes don't fit the model: {left} = {a} but {right} = {b}",
+                    notes=[why], hint="the model can't be run on inputs of these shapes",
+                )  # fmt: skip
+        return arrays
+
+
+def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.NDArray[Any]:
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)
+    if array.dtype != spec.dtype.numpy:
+        raise InputError(
+            f"input {spec.name!r} has dtype {array.dtype}, the model expects {spec.dtype.numpy}",
+            hint=f"convert it: x.astype({str(spec.dtype.numpy)!r})",
+        )
+    if array.ndim != len(spec.shape):
+        raise InputError(f"input {spec.name!r} has {array.ndim} dimensions {list(array.shape)}, the model expects {spec}")
+    for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
+        name = as_symbol(want)
+        if name is not None and name not in symbols:
+            symbols[name] = int(have)
+            continue
+        expected = subs(want, symbols)
+        if isinstance(expected, int) and expected != have:
+            note = [f"{name} is {expected} by an earlier input"] if name else []
+            raise InputError(
+                f"input {spec.name!r} has shape {list(array.shape)}, the model expects {spec}: dimension {axis} must be {expected}",
+                notes=note, hint="compile for this shape with --shape, or export the model with a dynamic dimension",
+            )  # fmt: skip
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def dim_to_json(dim: Dim) -> Any:
+    """JSON form of a dimension: an int, or terms ``[coefficient, [atoms]]``."""
+    if isinstance(dim, int):
+        return dim
+    return [[c, [_atom_to_json(a) for a in m]] for m, c in dim.terms]
+
+
+def _atom_to_json(atom: Any) -> Any:
+    from graphopt.ir.dims import Symbol
+
+    return atom.name if isinstance(atom, Symbol) else {"fn": atom.fn, "args": [dim_to_json(a) for a in atom.args]}
+
+
+def dim_from_json(data: Any) -> Dim:
+    """Inverse of ``dim_to_json``.
+
+    Raises:
+        ValueError: the data has another form.
+    """
+    from graphopt.ir.dims import FUNCTIONS, apply, symbol
+
+    if isinstance(data, int):
+        return data
+    if not isinstance(data, list):
+        raise ValueError(f"not a dimension: {data!r}")
+    total: Dim = 0
+    for coefficient, atoms in data:
+        term: Dim = int(coefficient)
+        for atom in atoms:
+            if isinstance(atom, str):
+                term = term * symbol(atom)
+            elif atom["fn"] in FUNCTIONS:
+                term = term * apply(atom["fn"], *(dim_from_json(a) for a in atom["args"]))
+            else:
+                raise ValueError(f"unknown function {atom['fn']!r}")
+        total = total + term
+    return total
+
+
+def signature_to_json(signature: Signature) -> dict[str, Any]:
+    """JSON form for the manifest."""
+
+    def specs(items: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+        return [{"name": s.name, "dtype": str(s.dtype), "shape": [dim_to_json(d) for d in s.shape]} for s in items]
+
+    return {
+        "inputs": specs(signature.inputs),
+        "outputs": specs(signature.outputs),
+        "constraints": [[dim_to_json(a), dim_to_json(b), why] for a, b, why in signature.constraints],
+    }
+
+
+def signature_from_json(data: Mapping[str, Any]) -> Signature:
+    """Inverse of ``signature_to_json`` (KeyError, ValueError or TypeError on other forms)."""
+    by_name = {str(d): d for d in DType}
+
+    def specs(items: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(str(s["name"]), by_name[s["dtype"]], tuple(dim_from_json(d) for d in s["shape"])) for s in items
+        )
+
+    return Signature(
+        specs(data["inputs"]),
+        specs(data["outputs"]),
+        tuple((dim_from_json(a), dim_from_json(b), str(w)) for a, b, w in data["constraints"]),
+    )
+
+
+__all__ = ["Signature", "SymExpr", "TensorSpec", "signature_from_json", "signature_to_json"]
