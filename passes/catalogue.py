@@ -7,6 +7,8 @@ from graphopt.passes.canonical import (  # noqa: F401
     dead_code,
     identities,
     merge_constants,
+    transposes,
     views,
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad  # noqa: F401
+from graphopt.passes.fuse import activations, attention, gelu, norms, softmax  # noqa: F401

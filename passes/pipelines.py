@@ -9,19 +9,25 @@ from graphopt.passes.canonical.cse import CommonSubexpressions
 from graphopt.passes.canonical.dead_code import DeadCode
 from graphopt.passes.canonical.identities import RemoveNoOps
 from graphopt.passes.canonical.merge_constants import MergeConstants
+from graphopt.passes.canonical.transposes import MoveTransposes
 from graphopt.passes.canonical.views import MergeViewChains
 from graphopt.passes.fold.affine import FoldAffine
 from graphopt.passes.fold.batch_norm import FoldBatchNorm, LowerBatchNorm
 from graphopt.passes.fold.constants import FoldConstants
 from graphopt.passes.fold.gemm import MakeGemm
 from graphopt.passes.fold.pad import FoldPad
+from graphopt.passes.fuse.activations import RecogniseActivations
+from graphopt.passes.fuse.attention import RecogniseAttention
+from graphopt.passes.fuse.gelu import RecogniseGelu
+from graphopt.passes.fuse.norms import RecogniseNorms
+from graphopt.passes.fuse.softmax import RecogniseSoftmax
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
 LEVELS = {
     0: "nothing",
     1: "exact: results are the same bit by bit (dead code, constants, no-ops, common subexpressions)",
-    2: "rounding may differ: weights folded, well-known subgraphs recognised",
-    3: "also what pays only sometimes: transposes moved, every BatchNormalization turned into arithmetic",
+    2: "rounding may differ: weights folded, well-known subgraphs recognised, transposes moved",
+    3: "also what pays only sometimes: every BatchNormalization turned into arithmetic",
 }
 ROUNDS = 8
 """A phase that has not settled by then is left as it is: each round is correct by itself."""
@@ -43,7 +49,10 @@ def level_pipeline(level: int) -> Pipeline:
     if level >= 1:
         phases.append(_canonical("canonicalise"))
     if level >= 2:
-        folding = (FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
+        # Before folding: a factor that belongs to a recognisable subgraph must not vanish into the weights before it.
+        known = (RecogniseGelu(), RecogniseActivations(), RecogniseSoftmax(), RecogniseNorms(), RecogniseAttention())
+        phases.append(Phase("recognise", (*known, *_canonical("").passes), ROUNDS))
+        folding = (MoveTransposes(), FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
         phases.append(Phase("fold", (*folding, *_canonical("").passes), ROUNDS))
     if level >= 3:
         phases.append(Phase("reshuffle", (LowerBatchNorm(), FoldAffine(), *_canonical("").passes), ROUNDS))

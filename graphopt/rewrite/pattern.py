@@ -1,14 +1,15 @@
 """Declarative patterns over the graph: what to look for, written as the expression it is.
 
-Matching goes from a root node up through its operands. It has two steps: *structure* (operators, operands, constants) finds
-candidates, then the *closed world* is checked: an attribute that the pattern does not name must equal the default of its schema, outputs
-that it does not name must be unused, and values between the matched nodes may be used by these nodes only and not leave the graph.
-A candidate that fails the second step is a refusal worth a remark; a mere structural mismatch is not.
+Matching goes from a root node up through its operands. It has two steps: *structure* (operators, operands, constants)
+finds candidates, then the *closed world* is checked: an attribute that the pattern does not name must equal the default
+of its schema, outputs that it does not name must be unused, and values between the matched nodes may be used by these
+nodes only and not leave the graph. A candidate that fails the second step is a refusal worth a remark; a mere
+structural mismatch is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,12 @@ class Pattern:
 class Leaf(Pattern):
     """An operand that the rule takes as it is."""
 
-    def __init__(self, *, constant: bool = False, optional: bool = False, equals: float | None = None) -> None:
+    def __init__(
+        self, *, constant: bool = False, optional: bool = False, test: Callable[[Array], bool] | None = None
+    ) -> None:
         self.constant = constant
         self.optional = optional
-        self.equals = equals
+        self.test = test
 
     def accepts(self, value: Value) -> bool:
         """Whether the value is of the kind asked for."""
@@ -61,7 +64,7 @@ class Leaf(Pattern):
             return True
         if value.data is None:
             return False
-        return self.equals is None or is_splat(value.data, self.equals)
+        return self.test is None or self.test(value.data)
 
 
 class OpPattern(Pattern):
@@ -89,6 +92,13 @@ class OpPattern(Pattern):
         return len(self.inputs) == 2 and all(has_trait(o, COMMUTATIVE) for o in self.ops)
 
 
+class Either(Pattern):
+    """One of several patterns."""
+
+    def __init__(self, options: Sequence[Pattern]) -> None:
+        self.options = tuple(options)
+
+
 def any_() -> Leaf:
     """Any value."""
     return Leaf()
@@ -99,9 +109,9 @@ def opt_any() -> Leaf:
     return Leaf(optional=True)
 
 
-def const() -> Leaf:
-    """A constant."""
-    return Leaf(constant=True)
+def const(test: Callable[[Array], bool] | None = None) -> Leaf:
+    """A constant, whose array passes ``test`` if one is given: a part of the structure, so failing it is no refusal."""
+    return Leaf(constant=True, test=test)
 
 
 def opt_const() -> Leaf:
@@ -111,7 +121,12 @@ def opt_const() -> Leaf:
 
 def scalar(equals: float) -> Leaf:
     """A constant all of whose elements are ``equals`` (within the rounding of its own dtype)."""
-    return Leaf(constant=True, equals=equals)
+    return Leaf(constant=True, test=lambda array: is_splat(array, equals))
+
+
+def either(*options: Pattern) -> Either:
+    """Whichever of the patterns matches; all that do are tried, in order."""
+    return Either(options)
 
 
 def op(
@@ -182,12 +197,15 @@ def _match_value(
             yield values, nodes
         return
     bound = {**values, pattern: value}
-    if isinstance(pattern, Leaf):
+    if isinstance(pattern, Either):
+        for option in pattern.options:
+            yield from _match_value(option, value, root, bound, nodes)
+    elif isinstance(pattern, Leaf):
         if (value is None and pattern.optional) or (value is not None and pattern.accepts(value)):
             yield bound, nodes
     elif isinstance(pattern, OpPattern) and value is not None and value.producer is not None:
-        if value.producer.output(0) is value:
-            yield from _match_node(pattern, value.producer, root, bound, nodes)
+        producer = value.producer
+        yield from _match_node(pattern, producer, root, bound, nodes) if producer.output(0) is value else ()
 
 
 def check_closed_world(pattern: OpPattern, root: Node, nodes: Mapping[OpPattern, Node]) -> None:
@@ -238,7 +256,7 @@ def _same(have: Any, wanted: Any) -> bool:
 
 
 def is_splat(array: Array, number: float) -> bool:
-    """Whether the array is not empty and every element is ``number`` as rounded to the array's dtype (two units allowed)."""
+    """Whether the array is not empty and every element is ``number`` up to two units of the array's dtype."""
     if array.size == 0 or array.dtype.kind in "OUS" or array.dtype.kind == "c":
         return False
     if array.dtype.kind in "iub":

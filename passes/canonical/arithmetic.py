@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,26 +15,29 @@ from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
 
 
-def _all(array: Array, test: Callable[[Array], Any]) -> bool:
-    return bool(array.size and np.all(test(array)))
+def _ones(array: Array) -> bool:
+    return bool(array.size and array.dtype != object and np.all(array == 1))
+
+
+def _zeros(array: Array) -> bool:
+    return bool(array.size and array.dtype != object and not np.any(array))
 
 
 class RemoveMulByOne(Forward):
     """Mul(x, 1) -> x;  Div(x, 1) -> x;  Pow(x, 1) -> x.  Does not fire when the constant's shape widens x."""
 
-    x, c = any_(), const()
+    x, c = any_(), const(_ones)
     root = op(("Mul", "Div", "Pow"), x, c)
 
     def check(self, m: Match) -> None:
-        """Exactly one."""
-        m.require(_all(m.array(self.c), lambda a: a == 1), "the constant is not 1", m[self.c])
+        """Same type."""
         m.require_forward(m[self.x])
 
 
 class RemoveOneTimes(RemoveMulByOne):
     """Mul(1, x) -> x"""
 
-    x, c = any_(), const()
+    x, c = any_(), const(_ones)
     root = op("Mul", c, x)
 
 
@@ -45,14 +47,13 @@ class RemoveAddZero(Forward):
     Does not fire for ``Add(x, +0.0)``, which turns -0.0 into +0.0.
     """
 
-    x, c = any_(), const()
+    x, c = any_(), const(_zeros)
     root = op("Add", x, c)
 
     def check(self, m: Match) -> None:
         """Zero of the sign that changes nothing."""
         array, value = m.array(self.c), m[self.c]
-        m.require(_all(array, lambda a: a == 0), "the constant is not 0", value)
-        if value.dtype.is_float and not (_all(array, np.signbit) or never_minus_zero(m[self.x])):
+        if value.dtype.is_float and not (bool(np.all(np.signbit(array))) or never_minus_zero(m[self.x])):
             raise NoMatch("adding +0.0 turns -0.0 into +0.0", value)
         m.require_forward(m[self.x])
 
@@ -60,13 +61,12 @@ class RemoveAddZero(Forward):
 class RemoveSubZero(Forward):
     """Sub(x, 0) -> x for integers and +0.0.  Does not fire for ``Sub(x, -0.0)``, which turns -0.0 into +0.0."""
 
-    x, c = any_(), const()
+    x, c = any_(), const(_zeros)
     root = op("Sub", x, c)
 
     def check(self, m: Match) -> None:
         """Zero of the sign that changes nothing."""
         array, value = m.array(self.c), m[self.c]
-        m.require(_all(array, lambda a: a == 0), "the constant is not 0", value)
         signed = value.dtype.is_float and bool(np.any(np.signbit(array)))
         m.require(not signed or never_minus_zero(m[self.x]), "subtracting -0.0 turns -0.0 into +0.0", value)
         m.require_forward(m[self.x])
@@ -81,7 +81,7 @@ class RemoveNeutralLogic(Forward):
     def check(self, m: Match) -> None:
         """The neutral truth value."""
         neutral = m.root.op == "And"
-        m.require(_all(m.array(self.c), lambda a: a == neutral), f"the constant is not {neutral}", m[self.c])
+        m.require(bool(np.all(m.array(self.c) == neutral)), f"the constant is not {neutral}", m[self.c])
         m.require_forward(m[self.x])
 
 

@@ -94,7 +94,7 @@ class FoldPadIntoConv(PadRule):
 
 
 class FoldPadIntoMaxPool(PadRule):
-    """MaxPool(Pad(x, p, v), pads=q) -> MaxPool(x, pads=p + q) where v is -infinity, or v is 0, q is 0 and x is never negative.
+    """MaxPool(Pad(x, p, v), pads=q) -> MaxPool(x, pads=p + q) where v is -infinity, or v is 0 and x never negative.
 
     MaxPool's own padding never wins; zeros do over negative numbers.
     """
@@ -120,7 +120,8 @@ class FoldPadIntoMaxPool(PadRule):
 class FoldPadIntoAveragePool(PadRule):
     """AveragePool(Pad(x, p, 0), pads=q) -> AveragePool(x, pads=p + q, count_include_pad=1)
 
-    Fires where zeros were counted before: q is 0, or count_include_pad was set. Not in ceil mode, whose last window may be cut off.
+    Fires where zeros were counted before: q is 0, or count_include_pad was set. Not in ceil mode, whose last window may
+    be cut off.
     """
 
     x, fill = any_(), opt_const()
