@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphopt.driver.importing import import_onnx
+    from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.errors import (
         AccuracyError,
         ArtifactError,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",
+    "optimize": "graphopt.driver.optimizing",
     "AccuracyError": "graphopt.errors",
     "ArtifactError": "graphopt.errors",
     "CompileError": "graphopt.errors",
@@ -64,5 +67,7 @@ __all__ = [
     "TargetError",
     "UnsupportedOpError",
     "UserError",
+    "export_onnx",
     "import_onnx",
+    "optimize",
 ]
