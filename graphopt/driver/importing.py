@@ -21,11 +21,13 @@ def import_onnx(src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None)
 
     Args:
         src: path of an .onnx file, its bytes, or a ModelProto (which is not changed).
-        shapes: input name to shape, as ``(1, 3, 224, 224)``, ``("N", 3, "H", "W")`` or ``"Nx3x224x224"``. An integer fixes a symbolic
+        shapes: input name to shape, as ``(1, 3, 224, 224)``, ``("N", 3, "H", "W")`` or ``"Nx3x224x224"``. An integer
+        fixes a symbolic
             dimension everywhere it occurs, a name renames it; the dimensions ``?`` and ``-1`` are left as they are.
 
     Returns:
-        A graph whose nodes have the newest form of their operator, with every value typed and decided ``If`` nodes inlined.
+        A graph whose nodes have the newest form of their operator, with every value typed and decided ``If`` nodes
+        inlined.
 
     Raises:
         ModelError: the model is missing, damaged, inconsistent or unsafe to read.

@@ -1,8 +1,8 @@
 """Symbolic dimensions: integers, symbols and a canonical polynomial form over them.
 
-A ``Dim`` is a Python int or a ``SymExpr``. Expressions are kept as sums of products with integer coefficients, so that equal
-dimensions compare equal whichever way they were computed: ``(n + 1) * 2 - n == n + 2``. What is not polynomial (floor
-division, modulo, min, max, comparisons, selection) is an opaque atom over canonical operands.
+A ``Dim`` is a Python int or a ``SymExpr``. Expressions are kept as sums of products with integer coefficients, so that
+equal dimensions compare equal whichever way they were computed: ``(n + 1) * 2 - n == n + 2``. What is not polynomial
+(floor division, modulo, min, max, comparisons, selection) is an opaque atom over canonical operands.
 
 Symbols stand for any integer; dimensions are non-negative, contents of shape tensors may be negative.
 """
@@ -272,7 +272,8 @@ def where(cond: Dim, a: Dim, b: Dim) -> Dim:
 def nonnegative(dim: Dim) -> bool:
     """Whether the expression can't be negative: built from extents with positive coefficients.
 
-    Symbols are extents, except those made for the contents of tensors (``v0``, ``v1``, ...; see ``InferContext.content``).
+    Symbols are extents, except those made for the contents of tensors (``v0``, ``v1``, ...; see
+    ``InferContext.content``).
     """
     if isinstance(dim, int):
         return dim >= 0
@@ -360,7 +361,8 @@ def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
 
 
 def _merge_floordiv(a: SymExpr, b: int) -> Dim | None:
-    """``(x // c + k) // b == (x + k*c) // (b*c)`` for integers b, c > 0: chains of strided layers become one division."""
+    """``(x // c + k) // b == (x + k*c) // (b*c)`` for integers b, c > 0: chains of strided layers become one
+    division."""
     terms = dict(a.terms)
     k = terms.pop((), 0)
     if len(terms) != 1:

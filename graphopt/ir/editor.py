@@ -17,7 +17,8 @@ InferFn = Callable[[Node], None]
 
 
 class Editor:
-    """Edits one graph. New nodes get their output types from ``infer`` at once, so an ill-typed rewrite fails where it is made."""
+    """Edits one graph. New nodes get their output types from ``infer`` at once, so an ill-typed rewrite fails where it
+    is made."""
 
     def __init__(self, graph: Graph, infer: InferFn | None = None) -> None:
         self.graph = graph
@@ -64,6 +65,7 @@ class Editor:
         node = Node(op, [], [], dict(attrs or {}), name=self.graph.fresh_name(base), domain=domain)
         node.origins = tuple(dict.fromkeys(o for n in like for o in (n.origins or (n.name,)))) or (node.name,)
         node.graph = self.graph
+        outs: list[Value | None]
         outs = [self.value(f"{base}_out") for _ in range(outputs)] if isinstance(outputs, int) else list(outputs)
         for out in outs:
             if out is not None:
@@ -230,12 +232,11 @@ class Editor:
         return moved
 
     def _unlink(self, node: Node) -> None:
-        for sub in node.subgraphs:
-            for inner in sub.walk():
-                self._drop_uses(inner)
-            for out in sub.outputs:
-                out.escapes -= 1
-        self._drop_uses(node)
+        for sub in (s for n in _with_nested(node) for s in n.subgraphs):
+            for escaping in sub.outputs:
+                escaping.escapes -= 1
+        for inner in _with_nested(node):
+            self._drop_uses(inner)
         for out in node.outputs:
             if out is not None:
                 out.producer = None
@@ -251,6 +252,10 @@ class Editor:
 
     def _touch(self) -> None:
         self.graph.root.version += 1
+
+
+def _with_nested(node: Node) -> list[Node]:
+    return [node] + [n for s in node.subgraphs for n in s.walk()]
 
 
 def _graph_of(value: Value) -> Graph | None:

@@ -33,7 +33,8 @@ class Value:
         name: unique within the outermost graph.
         type: dtype and shape; None before inference.
         data: the array when the value is a constant.
-        content: for integer tensors whose elements are known as dimensions: an object array of ``Dim`` of the value's shape.
+        content: for integer tensors whose elements are known as dimensions: an object array of ``Dim`` of the value's
+        shape.
         binds: the content's symbols are defined by this value's elements at run time.
         escapes: how many times it stands among the outputs of a graph or subgraph.
     """

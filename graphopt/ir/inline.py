@@ -9,8 +9,8 @@ from graphopt.ir.graph import Graph, Node
 def inline_subgraph(node: Node, branch: Graph, editor: Editor) -> list[Node]:
     """Move the nodes of ``branch`` to where ``node`` stands, reroute the outputs of ``node`` and erase it.
 
-    Names need no change, because they are unique in the whole model. A branch output that can't take over the name of a graph
-    output (a constant, an outer value, one that leaves twice) gets an Identity.
+    Names need no change, because they are unique in the whole model. A branch output that can't take over the name of a
+    graph output (a constant, an outer value, one that leaves twice) gets an Identity.
 
     Args:
         node: an If whose condition is known; every input of ``branch`` must be absent (If branches have none).

@@ -58,13 +58,13 @@ class _Importer:
         for node in src.nodes:
             self._node(node, protos[id(node)], graph, scope)
         for tensor in src.outputs:
-            value = self._operand(tensor, scope, None)
-            if value is None or tensor.name == "":
+            out = self._operand(tensor, scope, None)
+            if out is None or tensor.name == "":
                 raise ModelError(
                     f"{self.model.source}: graph output {tensor.name!r} is never computed", hint="check the export"
                 )
-            graph.outputs.append(value)
-            value.escapes += 1
+            graph.outputs.append(out)
+            out.escapes += 1
         return graph
 
     def _new(self, name: str, type_: Type | None = None) -> Value:
@@ -209,7 +209,8 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
     for key, value in graph.metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    return model
+    exported_model: ModelProto = model
+    return exported_model
 
 
 class _Exporter:
@@ -252,10 +253,11 @@ class _Exporter:
 
     def tensor(self, value: Value) -> Any:
         if value not in self.tensors:
-            if value.is_const:
-                self.tensors[value] = gs.Constant(
-                    value.name, np.ascontiguousarray(value.data).reshape(np.shape(value.data))
-                )
+            if value.data is not None:
+                array = np.ascontiguousarray(value.data).reshape(
+                    value.data.shape
+                )  # ascontiguousarray makes scalars 1-D
+                self.tensors[value] = gs.Constant(value.name, array)
             else:
                 dtype, shape = _gs_type(value.type)
                 self.tensors[value] = gs.Variable(value.name, dtype, shape)

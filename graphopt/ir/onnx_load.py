@@ -1,7 +1,7 @@
 """From path, bytes or ModelProto to a checked, self-contained ModelProto. An ONNX file is untrusted input.
 
-External data is mapped, not read, and only from inside the model's own folder; damaged files and cyclic graphs are refused with
-an error that names the file and the remedy.
+External data is mapped, not read, and only from inside the model's own folder; damaged files and cyclic graphs are
+refused with an error that names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from graphopt.errors import ModelError, UnsupportedOpError
@@ -42,7 +42,8 @@ def load_model(src: ModelSource) -> LoadedModel:
     """Read and check a model; model-local functions are inlined.
 
     Raises:
-        ModelError: missing, truncated, not ONNX, fails the checker, cyclic, or external data missing or outside its folder.
+        ModelError: missing, truncated, not ONNX, fails the checker, cyclic, or external data missing or outside its
+        folder.
         UnsupportedOpError: opset outside the supported range, or tensors of a kind that is not compiled.
     """
     folder: Path | None = None

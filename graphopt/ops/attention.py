@@ -10,7 +10,8 @@ from graphopt.ops.registry import ANCHOR, register
 
 @register("Attention", traits=(ANCHOR,))
 def _attention(c: InferContext) -> list[Type]:
-    """Q, K, V are [batch, heads, sequence, head size], or [batch, sequence, heads * head size] with the head counts as attributes."""
+    """Q, K, V are [batch, heads, sequence, head size], or [batch, sequence, heads * head size] with the head counts as
+    attributes."""
     q, k, v = c.shape(0), c.shape(1), c.shape(2)
     if not len(q) == len(k) == len(v) or len(q) not in (3, 4):
         raise c.invalid(f"Attention needs Q, K and V of rank 3 or 4, got {len(q)}, {len(k)} and {len(v)}")
@@ -45,7 +46,8 @@ def _rotary(c: InferContext) -> list[Type]:
 
 @register("LinearAttention", traits=(ANCHOR,))
 def _linear_attention(c: InferContext) -> list[Type]:
-    """Q is [batch, time, heads * key size], V is [batch, time, kv heads * value size]; the state is [batch, kv heads, key, value]."""
+    """Q is [batch, time, heads * key size], V is [batch, time, kv heads * value size]; the state is [batch, kv heads,
+    key, value]."""
     q, v = c.shape(0), c.shape(2)
     if len(q) != 3 or len(v) != 3:
         raise c.invalid(f"LinearAttention needs packed data of rank 3, got {len(q)} and {len(v)}")

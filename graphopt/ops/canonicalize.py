@@ -1,7 +1,7 @@
 """One walk over a freshly imported graph: newest operator forms, decided branches inlined, types inferred.
 
-The three go together because each needs the others: upgrading an operator may need the rank of its input, deciding an ``If`` needs
-the contents of shape tensors, and a branch that is never taken may not even be well-typed.
+The three go together because each needs the others: upgrading an operator may need the rank of its input, deciding an
+``If`` needs the contents of shape tensors, and a branch that is never taken may not even be well-typed.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
 def assumed_branch(node: Node) -> Graph | None:
     """The branch of an ``If`` on ``dim == constant`` that is taken for granted, and guarded by a run-time constraint.
 
-    Exporters write ``squeeze(axis)`` of a dynamic dimension as ``If(dim == 1, Squeeze(x), Identity(x))``, whose rank depends on the
-    input. Nothing can be compiled for two ranks, so the equality is recorded as a constraint of the graph, which is checked whenever
-    the compiled model runs. Only done where the branches' ranks differ.
+    Exporters write ``squeeze(axis)`` of a dynamic dimension as ``If(dim == 1, Squeeze(x), Identity(x))``, whose rank
+    depends on the input. Nothing can be compiled for two ranks, so the equality is recorded as a constraint of the
+    graph, which is checked whenever the compiled model runs. Only done where the branches' ranks differ.
     """
     if node.op != "If" or node.domain or node.inputs[0] is None or node.graph is None:
         return None

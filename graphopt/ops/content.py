@@ -1,7 +1,7 @@
 """Partial evaluation of shape arithmetic: elements of small integer tensors as symbolic dimensions.
 
-``Shape -> Gather -> Mul -> Concat -> Reshape`` chains become known target shapes here, without a constant folder and with symbols
-left in where the model is dynamic.
+``Shape -> Gather -> Mul -> Concat -> Reshape`` chains become known target shapes here, without a constant folder and
+with symbols left in where the model is dynamic.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ def _slice(c: InferContext, xs: list[Content]) -> Content | None:
 
 
 def _split(c: InferContext, xs: list[Content]) -> list[Content] | None:
-    sizes = split_sizes(c)
-    if not all(isinstance(s, int) for s in sizes):
+    sizes = [s for s in split_sizes(c) if isinstance(s, int)]
+    if len(sizes) != len(c.node.outputs):
         return None
     axis = c.axis(int(c.attr("axis")), xs[0].ndim)
-    return np.split(xs[0], np.cumsum([int(s) for s in sizes])[:-1], axis=axis)  # type: ignore[call-overload]
+    return np.split(xs[0], np.cumsum(sizes)[:-1], axis=axis)
 
 
 def _range(c: InferContext, xs: list[Content]) -> Content | None:
@@ -198,7 +198,7 @@ _TABLE: dict[str, Evaluator] = {
     "Not": _elementwise(lambda a: equal_int(a, 0)),
     "And": _elementwise(lambda a, b: a * b),
     "ReduceProd": _reduce(product),
-    "ReduceSum": _reduce(lambda ds: sum(ds, start=0)),  # type: ignore[arg-type]
+    "ReduceSum": _reduce(lambda ds: sum(ds, start=0)),
     "ReduceMax": _reduce(lambda ds: dim_max(*ds)),
     "ReduceMin": _reduce(lambda ds: dim_min(*ds)),
     "Range": _range,

@@ -21,8 +21,8 @@ MAX_ROUNDS = 4
 def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
     """Type the inputs of the node's subgraphs, then everything in them with ``infer_body``.
 
-    A loop-carried value may change its shape from one iteration to the next: dimensions that do become fresh symbols, found by trial
-    on a copy of the body.
+    A loop-carried value may change its shape from one iteration to the next: dimensions that do become fresh symbols,
+    found by trial on a copy of the body.
     """
     body = node.attrs.get("body")
     if node.domain or node.op not in ("Loop", "Scan") or not isinstance(body, Graph):
@@ -52,7 +52,8 @@ def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
 
 
 def join(a: Type | None, b: Type | None, graph: Graph, *, rigid: bool = False) -> Type:
-    """The most precise type that covers both: differing dimensions become fresh symbols, differing ranks an unknown rank.
+    """The most precise type that covers both: differing dimensions become fresh symbols, differing ranks an unknown
+    rank.
 
     Args:
         rigid: give the shape up altogether where they differ.
@@ -137,7 +138,10 @@ def _axis(node: Node, name: str, i: int, rank: int) -> int:
     axis = int(axes[i]) if i < len(axes) else 0
     if not -rank <= axis < max(rank, 1):
         raise ModelError(
-            f"{name} {axis} is out of range for rank {rank}", code="invalid-node", node=node.label, hint="check the export"
+            f"{name} {axis} is out of range for rank {rank}",
+            code="invalid-node",
+            node=node.label,
+            hint="check the export",
         )
     return axis + rank if axis < 0 else axis
 

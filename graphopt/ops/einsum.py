@@ -11,7 +11,8 @@ from graphopt.ops.registry import ANCHOR, register
 
 
 def parse_equation(c: InferContext) -> tuple[list[str], str, int]:
-    """Operand and result subscripts with the ellipsis written as ``...``, and how many dimensions the ellipsis stands for."""
+    """Operand and result subscripts with the ellipsis written as ``...``, and how many dimensions the ellipsis stands
+    for."""
     text = re.sub(r"\s+", "", str(c.attr("equation")))
     left, arrow, right = text.partition("->")
     terms = left.split(",")

@@ -35,6 +35,7 @@ def function_body(node: Node) -> FunctionProto | None:
     """
     if node.subgraphs:
         return None
+    schema: Any  # the stubs of onnx lack the function interface
     try:
         schema = schema_of(node)
     except UnsupportedOpError:
@@ -83,12 +84,15 @@ def expand(node: Node, editor: Editor) -> list[Node]:
     body = function_body(node)
     if body is None:
         raise UnsupportedOpError(
-            f"ONNX defines no function body for {node.qualified_op}", node=node.label, hint="it needs a kernel of its own"
+            f"ONNX defines no function body for {node.qualified_op}",
+            node=node.label,
+            hint="it needs a kernel of its own",
         )
     opset = max((o.version for o in body.opset_import if o.domain in ("", "ai.onnx")), default=editor.graph.opset)
     plain = Editor(editor.graph)
     before = {id(n) for n in editor.graph.nodes}
-    scope: dict[str, Value | None] = {"": None} | {name: node.input(i) for i, name in enumerate(body.input)}
+    scope: dict[str, Value | None] = {name: node.input(i) for i, name in enumerate(body.input)}
+    scope[""] = None
     made = _Body(node, _attributes(node, body)).emit(body.node, plain, scope, node)
     for old, name in zip(node.outputs, body.output):
         if old is None:
@@ -133,7 +137,9 @@ class _Body:
             if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
                 scope[proto.output[0]] = self._constant(proto, editor)
                 continue
-            attrs = {a.name: found for a in proto.attribute if (found := self._attr(a, editor.graph, scope)) is not None}
+            attrs = {
+                a.name: found for a in proto.attribute if (found := self._attr(a, editor.graph, scope)) is not None
+            }
             outputs = [editor.value(f"{self.node.name}_{name}") if name else None for name in proto.output]
             new = editor.node(
                 proto.op_type,

@@ -7,7 +7,7 @@ import onnx
 import onnx.shape_inference
 
 from graphopt.errors import GraphOptError, ModelError, UnsupportedOpError, did_you_mean
-from graphopt.ir.dims import SymExpr, as_symbol, symbol
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import OpaqueType, TensorType, Type
@@ -142,8 +142,8 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
 
 def type_proto(type_: TensorType) -> onnx.TypeProto:
     """ONNX form of a tensor type."""
-    shape = None if type_.shape is None else [str(d) if isinstance(d, SymExpr) else d for d in type_.shape]
-    return onnx.helper.make_tensor_type_proto(type_.dtype.onnx, shape)
+    dims = None if type_.shape is None else [str(d) if isinstance(d, SymExpr) else d for d in type_.shape]
+    return onnx.helper.make_tensor_type_proto(type_.dtype.onnx, dims)
 
 
 def node_proto(node: Node, inputs: list[str], outputs: list[str]) -> onnx.NodeProto:
@@ -164,7 +164,7 @@ def _from_proto(proto: onnx.TypeProto | None, graph: Graph) -> Type:
     if not proto.tensor_type.HasField("shape"):
         return TensorType(dtype, None)
     known = _symbols_in_scope(graph)
-    dims = []
+    dims: list[Dim] = []
     for d in proto.tensor_type.shape.dim:
         if d.WhichOneof("value") == "dim_value":
             dims.append(int(d.dim_value))
@@ -186,8 +186,8 @@ def _symbols_in_scope(graph: Graph) -> dict[str, SymExpr]:
     for value in graph.root.inputs:
         add(value)
     for node in graph.root.walk():
-        for value in node.inputs:
-            add(value)
+        for operand in node.inputs:
+            add(operand)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, SymExpr, dim_max, dim_min, known, nonnegative, symbol, where
+from graphopt.ir.dims import Dim, dim_max, dim_min, known, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -172,13 +172,15 @@ def resize_shape(c: InferContext) -> Shape:
         sizes = list(c.content(3).reshape(-1))
         policy = c.attr("keep_aspect_ratio_policy") or "stretch"
         if policy != "stretch":
-            if not (known(sizes) and known([x[a] for a in axes])):
+            targets = [s for s in sizes if isinstance(s, int)]
+            extents = [d for a in axes if isinstance(d := x[a], int)]
+            if not len(targets) == len(extents) == len(axes):
                 raise c.unsupported(
                     f"Resize with keep_aspect_ratio_policy={policy} of symbolic shapes", "fix them with --shape"
                 )
             pick = min if policy == "not_larger" else max
-            scale = pick(s / int(x[a]) for s, a in zip(sizes, axes))  # type: ignore[call-overload]
-            sizes = [int(np.floor(scale * int(x[a]) + 0.5)) for a in axes]  # type: ignore[call-overload]
+            scale = pick(s / d for s, d in zip(targets, extents))
+            sizes = [int(np.floor(scale * d + 0.5)) for d in extents]
         for s, a in zip(sizes, axes):
             x[a] = s
         return tuple(x)

@@ -10,7 +10,7 @@ from graphopt.ops.registry import REDUCTION, register
 
 @register("BatchNormalization")
 def _batch_norm(c: InferContext) -> list[Type]:
-    return [c.type(0), c.type(3), c.type(4)][: 3 if c.attr("training_mode") else 1]
+    return [c.type(0), c.type(3), c.type(4)] if c.attr("training_mode") else [c.type(0)]
 
 
 @register("Softmax", "LogSoftmax", "Hardmax", "InstanceNormalization", "GroupNormalization", "LRN", "LpNormalization",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.ir.types import TensorType, Type
+from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.registry import ANCHOR, register
 
@@ -26,6 +26,8 @@ def _recurrent(c: InferContext) -> list[Type]:
         hidden = int(declared)
     c.assume_equal(r[0], count, "directions and the recurrent weight's extent")
     dtype = c.dtype(0)
+    y: Shape
+    state: Shape
     if c.attr("layout"):
         batch, seq = x[0], x[1]
         y, state = (batch, seq, count, hidden), (batch, count, hidden)

@@ -164,4 +164,3 @@ def _eye_like(c: InferContext) -> list[Type]:
 @register("Trilu")
 def _trilu(c: InferContext) -> list[Type]:
     return [c.type(0)]
-

@@ -11,7 +11,8 @@ from graphopt.ops.registry import register
 
 @register("DFT")
 def _dft(c: InferContext) -> list[Type]:
-    """Input [..., signal axis, ..., 1 or 2]; one-sided transforms keep n//2 + 1 bins, their inverse gives real signals."""
+    """Input [..., signal axis, ..., 1 or 2]; one-sided transforms keep n//2 + 1 bins, their inverse gives real
+    signals."""
     x = list(c.shape(0))
     axis = c.axis(ints(c.need_const(2, "the axis of DFT"))[0] if c.has(2) else -2, len(x))
     one_sided, inverse = bool(c.attr("onesided")), bool(c.attr("inverse"))

@@ -1,8 +1,9 @@
 """Legacy operator forms to the newest one, so that everything after the import knows one form of each operator.
 
-The rules are in ``graphopt.ops.legacy``; each covers the forms before one opset version. What has changed its meaning without an
-equivalent in the newest form is refused. ``REVIEWED_OPSET`` is the newest opset whose changes were compared one by one with the rules
-(``tests/ops/test_upgrade.py`` repeats the comparison against the schemas of the installed onnx package).
+The rules are in ``graphopt.ops.legacy``; each covers the forms before one opset version. What has changed its meaning
+without an equivalent in the newest form is refused. ``REVIEWED_OPSET`` is the newest opset whose changes were compared
+one by one with the rules (``tests/ops/test_upgrade.py`` repeats the comparison against the schemas of the installed
+onnx package).
 """
 
 from __future__ import annotations
@@ -42,10 +43,7 @@ def upgrade(node: Node, editor: Editor, opset: int) -> bool:
             node=node.label,
             hint=f"export the model for opset {REVIEWED_OPSET} or older",
         )
-    for rule in rules_for(node.op, opset):
-        if not rule(node, editor):
-            return False
-    return True
+    return all(rule(node, editor) for rule in rules_for(node.op, opset))  # stops when the node is gone
 
 
 @functools.cache

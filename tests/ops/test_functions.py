@@ -7,7 +7,6 @@ import warnings
 
 import numpy as np
 import onnx
-import pytest
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.driver.importing import import_onnx

@@ -1,4 +1,5 @@
-"""Inferred types against the expected outputs of ONNX's backend tests: right, symbolic where it has to be, or refused; never wrong.
+"""Inferred types against the expected outputs of ONNX's backend tests: right, symbolic where it has to be, or refused;
+never wrong.
 
 ``python -m tests.ops.test_infer_conformance`` lists what is not exact.
 """
@@ -19,7 +20,6 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
 from tests.support.onnx_cases import KINDS, OnnxCase, onnx_cases
-
 
 FORMS: dict[str, Callable[[OnnxCase], OnnxCase]] = {
     "inputs": lambda case: case,

@@ -1,4 +1,5 @@
-"""ONNX's own backend tests as (model, inputs, outputs): one-node models made by the package, and older ones shipped as files."""
+"""ONNX's own backend tests as (model, inputs, outputs): one-node models made by the package, and older ones shipped as
+files."""
 
 from __future__ import annotations
 

@@ -141,4 +141,6 @@ def roi_align_coordinates(node: Node, editor: Editor) -> bool:
 @before(9, "Scan")
 def scan_batch(node: Node, editor: Editor) -> bool:
     """Scan-8 has a batch axis and sequence lengths, which Scan-9 dropped."""
-    raise refuse(node, "Scan of opset 8 has another meaning than since opset 9", "export the model for opset 9 or newer")
+    raise refuse(
+        node, "Scan of opset 8 has another meaning than since opset 9", "export the model for opset 9 or newer"
+    )

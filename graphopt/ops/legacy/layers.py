@@ -72,7 +72,8 @@ def _repeat(value: Value, groups: int, times: int, node: Node, editor: Editor) -
 def one_hot_negative(node: Node, editor: Editor) -> bool:
     """Negative indices gave an all-off row in opset 9; since 11 they count from the end.
 
-    ``OneHot(i, depth, v) -> OneHot(Where(i < 0, depth, i), depth, v)``: an index equal to the depth is out of range in both.
+    ``OneHot(i, depth, v) -> OneHot(Where(i < 0, depth, i), depth, v)``: an index equal to the depth is out of range in
+    both.
     """
     indices, depth = node.inputs[0], node.inputs[1]
     assert indices is not None

@@ -29,9 +29,11 @@ def upsample_to_resize(node: Node, editor: Editor) -> bool:
 
 @before(11, "Resize")
 def resize_asymmetric(node: Node, editor: Editor) -> bool:
-    """``Resize_10(x, scales)``: output ``i`` is read at ``i / scale``; nearest rounds down when enlarging, up when reducing.
+    """``Resize_10(x, scales)``: output ``i`` is read at ``i / scale``; nearest rounds down when enlarging, up when
+    reducing.
 
-    The rounding is that of the expected outputs shipped with ONNX 1.5 and of ONNX Runtime; the specification does not tell.
+    The rounding is that of the expected outputs shipped with ONNX 1.5 and of ONNX Runtime; the specification does not
+    tell.
     """
     x, scales = node.inputs[0], node.inputs[1]
     assert x is not None
@@ -62,7 +64,8 @@ def _resize(node: Node, editor: Editor, x: Value, scales: Value, attrs: dict[str
 
 @before(13, "Resize")
 def resize_tf_half_pixel(node: Node, editor: Editor) -> bool:
-    """``tf_half_pixel_for_nn`` (read at ``(i + 0.5) / scale``) went in opset 13; with floor it is half_pixel rounding half up."""
+    """``tf_half_pixel_for_nn`` (read at ``(i + 0.5) / scale``) went in opset 13; with floor it is half_pixel rounding
+    half up."""
     if node.attrs.get("coordinate_transformation_mode") != "tf_half_pixel_for_nn":
         return True
     if node.attrs.get("mode", "nearest") != "nearest" or node.attrs.get("nearest_mode") != "floor":

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphopt.errors import UnsupportedOpError
-from graphopt.ir.editor import Editor
 from graphopt.ir.dtypes import DType
+from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext

@@ -10,7 +10,8 @@ from graphopt.ops.legacy.rules import before, i64, replace_outputs, shape_of
 
 @before(13, "Softmax", "LogSoftmax", "Hardmax")
 def flattened_softmax(node: Node, editor: Editor) -> bool:
-    """``Softmax_11(x, axis) -> Reshape(Softmax(Flatten(x, axis), axis=-1), Shape(x))``, or along the axis where that is the same.
+    """``Softmax_11(x, axis) -> Reshape(Softmax(Flatten(x, axis), axis=-1), Shape(x))``, or along the axis where that is
+    the same.
 
     It is the same when the axes after ``axis`` have extent 1 (the last axis, or global-pooled classifiers).
     """
