@@ -217,10 +217,12 @@ def check_closed_world(pattern: OpPattern, root: Node, nodes: Mapping[OpPattern,
     erased = {id(n) for p, n in nodes.items() if not p.shared}
     for p, node in nodes.items():
         _check_attributes(p, node)
+        if p.shared:
+            continue
         for extra in node.outputs[1:]:
             if extra is not None and (extra.uses or extra.escapes):
                 raise NoMatch(f"output %{extra.name} of {node.op} is used as well", node)
-        if node is root or p.shared:
+        if node is root:
             continue
         value = node.out
         if value.escapes:
