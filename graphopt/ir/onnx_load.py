@@ -22,6 +22,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
+from graphopt.ir.onnx_check import check
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 MIN_OPSET = 7
@@ -63,7 +64,7 @@ def load_model(src: ModelSource) -> LoadedModel:
     _check_sizes(proto.graph, source)
     _sort_nodes(proto.graph, source)
     _check_opset(proto, source)
-    _run_checker(proto, source, bool(external))
+    check(proto, source)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     return LoadedModel(proto, source, external)
@@ -245,28 +246,3 @@ def opset_of(proto: ModelProto) -> int | None:
     """The ai.onnx opset version imported, None if the model imports none."""
     versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
     return max(versions) if versions else None
-
-
-def _run_checker(proto: ModelProto, source: str, has_external: bool) -> None:
-    checked = proto
-    if has_external:  # the checker would look for data files; their existence and size were checked above
-        checked = ModelProto()
-        checked.CopyFrom(proto)
-        for t in _tensors(checked.graph):
-            if t.data_location == TensorProto.EXTERNAL:
-                del t.external_data[:]
-                t.ClearField("data_location")
-                t.dims[:] = [0]
-                t.raw_data = b""
-    try:
-        onnx.checker.check_model(checked)
-    except onnx.checker.ValidationError as e:
-        first = str(e).strip().splitlines()
-        text = next((line for line in first if line.strip()), "invalid model")
-        raise ModelError(
-            f"{source} is not a valid ONNX model: {text}", code="checker-failed", notes=first[1:6], hint=_HINT_REEXPORT
-        ) from e
-    except (RuntimeError, ValueError) as e:
-        if "exceeds maximum protobuf size" in str(e):
-            return
-        raise ModelError(f"{source} can't be checked: {e}", code="checker-failed", hint=_HINT_REEXPORT) from e
