@@ -1,0 +1,1 @@
+"""Conformance with ONNX: its whole backend test-suite through graphopt."""

@@ -1,0 +1,81 @@
+"""One case through graphopt: pass, unsupported, wrong or crash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import UserError
+from tests.conformance.cases import Case
+
+OUTCOMES = ("pass", "unsupported", "wrong", "crash")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        reason: why it did not pass, one line.
+        code: stable identifier of a refusal.
+    """
+
+    name: str
+    form: str
+    status: str
+    reason: str = ""
+    code: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def check(case: Case, form: str) -> Outcome:
+    """Compile and run the case in one of its forms, compare with what the suite expects."""
+    from graphopt.backend import prepare
+
+    case_ = case.in_form(form)
+    try:
+        # worker processes run side by side, each on one core
+        compiled = prepare(case_.model, threads=1)
+    except UserError as e:
+        return Outcome(case.name, form, "unsupported", e.message, e.code)
+    except Exception as e:
+        return Outcome(case.name, form, "crash", _line(f"{type(e).__name__}: {e}"))
+    try:
+        for inputs, expected in case_.data:
+            got = compiled.run(dict(zip(case_.feeds, inputs)))
+            difference = compare(list(got), expected, case.rtol, case.atol)
+            if difference:
+                return Outcome(case.name, form, "wrong", _line(difference))
+    except Exception as e:  # refusing its own inputs after compiling counts as a crash too
+        return Outcome(case.name, form, "crash", _line(f"{type(e).__name__}: {e}"))
+    return Outcome(case.name, form, "pass")
+
+
+def compare(got: list[Any], expected: list[Any], rtol: float, atol: float) -> str | None:
+    """The first difference in count, dtype, shape or value; None if there is none."""
+    if len(got) != len(expected):
+        return f"{len(got)} outputs instead of {len(expected)}"
+    for i, (g, e) in enumerate(zip(got, expected)):
+        if e is None:
+            return f"output {i} is no tensor"
+        if g.dtype != e.dtype:
+            return f"output {i} is {g.dtype} instead of {e.dtype}"
+        if g.shape != e.shape:
+            return f"output {i} is {g.shape} instead of {e.shape}"
+        if e.dtype.kind not in "biu":
+            wide = np.complex128 if e.dtype.kind == "c" else np.float64
+            g, e = g.astype(wide), e.astype(wide)
+        try:
+            np.testing.assert_allclose(g, e, rtol=rtol, atol=atol)
+        except AssertionError as error:
+            return f"output {i}: {error}"
+    return None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:400]

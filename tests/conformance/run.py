@@ -1,0 +1,63 @@
+"""``python -m tests.conformance.run [--write] [--json FILE] [FILTER ...]``: the conformance score, case by case."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.conformance.cases import FORMS, all_cases
+from tests.conformance.check import OUTCOMES, Outcome
+from tests.conformance.pool import ROOT, run_all
+from tests.conformance.report import render
+
+
+def evaluate(names: list[str], forms: tuple[str, ...] = FORMS, workers: int = 2, verbose: bool = False) -> list[Outcome]:
+    """Outcomes of every case in every form; a form that changes nothing takes over the outcome as it is."""
+    cases = all_cases()
+    todo = [(n, f) for f in forms for n in names if cases[n].has_form(f)]
+
+    def progress(o: Outcome) -> None:
+        if verbose or o.status in ("wrong", "crash"):
+            print(f"{o.status.upper():<11} {o.form:<9} {o.name}  {o.reason}", flush=True)
+
+    ran = {(o.name, o.form): o for o in run_all(todo, workers, progress=progress)}
+    return [
+        ran.get((n, f)) or Outcome(n, f, *(lambda o: (o.status, o.reason, o.code))(ran[n, "inputs"]))
+        for f in forms
+        for n in names
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 1 if anything is wrong or crashes."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance.run", description=__doc__)
+    parser.add_argument("filters", nargs="*", help="only cases with one of these in their names")
+    parser.add_argument("--form", choices=FORMS, action="append", help="only this form")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="write docs/conformance.md")
+    parser.add_argument("--json", type=Path, help="write all outcomes")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print every outcome")
+    args = parser.parse_args(argv)
+    names = [n for n in all_cases() if not args.filters or any(f in n for f in args.filters)]
+    forms = tuple(args.form or FORMS)
+    if "inputs" not in forms:
+        names = [n for n in names if all_cases()[n].has_form("constants")]
+    start = time.monotonic()
+    outcomes = evaluate(names, forms, args.workers, args.verbose)
+    for form in forms:
+        counts = collections.Counter(o.status for o in outcomes if o.form == form)
+        print(form, {status: counts[status] for status in OUTCOMES}, f"of {sum(counts.values())}")
+    print(f"{time.monotonic() - start:.0f} s")
+    if args.json:
+        args.json.write_text(json.dumps([o.to_dict() for o in outcomes], indent=0))
+    if args.write:
+        (ROOT / "docs" / "conformance.md").write_text(render(outcomes))
+    return int(any(o.status in ("wrong", "crash") for o in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
