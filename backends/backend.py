@@ -9,19 +9,26 @@ from graphopt.backends.base.build import Built, build_module
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelTemplate
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.lowering import lower
-from graphopt.ir.fused import FusedGraph
+from graphopt.backends.x86.conv2d import DirectConv2d, channel_block
+from graphopt.backends.x86.matmul import PackedMatmul
+from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node
+from graphopt.ops.context import attr
 from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
+from graphopt.passes.layout.assign import BlockPolicy, assign_layouts
 
 
 def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     """Kernel templates of a target, in no particular order."""
-    return []
+    if target.caps.is_gpu:
+        return []
+    return [DirectConv2d(), PackedMatmul()]
 
 
 def nest_of(target: Target) -> Nest:
@@ -46,4 +53,32 @@ def is_lowerable(node: Node) -> bool:
 
 def fuse_for(graph: Graph, target: Target, level: int) -> FusedGraph:
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
-    return fuse_kernels(graph, fuse=level > 0)
+    fused = fuse_kernels(graph, fuse=level > 0)
+    return assign_layouts(fused, block_policy(target)) if level > 0 else fused
+
+
+def block_policy(target: Target) -> BlockPolicy:
+    """Channel blocks that the target's templates ask for."""
+    templates = templates_of(target)
+
+    def policy(fused: FusedGraph, group: Group) -> int:
+        call = KernelCall(fused, group)
+        for template in templates:
+            if group.anchor.op in template.anchors and not group.anchor.domain:
+                block = template.wanted_block(call, target.caps)
+                if block and isinstance(template.supports(call, target.caps), Yes):
+                    return block
+        return depthwise_block(group, target.caps)
+
+    return policy
+
+
+def depthwise_block(group: Group, caps: Caps) -> int:
+    """The block that the generic schedule likes for a depthwise convolution: its lanes are channels."""
+    node = group.anchor
+    if node.op != "Conv" or node.domain or caps.is_gpu or len(node.out.shape) != 4:
+        return 0
+    weight = node.inputs[1]
+    if weight is None or weight.shape[1] != 1 or attr(node, "group") != weight.shape[0]:
+        return 0
+    return channel_block(node.out.shape[1], caps)

@@ -16,8 +16,8 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import get_global_func, relax, tvm
-from graphopt.errors import CompileError, GraphOptError
+from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, get_global_func, relax, tvm
+from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 
 def lowering_passes() -> Any:
@@ -68,7 +68,7 @@ class Built:
             with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
                 path = Path(folder) / "library.so"
                 self.export(path)
-                return relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cuda())
+                return open_library(path, self.target)[0]
         set_threads(self.target.caps.cores)
         return relax.VirtualMachine(self.executable, tvm.cpu())
 
@@ -120,11 +120,41 @@ def build_module(mod: Any, target: Target) -> Built:
             from graphopt.backends.cuda.pipeline import build_for_cuda
 
             return Built(target, build_for_cuda(mod, target, lowering_passes()))
-        return Built(target, relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes()))
+        with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+            return Built(target, relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes()))
     except GraphOptError:
         raise
     except Exception as error:  # TVM raises any class
         raise _codegen_error(error, target) from error
+
+
+def open_library(path: Path, target: Target, threads: int | None = None) -> tuple[Any, Any]:
+    """Load an exported library; the file may be deleted afterwards.
+
+    Args:
+        path: what `Built.export` wrote.
+        target: what it was compiled for; that it runs here has been checked.
+        threads: CPU threads, by default those planned for; no more than this process may use.
+
+    Returns:
+        A ``relax.VirtualMachine`` and its TVM device.
+
+    Raises:
+        DeviceError: the system can't load the library.
+    """
+    device = tvm.cuda() if target.kind == "cuda" else tvm.cpu()
+    if target.kind != "cuda":
+        set_threads(min(threads or target.caps.cores, default_threads()))
+    try:
+        return relax.VirtualMachine(tvm.runtime.load_module(str(path)), device), device
+    except Exception as error:  # TVM raises any class
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise DeviceError(
+            f"the compiled library for {target.name} can't be loaded",
+            code="load-failed",
+            notes=lines[-1:],
+            hint="a temporary folder mounted noexec prevents it: set TMPDIR to another one; else compile the model again",
+        ) from error
 
 
 def set_threads(count: int) -> int:

@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tirx_builder
 
 __all__ = [
+    "CPU_PASS_CONFIG",
     "IRBuilder",
     "get_global_func",
     "llvm_cpu_names",
@@ -32,6 +33,14 @@ __all__ = [
 
 TVM_VERSION: str = tvm.__version__
 TVM_FFI_VERSION: str = tvm_ffi.__version__
+
+
+CPU_PASS_CONFIG: dict[str, Any] = {"tirx.disable_storage_rewrite": True}
+"""Pass configuration that x86 and ARM code must be compiled under.
+
+TVM's StorageRewrite forgets the annotations of the buffers it touches. The one that keeps a kernel's accumulators on the
+stack gets lost, they become a heap workspace, and every tile pays an allocation and a round trip through memory.
+"""
 
 
 def get_global_func(name: str) -> Any:

@@ -113,13 +113,15 @@ class KernelBuilder:
     """Collects the stages of one kernel.
 
     Attributes:
-        symbols: TVM variables of the model's symbolic dimensions, shared by all kernels.
+        symbols: TVM variables of the model's symbolic dimensions.
+        known_dims: expressions to use for whole dimensions, where a template has them already.
         nest: the target's loop emitter.
     """
 
     caps: Caps
     nest: Nest
     symbols: Mapping[str, Any]
+    known_dims: dict[Dim, Expr] = field(default_factory=dict)
     statements: list[Any] = field(default_factory=list)
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +137,9 @@ class KernelBuilder:
         Raises:
             InternalError: a symbol has no definition at run time.
         """
-        return dim_expr(dim, self._symbol) if isinstance(dim, SymExpr) else int(dim)
+        if isinstance(dim, int):
+            return int(dim)
+        return self.known_dims[dim] if dim in self.known_dims else dim_expr(dim, self._symbol)
 
     def shape(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
         """A shape as TVM expressions."""
@@ -189,11 +193,11 @@ class KernelBuilder:
             self._accumulate, Scope._stack = outer, stack
         return self._staged[id(pending)]
 
-    def stage(self, tensor: Tensor) -> Tensor:
-        """Compute ``tensor`` into a workspace buffer now and return a tensor that reads it."""
-        buffer = self.workspace(tensor.shape, tensor.dtype)
-        self.emit([Output(tensor, buffer)])
-        return reader(buffer, tensor.shape, tensor.dtype)
+    def stage(self, tensor: Tensor, block: int = 0) -> Tensor:
+        """Compute ``tensor`` into a workspace buffer now (channels blocked if asked) and return a tensor that reads it."""
+        buffer = self.workspace(physical_shape(tensor.shape, block), tensor.dtype)
+        self.emit([Output(tensor, buffer, block)])
+        return reader(buffer, tensor.shape, tensor.dtype, block)
 
     def workspace(self, shape: Sequence[Expr], dtype: str) -> Any:
         """A scratch buffer that lives as long as the kernel runs."""

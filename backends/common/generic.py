@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall
@@ -11,20 +13,31 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder, Nest, Output, physical_shape, reader
 from graphopt.backends.common.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
 from graphopt.backends.common.nest_cpu import cpu_nest
-from graphopt.backends.common.tensor import Expr, Tensor, choose
+from graphopt.backends.common.tensor import Expr, Tensor
 from graphopt.errors import GraphOptError, InternalError, UnsupportedOpError
-from graphopt.ir.graph import Content, Node, Value
+from graphopt.ir.dims import Dim
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array, Content, Node, Value
 
 
 class GroupLowering:
     """Turns the nodes of a group into tensors over buffers, which it declares as operands are asked for."""
 
-    def __init__(self, call: KernelCall, caps: Caps, nest: Nest) -> None:
+    def __init__(
+        self,
+        call: KernelCall,
+        caps: Caps,
+        nest: Nest,
+        *,
+        dims: Mapping[Dim, Expr] | None = None,
+        buffers: Mapping[Value, Any] | None = None,
+    ) -> None:
         self.call = call
         self._symbols: dict[str, Any] = {}
-        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols))
+        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}))
         self.tensors: dict[Value, Tensor] = {}
-        self.buffers: dict[Value, Any] = {}
+        self.buffers: dict[Value, Any] = dict(buffers or {})
+        self.packed: list[tuple[Array, Any]] = []
 
     def operand(self, value: Value) -> Tensor:
         """The tensor of a value: computed in this kernel, an immediate, dimensions, or a buffer that becomes a parameter."""
@@ -39,11 +52,21 @@ class GroupLowering:
             tensor = scalar_operand(value.data, dtype, shape)
         else:
             block = self.call.block(value)
-            buffer = tirx.decl_buffer(_storable(physical_shape(shape, block)), dtype, f"p{len(self.buffers)}")
-            self.buffers[value] = buffer
+            buffer = self.buffers.get(value)
+            if buffer is None:
+                buffer = tirx.decl_buffer(_storable(physical_shape(shape, block)), dtype, f"p{len(self.buffers)}")
+                self.buffers[value] = buffer
             tensor = reader(buffer, shape, dtype, block)
         self.tensors[value] = tensor
         return tensor
+
+    def pack(self, array: Array) -> Tensor:
+        """A constant made for this kernel (weights in another order) as an operand."""
+        array = np.ascontiguousarray(array)
+        dtype = tvm_dtype(DType.from_numpy(array.dtype))
+        buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{len(self.packed)}")
+        self.packed.append((array, buffer))
+        return reader(buffer, array.shape, dtype)
 
     def _from_dimensions(self, content: Content, dtype: str, shape: Sequence[Expr]) -> Tensor:
         flat = [self.builder.dim(d) for d in content.reshape(-1)]
@@ -74,7 +97,7 @@ class GroupLowering:
                 f"operator {node.qualified_op} can't be compiled", node=node.label,
                 hint="replace it in the model, or export with operators that graphopt lists under `graphopt inspect --ops`",
             )  # fmt: skip
-        context = LowerContext(node, self.builder, self.operand)
+        context = LowerContext(node, self.builder, self.operand, self.pack, self.call.block(self.call.group.outputs[0]))
         try:
             result = fn(context)
         except GraphOptError:
@@ -147,9 +170,6 @@ def emit_generic(call: KernelCall, caps: Caps, name: str, nest: Nest = cpu_nest)
         lowering.lower(node)
     outputs = lowering.store(call.group.outputs)
     names, symbols = lowering.symbol_params()
-    inputs = list(lowering.buffers)
-    params = [*(lowering.buffers[v] for v in inputs), *outputs, *symbols]
+    inputs: list[Value | Array] = [*lowering.buffers, *(array for array, _ in lowering.packed)]
+    params = [*lowering.buffers.values(), *(buffer for _, buffer in lowering.packed), *outputs, *symbols]
     return Emitted(lowering.builder.finish(params, name), inputs, names)
-
-
-__all__ = ["Callable", "GroupLowering", "choose", "emit_generic"]

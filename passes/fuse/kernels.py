@@ -75,11 +75,17 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
             continue
         if value.shape != out.shape or value is not producer.output(0):
             continue
+        if has_trait(group.anchor.op, ANCHOR) and not _consumed_here(value, node):
+            continue  # an anchor's kernel has one result
         if not _independent(node, group, group_of, position):
             continue
         if best is None or position[group.anchor] > position[best.anchor]:
             best = group
     return best
+
+
+def _consumed_here(value: Value, node: Node) -> bool:
+    return not value.escapes and all(u.node is node for u in value.uses)
 
 
 def _takes_epilogue(group: Group) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.tensor import Expr, Index, Tensor, choose, elementwise
@@ -54,24 +56,40 @@ def _gemm(c: LowerContext) -> Lowered:
 @lowers("Conv")
 def _conv(c: LowerContext) -> Lowered:
     window = conv_window(c)
-    x, w = c.x(0), c.x(1)
+    x = c.x(0)
     shape, dtype = c.out_shape(), c.out_dtype()
     group = int(c.attr("group") or 1)
-    channels = w.shape[1]
-    out_per_group = w.shape[0] // group if isinstance(w.shape[0], int) else tirx.floordiv(w.shape[0], group)
+    channels, outputs = c.shape(1)[1], c.shape(1)[0]
     begin = [c.k.dim(p) for p in window.pads_begin]
     padded = any(not (isinstance(p, int) and p == 0) for p in (*window.pads_begin, *window.pads_end))
     source = _pad_spatial(c, x, begin, [c.k.dim(p) for p in window.pads_end]) if padded else x
+    weight = c.const(1)
+    depthwise = channels == 1 and group > 1 and outputs == group
+    if depthwise and weight is not None:
+        # channels innermost: the lanes of a block are one vector load
+        taps = c.pack(np.moveaxis(weight[:, 0], 0, -1))
+
+        def tap(oc: Expr, r: Index) -> Expr:
+            return taps(*r[1:], oc)
+
+    else:
+        w = c.x(1)
+
+        def tap(oc: Expr, r: Index) -> Expr:
+            return w(oc, *r)
 
     def body(i: Index, r: Index) -> Expr:
         n, oc, *pos = i
-        ic, *taps = r
-        at = [p * s + t * d for p, s, t, d in zip(pos, window.strides, taps, window.dilations)]
-        channel = ic if group == 1 else oc // out_per_group * channels + ic
-        return source(n, channel, *at) * w(oc, ic, *taps)
+        at = [p * s + t * d for p, s, t, d in zip(pos, window.strides, r[1:], window.dilations)]
+        channel = r[0]
+        if depthwise:
+            channel = oc
+        elif group > 1:
+            channel = tirx.floordiv(oc, c.k.dim(outputs // group)) * c.k.dim(channels) + r[0]
+        return source(n, channel, *at) * tap(oc, r)
 
-    depthwise = isinstance(channels, int) and channels == 1 and group > 1
-    out = c.k.reduce(shape, dtype, (channels, *window.kernel), body, tile_axis=len(shape) - 2 if depthwise else 1)
+    extents = (c.k.dim(channels), *window.kernel)
+    out = c.k.reduce(shape, dtype, extents, body, tile_axis=-2 if depthwise and len(shape) > 3 else 1)
     if c.has(2):
         bias = c.x(2)
         return Tensor(shape, dtype, lambda *i: out(*i) + bias(i[1]))
@@ -81,6 +99,7 @@ def _conv(c: LowerContext) -> Lowered:
 def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr], fill: float = 0.0) -> Tensor:
     """A padded copy of ``x`` in scratch memory, so that the inner loops need no bounds checks."""
     shape = (*x.shape[:2], *(d + b + e for d, b, e in zip(x.shape[2:], begin, end)))
+    block = c.block if c.block and isinstance(x.shape[1], int) and x.shape[1] % c.block == 0 else 0
 
     def element(*i: Expr) -> Expr:
         inside: Expr = True
@@ -91,7 +110,7 @@ def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr],
             inside = _and(inside, tirx.all(q >= 0, q < d))
         return choose(inside, lambda: x(*source), lambda: const(fill, x.dtype))
 
-    return c.k.stage(Tensor(shape, x.dtype, element))
+    return c.k.stage(Tensor(shape, x.dtype, element), block)
 
 
 def _and(a: Expr, b: Expr) -> Expr:

@@ -63,13 +63,27 @@ def tvm_dtype(dtype: DType, node: Node | None = None) -> str:
 
 
 class LowerContext(InferContext):
-    """One node being lowered: everything of ``InferContext`` plus operand tensors and the kernel builder."""
+    """One node being lowered: everything of ``InferContext`` plus operand tensors and the kernel builder.
 
-    def __init__(self, node: Node, builder: KernelBuilder, operand: Callable[[Value], Tensor]) -> None:
+    Attributes:
+        pack: makes an operand of a constant array that the lowering rearranged.
+        block: channel block of the kernel's result, 0 if it is stored plainly.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        builder: KernelBuilder,
+        operand: Callable[[Value], Tensor],
+        pack: Callable[[np.ndarray[Any, Any]], Tensor],
+        block: int = 0,
+    ) -> None:
         assert node.graph is not None
         super().__init__(node, node.graph)
         self.k = builder
         self._operand = operand
+        self.pack = pack
+        self.block = block
 
     def x(self, i: int) -> Tensor:
         """Operand ``i`` as a tensor."""

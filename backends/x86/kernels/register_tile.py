@@ -15,6 +15,12 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.x86.kernels.epilogue import ExtraOperand
 from graphopt.backends.x86.kernels.tiling import Segment
 
+_ON_STACK = {"disable_lower_builtin": True}
+"""Keeps TVM from turning a local buffer into a heap workspace, which LLVM couldn't keep in registers.
+
+Effective only under ``tvm_api.CPU_PASS_CONFIG``; without it the code is correct but slower.
+"""
+
 
 class RegisterTile:
     """``points`` x ``vectors`` accumulators of ``lanes`` float32; a point is an output pixel or a matrix row."""
@@ -23,7 +29,7 @@ class RegisterTile:
         self.points = points
         self.vectors = vectors
         self.lanes = lanes
-        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local")
+        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local", annotations=_ON_STACK)
 
     def clear(self) -> None:
         """Emits the zeroing of every accumulator."""
@@ -77,7 +83,7 @@ class RegisterTile:
         """As `store_vectors`, one element at a time: for any number of columns, or points innermost in the output."""
         width = self.vectors * self.lanes
         # Indexed with a run-time column, so it must be memory and not the registers themselves.
-        staged = T.alloc_buffer((self.points, width), "float32", scope="local")
+        staged = T.alloc_buffer((self.points, width), "float32", scope="local", annotations=_ON_STACK)
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
         valid = width if columns % width == 0 else tirx.min(width, columns - first_column)
@@ -124,7 +130,7 @@ def bind(value: tirx.Expr | int, symbolic: bool = True) -> tirx.Expr | int:
     """
     if isinstance(value, int) or not symbolic:
         return value
-    scalar = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
+    scalar = T.alloc_buffer((1,), str(value.ty.dtype), scope="local", annotations=_ON_STACK)
     T.buffer_store(scalar, value, [0])
     return scalar[0]
 

@@ -1,0 +1,1 @@
+"""Memory layouts of values between kernels."""

@@ -1,0 +1,117 @@
+"""Layout assignment: channels in blocks through regions of convolutions, plain everywhere else, copies at the borders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphopt.ir.dtypes import DType
+from graphopt.ir.editor import Editor
+from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.ir.graph import Node, Value
+from graphopt.ops.infer import infer_node
+from graphopt.ops.registry import ELEMENTWISE, has_trait
+
+BlockPolicy = Callable[[FusedGraph, Group], int]
+"""Channel block that a group's kernel would like its result in, 0 for none or plain."""
+
+TRANSPARENT = frozenset({
+    "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization", "Concat", "Resize", "LRN",
+})  # fmt: skip
+"""Operators as fast on blocked channels as on plain ones (a lane is a channel)."""
+
+
+def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
+    """Decide ``fused.blocks`` and insert copies where a blocked value meets a group that wants it plain.
+
+    A value is blocked if its kernel produces blocks (a convolution) or passes them on (element-wise, pooling, Concat) from operands
+    of the same block. The graph is edited in place.
+    """
+    users = _users(fused)
+    for group in fused.groups:
+        block = _block_of(fused, group, policy)
+        if block and any(_accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, [])):
+            for value in group.outputs:
+                fused.blocks[value] = block
+    editor = Editor(fused.graph, infer_node)
+    ordered: list[Group] = []
+    for group in fused.groups:
+        ordered.append(group)
+        for value in list(group.outputs):
+            block = fused.blocks.get(value, 0)
+            if not block:
+                continue
+            refusing = [g for g in users.get(value, []) if not _accepts(fused, g, value, block, policy)]
+            if refusing or value.escapes:
+                copy = _copy(editor, value, refusing)
+                ordered.append(Group([copy], copy, outputs=[copy.out]))
+    fused.groups = ordered
+    return fused
+
+
+def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
+    out: dict[Value, list[Group]] = {}
+    for group in fused.groups:
+        for value in group.inputs:
+            out.setdefault(value, []).append(group)
+    return out
+
+
+def _eligible(value: Value, block: int) -> bool:
+    if value.dtype is not DType.f32 or len(value.shape) != 4:
+        return False
+    channels = value.shape[1]
+    return isinstance(channels, int) and channels % block == 0
+
+
+def _block_of(fused: FusedGraph, group: Group, policy: BlockPolicy) -> int:
+    """The block that a group's results will have: its own wish, or that of its operands if it passes layouts on."""
+    if group.kind is not GroupKind.kernel:
+        return 0
+    block = policy(fused, group)
+    if not block and _transparent(group):
+        blocks = {fused.blocks.get(v, 0) for v in group.inputs if len(v.shape) == 4 and not v.is_const}
+        full = {b for b in blocks if b}
+        if len(full) == 1:
+            block = full.pop()
+    return block if block and all(_eligible(v, block) for v in group.outputs) else 0
+
+
+def _transparent(group: Group) -> bool:
+    node = group.anchor
+    return not node.domain and (has_trait(node.op, ELEMENTWISE) or node.op in TRANSPARENT)
+
+
+def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: BlockPolicy) -> bool:
+    """Whether a group reads ``value`` blocked without loss."""
+    if group.kind is not GroupKind.kernel:
+        return False
+    return policy(fused, group) > 0 or _transparent(group) or _is_conv(group)
+
+
+def _is_conv(group: Group) -> bool:
+    return group.anchor.op == "Conv" and not group.anchor.domain
+
+
+def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
+    """A plain copy of a blocked value for the groups that want it so, and for the outside."""
+    members = {n for g in refusing for n in g.nodes}
+    first = min((n for n in editor.graph.nodes if n in members), key=editor.graph.nodes.index, default=None)
+    escaping = value.escapes > 0
+    node = editor.node("Identity", [value], before=None if escaping else first, name=f"{value.name}_plain")
+    for use in list(value.uses):
+        if use.node in members:
+            editor.set_input(use.node, use.index, node.out)
+    if escaping:
+        # the copy takes the output's name; it must stand right after the producer
+        assert value.producer is not None
+        editor.move_before(node, _next(editor, value.producer))
+        for i, out in enumerate(editor.graph.outputs):
+            if out is value:
+                editor.set_output(editor.graph, i, node.out)
+        value.name, node.out.name = node.out.name, value.name
+    return node
+
+
+def _next(editor: Editor, node: Node) -> Node:
+    nodes = editor.graph.nodes
+    return nodes[nodes.index(node) + 1]
