@@ -135,5 +135,6 @@ class InternalError(GraphOptError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The hint ``did you mean 'x'?`` for the closest known word, or None when nothing is close."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {matches[0]!r}?" if matches else None
+    folded = {k.lower(): k for k in known}
+    matches = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
+    return f"did you mean {folded[matches[0]]!r}?" if matches else None

@@ -13,8 +13,13 @@ def _batch_norm(c: InferContext) -> list[Type]:
     return [c.type(0), c.type(3), c.type(4)] if c.attr("training_mode") else [c.type(0)]
 
 
-@register("Softmax", "LogSoftmax", "Hardmax", "InstanceNormalization", "GroupNormalization", "LRN", "LpNormalization",
-          "MeanVarianceNormalization", "RMSNormalization", traits=(REDUCTION,))  # fmt: skip
+@register("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "RMSNormalization", traits=(REDUCTION,))
+def _along_axis(c: InferContext) -> list[Type]:
+    c.axis(int(c.attr("axis")), c.rank(0))
+    return [c.type(0)]
+
+
+@register("InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization", traits=(REDUCTION,))
 def _same(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
