@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from graphopt import backend
+    from graphopt.driver.compiling import compile
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.errors import (
@@ -24,10 +26,15 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         UserError,
     )
+    from graphopt.runtime.model import CompiledModel
+    from graphopt.runtime.store import load
 
 _HOME = {
+    "CompiledModel": "graphopt.runtime.model",
+    "compile": "graphopt.driver.compiling",
     "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",
+    "load": "graphopt.runtime.store",
     "optimize": "graphopt.driver.optimizing",
     "AccuracyError": "graphopt.errors",
     "ArtifactError": "graphopt.errors",
@@ -44,6 +51,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "backend":  # a module
+        return importlib.import_module("graphopt.backend")
     if name not in _HOME:
         raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
     found = getattr(importlib.import_module(_HOME[name]), name)
@@ -52,13 +61,14 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME))
+    return sorted(set(globals()) | set(_HOME) | {"backend"})
 
 
 __all__ = [
     "AccuracyError",
     "ArtifactError",
     "CompileError",
+    "CompiledModel",
     "DeviceError",
     "GraphOptError",
     "InputError",
@@ -67,7 +77,10 @@ __all__ = [
     "TargetError",
     "UnsupportedOpError",
     "UserError",
+    "backend",
+    "compile",
     "export_onnx",
     "import_onnx",
+    "load",
     "optimize",
 ]

@@ -15,6 +15,8 @@ from graphopt.runtime.signature import Signature, TensorSpec
 if TYPE_CHECKING:
     from graphopt.backends.base.build import Built
     from graphopt.backends.base.program import Program
+    from graphopt.backends.base.target import Target
+    from graphopt.runtime.artifact import Artifact
 
 
 class CompiledModel:
@@ -22,6 +24,11 @@ class CompiledModel:
 
     Attributes:
         program: the third level, when it was compiled in this process.
+        built: compiled code, when it was compiled in this process.
+        artifact: the file that it was loaded from, otherwise.
+        target: what it was compiled for.
+        source: name of the model for messages.
+        constants: packed weights, in the order in which the code takes them.
     """
 
     def __init__(
@@ -33,12 +40,16 @@ class CompiledModel:
         program: Program | None = None,
         executor: Executor | None = None,
         source: str = "<model>",
+        artifact: Artifact | None = None,
+        target: Target | None = None,
     ) -> None:
         self.signature = signature
         self.program = program
         self.source = source
-        self._constants = list(constants)
-        self._built = built
+        self.constants = list(constants)
+        self.built = built
+        self.artifact = artifact
+        self.target = built.target if built is not None else target
         self._executor = executor
 
     @staticmethod
@@ -73,7 +84,8 @@ class CompiledModel:
 
         if len(args) != len(self.inputs):
             raise InputError(
-                f"{len(args)} arrays for {len(self.inputs)} inputs", hint="inputs are " + ", ".join(map(str, self.inputs))
+                f"{len(args)} arrays for {len(self.inputs)} inputs",
+                hint="inputs are " + ", ".join(map(str, self.inputs)),
             )
         return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
 
@@ -85,13 +97,13 @@ class CompiledModel:
 
     def _loaded(self) -> Executor:
         if self._executor is None:
-            assert self._built is not None
+            assert self.built is not None
             device = None
-            if self._built.target.kind == "cuda":
+            if self.built.target.kind == "cuda":
                 import tvm
 
                 device = tvm.cuda()
-            self._executor = Executor(self._built.vm(), self._constants, device)
+            self._executor = Executor(self.built.vm(), self.constants, device)
         return self._executor
 
 

@@ -71,7 +71,9 @@ def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.ND
             hint=f"convert it: x.astype({str(spec.dtype.numpy)!r})",
         )
     if array.ndim != len(spec.shape):
-        raise InputError(f"input {spec.name!r} has {array.ndim} dimensions {list(array.shape)}, the model expects {spec}")
+        raise InputError(
+            f"input {spec.name!r} has {array.ndim} dimensions {list(array.shape)}, the model expects {spec}"
+        )
     for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
         name = as_symbol(want)
         if name is not None and name not in symbols:
@@ -81,7 +83,8 @@ def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.ND
         if isinstance(expected, int) and expected != have:
             note = [f"{name} is {expected} by an earlier input"] if name else []
             raise InputError(
-                f"input {spec.name!r} has shape {list(array.shape)}, the model expects {spec}: dimension {axis} must be {expected}",
+                f"input {spec.name!r} has shape {list(array.shape)}, the model expects {spec}: "
+                f"dimension {axis} must be {expected}",
                 notes=note, hint="compile for this shape with --shape, or export the model with a dynamic dimension",
             )  # fmt: skip
     return np.ascontiguousarray(array).reshape(array.shape)

@@ -1,0 +1,141 @@
+"""Compiled models to and from ``.gopt`` files. Loading needs neither onnx nor a compiler nor a linker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt.errors import ArtifactError, DeviceError, UserError
+from graphopt.runtime.artifact import Artifact, read_artifact, write_artifact
+from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
+
+if TYPE_CHECKING:
+    from graphopt.backends.base.target import Target
+    from graphopt.runtime.model import CompiledModel
+
+_OWN_KEYS = ("signature", "target", "source", "threads")
+
+
+def save_model(model: CompiledModel, path: str | os.PathLike[str]) -> None:
+    """Write a compiled model as one self-contained file; the file appears complete or not at all.
+
+    Args:
+        model: just compiled, or loaded.
+        path: file to write or replace.
+
+    Raises:
+        CompileError: no linker is at hand; the hint says what to install.
+        ArtifactError: the file can't be written.
+        UserError: the file to replace is the model that this one was compiled from.
+    """
+    if _same_file(path, model.source):
+        raise UserError(
+            f"{os.fspath(path)} is the model itself; writing there would destroy it",
+            code="output-is-input",
+            hint="give the artefact another name, for example one that ends in .gopt",
+        )
+    if model.artifact is not None:
+        manifest = {key: model.artifact.manifest[key] for key in _OWN_KEYS}
+        library = model.artifact.library
+    else:
+        if model.built is None:
+            raise ArtifactError("this model holds no code to save", hint="compile it with graphopt.compile")
+        target = model.built.target
+        library = model.built.library_bytes()
+        manifest = {
+            "signature": signature_to_json(model.signature),
+            "target": target.to_dict(),
+            "source": {"name": Path(model.source).name, "sha256": file_sha256(model.source)},
+            "threads": target.caps.cores,
+        }
+    write_artifact(path, library=library, constants=model.constants, manifest=manifest)
+
+
+def load(path: str | os.PathLike[str]) -> CompiledModel:
+    """Load a compiled model, ready to run.
+
+    An artefact is code and runs with the rights of this process: load only what you trust as you would trust a program.
+
+    Args:
+        path: what ``CompiledModel.save`` or ``graphopt compile`` wrote.
+
+    Raises:
+        ArtifactError: missing, damaged, of another version, or no model.
+        DeviceError: compiled for another machine, which is named, or the device is absent.
+    """
+    from graphopt.runtime.executor import Executor
+    from graphopt.runtime.model import CompiledModel
+
+    artifact = read_artifact(path)
+    signature, target = describe(artifact)
+    _require_runnable(target, artifact.path)
+    from graphopt.backends.base.build import open_library
+
+    threads = artifact.manifest["threads"]
+    with artifact.library_path() as library:
+        vm, device = open_library(library, target, threads)
+    return CompiledModel(
+        signature,
+        artifact.constants,
+        executor=Executor(vm, artifact.constants, device),
+        source=str(artifact.path),
+        artifact=artifact,
+        target=target,
+    )
+
+
+def describe(artifact: Artifact) -> tuple[Signature, Target]:
+    """Signature and target of an artefact, which need not run on this machine.
+
+    Raises:
+        ArtifactError: the manifest lacks them, so it was written by something else.
+    """
+    from graphopt.backends.base.target import Target
+
+    try:
+        signature = signature_from_json(artifact.manifest["signature"])
+        target = Target.from_dict(artifact.manifest["target"])
+        if not 1 <= int(artifact.manifest["threads"]) <= 1 << 16:
+            raise ValueError("threads out of range")
+        source = artifact.manifest["source"]
+        source["name"], source["sha256"]
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise ArtifactError(
+            f"{artifact.path} holds no model that this graphopt can read ({error})",
+            hint="compile the model again",
+        ) from error
+    return signature, target
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str | None:
+    """Hex SHA-256 of a file; None when there is no such file (a model given as bytes)."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _require_runnable(target: Target, path: Path) -> None:
+    from graphopt.backends.base.runnable import can_run_here
+
+    verdict = can_run_here(target)
+    if not verdict:
+        here = "native" if target.kind != "cuda" else "cuda"
+        raise DeviceError(
+            f"{path} was compiled for target {target.name!r}, which can't run here: {verdict.reason}",
+            code="other-machine",
+            hint=f"compile the model on or for this machine (--target {here}), or copy the file to one that fits",
+        )
+
+
+def _same_file(a: Any, b: Any) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
