@@ -14,6 +14,7 @@ from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.common.lower.registry import lookup
+from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
 from graphopt.backends.x86.conv2d import DirectConv2d, channel_block
 from graphopt.backends.x86.matmul import PackedMatmul
@@ -33,7 +34,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
 
 def nest_of(target: Target) -> Nest:
     """The generic schedule of a target."""
-    return cpu_nest
+    return gpu_nest if target.caps.is_gpu else cpu_nest
 
 
 def lower_fused(fused: FusedGraph, target: Target) -> Program:

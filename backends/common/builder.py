@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
-from graphopt.errors import InternalError
+from graphopt.errors import InternalError, UnsupportedOpError
 from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol
 
 REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
@@ -209,7 +209,16 @@ class KernelBuilder:
         return buffer
 
     def raw(self, statement: Any) -> None:
-        """Append hand-built TIR."""
+        """Append hand-built TIR.
+
+        Raises:
+            UnsupportedOpError: on a GPU, where such serial code has no place yet.
+        """
+        if self.caps.is_gpu:
+            raise UnsupportedOpError(
+                "this operator needs a serial kernel, which is not generated for CUDA yet",
+                hint="compile for a CPU target, or take this part out of the model",
+            )
         self.statements.append(statement)
 
     def emit(self, outputs: Sequence[Output]) -> None:

@@ -1,0 +1,80 @@
+"""The generic GPU schedule: one thread an element, reductions serial in a register. Total over all kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.builder import REDUCERS, NestBody
+from graphopt.backends.common.nest_cpu import loop, seq, store_all
+from graphopt.backends.common.tensor import Expr, Index, Scope
+
+Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
+
+THREADS = 256
+"""Threads of a block: enough to hide latency on every architecture, few enough for any register use."""
+
+
+def gpu_nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+    """Statements that compute every element of a physical shape, the last axis along neighbouring threads."""
+    total: Expr = math.prod(shape) if all(isinstance(d, int) for d in shape) else _product(shape)
+    threads = min(THREADS, caps.max_threads_per_block or THREADS)
+    if isinstance(total, int):
+        threads = min(threads, max(total, 1))
+    block, thread = tirx.Var("block", "int64"), tirx.Var("thread", "int64")
+    flat = block * threads + thread
+    index: list[Expr] = []
+    rest: Expr = flat
+    for d in reversed(shape):
+        if isinstance(d, int) and d == 1:
+            index.append(0)
+            continue
+        index.append(tirx.floormod(rest, _e(d)))
+        rest = tirx.floordiv(rest, _e(d))
+    body = _element(tuple(reversed(index)), evaluate)
+    blocks = -(-total // threads) if isinstance(total, int) else tirx.floordiv(total + (threads - 1), _e(threads))
+    if not isinstance(total, int) or total % threads:
+        body = tirx.IfThenElse(flat < _e(total), body, None)
+    return [_bound(block, blocks, "blockIdx.x", _bound(thread, threads, "threadIdx.x", body))]
+
+
+def _element(index: Index, evaluate: Evaluate) -> Any:
+    probe = evaluate(index, lambda dt: tirx.const(0, dt))
+    r = probe.reduction
+    if r is None:
+        return seq(store_all(evaluate(index, None)))
+    acc = tirx.decl_buffer((1,), r.dtype, "acc", scope="local")
+    zero = _e(0)
+    ridx = tuple(tirx.Var(f"r{i}", "int64") if not _is_one(e) else 0 for i, e in enumerate(r.extents))
+    with Scope() as scope:
+        value = r.body(probe.logical, ridx)
+    step = tirx.BufferStore(acc, REDUCERS[r.kind](tirx.BufferLoad(acc, [zero]), value), [zero])
+    nest = seq([*scope.statements(), step])
+    for var, extent in reversed(list(zip(ridx, r.extents))):
+        if not _is_one(extent):
+            nest = loop(var, extent, nest)
+    finish = store_all(evaluate(index, lambda _: tirx.BufferLoad(acc, [zero])))
+    return tirx.SeqStmt([tirx.AllocBuffer(acc), tirx.BufferStore(acc, r.init, [zero]), nest, *finish])
+
+
+def _bound(var: Any, extent: Expr, tag: str, body: Any) -> Any:
+    axis = tirx.IterVar(None, tirx.Var(tag.replace(".", "_"), "int64"), tirx.IterVar.ThreadIndex, tag)
+    return tirx.For(var, _e(0), _e(extent), tirx.ForKind.THREAD_BINDING, body, thread_binding=axis)
+
+
+def _product(shape: tuple[Expr, ...]) -> Expr:
+    total: Expr = tirx.const(1, "int64")
+    for d in shape:
+        total = total * d
+    return total
+
+
+def _is_one(extent: Expr) -> bool:
+    return isinstance(extent, int) and extent == 1
+
+
+def _e(value: Expr) -> Expr:
+    return tirx.const(value, "int64") if isinstance(value, int) else value
