@@ -38,8 +38,8 @@ TVM_FFI_VERSION: str = tvm_ffi.__version__
 CPU_PASS_CONFIG: dict[str, Any] = {"tirx.disable_storage_rewrite": True}
 """Pass configuration that x86 and ARM code must be compiled under.
 
-TVM's StorageRewrite forgets the annotations of the buffers it touches. The one that keeps a kernel's accumulators on the
-stack gets lost, they become a heap workspace, and every tile pays an allocation and a round trip through memory.
+TVM's StorageRewrite forgets the annotations of the buffers it touches. The one that keeps accumulators on the stack is
+lost, they become a heap workspace, and every tile pays an allocation and a round trip through memory.
 """
 
 

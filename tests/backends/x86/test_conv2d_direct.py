@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.backends.base.build import build_module
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
-from graphopt.backends.base.tvm_api import relax, tirx, tvm
+from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, relax, tirx, tvm
 from graphopt.backends.x86.kernels import conv2d_direct as kernel
 from graphopt.backends.x86.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand
@@ -96,6 +97,11 @@ def inputs_of(spec: Conv2dSpec, batch: int | None = None) -> tuple[np.ndarray, n
     return x, weight
 
 
+def build(func: Any, level: str) -> Any:
+    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+        return tvm.compile(tvm.IRModule({"conv": func}), parse_target(level).tvm_target()).jit()
+
+
 def run(
     spec: Conv2dSpec,
     level: str,
@@ -112,7 +118,7 @@ def run(
     config = config or kernel.default_config(spec, caps)
     operands = tuple(ExtraOperand(name, value.shape) for name, value in extras)
     func = kernel.emit(spec, config, epilogue, operands, "conv")
-    module = tvm.compile(tvm.IRModule({"conv": func}), parse_target(level).tvm_target()).jit()
+    module = build(func, level)
     shape = [x.shape[0], *(int(d) for d in spec.output_shape[1:])]
     output = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
     arrays = [to_physical(x, spec.in_block), kernel.pack_weight(weight, spec, config), *(v for _, v in extras)]
@@ -226,9 +232,7 @@ def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
     base = SPECS[name]
     symbolic = replace(base, in_height=tirx.Var("h", dtype), in_width=tirx.Var("w", dtype))
     config = kernel.default_config(symbolic, caps_of(level))
-    module = tvm.compile(
-        tvm.IRModule({"conv": kernel.emit(symbolic, config, name="conv")}), parse_target(level).tvm_target()
-    ).jit()
+    module = build(kernel.emit(symbolic, config, name="conv"), level)
     for height, width in [(4, 4), (5, 33), (9, 14), (3, 71)]:
         spec = replace(base, in_height=height, in_width=width)
         x, weight = inputs_of(spec)
@@ -244,8 +248,7 @@ def test_one_symbolic_size(axis: str) -> None:
     spec = replace(base, **{axis: tirx.Var("s", "int64")})
     x, weight = inputs_of(base)
     config = kernel.default_config(spec, caps_of("x86-64-v3"))
-    func = kernel.emit(spec, config, name="conv")
-    module = tvm.compile(tvm.IRModule({"conv": func}), parse_target("x86-64-v3").tvm_target()).jit()
+    module = build(kernel.emit(spec, config, name="conv"), "x86-64-v3")
     output = tvm.runtime.tensor(np.full([int(d) for d in base.output_shape], np.nan, np.float32))
     arrays = to_physical(x, base.in_block), kernel.pack_weight(weight, spec, config)
     module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
@@ -269,13 +272,8 @@ def test_runs_in_the_relax_vm() -> None:
             call = relax.call_tir(func, [data, packed], relax.TensorType(spec.output_shape, "float32"))
             result = builder.emit_output(builder.emit(call))
         builder.emit_func_output(result)
-    steps = [
-        "ToNonDataflow RemovePurityChecking CallTIRRewrite StaticPlanBlockMemory LowerAllocTensor KillAfterLastUse",
-        "LowerRuntimeBuiltin ComputePrimValue VMShapeLower AttachGlobalSymbol",
-    ]
-    pipeline = tvm.transform.Sequential([getattr(relax.transform, step)() for step in " ".join(steps).split()])
-    built = relax.build(builder.get(), parse_target("x86-64-v3").tvm_target(), relax_pipeline=pipeline)
-    vm = relax.VirtualMachine(built, tvm.cpu())
+    built = build_module(builder.get(), parse_target("x86-64-v3"))
+    vm = built.vm()
     actual = to_logical(vm["main"](tvm.runtime.tensor(to_physical(x, spec.in_block))).numpy(), spec.out_block)
     assert_close(actual, oracle(x, weight, spec), spec.reduction)
 

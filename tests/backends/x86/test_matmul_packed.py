@@ -10,7 +10,7 @@ import pytest
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
-from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, tirx, tvm
 from graphopt.backends.x86.kernels import matmul_packed as kernel
 from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand
 
@@ -57,7 +57,8 @@ class Compiled:
         self.spec = spec
         self.config = config or kernel.default_config(spec, caps)
         func = kernel.emit(spec, self.config, epilogue, extras, "mm")
-        self.module = tvm.compile(tvm.IRModule({"mm": func}), parse_target(level).tvm_target()).jit()
+        with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+            self.module = tvm.compile(tvm.IRModule({"mm": func}), parse_target(level).tvm_target()).jit()
 
     def __call__(self, a: np.ndarray, b: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The output starts as NaN, so that no element may be left out."""
@@ -128,6 +129,19 @@ def test_epilogue_of_bias_residual_relu(shape: tuple[int, int, int]) -> None:
     extras = (ExtraOperand("bias", (n,)), ExtraOperand("residual", (m, n)))
     actual = Compiled(kernel.MatmulSpec(*shape), "x86-64-v3", epilogue=epilogue, extras=extras)(a, b, bias, residual)
     assert_close(actual, np.maximum(a.astype(np.float64) @ b + bias + residual, 0), k)
+
+
+@pytest.mark.parametrize("m", [28, tirx.Var("m", "int64")], ids=["static", "symbolic"])
+def test_accumulators_live_in_registers(m: Any) -> None:
+    """No accumulator may become a heap workspace: that is correct, and up to twice as slow."""
+    spec = kernel.MatmulSpec(m, 64, 16)
+    target = parse_target("x86-64-v3")
+    func = kernel.emit(spec, kernel.default_config(spec, target.caps), name="mm")
+    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+        compiled = tvm.compile(tvm.IRModule({"mm": func}), target.tvm_target())
+    assembly = compiled.mod.inspect_source("asm")
+    assert "TVMBackendAllocWorkspace" not in assembly
+    assert "vfmadd" in assembly
 
 
 def test_extreme_values_stay_in_their_rows() -> None:
