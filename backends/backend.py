@@ -37,9 +37,9 @@ def nest_of(target: Target) -> Nest:
     return gpu_nest if target.caps.is_gpu else cpu_nest
 
 
-def lower_fused(fused: FusedGraph, target: Target) -> Program:
-    """The program of a fused graph for ``target``."""
-    return lower(fused, target, templates_of(target), nest_of(target))
+def lower_fused(fused: FusedGraph, target: Target, level: int = 2) -> Program:
+    """The program of a fused graph for ``target``; level 0 keeps to the generic schedule, for bisecting."""
+    return lower(fused, target, templates_of(target) if level > 0 else [], nest_of(target))
 
 
 def build_program(program: Program) -> Built:
@@ -55,6 +55,7 @@ def is_lowerable(node: Node) -> bool:
 def fuse_for(graph: Graph, target: Target, level: int) -> FusedGraph:
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
     fused = fuse_kernels(graph, fuse=level > 0)
+    fused.level = level
     return assign_layouts(fused, block_policy(target)) if level > 0 else fused
 
 

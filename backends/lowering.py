@@ -37,13 +37,18 @@ def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[
     Raises:
         UnsupportedOpError: an operator, element type or shape form has no kernel.
     """
-    program = _Lowering(fused, target, templates, nest).program()
-    plan_buffers(program)
-    return program
+    return Lowering(fused, target, templates, nest).program()
 
 
 @dataclass
-class _Lowering:
+class Lowering:
+    """Lowers one graph.
+
+    Attributes:
+        functions: PrimFuncs by name, shared with the programs of subgraphs.
+        defined: symbols with a value at run time at the current step.
+    """
+
     fused: FusedGraph
     target: Target
     templates: Sequence[KernelTemplate[Any]]
@@ -51,12 +56,14 @@ class _Lowering:
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     packed: dict[int, Buffer] = field(default_factory=dict)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
+    functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
 
     def program(self) -> Program:
+        """The program, its buffers planned."""
         graph = self.fused.graph
-        inputs = [self._buffer(v) for v in graph.inputs]
-        out = Program(_identifier(graph.name or "main"), self.target, inputs)
+        inputs = [self.buffer(v) for v in graph.inputs]
+        out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
         self.out = out
         for value in graph.inputs:
             self.defined |= symbols_of(*value.shape)
@@ -72,10 +79,21 @@ class _Lowering:
                 self._bind(value)
         for value in graph.outputs:
             out.outputs.append(self._result(value))
+        plan_buffers(out)
         return out
 
+    @property
+    def captured(self) -> list[Value]:
+        """Values of enclosing graphs that the program reads."""
+        graph = self.fused.graph
+        return [
+            v for v in self.buffers
+            if v.data is None and v not in graph.inputs and (v.producer is None or v.producer.graph is not graph)
+        ]  # fmt: skip
+
     # -- buffers ------------------------------------------------------------------------------------------------
-    def _buffer(self, value: Value) -> Buffer:
+    def buffer(self, value: Value) -> Buffer:
+        """The buffer of a value in the layout that the fused graph gives it."""
         if value not in self.buffers:
             tvm_dtype(value.dtype, value.producer)
             type_ = TensorType(value.dtype, value.shape)
@@ -93,7 +111,8 @@ class _Lowering:
         n, c, *rest = value.shape
         return (n, c // block, *rest, block)
 
-    def _constant(self, array: Array, name: str) -> Buffer:
+    def constant(self, array: Array, name: str) -> Buffer:
+        """The buffer of a packed constant."""
         if id(array) not in self.packed:
             from graphopt.ir.dtypes import DType
 
@@ -106,26 +125,37 @@ class _Lowering:
     def _bind(self, value: Value) -> None:
         if value.binds and value.content is not None:
             names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
-            self.out.steps.append(BindStep(self._buffer(value), names))
+            self.out.steps.append(BindStep(self.buffer(value), names))
             self.defined |= set(names)
 
     def _result(self, value: Value) -> Buffer:
-        made = value.producer is not None and value in self.buffers and value not in self.fused.graph.inputs
-        if made and self.buffers[value] not in self.out.outputs:
-            return self.buffers[value]
-        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), value.shape)
-        if value.content is not None and not value.binds and value not in self.buffers:
-            self._emit_copy(value, copy, [])
-        else:
-            self._emit_copy(value, copy, [self._buffer(value)])
-        return copy
+        found = self.buffers.get(value)
+        if found is not None and found not in self.out.outputs and self._is_made_here(found):
+            return found
+        return self._copy(value)
 
-    def _emit_copy(self, value: Value, target: Buffer, source: list[Buffer]) -> None:
+    def _is_made_here(self, buffer: Buffer) -> bool:
+        """Whether a kernel of this program wrote it: what comes from outside must not leave as a result, even as a view."""
+        views = {s.output: s.input for s in self.out.steps if isinstance(s, ViewStep)}
+        while buffer in views:
+            buffer = views[buffer]
+        return any(isinstance(s, (KernelStep, BranchStep)) and buffer in s.outputs for s in self.out.steps)
+
+    def plain(self, value: Value) -> Buffer:
+        """A buffer with the value's elements in plain layout, made if it has none."""
+        known = value.content is not None and value.data is None and not value.binds
+        if known or self.fused.blocks.get(value, 0):
+            return self._copy(value)
+        return self.buffer(value)
+
+    def _copy(self, value: Value) -> Buffer:
         from graphopt.backends.common.copy import emit_copy
 
-        function, symbols = emit_copy(value, self.fused, self.target.caps, self.nest)
+        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), value.shape)
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest)
         name = self._add(function, "copy")
-        self.out.steps.append(KernelStep(name, source, [target], symbols, "copy"))
+        self.out.steps.append(KernelStep(name, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
+        return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
     def _kernel(self, group: Group) -> None:
@@ -140,11 +170,11 @@ class _Lowering:
             emitted, how, text = emit_generic(call, caps, "kernel", self.nest), "generic", ""
         self._check_symbols(emitted.symbols, group)
         inputs = [
-            self._buffer(v) if isinstance(v, Value) else self._constant(v, f"{group.anchor.name}_packed{i}")
+            self.buffer(v) if isinstance(v, Value) else self.constant(v, f"{group.anchor.name}_packed{i}")
             for i, v in enumerate(emitted.inputs)
         ]
         name = self._add(emitted.function, group.label)
-        outputs = [self._buffer(v) for v in group.outputs]
+        outputs = [self.buffer(v) for v in group.outputs]
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         self.out.steps.append(
@@ -156,10 +186,10 @@ class _Lowering:
         source = node.input(0)
         assert source is not None
         self._check_dims(node.out.shape, group)
-        self.out.steps.append(ViewStep(self._buffer(source), self._buffer(node.out)))
+        self.out.steps.append(ViewStep(self.buffer(source), self.buffer(node.out)))
 
     def _branch(self, group: Group) -> None:
-        from graphopt.backends.control import lower_if
+        from graphopt.backends.control import lower_branch
 
         node = group.nodes[0]
         if node.op != "If":
@@ -167,15 +197,14 @@ class _Lowering:
                 f"{node.op} is not compiled yet", node=node.label,
                 hint="unroll the loop when exporting, or run this part of the model outside",
             )  # fmt: skip
-        then, otherwise, captured = lower_if(node, self.target, self.templates, self.nest)
         condition = node.input(0)
         assert condition is not None
-        self.out.steps.append(
-            BranchStep(
-                self._buffer(condition), then, otherwise,
-                [self._buffer(v) for v in captured], [self._buffer(v) for v in group.outputs],
-            )  # fmt: skip
-        )
+        tested = self.plain(condition)
+        then, otherwise = (lower_branch(node, name, self) for name in ("then_branch", "else_branch"))
+        outputs = [self.buffer(v) for v in node.outputs if v is not None]
+        defines = sorted(symbols_of(*(d for b in outputs for d in b.shape)) - self.defined)
+        self.out.steps.append(BranchStep(tested, then, otherwise, outputs, defines))
+        self.defined |= set(defines)
 
     def _check_symbols(self, names: Sequence[str], group: Group) -> None:
         missing = [n for n in names if n not in self.defined]

@@ -68,14 +68,32 @@ class BindStep:
 
 
 @dataclass(eq=False)
+class SubProgram:
+    """A program that another one calls.
+
+    Attributes:
+        arguments: the caller's buffers for the program's inputs, then for its constants.
+        symbols: dimensions of the caller that the program reads.
+    """
+
+    program: Program
+    arguments: list[Buffer]
+    symbols: list[str]
+
+
+@dataclass(eq=False)
 class BranchStep:
-    """``outputs = then(captured) if condition else otherwise(captured)``; only the branch taken runs."""
+    """``outputs = then() if condition else otherwise()``; only the branch taken runs.
+
+    Attributes:
+        defines: symbols in the outputs' shapes that only the branch taken decides.
+    """
 
     condition: Buffer
-    then: Program
-    otherwise: Program
-    captured: list[Buffer]
+    then: SubProgram
+    otherwise: SubProgram
     outputs: list[Buffer]
+    defines: list[str] = field(default_factory=list)
 
 
 Step = KernelStep | ViewStep | BindStep | BranchStep
@@ -153,7 +171,7 @@ def _reads(step: Step) -> list[Buffer]:
     if isinstance(step, KernelStep):
         return step.inputs
     if isinstance(step, BranchStep):
-        return [step.condition, *step.captured]
+        return [step.condition, *step.then.arguments, *step.otherwise.arguments]
     return [step.input]
 
 
@@ -177,9 +195,18 @@ def format_program(program: Program) -> str:
             lines.append(f"  {', '.join(step.symbols)} = elements(%{step.input.name})")
         else:
             outs = ", ".join(f"%{b.name}: {_text(b)}" for b in step.outputs)
-            lines.append(f"  {outs} = if %{step.condition.name} {step.then.name} else {step.otherwise.name}")
+            lines.append(f"  {outs} = if %{step.condition.name} {_call(step.then)} else {_call(step.otherwise)}")
     lines.append("  return " + ", ".join(f"%{b.name}" for b in program.outputs))
-    return "\n".join([*lines, "}"])
+    lines.append("}")
+    for step in program.steps:
+        if isinstance(step, BranchStep):
+            lines += [format_program(sub.program) for sub in (step.then, step.otherwise)]
+    return "\n".join(lines)
+
+
+def _call(sub: SubProgram) -> str:
+    symbols = f" [{', '.join(sub.symbols)}]" if sub.symbols else ""
+    return f"{sub.program.name}({', '.join(f'%{b.name}' for b in sub.arguments)}){symbols}"
 
 
 def _text(b: Buffer) -> str:

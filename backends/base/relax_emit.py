@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, SubProgram, ViewStep
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
 from graphopt.backends.common.builder import dim_expr
 from graphopt.backends.common.lower.registry import tvm_dtype
@@ -18,30 +18,42 @@ ALIGNMENT = 64
 def to_module(program: Program) -> Any:
     """The module of ``program``: PrimFuncs and ``main(*inputs, *constants) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
-    _Emitter(builder, program).function("main")
+    functions = {key: builder.add_func(func, key) for key, func in program.functions.items()}
+    _Emitter(builder, program, functions).function("main")
     return builder.get()
 
 
 class _Emitter:
-    def __init__(self, builder: Any, program: Program) -> None:
+    def __init__(self, builder: Any, program: Program, functions: dict[str, Any]) -> None:
         self.bb = builder
         self.program = program
         self.symbols: dict[str, Any] = {}
         self.vars: dict[Buffer, Any] = {}
-        self.functions: dict[str, Any] = {}
+        self.functions = functions
+        self.called: dict[SubProgram, Any] = {}
 
-    def function(self, name: str) -> Any:
-        """Add the Relax function of the program; returns its global variable."""
+    def function(self, name: str, symbols: list[str] | None = None) -> Any:
+        """Add the Relax function of the program; returns its global variable.
+
+        Args:
+            symbols: for a program called by another one: the dimensions that it takes as a shape after its tensors.
+        """
         program = self.program
-        for key, func in program.functions.items():
-            self.functions[key] = self.bb.add_func(func, key)
+        for i, step in enumerate(program.steps):
+            if isinstance(step, BranchStep):
+                for sub, side in ((step.then, "then"), (step.otherwise, "else")):
+                    inner = _Emitter(self.bb, sub.program, self.functions)
+                    self.called[sub] = inner.function(f"{name}_{i}_{side}", sub.symbols)
         params = []
         for i, b in enumerate([*program.inputs, *program.constants]):
             kind = "in" if i < len(program.inputs) else "c"
             var = relax.Var(f"{kind}{i}", self._type(b, define=True))
             self.vars[b] = var
             params.append(var)
-        with self.bb.function(name, params):
+        if symbols:
+            shape = [self.symbols.setdefault(s, tirx.Var(_identifier(s), "int64")) for s in symbols]
+            params.append(relax.Var("dims", relax.ShapeType(shape)))
+        with self.bb.function(name, params, private=symbols is not None):
             storages = [
                 self.bb.emit(relax.op.memory.alloc_storage(self._shape_of([_aligned(size)]), 0, "global", "uint8"))
                 for size in program.slots
@@ -61,7 +73,7 @@ class _Emitter:
         elif isinstance(step, BindStep):
             self._bind(step)
         elif isinstance(step, BranchStep):
-            raise InternalError("branches are not emitted yet")
+            self._branch(step)
 
     def _kernel(self, step: KernelStep, storages: list[Any]) -> None:
         for b in step.outputs:
@@ -85,6 +97,23 @@ class _Emitter:
             self.symbols.setdefault(name, tirx.Var(name, "int64"))
         self.bb.match_cast(shape, relax.ShapeType([self.symbols[s] for s in step.symbols]))
 
+    def _branch(self, step: BranchStep) -> None:
+        condition = self.vars[step.condition]
+        if step.condition.shape:
+            condition = self.bb.emit(relax.op.reshape(condition, self._shape_of([])))
+        result = self.bb.emit(relax.If(condition, self._call(step.then), self._call(step.otherwise)))
+        for name in step.defines:
+            self.symbols[name] = tirx.Var(_identifier(name), "int64")
+        for i, b in enumerate(step.outputs):
+            # the branches' types may agree in the rank only
+            self.vars[b] = self.bb.match_cast(self.bb.emit(relax.TupleGetItem(result, i)), self._type(b))
+
+    def _call(self, sub: SubProgram) -> Any:
+        args = [self.vars[b] for b in sub.arguments]
+        if sub.symbols:
+            args.append(relax.ShapeExpr([self._symbol(s) for s in sub.symbols]))
+        return relax.Call(self.called[sub], args)
+
     def _symbol(self, name: str) -> Any:
         if name not in self.symbols:
             raise InternalError(f"dimension {name} is used before it is defined")
@@ -94,7 +123,7 @@ class _Emitter:
         if define:
             for d in b.shape:
                 for s in [] if isinstance(d, int) else d.symbols():
-                    self.symbols.setdefault(s, tirx.Var("".join(c if c.isalnum() else "_" for c in s), "int64"))
+                    self.symbols.setdefault(s, tirx.Var(_identifier(s), "int64"))
         return relax.TensorType(self._shape(b), tvm_dtype(b.type.dtype))
 
     def _shape(self, b: Buffer) -> Any:
@@ -105,6 +134,10 @@ class _Emitter:
 
     def _dim(self, d: Dim) -> Any:
         return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol)
+
+
+def _identifier(symbol: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in symbol)
 
 
 def _aligned(size: int) -> int:

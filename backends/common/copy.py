@@ -14,11 +14,11 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Node, Value
 
 
-def emit_copy(value: Value, fused: FusedGraph, caps: Caps, nest: Nest) -> tuple[Any, list[str]]:
+def emit_copy(value: Value, fused: FusedGraph, caps: Caps, nest: Nest) -> tuple[Any, list[Value], list[str]]:
     """A kernel ``(source?, target)`` that writes ``value`` plainly; without source when it is known from dimensions or constant.
 
     Returns:
-        The PrimFunc and the symbols it takes.
+        The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
     """
     call = KernelCall(fused, Group([], Node("Identity", [value], [], {})))
     lowering = GroupLowering(call, caps, nest)
@@ -28,4 +28,4 @@ def emit_copy(value: Value, fused: FusedGraph, caps: Caps, nest: Nest) -> tuple[
     lowering.builder.emit([Output(tensor, out)])
     names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]
-    return lowering.builder.finish(params, "copy"), names
+    return lowering.builder.finish(params, "copy"), list(lowering.buffers), names

@@ -59,11 +59,13 @@ class FusedGraph:
 
     Attributes:
         blocks: channel block of values stored as ``NC[H W]c`` with the channels of a block innermost; absent means plain.
+        level: how much is fused (see ``compile``), in subgraphs too.
     """
 
     graph: Graph
     groups: list[Group]
     blocks: dict[Value, int] = field(default_factory=dict)
+    level: int = 2
 
     def layout(self, value: Value) -> str:
         """Layout in the field's notation: ``NCHW16c``, or ``plain``."""
