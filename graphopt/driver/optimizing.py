@@ -11,8 +11,9 @@ import onnx
 from onnx import ModelProto
 
 from graphopt.errors import ModelError, UserError, did_you_mean
+from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR
 from graphopt.ir.graph import Graph
-from graphopt.ir.onnx_io import EXPORT_OPSET_FLOOR, graph_to_onnx
+from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.instruments import Instrument, VerifyEach
 from graphopt.rewrite.passes import Pass, PassContext, registered_passes
@@ -21,7 +22,7 @@ from graphopt.rewrite.remarks import Remarks
 from graphopt.rewrite.spec import parse_pass
 
 EXPORT_MAX_OPSET = 22
-"""An exported graph gets no operator newer than this (unless the model itself is newer): what deployed runtimes load today."""
+"""An exported graph gets no operator newer than this, unless the model itself is newer: deployed runtimes load it."""
 
 _EXTERNAL_LIMIT = (1 << 31) - (1 << 20)
 """protobuf refuses messages of 2 GiB; some room is left for the rest of the model."""
@@ -44,11 +45,12 @@ def optimize(
     Args:
         graph: what ``import_onnx`` returns.
         level: 0 (nothing) to 3 (everything that is exact up to rounding); see ``graphopt.passes.pipelines``.
-        passes: run these instead of the level's, as ``Pass`` objects or as text such as ``"fold-constants{max-elements=100}"``.
+        passes: run these instead of the level's: ``Pass`` objects, or text such as ``"fold-constants{max-elements=9}"``.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
         remarks: receives what was done and what was refused, with reasons.
-        for_export: keep to operators that deployed runtimes know (opset 22, or the model's own); False allows all, for compilation.
+        for_export: keep to operators that deployed runtimes know (opset 22, or the model's own); False allows all,
+            for compilation.
         ctx: limits and statistics; made from ``remarks`` when None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Compare: run the graph before and after every pass on random inputs and stop at the first pass that changes results."""
+"""Compare: run the graph before and after every pass on random inputs; stop at the first that changes results."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class CompareEach(Instrument):
         """
         if not changed:
             return
-        assert self._expected is not None and self._inputs is not None
+        assert self._expected is not None
+        assert self._inputs is not None
         for value, want, got in zip(graph.outputs, self._expected, evaluate_graph(graph, self._inputs)):
             problem = difference(want, got, self._rtol)
             if problem:
@@ -89,7 +90,7 @@ class CompareEach(Instrument):
 
 
 def difference(want: Array, got: Array, rtol: float) -> str | None:
-    """What differs beyond ``rtol`` times the largest magnitude, or None. NaN and infinity must be at the same places."""
+    """What differs beyond ``rtol`` times the largest magnitude, or None. NaN and infinity must be at equal places."""
     if want.shape != got.shape or want.dtype != got.dtype:
         return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
     if want.dtype.kind in "OUSb" or want.size == 0:

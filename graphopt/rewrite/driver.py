@@ -26,6 +26,7 @@ class RuleEditor(Editor):
     def __init__(self, graph: Graph, match: Match) -> None:
         super().__init__(graph, infer_node)
         self._match = match
+        self.made: list[Node] = []
 
     def node(
         self,
@@ -40,7 +41,7 @@ class RuleEditor(Editor):
         like: Sequence[Node] = (),
     ) -> Node:
         """As ``Editor.node``, with the match's root and nodes as defaults of ``before`` and ``like``."""
-        return super().node(
+        node = super().node(
             op,
             inputs,
             attrs,
@@ -50,6 +51,8 @@ class RuleEditor(Editor):
             before=before or self._match.root,
             like=like or self._match.nodes,
         )
+        self.made.append(node)
+        return node
 
 
 class RewriteSet:
@@ -138,11 +141,15 @@ class RewriteSet:
         editor.erase_dead([n.out for n in reversed(match.nodes)])
 
 
-def _replace_value(editor: Editor, old: Value, new: Value) -> None:
+def _replace_value(editor: RuleEditor, old: Value, new: Value) -> None:
     reconcile(old, new)
     if not editor.can_take_name(old, new):
         new = editor.node("Identity", [new]).out
+    taken = new.name
     editor.replace(old, new)
+    if new.name == taken and new.producer in editor.made:
+        # Inner values that compute the same keep their names: people look for them when comparing with the original.
+        old.name, new.name = new.name, old.name
 
 
 def reconcile(old: Value, new: Value) -> None:

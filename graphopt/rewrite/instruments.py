@@ -33,7 +33,7 @@ class VerifyEach(Instrument):
 
 @dataclass(frozen=True)
 class Timing:
-    """One run of a pass: seconds, whether it changed the graph, number of nodes (subgraphs' included) before and after."""
+    """One run of a pass: seconds, whether it changed the graph, nodes (subgraphs' included) before and after."""
 
     phase: str
     pass_name: str

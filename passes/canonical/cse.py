@@ -20,7 +20,7 @@ Table = dict[Hashable, Node]
 @register_pass
 @dataclass(frozen=True)
 class CommonSubexpressions(Pass):
-    """Computes once what the same operator with the same attributes computes of the same operands. Never for random operators."""
+    """Computes once what equal operators compute of the same operands. Never for random operators."""
 
     name: ClassVar[str] = "cse"
 

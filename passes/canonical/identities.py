@@ -258,11 +258,12 @@ def _context(m: Match) -> InferContext:
 @register_pass
 @dataclass(frozen=True)
 class RemoveNoOps(RewritePass):
-    """Removes nodes that hand their input on unchanged: Identity, Dropout, whole Slice, zero Pad, single-input Concat, ..."""
+    """Removes nodes that hand their input on unchanged: Identity, Dropout, whole Slice, zero Pad, Concat of one, ..."""
 
     name: ClassVar[str] = "remove-no-ops"
     rules: ClassVar[tuple[Rule, ...]] = (
-        RemoveIdentity(), RemoveDropout(), RemoveUnchangedShape(), RemoveTranspose(), RemoveSlice(), RemovePad(), RemoveTile(),
+        RemoveIdentity(), RemoveDropout(), RemoveUnchangedShape(), RemoveTranspose(), RemoveSlice(), RemovePad(),
+        RemoveTile(),
         RemoveSingleOperand(), RemoveSplitOfOne(), RemoveEmptyReduce(), RemoveUnboundedClip(), RemoveConstantWhere(),
         RemoveInvolution(), RemoveSplitConcat(), DropEmptyOperands(),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from graphopt.ops.registry import ELEMENTWISE, has_trait
 from graphopt.passes.canonical.views import perm_of
 
 _AXIS_ATTR = frozenset({"Concat", "Split", "Softmax", "LogSoftmax"})
-_AXES_INPUT = {**{name: 1 for name in REDUCE}, "Slice": 3, "Pad": 3}
+_AXES_INPUT = {**dict.fromkeys(REDUCE, 1), "Slice": 3, "Pad": 3}
 _LIMIT = 200
 """Regions are cut off at this many nodes: gains come from short chains, and growth would be quadratic."""
 
@@ -119,7 +119,7 @@ class Region:
                 flipped[old] = new
 
     def _enter(self, value: Value, before: Node, inverse: list[int], e: Editor) -> Value:
-        """v' of a value made outside: the source of a cancelled Transpose, a transposed constant, or a new Transpose."""
+        """v' of a value made outside: what a cancelled Transpose read, a transposed constant, or a new Transpose."""
         if value.data is not None:
             if value.data.size == 1:
                 return value

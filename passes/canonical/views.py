@@ -20,7 +20,7 @@ VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def reshape_target(shape: Shape) -> list[int] | None:
-    """The operand that makes Reshape produce ``shape`` from any tensor of as many elements; None if there is no constant one."""
+    """The constant that makes Reshape produce ``shape`` from a tensor of as many elements; None if there is none."""
     target = [d if isinstance(d, int) else -1 for d in shape]
     return None if target.count(-1) > 1 or (0 in target) else target
 
@@ -46,6 +46,28 @@ class MergeViews(Rule):
         return e.node("Reshape", [m[self.x], e.constant(np.asarray(target, np.int64), "shape")]).out
 
 
+class FixReshapeTarget(Rule):
+    """Reshape(x, computed) -> Reshape(x, constant) where the result's shape is known but for one extent.
+
+    The arithmetic on shapes that computed it is dead then. Does not fire when two extents are unknown or one is zero.
+    """
+
+    x, shape = any_(), any_()
+    root = op("Reshape", x, shape, keep={"allowzero"})
+
+    def check(self, m: Match) -> None:
+        """A constant target for a computed one."""
+        shape, out = m[self.shape], m.root.out
+        m.require(shape.data is None, "the target is constant already", shape)
+        m.require(not shape.binds, "the target is only known at run time", shape)
+        m.require(reshape_target(out.shape) is not None, "no constant shape describes the result", out)
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """The same Reshape with a constant target."""
+        target = np.asarray(reshape_target(m.root.out.shape), np.int64)
+        return e.node("Reshape", [m[self.x], e.constant(target, "shape")]).out
+
+
 class MergeTransposes(Rule):
     """Transpose(Transpose(x, p), q) -> Transpose(x, p[q])"""
 
@@ -68,7 +90,7 @@ def perm_of(perm: object, rank: int) -> list[int]:
 @register_pass
 @dataclass(frozen=True)
 class MergeViewChains(RewritePass):
-    """Makes one Reshape of consecutive reshapes, and one Transpose of consecutive transposes."""
+    """Makes one Reshape of consecutive reshapes and one Transpose of consecutive transposes; fixes computed targets."""
 
     name: ClassVar[str] = "merge-views"
-    rules: ClassVar[tuple[Rule, ...]] = (MergeViews(), MergeTransposes())
+    rules: ClassVar[tuple[Rule, ...]] = (MergeViews(), FixReshapeTarget(), MergeTransposes())

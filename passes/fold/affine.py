@@ -203,10 +203,11 @@ class FoldAddBeforeLinear(Rule):
 @register_pass
 @dataclass(frozen=True)
 class FoldAffine(RewritePass):
-    """Folds constant Mul, Div, Add and Sub into the weights of the convolution or matrix product before or after them."""
+    """Folds constant Mul, Div, Add and Sub into the weights of the convolution or matrix product next to them."""
 
     name: ClassVar[str] = "fold-affine"
     rules: ClassVar[tuple[Rule, ...]] = (
-        FoldScaleIntoLinear(), FoldFactorIntoLinear(), FoldAddIntoLinear(), FoldSubIntoLinear(), FoldReverseSubIntoLinear(),
+        FoldScaleIntoLinear(), FoldFactorIntoLinear(), FoldAddIntoLinear(), FoldSubIntoLinear(),
+        FoldReverseSubIntoLinear(),
         FoldScaleBeforeLinear(), FoldAddBeforeLinear(),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from graphopt.rewrite.rule import Match, Rule
 
 
 class FoldBatchNormIntoLinear(Rule):
-    """BatchNormalization(L(x, W, b?)) -> L(x, W * s, b * s + t), for L one of Conv, ConvTranspose, Gemm, MatMul (of matrices),
+    """BatchNormalization(L(x, W, b?)) -> L(x, W * s, b * s + t), for L one of Conv, ConvTranspose, Gemm, MatMul,
     where s = scale / sqrt(var + epsilon) and t = shift - mean * s.
 
     Does not fire in training mode, when W is shared, or when the channels of L lie on another axis than 1.
@@ -46,7 +46,8 @@ class FoldBatchNormIntoLinear(Rule):
 class FoldBatchNormBeforeLinear(Rule):
     """L(BatchNormalization(x), W, b?) -> L(x, W * s, b + sum over W * t), for L one of Conv, Gemm, MatMul.
 
-    Does not fire when the convolution pads and t is not zero: padding puts zeros behind the normalisation, not in front of it.
+    Does not fire when the convolution pads and t is not zero: padding puts zeros behind the normalisation, not in
+    front of it.
     """
 
     x, w, b = any_(), const(), opt_const()
@@ -97,7 +98,8 @@ def affine_of(norm: Node) -> tuple[F64, F64]:
     """(s, t) with ``BatchNormalization(x) == x * s + t`` by channel, in double precision."""
     arrays = []
     for value in norm.inputs[1:5]:
-        assert value is not None and value.data is not None
+        assert value is not None
+        assert value.data is not None
         arrays.append(value.data.astype(np.float64))
     scale, shift, mean, var = arrays
     s = scale / np.sqrt(var + float(attr(norm, "epsilon")))

@@ -20,7 +20,7 @@ from graphopt.rewrite.passes import Pass, PassContext, graphs, register_pass
 from graphopt.rewrite.purity import is_pure
 
 KEPT = frozenset({"DequantizeLinear", "Loop", "Scan", "If", "SequenceMap"})
-"""Never folded: a dequantized weight would grow fourfold and lose its integer form; control flow is not evaluated here."""
+"""Never folded: a dequantized weight would grow fourfold and lose its integers; control flow is not evaluated here."""
 
 
 @register_pass
@@ -28,8 +28,8 @@ KEPT = frozenset({"DequantizeLinear", "Loop", "Scan", "If", "SequenceMap"})
 class FoldConstants(Pass):
     """Computes what depends on constants alone, and replaces shape arithmetic whose result is known.
 
-    Random operators stay, and so do quantized weights (DequantizeLinear). A result larger than its operands by more than
-    ``max_elements`` is left to the run time, as is one that takes more than ``PassContext.max_fold_work`` operations.
+    Random operators stay, and so do quantized weights (DequantizeLinear). A result larger than its operands by more
+    than ``max_elements`` is left to the run time, as is one that takes more than ``PassContext.max_fold_work`` operations.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -108,7 +108,7 @@ def _too_large(node: Node, operands: list[Array | None], limit: int, work: int) 
 
 
 def evaluate_node(node: Node, operands: list[Array | None]) -> list[Array] | str:
-    """The node's results by the reference evaluator, or why it can't tell (wrong type, not implemented, domain error)."""
+    """The node's results by the reference evaluator, or why it can't tell (wrong type, not implemented, ...)."""
     names = [f"i{i}" if v is not None else "" for i, v in enumerate(node.inputs)]
     outs = [f"o{i}" if v is not None else "" for i, v in enumerate(node.outputs)]
     proto = node_proto(node, names, outs)

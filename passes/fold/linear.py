@@ -1,4 +1,4 @@
-"""Linear operators with constant weights, seen as ``y[c] = sum_k W[c, k] x[k] + b[c]``: what affine folding needs to know of each."""
+"""Linear operators with constant weights as ``y[c] = sum_k W[c, k] x[k] + b[c]``: what affine folding needs of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from graphopt.rewrite.pattern import NoMatch
 F64 = npt.NDArray[np.float64]
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LINEAR_ATTRS = (
-    "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding", "output_shape", "alpha", "beta",
-    "transA", "transB",
+    "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding", "output_shape", "alpha",
+    "beta", "transA", "transB",
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ class Linear:
         return w * scale.reshape(-1, *[1] * (w.ndim - 1))
 
     def response_to(self, shift: F64) -> F64:
-        """The result by output channel for an input that is ``shift[k]`` all over channel ``k``, without bias or padding.
+        """The result by output channel for an input of ``shift[k]`` all over channel ``k``, without bias or padding.
 
         Not defined for ConvTranspose, whose border positions sum fewer taps.
         """
@@ -168,7 +168,7 @@ class Linear:
 
 
 def per_channel(array: Array, channels: int, rank: int, axis: int) -> F64 | None:
-    """A constant that broadcasts onto a tensor as one number per channel, as such; None if it varies elsewhere or widens it."""
+    """A constant that broadcasts as one number per channel, as such; None if it varies elsewhere or widens."""
     if array.ndim > rank:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
@@ -178,7 +178,8 @@ def per_channel(array: Array, channels: int, rank: int, axis: int) -> F64 | None
 
 
 def _array(value: Value | None) -> Array:
-    assert value is not None and value.data is not None
+    assert value is not None
+    assert value.data is not None
     return value.data
 
 

@@ -17,9 +17,9 @@ from graphopt.rewrite.rule import Match, Rule
 
 
 class AttentionFromParts(Rule):
-    """MatMul(Softmax(MatMul(q, kT) * c? + mask?), v) -> Attention(q, Transpose(kT), v, mask?, scale=c), heads on axis 1.
+    """MatMul(Softmax(MatMul(q, kT) * c? + mask?), v) -> Attention(q, Transpose(kT), v, mask?, scale=c).
 
-    Does not fire on other ranks than 4, when heads or batch are broadcast, or when the mask is.
+    Heads are on axis 1. Does not fire on other ranks than 4, when heads or batch are broadcast, or when the mask is.
     """
 
     q, kt, v, mask = any_(), any_(), any_(), any_()

@@ -18,7 +18,20 @@ from tests.support.tolerance import assert_close
 
 UNARY = ("Relu", "Neg", "Abs", "Sigmoid", "Tanh", "Identity", "Exp", "Dropout")
 BINARY = ("Add", "Sub", "Mul", "Max")
-KINDS = ("unary", "binary", "const", "transpose", "reshape", "concat", "split", "slice", "cast", "reduce", "pad", "unsqueeze")
+KINDS = (
+    "unary",
+    "binary",
+    "const",
+    "transpose",
+    "reshape",
+    "concat",
+    "split",
+    "slice",
+    "cast",
+    "reduce",
+    "pad",
+    "unsqueeze",
+)
 
 
 class Builder:
@@ -33,7 +46,7 @@ class Builder:
     def add(self, op, inputs, shape, count=1, **attrs):
         outs = [f"v{len(self.shapes) + i}" for i in range(count)]
         self.nodes.append(helper.make_node(op, inputs, outs, **attrs))
-        self.shapes.update({o: shape for o in outs})
+        self.shapes.update(dict.fromkeys(outs, shape))
         return outs[0]
 
     def const(self, array):
@@ -66,7 +79,9 @@ class Builder:
             self.add("Transpose", [v], tuple(shape[p] for p in perm), perm=list(perm))
         elif kind == "reshape":
             total = int(np.prod(shape))
-            new = self.draw(st.sampled_from([(total,), (2, total // 2) if total % 2 == 0 else (1, total), (1, total, 1), shape]))
+            new = self.draw(
+                st.sampled_from([(total,), (2, total // 2) if total % 2 == 0 else (1, total), (1, total, 1), shape])
+            )
             self.add("Reshape", [v, self.const(np.array(new))], new)
         elif kind == "concat" and shape and int(np.prod(shape)) < 200:
             self.add("Concat", [v, v], (*shape[:at], 2 * shape[at], *shape[at + 1 :]), axis=axis)

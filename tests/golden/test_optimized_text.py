@@ -1,4 +1,4 @@
-"""Golden text of a small graph before and after optimisation. To renew: ``python -m tests.golden.test_optimized_text``."""
+"""Golden text of a small graph before and after. To renew: ``python -m tests.golden.test_optimized_text``."""
 
 from __future__ import annotations
 

@@ -50,7 +50,11 @@ REFUSED = {
     "training": ("y = Dropout(x, k, f)", {"k": np.float32(0), "f": np.bool_(True)}, "training_mode"),
     "reshape": ("y = Reshape(x, k)", {"k": np.array([6, 4])}, "types differ"),
     "slice": ("y = Slice(x, a, b)", {"a": np.array([1]), "b": np.array([2])}, "a part is taken"),
-    "reversed": ("y = Slice(x, a, b, a, s)", {"a": np.array([0]), "b": np.array([-9]), "s": np.array([-1])}, "order changes"),
+    "reversed": (
+        "y = Slice(x, a, b, a, s)",
+        {"a": np.array([0]), "b": np.array([-9]), "s": np.array([-1])},
+        "order changes",
+    ),
     "pad that cancels": ("y = Pad(x, a)", {"a": np.array([0, 0, 1, 0, 0, -1])}, "it pads"),
     "tile": ("y = Tile(x, a)", {"a": np.array([1, 2, 1])}, "repeats"),
     "clip": ("y = Clip(x, a)", {"a": np.float32(0)}, "from below"),
@@ -102,15 +106,23 @@ def test_view_chain_of_two_unknown_extents_is_left_alone():
 
 
 def test_cast_chains():
-    g = graph_of({"x": "float16[3]"}, "a = Cast<to=1>(x)\nb = Cast<to=11>(a)\nc = Cast<to=7>(b)\nz = Cast<to=7>(c)\ny = Neg(z)", "y:int64")
+    g = graph_of(
+        {"x": "float16[3]"},
+        "a = Cast<to=1>(x)\nb = Cast<to=11>(a)\nc = Cast<to=7>(b)\nz = Cast<to=7>(c)\ny = Neg(z)",
+        "y:int64",
+    )
     after = assert_fires(g, "merge-casts", ["Cast", "Neg"])
     assert after.nodes[0].attrs["to"] == DType.i64.onnx
     g = graph_of({"x": "float[3]"}, "a = Cast<to=10>(x)\ny = Cast<to=1>(a)")
     assert_refuses(g, "merge-casts", "loses something")
 
 
-@pytest.mark.parametrize("src", [d for d in DType if d.bits in (8, 16, 32, 64) and d.value[0][0] != "c" and len(d.value[0]) < 6])
-@pytest.mark.parametrize("dst", [DType.f32, DType.f16, DType.bf16, DType.f64, DType.i8, DType.u8, DType.i32, DType.u32, DType.i64])
+@pytest.mark.parametrize(
+    "src", [d for d in DType if d.bits in (8, 16, 32, 64) and d.value[0][0] != "c" and len(d.value[0]) < 6]
+)
+@pytest.mark.parametrize(
+    "dst", [DType.f32, DType.f16, DType.bf16, DType.f64, DType.i8, DType.u8, DType.i32, DType.u32, DType.i64]
+)
 def test_lossless_is_what_numpy_round_trips(src, dst):
     if src.is_int:
         info = np.iinfo(src.numpy)
@@ -118,7 +130,9 @@ def test_lossless_is_what_numpy_round_trips(src, dst):
     elif src is DType.bool_:
         values = np.array([False, True])
     else:
-        values = np.array([1 / 3, 1e-30, 3e4, -65504, 1.0, 2.0**-24, 1 + 2.0**-7, 1 + 2.0**-10], np.float64).astype(src.numpy)
+        values = np.array([1 / 3, 1e-30, 3e4, -65504, 1.0, 2.0**-24, 1 + 2.0**-7, 1 + 2.0**-10], np.float64).astype(
+            src.numpy
+        )
     with np.errstate(all="ignore"):
         back = values.astype(dst.numpy).astype(src.numpy)
     if is_lossless(src, dst):
@@ -126,14 +140,20 @@ def test_lossless_is_what_numpy_round_trips(src, dst):
 
 
 def test_cse_merges_equal_work_only():
-    body = "a = Add(x, z)\nb = Add(z, x)\nc = Softmax<axis=1>(a)\nd = Softmax<axis=1>(b)\ne = Softmax<axis=2>(b)\ny = Sum(c, d, e)"
+    body = "a = Add(x, z)\nb = Add(z, x)\nc = Softmax<axis=1>(a)\nd = Softmax<axis=1>(b)\n"
+    body += "e = Softmax<axis=2>(b)\ny = Sum(c, d, e)"
     g = graph_of({"x": "float[2,3,4]", "z": "float[4]"}, body)
     assert_fires(g, "cse", ["Add", "Softmax", "Softmax", "Sum"])
 
 
 def test_cse_refusals():
     assert_refuses(graph_of(X, "y = Relu(x)\nz = Relu(x)", "y z"), "cse", "graph outputs")
-    g = graph_of(X, "a = RandomNormalLike(x)\nb = RandomNormalLike(x)\nc = Sub(a, b)\nd = Mul(c, k)\ny = Shape(d)", "y:int64", k=np.float32(0))
+    g = graph_of(
+        X,
+        "a = RandomNormalLike(x)\nb = RandomNormalLike(x)\nc = Sub(a, b)\nd = Mul(c, k)\ny = Shape(d)",
+        "y:int64",
+        k=np.float32(0),
+    )
     after, _ = run_pass(g, "cse")
     assert ops(after).count("RandomNormalLike") == 2
 
@@ -145,6 +165,13 @@ def test_dead_code_goes_in_chains_and_inputs_stay():
 
 
 def test_equal_constants_are_merged_by_bytes():
-    g = graph_of(X, "a = Add(x, k)\nb = Mul(a, l)\nc = Mul(b, p)\ny = Add(c, n)", k=rand(4), l=rand(4), p=np.float32(0.0), n=np.float32(-0.0))
+    g = graph_of(
+        X,
+        "a = Add(x, k)\nb = Mul(a, l)\nc = Mul(b, p)\ny = Add(c, n)",
+        k=rand(4),
+        l=rand(4),
+        p=np.float32(0.0),
+        n=np.float32(-0.0),
+    )
     after, _ = run_pass(g, "merge-constants")
     assert len(after.constants()) == 3

@@ -10,20 +10,30 @@ from tests.support.graphs import assert_fires, assert_refuses, graph_of, ops, ra
 
 
 def test_chains_of_constants_fold_in_one_run():
-    g = graph_of({"x": "float[4]"}, "a = Exp(k)\nb = MatMul(a, a)\nc = ReduceSum(b, i)\ny = Add(x, c)", k=rand(4, 4), i=np.array([0, 1]))
+    g = graph_of(
+        {"x": "float[4]"},
+        "a = Exp(k)\nb = MatMul(a, a)\nc = ReduceSum(b, i)\ny = Add(x, c)",
+        k=rand(4, 4),
+        i=np.array([0, 1]),
+    )
     assert_fires(g, "fold-constants", ["Add"])
 
 
 def test_shape_arithmetic_folds_without_constants():
-    g = graph_of({"x": "float[2,3,4]"}, "s = Shape(x)\nd = Gather(s, i)\nu = Unsqueeze(d, z)\nt = Concat<axis=0>(m, u)\ny = Reshape(x, t)",
+    body = "s = Shape(x)\nd = Gather(s, i)\nu = Unsqueeze(d, z)\nt = Concat<axis=0>(m, u)\ny = Reshape(x, t)"
+    g = graph_of({"x": "float[2,3,4]"}, body,
                  i=np.array(1), z=np.array([0]), m=np.array([-1]))  # fmt: skip
     assert_fires(g, "fold-constants", ["Reshape"])
 
 
 def test_partly_dynamic_shapes_fold_where_they_are_known():
-    g = graph_of({"x": "float[N,3,4]"}, "s = Shape(x)\nd = Gather(s, i)\nf = Cast<to=1>(d)\ny = Mul(x, f)", i=np.array([1]))
+    g = graph_of(
+        {"x": "float[N,3,4]"}, "s = Shape(x)\nd = Gather(s, i)\nf = Cast<to=1>(d)\ny = Mul(x, f)", i=np.array([1])
+    )
     assert_fires(g, "fold-constants", ["Mul"])
-    g = graph_of({"x": "float[N,3,4]"}, "s = Shape(x)\nd = Gather(s, i)\nf = Cast<to=1>(d)\ny = Mul(x, f)", i=np.array([0]))
+    g = graph_of(
+        {"x": "float[N,3,4]"}, "s = Shape(x)\nd = Gather(s, i)\nf = Cast<to=1>(d)\ny = Mul(x, f)", i=np.array([0])
+    )
     after, _ = run_pass(g, "fold-constants")
     assert ops(after) == ["Shape", "Gather", "Cast", "Mul"]
 
@@ -45,7 +55,12 @@ def test_random_and_quantized_weights_stay():
     g = graph_of({"x": "float[3]"}, "a = RandomNormal<shape=[3]>()\nb = Mul(a, z)\ny = Add(x, b)", z=np.float32(0))
     after, _ = run_pass(g, "fold-constants")
     assert "RandomNormal" in ops(after)
-    g = graph_of({"x": "float[3]"}, "w = DequantizeLinear(q, s)\ny = Add(x, w)", q=np.array([1, 2, 3], np.int8), s=np.float32(0.1))
+    g = graph_of(
+        {"x": "float[3]"},
+        "w = DequantizeLinear(q, s)\ny = Add(x, w)",
+        q=np.array([1, 2, 3], np.int8),
+        s=np.float32(0.1),
+    )
     after, _ = run_pass(g, "fold-constants")
     assert "DequantizeLinear" in ops(after)
 

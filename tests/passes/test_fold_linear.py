@@ -39,10 +39,18 @@ def test_batch_norm_after_gemm_and_matmul():
 
 
 def test_batch_norm_before_linear():
-    g = graph_of(X, "c = BatchNormalization(x, s, t, m, v)\ny = Conv<group=2>(c, w, b)", w=rand(6, 2, 3, 3), b=rand(6), **BN4)
+    g = graph_of(
+        X, "c = BatchNormalization(x, s, t, m, v)\ny = Conv<group=2>(c, w, b)", w=rand(6, 2, 3, 3), b=rand(6), **BN4
+    )
     assert_fires(g, "fold-batch-norm", ["Conv"])
     flat = {"x": "float[3,4]"}
-    g = graph_of(flat, "c = BatchNormalization(x, s, t, m, v)\ny = Gemm<transB=1,alpha=0.5>(c, w, b)", w=rand(6, 4), b=rand(6), **BN4)
+    g = graph_of(
+        flat,
+        "c = BatchNormalization(x, s, t, m, v)\ny = Gemm<transB=1,alpha=0.5>(c, w, b)",
+        w=rand(6, 4),
+        b=rand(6),
+        **BN4,
+    )
     assert_fires(g, "fold-batch-norm", ["Gemm"])
     g = graph_of(flat, "c = BatchNormalization(x, s, t, m, v)\ny = MatMul(c, w)", w=rand(4, 6), **BN4)
     assert_fires(g, "fold-batch-norm", ["Gemm"])
@@ -95,7 +103,9 @@ def test_affine_after_other_linear_operators(text, op):
     k = C if "Conv" in op else C.reshape(6)
     inputs = X if "Conv" in op else {"z": "float[3,4]"}
     g = graph_of(inputs, f"c = {op}\ny = {text}", w=rand(4, 3, 2, 2), u=rand(4, 6), b=rand(6), k=k)
-    expected = "ConvTranspose" if "Conv" in op else ("MatMul" if "MatMul" in op and text[:3] in ("Mul", "Div") else "Gemm")
+    expected = (
+        "ConvTranspose" if "Conv" in op else ("MatMul" if "MatMul" in op and text[:3] in ("Mul", "Div") else "Gemm")
+    )
     assert_fires(g, "fold-affine", [expected])
 
 
@@ -136,7 +146,7 @@ def test_pad_into_convolution(pads):
 def test_pad_refusals():
     w, p = rand(6, 4, 3, 3), np.array([0, 0, 1, 1, 0, 0, 1, 1])
     conv = "y = Conv(c, w)"
-    g = graph_of(X, f"c = Pad<mode=\"reflect\">(x, p)\n{conv}", w=w, p=p)
+    g = graph_of(X, f'c = Pad<mode="reflect">(x, p)\n{conv}', w=w, p=p)
     assert_refuses(g, "fold-pad", "mode")
     g = graph_of(X, f"c = Pad(x, p, k)\n{conv}", w=w, p=p, k=np.float32(1))
     assert_refuses(g, "fold-pad", "not pad with zeros")
@@ -165,7 +175,9 @@ def test_gemm():
     flat = {"x": "float[3,4]"}
     g = graph_of(flat | {"k": "float[3,1]"}, "c = MatMul(x, w)\ny = Add(k, c)", w=rand(4, 6))
     assert_fires(g, "make-gemm", ["Gemm"])
-    g = graph_of(flat, "t = Transpose<perm=[1,0]>(x)\nu = Transpose(w0)\ny = Gemm(t, u)" .replace("w0", "z"), z=rand(6, 3))
+    g = graph_of(
+        flat, "t = Transpose<perm=[1,0]>(x)\nu = Transpose(w0)\ny = Gemm(t, u)".replace("w0", "z"), z=rand(6, 3)
+    )
     assert_fires(g, "make-gemm", ["Gemm"])
     g = graph_of(flat | {"k": "float[5,3,6]"}, "c = MatMul(x, w)\ny = Add(c, k)", w=rand(4, 6))
     assert_refuses(g, "make-gemm", "widens")

@@ -16,11 +16,14 @@ F = np.float32
 ERF = "a = Div(x, r2)\nb = Erf(a)\nc = Add(b, one)\n"
 TANH = "p = Pow(x, three)\nq = Mul(p, k)\ns = Add(x, q)\nt = Mul(s, rpi)\nu = Tanh(t)\nc = Add(u, one)\n"
 G = {
-    "r2": F(math.sqrt(2)), "one": F(1), "half": F(0.5), "three": F(3), "k": F(0.044715), "rpi": F(math.sqrt(2 / math.pi)),
+    "r2": F(math.sqrt(2)), "one": F(1), "half": F(0.5), "three": F(3), "k": F(0.044715),
+    "rpi": F(math.sqrt(2 / math.pi)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("tail", ["m = Mul(x, c)\ny = Mul(m, half)", "m = Mul(half, x)\ny = Mul(m, c)", "m = Mul(c, half)\ny = Mul(x, m)"])
+@pytest.mark.parametrize(
+    "tail", ["m = Mul(x, c)\ny = Mul(m, half)", "m = Mul(half, x)\ny = Mul(m, c)", "m = Mul(c, half)\ny = Mul(x, m)"]
+)
 @pytest.mark.parametrize("head", [ERF, TANH], ids=["erf", "tanh"])
 def test_gelu(head, tail):
     assert_fires(graph_of(X, head + tail, **G), "recognise-gelu", ["Gelu"])
@@ -43,10 +46,22 @@ ACTIVATIONS = {
     "hard sigmoid": ("a = Add(x, three)\nb = Clip(a, zero, six)\ny = Div(b, six)", "HardSigmoid"),
     "hard sigmoid, factor": ("a = Add(three, x)\nb = Clip(a, zero, six)\ny = Mul(b, sixth)", "HardSigmoid"),
     "hard swish of hard sigmoid": ("a = HardSigmoid<alpha=0.16666667, beta=0.5>(x)\ny = Mul(x, a)", "HardSwish"),
-    "hard swish, divided last": ("a = Add(x, three)\nb = Clip(a, zero, six)\nc = Mul(x, b)\ny = Div(c, six)", "HardSwish"),
-    "hard swish, divided first": ("a = Add(x, three)\nb = Clip(a, zero, six)\nc = Div(b, six)\ny = Mul(x, c)", "HardSwish"),
-    "hard swish, factor last": ("a = Add(x, three)\nb = Clip(a, zero, six)\nc = Mul(b, x)\ny = Mul(c, sixth)", "HardSwish"),
-    "hard swish, data divided": ("a = Add(x, three)\nb = Clip(a, zero, six)\nc = Div(x, six)\ny = Mul(c, b)", "HardSwish"),
+    "hard swish, divided last": (
+        "a = Add(x, three)\nb = Clip(a, zero, six)\nc = Mul(x, b)\ny = Div(c, six)",
+        "HardSwish",
+    ),
+    "hard swish, divided first": (
+        "a = Add(x, three)\nb = Clip(a, zero, six)\nc = Div(b, six)\ny = Mul(x, c)",
+        "HardSwish",
+    ),
+    "hard swish, factor last": (
+        "a = Add(x, three)\nb = Clip(a, zero, six)\nc = Mul(b, x)\ny = Mul(c, sixth)",
+        "HardSwish",
+    ),
+    "hard swish, data divided": (
+        "a = Add(x, three)\nb = Clip(a, zero, six)\nc = Div(x, six)\ny = Mul(c, b)",
+        "HardSwish",
+    ),
 }
 K = {"half": F(0.5), "three": F(3), "zero": F(0), "six": F(6), "sixth": F(1 / 6)}
 
@@ -73,7 +88,9 @@ N = {"ax": np.array([-1]), "eps": F(1e-5), "two": F(2), "one": F(1), "w": rand(8
 
 
 @pytest.mark.parametrize("square", ["Pow(d, two)", "Mul(d, d)"])
-@pytest.mark.parametrize("norm", ["n = Div(d, s)", "r = Reciprocal(s)\nn = Mul(r, d)", "r = Div(one, s)\nn = Mul(d, r)"])
+@pytest.mark.parametrize(
+    "norm", ["n = Div(d, s)", "r = Reciprocal(s)\nn = Mul(r, d)", "r = Div(one, s)\nn = Mul(d, r)"]
+)
 @pytest.mark.parametrize("tail", ["y = Identity(n)", "y = Mul(n, w)", "e = Mul(n, w)\ny = Add(e, b)"])
 def test_layer_norm(square, norm, tail):
     after = optimize(graph_of(X, LN.format(square=square) + norm + "\n" + tail, **N), passes=["remove-no-ops"])
@@ -85,7 +102,11 @@ def test_layer_norm_refusals():
     assert_refuses(graph_of(X, body, **{**N, "ax": np.array([1])}), "recognise-norms", "not the last ones")
     assert_refuses(graph_of(X, body + "\nz = Relu(v)", "y z", **N), "recognise-norms", "other uses")
     assert_refuses(graph_of({"x": "float[2,N]"}, body, **N), "recognise-norms", "not known")
-    assert_refuses(graph_of({"x": "double[2,8]"}, body, "y:double", **{**N, "eps": np.float64(1e-5)}), "recognise-norms", "not used for f64")
+    assert_refuses(
+        graph_of({"x": "double[2,8]"}, body, "y:double", **{**N, "eps": np.float64(1e-5)}),
+        "recognise-norms",
+        "not used for f64",
+    )
     other = body.replace("v = ReduceMean(q, ax)", "v = ReduceMean(q, ay)")
     after, remarks = run_pass(graph_of(X, other, **N, ay=np.array([1, 2])), "recognise-norms")
     assert "LayerNormalization" not in ops(after)

@@ -46,7 +46,13 @@ def test_one_of_two_transposes_is_saved_behind_a_join():
 
 
 def test_a_region_may_have_other_users():
-    g = graph_of(X, f"t = {TO}(x)\na = Relu(t)\nu = {TO}(z)\nb = Add(a, u)\nw = {BACK}(b)\ny = Exp(w)\nv = ReduceSum<keepdims=0>(a)", "y v", **K)
+    g = graph_of(
+        X,
+        f"t = {TO}(x)\na = Relu(t)\nu = {TO}(z)\nb = Add(a, u)\nw = {BACK}(b)\ny = Exp(w)\n"
+        "v = ReduceSum<keepdims=0>(a)",
+        "y v",
+        **K,
+    )
     after, _ = run_pass(g, "move-transposes")
     assert ops(after).count("Transpose") <= 1
 

@@ -10,7 +10,7 @@ import pytest
 from graphopt.errors import AccuracyError, InternalError, UserError
 from graphopt.ir.printer import format_graph
 from graphopt.passes.fold.constants import FoldConstants
-from graphopt.passes.pipelines import LEVELS, level_pipeline
+from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.compare import CompareEach
 from graphopt.rewrite.instruments import Dump, TimePasses, VerifyEach
 from graphopt.rewrite.passes import Pass, registered_passes
