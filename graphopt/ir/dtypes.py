@@ -40,6 +40,8 @@ class DType(Enum):
     u2 = ("u2", 25, np.dtype(ml_dtypes.uint2), 2)
     f4e2m1 = ("f4e2m1", 23, np.dtype(ml_dtypes.float4_e2m1fn), 4)
     f8e8m0 = ("f8e8m0", 24, np.dtype(ml_dtypes.float8_e8m0fnu), 8)
+    f6e2m3 = ("f6e2m3", 27, np.dtype(ml_dtypes.float6_e2m3fn), 6)
+    f6e3m2 = ("f6e3m2", 28, np.dtype(ml_dtypes.float6_e3m2fn), 6)
     other = ("other", -1, np.dtype(object), 0)
 
     @property

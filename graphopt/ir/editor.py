@@ -279,6 +279,7 @@ def _clone(graph: Graph, values: dict[Value, Value], parent: Graph | None) -> Gr
         parent=parent,
         names=set(graph.names),
         symbol_count=graph.symbol_count,
+        domains=dict(graph.domains),
     )
 
     def copy(value: Value) -> Value:

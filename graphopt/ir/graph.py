@@ -161,6 +161,7 @@ class Graph:
     Attributes:
         constraints: pairs of dimensions that must be equal at run time (assumed by shape inference, checked at entry).
         opset: ai.onnx version the model came with.
+        domains: versions of the operator sets besides ai.onnx that the model imports.
         version: grows with every change; the measure of "did a pass do anything".
         parent: the graph whose node holds this one, for subgraphs.
     """
@@ -178,6 +179,7 @@ class Graph:
     parent: Graph | None = None
     names: set[str] = field(default_factory=set)
     symbol_count: int = 0
+    domains: dict[str, int] = field(default_factory=dict)
 
     @property
     def root(self) -> Graph:

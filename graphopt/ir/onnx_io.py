@@ -10,11 +10,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnx_graphsurgeon.logger as gs_logger
 from onnx import ModelProto, TypeProto, ValueInfoProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dims import Dim, SymExpr, symbol
 from graphopt.ir.dtypes import DType
-from graphopt.ir.export_opset import export_opset
+from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR, export_opset
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ir.onnx_load import LoadedModel, opset_of
 from graphopt.ir.types import OpaqueType, TensorType, Type
@@ -35,7 +36,7 @@ def graph_from_onnx(model: LoadedModel) -> Graph:
 class _Importer:
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        self.opset = opset_of(model.proto) or onnx.defs.onnx_opset_version()
+        self.opset = opset_of(model.proto) or EXPORT_OPSET_FLOOR  # none: no node of ai.onnx either
         self.arrays: dict[int, Value] = {}
         self.root: Graph | None = None
 
@@ -45,6 +46,7 @@ class _Importer:
         )
         if parent is None:
             graph.metadata = {p.key: p.value for p in self.model.proto.metadata_props}
+            graph.domains = {o.domain: o.version for o in self.model.proto.opset_import if o.domain}
         self.root = self.root or graph
         scope: dict[str, Value] = dict(outer)
         constants = {t.name for t in proto.initializer}
@@ -201,7 +203,7 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
     exported = _Exporter().graph(graph)
     domains = {n.domain for n in graph.walk()}
     opsets = [onnx.helper.make_opsetid("", export_opset(graph))]
-    opsets += [onnx.helper.make_opsetid(d, 1) for d in sorted(domains - {""})]
+    opsets += [onnx.helper.make_opsetid(d, graph.domains.get(d, 1)) for d in sorted(domains - {""})]
     model = gs.export_onnx(exported, do_type_check=False, opset_imports=opsets)
     model.ir_version = min(onnx.IR_VERSION, onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True))
     model.producer_name = "graphopt"
@@ -226,8 +228,8 @@ class _Exporter:
                 # ONNX wants an output to be made by a node of its own graph
                 out = gs.Variable(f"{value.name}__out{i}" if value.producer or value in graph.inputs else value.name)
                 source = self.tensor(value)
-                if value.is_const:
-                    source = gs.Constant(f"{value.name}__const", value.data)
+                if value.data is not None:
+                    source = _constant(f"{value.name}__const", value.data)
                 out.dtype, out.shape = _gs_type(value.type)
                 nodes.append(gs.Node("Identity", name=f"{value.name}__identity", inputs=[source], outputs=[out]))
                 outputs[i] = out
@@ -239,7 +241,7 @@ class _Exporter:
             if isinstance(attr, Graph):
                 attr = self.graph(attr)
             elif isinstance(attr, np.ndarray):
-                attr = gs.Constant(f"{node.name}_{key}", attr)
+                attr = _constant(f"{node.name}_{key}", attr)
             attrs[key] = attr
         empty = gs.Variable("")
         return gs.Node(
@@ -254,20 +256,32 @@ class _Exporter:
     def tensor(self, value: Value) -> Any:
         if value not in self.tensors:
             if value.data is not None:
-                array = np.ascontiguousarray(value.data).reshape(
-                    value.data.shape
-                )  # ascontiguousarray makes scalars 1-D
-                self.tensors[value] = gs.Constant(value.name, array)
+                self.tensors[value] = _constant(value.name, value.data)
             else:
                 dtype, shape = _gs_type(value.type)
                 self.tensors[value] = gs.Variable(value.name, dtype, shape)
         return self.tensors[value]
 
 
+class _Encoded(LazyValues):  # type: ignore[misc]
+    """A tensor that graphsurgeon hands through as it is; its own encoder fails below 8 bits and mixes up fp8 types."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self.tensor = tensor
+        self.shape = tuple(tensor.dims)
+        self.dtype = tensor.data_type
+        self.nbytes = len(tensor.raw_data)
+
+
+def _constant(name: str, array: Array) -> Any:
+    plain = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes scalars 1-D
+    return gs.Constant(name, _Encoded(onnx.numpy_helper.from_array(plain, name)))
+
+
 def _gs_type(type_: Type | None) -> tuple[Any, Any]:
-    if not isinstance(type_, TensorType) or type_.dtype in (DType.other, DType.string):
+    if not isinstance(type_, TensorType) or type_.dtype is DType.other:
         return None, None
     shape = None
     if type_.shape is not None:
         shape = [str(d) if isinstance(d, SymExpr) else int(d) for d in type_.shape]
-    return type_.dtype.numpy.type if type_.dtype.bits >= 16 or type_.dtype.is_int else type_.dtype.onnx, shape
+    return type_.dtype.onnx, shape  # the code, because graphsurgeon takes float8_e4m3fnuz for float8_e4m3fn
