@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
+from graphopt.backends.common.flatten import with_shapes
+from graphopt.backends.common.tensor import Expr
 from graphopt.backends.x86.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue
 from graphopt.backends.x86.kernels.epilogue import ExtraOperand
 from graphopt.backends.x86.kernels.matmul_packed import (
@@ -19,6 +23,7 @@ from graphopt.backends.x86.kernels.matmul_packed import (
     pack_weight,
     supports,
 )
+from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ops.context import attr, known_array
 
@@ -37,8 +42,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         node = call.group.anchor
         a, b = node.inputs[0], node.inputs[1]
         assert a is not None and b is not None
-        if a.dtype is not DType.f32 or len(a.shape) != 2 or len(b.shape) != 2:
-            return No("needs float32 matrices")
+        if a.dtype is not DType.f32 or len(a.shape) < 2 or len(b.shape) != 2:
+            return No("needs float32 rows and a float32 matrix")
         if known_array(b) is None:
             return No("needs a constant second operand")
         if node.op == "Gemm" and (attr(node, "transA") or attr(node, "alpha") != 1.0):
@@ -46,20 +51,23 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         bias = node.input(2)
         if bias is not None and (attr(node, "beta") != 1.0 or len(bias.shape) != 1 or bias.shape[0] != node.out.shape[1]):
             return No("a bias that is not one value a column")
-        if not isinstance(a.shape[0], int) or not isinstance(a.shape[1], int):
-            return No("needs known sizes")
+        if not isinstance(a.shape[-1], int):
+            return No("needs a known inner dimension")
+        rows = {d for d in a.shape[:-1] if isinstance(d, SymExpr)}
+        if any(isinstance(d, SymExpr) and d not in rows for v in call.group.inputs for d in v.shape):
+            return No("an epilogue operand has a symbolic dimension of its own")
         if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
             return No("needs plain layouts")
-        reason = supports(spec_of(call), caps)
+        reason = supports(spec_of(call)[0], caps)
         return Yes() if reason is None else No(reason)
 
     def default(self, call: KernelCall, caps: Caps) -> MatmulConfig:
         """The tile that the kernel predicts to be fastest."""
-        return default_config(spec_of(call), caps)
+        return default_config(spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of a core's vector units."""
-        return (spec_of(call).flops or 1e9) / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return (spec_of(call)[0].flops or 1e9) / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, its right-hand side packed."""
@@ -71,20 +79,53 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         assert weight is not None
         if node.op == "Gemm" and attr(node, "transB"):
             weight = weight.T
-        spec = spec_of(call)
-        epilogue = Epilogue(call, caps, {}, (bias, 1) if bias is not None else None)
+        spec, dims = spec_of(call)
+        rows = [dims.get(d, d) for d in a.shape[:-1]]
+        epilogue = Epilogue(call, caps, dims, (bias, len(a.shape) - 1) if bias is not None else None)
         extras = [
             ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
             for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
         ]
-        function = emit(spec, config, epilogue.function(), extras, name)
+        apply = epilogue.function()
+
+        def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
+            row, column = index
+            return apply(accumulator, (*_unflatten(row, rows), column), operands)
+
+        function = emit(spec, config, finish, extras, name)
         packed = pack_weight(np.ascontiguousarray(weight, np.float32), spec, config)
+        if len(rows) > 1:
+            shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
+            defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
+            function = with_shapes(function, shapes, defined)
         return Emitted(function, [a, packed, *epilogue.values])
 
 
-def spec_of(call: KernelCall) -> MatmulSpec:
-    """Sizes of the product."""
+def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
+    """Sizes of the product, leading dimensions flattened, and the kernel's variables for the symbolic ones."""
     node = call.group.anchor
     a: Any = node.inputs[0]
-    m, n = node.out.shape
-    return MatmulSpec(int(m), int(n), int(a.shape[1]))  # type: ignore[arg-type]
+    dims: dict[Dim, Expr] = {}
+    for d in a.shape[:-1]:
+        if isinstance(d, SymExpr):
+            dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
+    lead = [dims.get(d, d) for d in a.shape[:-1]]
+    m = _product(lead)
+    if not isinstance(m, int) and len(lead) > 1:
+        m = tirx.Var("m", "int64")
+    return MatmulSpec(m, int(node.out.shape[-1]), int(a.shape[-1])), dims  # type: ignore[arg-type]
+
+
+def _product(dims: Sequence[Expr]) -> Expr:
+    total: Expr = 1
+    for d in dims:
+        total = total * d
+    return total
+
+
+def _unflatten(row: Expr, extents: Sequence[Expr]) -> list[Expr]:
+    index: list[Expr] = []
+    for extent in reversed(extents[1:]):
+        index.append(tirx.floormod(row, extent))
+        row = tirx.floordiv(row, extent)
+    return [row, *reversed(index)]

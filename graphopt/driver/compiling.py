@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graphopt.backends.base.program import Program
     from graphopt.ir.fused import FusedGraph
     from graphopt.ir.onnx_load import ModelSource
+    from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
 
 
@@ -27,6 +28,7 @@ def compile(
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
     verify_each: bool = False,
+    remarks: Remarks | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -39,6 +41,7 @@ def compile(
         passes: graph passes to run instead of the level's.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
+        remarks: receives what passes did and refused to do, with reasons.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
@@ -47,8 +50,9 @@ def compile(
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
-        src, target, threads=threads, shapes=shapes, level=level, passes=passes, skip=skip, verify_each=verify_each
-    )[::2]
+        src, target, threads=threads, shapes=shapes, level=level, passes=passes, skip=skip, verify_each=verify_each,
+        remarks=remarks,
+    )[::2]  # fmt: skip
     return CompiledModel.from_program(signature_of(graph), program, build_program(program), source=graph.source)
 
 
@@ -62,15 +66,16 @@ def to_program(
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
     verify_each: bool = False,
+    remarks: Remarks | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
     from graphopt.backends.backend import fuse_for, lower_fused
     from graphopt.backends.base.target import parse_target
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
-    graph = prepare(src, shapes, level, passes, skip, verify_each)
+    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks)
     fused = fuse_for(graph, goal, level)
-    return graph, fused, lower_fused(fused, goal)
+    return graph, fused, lower_fused(fused, goal, level)
 
 
 def prepare(
@@ -80,6 +85,7 @@ def prepare(
     passes: Sequence[Any] | None,
     skip: Sequence[str],
     verify_each: bool,
+    remarks: Remarks | None = None,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.backend import is_lowerable
@@ -88,7 +94,9 @@ def prepare(
     from graphopt.passes.canonical.expand_functions import expand_functions
 
     graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
-    graph = optimize(graph, level=level, passes=passes, skip=skip, verify_each=verify_each, for_export=False)
+    graph = optimize(
+        graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
+    )
     expand_functions(graph, is_lowerable)
     return graph
 
