@@ -6,18 +6,18 @@ from typing import Any
 
 import graphopt.backends.common.lower  # noqa: F401  (fills the table of lowerings)
 from graphopt.backends.base.build import Built, build_module
+from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
-from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.common.lower.registry import lookup
+from graphopt.backends.common.nest_cpu import cpu_nest
+from graphopt.backends.cpu.conv2d import DirectConv2d, channel_block
+from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
-from graphopt.backends.x86.conv2d import DirectConv2d, channel_block
-from graphopt.backends.x86.matmul import PackedMatmul
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node
 from graphopt.ops.context import attr

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.x86.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
-from graphopt.backends.x86.kernels.register_tile import (
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
+from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
     bind_segments,
@@ -26,7 +26,7 @@ from graphopt.backends.x86.kernels.register_tile import (
     parallel_tiles,
     tile_count,
 )
-from graphopt.backends.x86.kernels.tiling import (
+from graphopt.backends.cpu.kernels.tiling import (
     Segment,
     register_tiles,
     split_balanced,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.x86.kernels.tiling import Window
+from graphopt.backends.cpu.kernels.tiling import Window
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.x86.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue
-from graphopt.backends.x86.kernels.epilogue import ExtraOperand
-from graphopt.backends.x86.kernels.matmul_packed import (
+from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
     MatmulSpec,
     default_config,

@@ -11,9 +11,9 @@ from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate,
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.x86.kernels.conv2d_direct import Conv2dConfig, default_config, emit, pack_weight, supports
-from graphopt.backends.x86.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.x86.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, default_config, emit, pack_weight, supports
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr, known
 from graphopt.ir.dtypes import DType

@@ -1,0 +1,1 @@
+"""Kernel templates for CPUs: what they know of the machine is Caps."""

@@ -1,0 +1,1 @@
+"""Hand-designed kernels, each a function from a specification and a configuration to TIR."""

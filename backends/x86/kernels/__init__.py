@@ -1,1 +1,0 @@
-"""Hand-designed kernel templates for x86."""
