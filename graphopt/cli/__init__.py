@@ -1,1 +1,1 @@
-"""Command line, one file per verb."""
+"""The command line: one file per verb. The only part of graphopt that prints."""

@@ -1,0 +1,85 @@
+"""``graphopt check``: is the compiled model right?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.arrays import input_paths, load_arrays
+from graphopt.cli.options import (
+    InputOpt,
+    JsonOpt,
+    LevelOpt,
+    ModelArg,
+    PassOpt,
+    SeedOpt,
+    ShapeOpt,
+    SkipOpt,
+    TargetOpt,
+    ThreadsOpt,
+    VerifyOpt,
+    shapes_of,
+)
+
+
+def check_verb(
+    model: ModelArg,
+    target: TargetOpt = "native",
+    shape: ShapeOpt = None,
+    input: InputOpt = None,
+    seed: SeedOpt = 0,
+    reference: Annotated[
+        Literal["onnxruntime", "onnx"] | None,
+        typer.Option("--reference", help="What to compare with; by default the first that works.", show_default=False),
+    ] = None,
+    level: LevelOpt = 2,
+    passes: PassOpt = None,
+    skip_pass: SkipOpt = None,
+    threads: ThreadsOpt = None,
+    verify_each: VerifyOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Compile MODEL, run it on random or given inputs, compare every output with a reference implementation."""
+    feed = load_arrays(input_paths(input))
+    with console.working(f"checking {model.name}"):
+        from graphopt.driver.checking import Options, check_model
+
+        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each)
+        report = check_model(model, options, shapes=shapes_of(shape), feed=feed, seed=seed, reference=reference)
+    error = report.error()
+    rows = [*((c.name, "output", c) for c in report.outputs)]
+    if error is not None:
+        rows = [*((layer.comparison.name, layer.node, layer.comparison) for layer in report.layers), *rows]
+    if json:
+        console.print_json(
+            {
+                "ok": report.ok,
+                "reference": report.reference,
+                "seed": seed,
+                "values": [
+                    {
+                        "name": name,
+                        "node": node,
+                        "ok": c.ok,
+                        "error": console.finite(c.error),
+                        "allowed": c.allowed,
+                        "problem": c.problem,
+                    }
+                    for name, node, c in rows
+                ],
+                "error": error.to_dict() if error else None,
+            }
+        )
+        if error is not None:
+            raise typer.Exit(error.exit_code)
+        return
+    title = f"{model.name} against {report.reference}, seed {seed}"
+    table = console.make_table(title, "value", "made by", "error", "allowed", "", right=("error", "allowed"))
+    for name, node, c in rows:
+        verdict = "[green]ok[/]" if c.ok else "[red]differs[/]"
+        table.add_row(console.plain(name), console.plain(node), f"{c.error:.2e}", f"{c.allowed:.2e}", verdict)
+    console.out.print(table)
+    if error is not None:
+        raise error

@@ -1,0 +1,91 @@
+"""``graphopt compile``: an ONNX model into one deployable file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import (
+    JsonOpt,
+    LevelOpt,
+    ModelArg,
+    PassOpt,
+    RemarksOpt,
+    ShapeOpt,
+    SkipOpt,
+    TargetOpt,
+    ThreadsOpt,
+    VerifyOpt,
+    check_output,
+    shapes_of,
+)
+
+
+def compile_verb(
+    model: ModelArg,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.gopt", help="File to write.")],
+    target: TargetOpt = "native",
+    shape: ShapeOpt = None,
+    level: LevelOpt = 2,
+    passes: PassOpt = None,
+    skip_pass: SkipOpt = None,
+    threads: ThreadsOpt = None,
+    verify_each: VerifyOpt = False,
+    remarks: RemarksOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
+    check_output(output, model)
+    with console.working("loading the compiler"):
+        from graphopt.driver.compiling import compile
+        from graphopt.rewrite.remarks import Remarks
+    found = Remarks()
+    start = time.perf_counter()
+    with console.working(f"compiling {model.name} for {target}"):
+        compiled = compile(
+            model,
+            target,
+            threads=threads,
+            shapes=shapes_of(shape),
+            level=level,
+            passes=passes or None,
+            skip=skip_pass or (),
+            verify_each=verify_each,
+            remarks=found,
+        )
+    with console.working(f"linking and writing {output.name}"):
+        compiled.save(output)
+    seconds = time.perf_counter() - start
+    assert compiled.program is not None
+    assert compiled.target is not None
+    facts = {
+        "artifact": str(output),
+        "bytes": output.stat().st_size,
+        "target": compiled.target.name,
+        "threads": compiled.target.caps.cores,
+        "level": level,
+        "seconds": round(seconds, 3),
+        "kernels": len(compiled.program.kernels),
+        "functions": len(compiled.program.functions),
+        "inputs": [str(spec) for spec in compiled.inputs],
+        "outputs": [str(spec) for spec in compiled.outputs],
+    }
+    if json:
+        console.print_json({**facts, "remarks": [str(r) for r in found]} if remarks else facts)
+        return
+    if remarks:
+        for remark in found:
+            console.out.print(str(remark), markup=False)
+    console.out.print(
+        f"{output}: {facts['target']}, {facts['kernels']} kernel calls, {output.stat().st_size / 1e6:.1f} MB, "
+        f"compiled in {seconds:.1f} s",
+        markup=False,
+    )
+    for spec in compiled.inputs:
+        console.out.print(f"  input  {spec}", markup=False)
+    for spec in compiled.outputs:
+        console.out.print(f"  output {spec}", markup=False)

@@ -1,0 +1,61 @@
+"""Where the command line writes: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.errors import GraphOptError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def working(message: str) -> Iterator[None]:
+    """A spinner on stderr while something that may take over a second is done; nothing when stderr is no terminal."""
+    with err.status(Text(message)):
+        yield
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def print_error(error: GraphOptError) -> None:
+    """An error in colour on stderr."""
+    err.print(Text.assemble(("error", "bold red"), f" [{error.code}]: ", (error.message, "bold")))
+    if error.node:
+        err.print(Text(f"  node: {error.node}"))
+    for note in error.notes:
+        err.print(Text(f"  note: {note}"))
+    if error.hint:
+        err.print(Text.assemble(("  hint: ", "green"), error.hint))
+
+
+def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table; columns named in ``right`` are aligned to the right."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def plain(text: str) -> Text:
+    """Text in which brackets are not markup."""
+    return Text(text)
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON can hold: None instead of infinity or NaN."""
+    return value if value is not None and math.isfinite(value) else None

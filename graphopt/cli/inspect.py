@@ -1,0 +1,167 @@
+"""``graphopt inspect``: what is in a model or artefact, and how it looks at each of the three levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import (
+    JsonOpt,
+    LevelOpt,
+    PassOpt,
+    ShapeOpt,
+    SkipOpt,
+    TargetOpt,
+    ThreadsOpt,
+    is_artifact,
+    shapes_of,
+)
+from graphopt.errors import UserError
+
+
+def inspect_verb(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="ONNX model or .gopt file.", show_default=False)
+    ] = None,
+    stage: Annotated[
+        Literal["graph", "fused", "program"] | None,
+        typer.Option("--stage", help="Print the model at this level instead of a summary.", show_default=False),
+    ] = None,
+    target: TargetOpt = "native",
+    ops: Annotated[bool, typer.Option("--ops", help="List the operators that can be compiled.")] = False,
+    shape: ShapeOpt = None,
+    level: LevelOpt = 2,
+    passes: PassOpt = None,
+    skip_pass: SkipOpt = None,
+    threads: ThreadsOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Show what MODEL consists of; with --stage as text after optimisation (-O0: as imported)."""
+    if ops:
+        _operators(json)
+        return
+    if model is None:
+        raise UserError("inspect needs a model", code="bad-usage", hint="graphopt inspect model.onnx, or --ops")
+    if is_artifact(model):
+        if stage is not None:
+            raise UserError(
+                f"{model} holds compiled code, which has no stages",
+                code="bad-usage",
+                hint="inspect the ONNX model that it was compiled from",
+            )
+        _artifact(model, json)
+        return
+    if stage is None:
+        _summary(model, shapes_of(shape), json)
+        return
+    text = stage_text(model, stage, target, shapes_of(shape), level, passes, skip_pass or [], threads)
+    if json:
+        console.print_json({"stage": stage, "text": text})
+    else:
+        console.out.print(text, markup=False)
+
+
+def stage_text(
+    model: Path,
+    stage: str,
+    target: str,
+    shapes: dict[str, str],
+    level: int,
+    passes: list[str] | None,
+    skip: list[str],
+    threads: int | None,
+) -> str:
+    """The printed form of a model at one of the three levels."""
+    with console.working(f"working on {model.name}"):
+        if stage == "graph":
+            from graphopt.driver.importing import import_onnx
+            from graphopt.driver.optimizing import optimize
+            from graphopt.ir.printer import format_graph
+
+            graph = import_onnx(model, shapes=shapes)
+            return format_graph(optimize(graph, level, passes or None, skip=skip, for_export=False))
+        from graphopt.driver.compiling import to_program
+
+        _, fused, program = to_program(
+            model, target, threads=threads, shapes=shapes, level=level, passes=passes or None, skip=skip
+        )
+        if stage == "fused":
+            from graphopt.ir.fused import format_fused
+
+            return format_fused(fused)
+        from graphopt.backends.base.program import format_program
+
+        return format_program(program)
+
+
+def _operators(json: bool) -> None:
+    with console.working("loading the compiler"):
+        import graphopt.backends.backend  # fills the table of lowerings
+        from graphopt.backends.common.lower.registry import names as lowered
+        from graphopt.passes.fuse.kernels import CONTROL
+    names = sorted({*lowered(), *CONTROL})
+    if json:
+        console.print_json({"operators": names})
+    else:
+        console.out.print("\n".join(names), markup=False)
+
+
+def _summary(model: Path, shapes: dict[str, str], json: bool) -> None:
+    from graphopt.cli.optimize import count_ops
+    from graphopt.driver.importing import import_onnx
+
+    with console.working(f"reading {model.name}"):
+        graph = import_onnx(model, shapes=shapes)
+    constants = [v.data for v in graph.constants() if v.data is not None]
+    counts = count_ops(graph)
+    facts: dict[str, Any] = {
+        "model": str(model),
+        "opset": graph.opset,
+        "inputs": [f"{v.name}: {v.type}" for v in graph.inputs],
+        "outputs": [f"{v.name}: {v.type}" for v in graph.outputs],
+        "nodes": sum(counts.values()),
+        "operators": dict(counts.most_common()),
+        "parameters": sum(int(c.size) for c in constants),
+        "weight_bytes": sum(int(c.nbytes) for c in constants),
+    }
+    _print(facts, json)
+
+
+def _artifact(path: Path, json: bool) -> None:
+    from graphopt.runtime.artifact import read_artifact
+    from graphopt.runtime.store import describe
+
+    artifact = read_artifact(path, check_versions=False)
+    signature, target = describe(artifact)
+    manifest = artifact.manifest
+    _print(
+        {
+            "artifact": str(path),
+            "target": target.name,
+            "machine": target.arch,
+            "threads": manifest["threads"],
+            "inputs": [str(spec) for spec in signature.inputs],
+            "outputs": [str(spec) for spec in signature.outputs],
+            "source": f"{manifest['source']['name']} (sha256 {manifest['source']['sha256']})",
+            "versions": manifest["versions"],
+            "library_bytes": manifest["sections"]["library"]["size"],
+            "constants": len(artifact.constants),
+            "constant_bytes": manifest["sections"]["constants"]["size"],
+        },
+        json,
+    )
+
+
+def _print(facts: dict[str, Any], json: bool) -> None:
+    if json:
+        console.print_json(facts)
+        return
+    for key, value in facts.items():
+        items = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        text = "\n".join(f"  {item}" for item in items) if isinstance(items, list) else str(items)
+        console.out.print(
+            f"{key.replace('_', ' ')}:" + (f"\n{text}" if isinstance(items, list) else f" {text}"), markup=False
+        )

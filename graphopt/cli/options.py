@@ -1,0 +1,99 @@
+"""Argument groups that verbs share, and the parsing of ``name=value`` pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.errors import UserError
+
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
+TargetOpt = Annotated[
+    str, typer.Option("--target", "-t", metavar="TARGET", help="What to compile for; `graphopt targets` lists them.")
+]
+ShapeOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", metavar="NAME=SHAPE", help="Fix or rename input dimensions: x=1x3x224x224, x=Nx3xHxW. Repeatable."
+    ),
+]
+LevelOpt = Annotated[
+    int, typer.Option("-O", "--level", metavar="0..3", help="Optimisation level: 0 as imported ... 3 everything.")
+]
+PassOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pass",
+        metavar="NAME{OPT=V}",
+        help="Run these passes, in order, instead of the level's. Repeatable; `graphopt passes` lists them.",
+    ),
+]
+SkipOpt = Annotated[list[str] | None, typer.Option("--skip-pass", metavar="NAME", help="Leave a pass out. Repeatable.")]
+VerifyOpt = Annotated[bool, typer.Option("--verify-each", help="Check the graph's invariants after every pass.")]
+RemarksOpt = Annotated[
+    bool, typer.Option("--remarks", help="Print what passes did and what they refused, with reasons.")
+]
+ThreadsOpt = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="CPU threads; by default all that this process may use."),
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of random inputs.")]
+InputOpt = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="NAME=FILE.npy", help="Array for an input. Repeatable."),
+]
+
+
+def pairs(option: str, items: Sequence[str] | None, example: str) -> dict[str, str]:
+    """``name=value`` items as a dict, in order. Names may contain ``=`` no more than values may lack one.
+
+    Raises:
+        UserError: an item without ``=``, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for item in items or ():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise UserError(f"{option} {item!r} is not NAME=VALUE", code="bad-option", hint=f"write {option} {example}")
+        if name in found:
+            raise UserError(f"{option} gives {name!r} twice", code="bad-option", hint="leave one of them out")
+        found[name] = value
+    return found
+
+
+def shapes_of(items: Sequence[str] | None) -> dict[str, str]:
+    """What ``--shape`` gave."""
+    return pairs("--shape", items, "x=1x3x224x224")
+
+
+def check_output(output: Path, *inputs: Path) -> None:
+    """Refuse to write over an input or into a folder that doesn't exist, before any work is done.
+
+    Raises:
+        UserError: with a hint.
+    """
+    for path in inputs:
+        if output.exists() and path.exists() and os.path.samefile(output, path):
+            raise UserError(
+                f"{output} is an input of this command", code="output-is-input", hint="give the output another name"
+            )
+    if output.is_dir():
+        raise UserError(f"{output} is a directory", code="bad-output", hint="name the file to write inside it")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}", code="bad-output", hint="create it first")
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file is a compiled model: by its first bytes, or by its name when it can't be read."""
+    from graphopt.runtime.artifact import MAGIC
+
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC or path.suffix == ".gopt"
+    except OSError:
+        return path.suffix == ".gopt"

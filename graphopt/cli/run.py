@@ -1,0 +1,73 @@
+"""``graphopt run``: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.arrays import input_paths, load_arrays, save_arrays
+from graphopt.cli.options import InputOpt, JsonOpt, ShapeOpt, ThreadsOpt, is_artifact, shapes_of
+from graphopt.errors import UserError
+
+if TYPE_CHECKING:
+    from graphopt.runtime.model import CompiledModel
+
+
+def run_verb(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=".gopt file, or an ONNX model to compile first.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", metavar="DIR", help="Folder for the outputs, one NAME.npy each.")
+    ],
+    input: InputOpt = None,
+    shape: ShapeOpt = None,
+    threads: ThreadsOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Run MODEL on arrays from .npy files and save its outputs."""
+    paths = input_paths(input)
+    feed = load_arrays(paths)
+    compiled = load_or_compile(model, shapes_of(shape), threads)
+    start = time.perf_counter()
+    outputs = compiled.run(feed)
+    seconds = time.perf_counter() - start
+    files = save_arrays(output_dir, outputs, [*paths.values(), model])
+    if json:
+        console.print_json(
+            {
+                "seconds": round(seconds, 6),
+                "outputs": {
+                    name: {"file": str(files[name]), "dtype": str(array.dtype), "shape": list(array.shape)}
+                    for name, array in outputs.items()
+                },
+            }
+        )
+        return
+    for name, array in outputs.items():
+        console.out.print(f"{name}: {array.dtype}{list(array.shape)} -> {files[name]}", markup=False)
+
+
+def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None) -> CompiledModel:
+    """A model from an artefact, or compiled for this machine.
+
+    Raises:
+        UserError: an option that an artefact can't follow any more.
+    """
+    if is_artifact(model):
+        if shapes or threads is not None:
+            raise UserError(
+                f"{model} is compiled already: --shape and --threads were decided then",
+                code="bad-usage",
+                hint="give them to graphopt compile, or pass the ONNX model here",
+            )
+        from graphopt.runtime.store import load
+
+        with console.working(f"loading {model.name}"):
+            return load(model)
+    with console.working(f"compiling {model.name}"):
+        from graphopt.driver.compiling import compile
+
+        return compile(model, "native", shapes=shapes, threads=threads)

@@ -1,0 +1,223 @@
+"""``graphopt check``: compile, run, compare with the reference; on a difference, find the node where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
+from graphopt.driver.compiling import compile
+from graphopt.driver.importing import import_onnx
+from graphopt.driver.random_inputs import random_inputs
+from graphopt.driver.reference import Reference, make_reference
+from graphopt.errors import AccuracyError, GraphOptError
+from graphopt.ir.graph import Array, Graph
+from graphopt.ir.onnx_io import graph_to_onnx
+from graphopt.ir.outputs import inner_values, with_outputs
+
+if TYPE_CHECKING:
+    from graphopt.ir.onnx_load import ModelSource
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Comparison of one inner value.
+
+    Attributes:
+        node: the node that makes it, as ``name (Op)``.
+    """
+
+    node: str
+    comparison: Comparison
+
+
+@dataclass
+class CheckReport:
+    """What ``check_model`` found.
+
+    Attributes:
+        outputs: one comparison for each output.
+        layers: inner values in order of computation; only filled when an output differs.
+        culprit: the first node whose result differs, as ``name (Op)``.
+        explanation: where the difference arises, in a sentence.
+    """
+
+    source: str
+    target: str
+    reference: str
+    seed: int
+    outputs: list[Comparison]
+    layers: list[Layer] = field(default_factory=list)
+    culprit: str | None = None
+    explanation: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is within the tolerance table."""
+        return all(c.ok for c in self.outputs)
+
+    def error(self) -> AccuracyError | None:
+        """The failure as an exception, None when there is none."""
+        bad = [c for c in self.outputs if not c.ok]
+        if not bad:
+            return None
+        return AccuracyError(
+            f"{self.source} compiled for {self.target}: output {bad[0].name!r} differs from {self.reference}: "
+            f"{bad[0].problem}",
+            node=self.culprit,
+            notes=[f"{c.name}: {c.problem}" for c in bad[1:6]] + ([self.explanation] if self.explanation else []),
+            hint="compile with a lower -O or --skip-pass to go around it, and please report it",
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; as the arguments of ``graphopt.compile``."""
+
+    target: str | Mapping[str, Any] = "native"
+    threads: int | None = None
+    level: int = 2
+    passes: Sequence[Any] | None = None
+    skip: Sequence[str] = ()
+    verify_each: bool = False
+
+    def compile(self, graph: Graph) -> Any:
+        """The compiled model."""
+        return compile(
+            graph,
+            self.target,
+            threads=self.threads,
+            level=self.level,
+            passes=self.passes,
+            skip=self.skip,
+            verify_each=self.verify_each,
+        )
+
+
+def check_model(
+    src: ModelSource,
+    options: Options | None = None,
+    *,
+    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    feed: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    reference: str | None = None,
+) -> CheckReport:
+    """Compile a model, run it and compare every output with a reference.
+
+    Args:
+        src: path, bytes or ModelProto.
+        options: how to compile.
+        shapes: as for ``graphopt.compile``.
+        feed: inputs; those missing are random.
+        seed: of the random inputs.
+        reference: ``onnxruntime`` or ``onnx``; by default the first that works.
+
+    Raises:
+        GraphOptError: the model can't be compiled or run. A difference is reported, not raised.
+    """
+    options = options or Options()
+    graph = import_onnx(src, shapes=shapes)
+    model = options.compile(graph)
+    inputs = (
+        random_inputs(model.signature, seed, _extents(model.signature, feed or {})) if _lacking(model, feed) else {}
+    )
+    inputs.update(feed or {})
+    got = model.run(inputs)
+    oracle, want = _expected(src, reference, inputs)
+    # The reference's outputs carry the model's names; ours follow in the same order.
+    renamed = dict(zip(want, got.values())) if len(want) == len(got) else got
+    reduction, depth = longest_sum(graph), summing_depth(graph)
+    report = CheckReport(
+        graph.source,
+        str(options.target),
+        oracle.kind,
+        seed,
+        compare_all(renamed, want, reduction=reduction, depth=depth),
+    )
+    if not report.ok:
+        _localise(report, graph, options, inputs, oracle.kind)
+    return report
+
+
+def _lacking(model: Any, feed: Mapping[str, Array] | None) -> bool:
+    return any(spec.name not in (feed or {}) for spec in model.inputs)
+
+
+def _extents(signature: Any, feed: Mapping[str, Array]) -> dict[str, int]:
+    """Sizes of symbols that given inputs decide."""
+    from graphopt.ir.dims import as_symbol
+
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        array = feed.get(spec.name)
+        if array is not None and array.ndim == len(spec.shape):
+            sizes.update({s: n for n, dim in zip(array.shape, spec.shape) if (s := as_symbol(dim)) is not None})
+    return sizes
+
+
+def _expected(src: Any, kind: str | None, inputs: Mapping[str, Array]) -> tuple[Reference, dict[str, Array]]:
+    oracle = make_reference(src, kind)
+    try:
+        return oracle, oracle(inputs)
+    except GraphOptError:
+        if kind is not None or oracle.kind == "onnx":
+            raise
+    oracle = make_reference(src, "onnx")
+    return oracle, oracle(inputs)
+
+
+def _localise(report: CheckReport, graph: Graph, options: Options, inputs: Mapping[str, Array], kind: str) -> None:
+    """Find the first node whose result differs; whatever fails meanwhile only makes the report shorter."""
+    try:
+        names = [value.name for value in inner_values(graph)]
+        exposed = with_outputs(graph, names)
+        want = dict(zip(names, make_reference(graph_to_onnx(exposed), kind)(inputs).values()))
+        makers = {v.name: node.label for node in graph.nodes for v in node.outputs if v is not None}
+        got = dict(zip(names, options.compile(exposed).run(inputs).values()))
+        reduction, depth = longest_sum(graph), summing_depth(graph)
+        report.layers = [Layer(makers[c.name], c) for c in compare_all(got, want, reduction=reduction, depth=depth)]
+        first = next((layer for layer in report.layers if not layer.comparison.ok), None)
+        if first is not None:
+            report.culprit = first.node
+            report.explanation = (
+                f"the first value that differs is {first.comparison.name!r}: {first.comparison.problem}"
+            )
+            return
+        found = _bisect(graph, options, inputs, names, want, reduction, depth)
+        if found is None:
+            report.explanation = "no inner value differs by itself: the import may have changed the model's meaning"
+            return
+        report.culprit = makers[found]
+        report.explanation = f"{found!r} differs only when the values before it are not outputs: fusion is at fault"
+    except GraphOptError as error:
+        report.explanation = f"it could not be localised: {error.message}"
+
+
+def _bisect(
+    graph: Graph,
+    options: Options,
+    inputs: Mapping[str, Array],
+    names: Sequence[str],
+    want: Mapping[str, Array],
+    reduction: int,
+    depth: int,
+) -> str | None:
+    """The first value that differs when it alone is the output, assuming that all after it do too."""
+
+    def differs(name: str) -> bool:
+        part = with_outputs(graph, [name])
+        got = next(iter(options.compile(part).run(inputs).values()))
+        return not compare_all({name: got}, {name: want[name]}, reduction=reduction, depth=depth)[0].ok
+
+    if not names or not differs(names[-1]):
+        return None
+    low, high = 0, len(names) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if differs(names[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return names[low]
