@@ -25,7 +25,7 @@ from graphopt.rewrite.pipeline import Phase, Pipeline
 
 LEVELS = {
     0: "nothing",
-    1: "exact: results are the same bit by bit (dead code, constants, no-ops, common subexpressions)",
+    1: "exact but for rounding in folded constants: dead code, no-ops, common subexpressions",
     2: "rounding may differ: weights folded, well-known subgraphs recognised, transposes moved",
     3: "also what pays only sometimes: every BatchNormalization turned into arithmetic",
 }

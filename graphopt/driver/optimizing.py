@@ -45,7 +45,7 @@ def optimize(
     Args:
         graph: what ``import_onnx`` returns.
         level: 0 (nothing) to 3 (everything that is exact up to rounding); see ``graphopt.passes.pipelines``.
-        passes: run these instead of the level's: ``Pass`` objects, or text such as ``"fold-constants{max-elements=9}"``.
+        passes: run these instead of the level's: ``Pass`` objects, or text like ``"fold-constants{max-elements=9}"``.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
         remarks: receives what was done and what was refused, with reasons.

@@ -16,6 +16,8 @@ from graphopt.passes.canonical.views import perm_of
 
 _AXIS_ATTR = frozenset({"Concat", "Split", "Softmax", "LogSoftmax"})
 _AXES_INPUT = {**dict.fromkeys(REDUCE, 1), "Slice": 3, "Pad": 3}
+_POSITIONAL = frozenset({"PRelu", "BitCast", "SwiGLU"})
+"""Marked element-wise, but some axis has a part of its own (the slope's, the one that is reinterpreted or halved)."""
 _LIMIT = 200
 """Regions are cut off at this many nodes: gains come from short chains, and growth would be quadratic."""
 
@@ -186,7 +188,9 @@ def movable(node: Node, rank: int) -> bool:
     if node.op in ("Slice", "Pad"):
         axes = node.input(3)
         return axes is not None and axes.data is not None
-    return node.op in _AXIS_ATTR or (has_trait(node.op, ELEMENTWISE) and node.op != "PRelu")
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):  # per channel, their scale is a vector along an axis
+        return all(v is None or (v.data is not None and v.data.size == 1) for v in node.inputs[1:])
+    return node.op in _AXIS_ATTR or (has_trait(node.op, ELEMENTWISE) and node.op not in _POSITIONAL)
 
 
 def _operands_fit(node: Node, rank: int) -> bool:

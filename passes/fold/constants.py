@@ -29,7 +29,7 @@ class FoldConstants(Pass):
     """Computes what depends on constants alone, and replaces shape arithmetic whose result is known.
 
     Random operators stay, and so do quantized weights (DequantizeLinear). A result larger than its operands by more
-    than ``max_elements`` is left to the run time, as is one that takes more than ``PassContext.max_fold_work`` operations.
+    than ``max_elements`` is left to the run time, as is one of more than ``PassContext.max_fold_work`` operations.
     """
 
     name: ClassVar[str] = "fold-constants"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.rewrite.compare import difference
-from tests.support.graphs import rand
+from tests.support.onnx_graphs import rand
 from tests.support.tolerance import assert_close, bound
 
 WANT = rand(4, 5)

@@ -14,7 +14,7 @@ from graphopt.driver import optimizing
 from graphopt.errors import ModelError, UserError
 from graphopt.ir.printer import format_graph
 from graphopt.rewrite.remarks import Remarks
-from tests.support.graphs import graph_of, ops, rand
+from tests.support.onnx_graphs import graph_of, ops, rand
 from tests.support.ort import run_ort
 
 BODY = "c = Conv(x, w)\nn = BatchNormalization(c, s, s, s, s)\ny = Relu(n)"

@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.driver.optimizing import optimize
 from graphopt.ir.printer import format_graph
-from tests.support.graphs import graph_of, run_pass
+from tests.support.onnx_graphs import graph_of, run_pass
 
 FILE = Path(__file__).with_name("optimized.txt")
 BODY = """

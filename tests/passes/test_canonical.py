@@ -7,7 +7,7 @@ import pytest
 
 from graphopt.ir.dtypes import DType
 from graphopt.passes.canonical.casts import is_lossless
-from tests.support.graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
+from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
 
 X = {"x": "float[2,3,4]"}
 NO_OPS = {

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphopt.driver.optimizing import optimize
 from graphopt.rewrite.passes import PassContext
-from tests.support.graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
+from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
 
 
 def test_chains_of_constants_fold_in_one_run():

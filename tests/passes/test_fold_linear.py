@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.graphs import assert_fires, assert_refuses, graph_of, rand
+from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, rand
 
 X = {"x": "float[2,4,7,7]"}
 BN = {"s": rand(6, positive=True), "t": rand(6), "m": rand(6, seed=3), "v": rand(6, seed=1, positive=True)}

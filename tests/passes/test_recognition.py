@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.driver.optimizing import optimize
 from graphopt.rewrite.remarks import Remarks
-from tests.support.graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
+from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, ops, rand, run_pass
 
 X = {"x": "float[2,5,8]"}
 F = np.float32

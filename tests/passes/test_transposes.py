@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.graphs import assert_refuses, graph_of, ops, rand, run_pass
+from tests.support.onnx_graphs import assert_refuses, graph_of, ops, rand, run_pass
 
 X = {"x": "float[2,3,4,5]", "z": "float[2,3,4,5]"}
 TO, BACK = "Transpose<perm=[0,2,3,1]>", "Transpose<perm=[0,3,1,2]>"
@@ -64,3 +64,11 @@ def test_refusals():
     assert_refuses(g, "move-transposes", reason)
     g = graph_of({**X, "p": "float[3]"}, f"t = {TO}(x)\na = Add(t, p)\ny = {BACK}(a)")
     assert_refuses(g, "move-transposes", reason)
+
+
+def test_quantization_by_channel_is_left_alone():
+    body = f"t = {TO}(x)\nq = QuantizeLinear<axis=3>(t, s)\nd = DequantizeLinear<axis=3>(q, s)\ny = {BACK}(d)"
+    assert_refuses(graph_of(X, body, s=rand(3, positive=True) / 50), "move-transposes", "no group of nodes")
+    g = graph_of(X, body, s=np.float32(0.02))
+    after, _ = run_pass(g, "move-transposes")
+    assert ops(after) == ["QuantizeLinear", "DequantizeLinear"]

@@ -16,7 +16,7 @@ from graphopt.rewrite.instruments import Dump, TimePasses, VerifyEach
 from graphopt.rewrite.passes import Pass, registered_passes
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.spec import list_passes, parse_pass
-from tests.support.graphs import graph_of
+from tests.support.onnx_graphs import graph_of
 
 X = {"x": "float[2,3]"}
 

@@ -11,7 +11,7 @@ from graphopt.rewrite.driver import RewriteSet
 from graphopt.rewrite.passes import PassContext
 from graphopt.rewrite.pattern import NoMatch, any_, const, either, op, scalar
 from graphopt.rewrite.rule import Rule
-from tests.support.graphs import graph_of, ops, rand
+from tests.support.onnx_graphs import graph_of, ops, rand
 
 X = {"x": "float[2,3]", "z": "float[2,3]"}
 
