@@ -47,7 +47,7 @@ def compile_with_tvm(
             code="tvm-default-failed",
             hint="leave out --compare tvm",
         ) from error
-    names = [str(parameter.name_hint) for parameter in module["main"].params]
+    names = [str(parameter.name) for parameter in module["main"].params]
     set_threads(target.caps.cores)
 
     def run(inputs: Mapping[str, Array]) -> list[Array]:

@@ -99,7 +99,7 @@ def stage_text(
 
 def _operators(json: bool) -> None:
     with console.working("loading the compiler"):
-        import graphopt.backends.backend  # fills the table of lowerings
+        import graphopt.backends.backend  # noqa: F401  (fills the table of lowerings)
         from graphopt.backends.common.lower.registry import names as lowered
         from graphopt.passes.fuse.kernels import CONTROL
     names = sorted({*lowered(), *CONTROL})

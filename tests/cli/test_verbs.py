@@ -1,0 +1,144 @@
+"""Every verb does its job, and prints one JSON document when asked to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import graphopt
+from tests.cli.conftest import Cli, small_model
+
+
+def test_compile_says_what_it_made(cli: Cli, model: Path) -> None:
+    done = cli("compile", model, "--target", "x86-64-v2", "-o", "m.gopt", "--shape", "x=4x8", "-O1", "--threads", 1)
+    assert done.code == 0, done.err
+    assert "x86-64-v2" in done.out
+    assert "input  x: f32[4, 8]" in done.out
+    assert Path("m.gopt").is_file()
+
+
+def test_compile_json(cli: Cli, model: Path) -> None:
+    done = cli("compile", model, "-o", "m.gopt", "--json", "--remarks", "--verify-each", "-O", "2", "--threads", 1)
+    assert done.code == 0, done.err
+    assert done.json["bytes"] == Path("m.gopt").stat().st_size
+    assert done.json["inputs"] == ["x: f32[rows, 8]"]
+    assert done.json["threads"] == 1
+    assert isinstance(done.json["remarks"], list)
+
+
+def test_pass_options_reach_the_pipeline(cli: Cli, model: Path) -> None:
+    done = cli("optimize", model, "-o", "b.onnx", "--pass", "dead-code", "--json")
+    assert done.json["operators"]["Identity"] == {"before": 1, "after": 1}
+    done = cli("optimize", model, "-o", "b.onnx", "--skip-pass", "remove-no-ops", "--json")
+    assert done.code == 0, done.err
+
+
+def test_optimize_writes_equivalent_onnx(cli: Cli, model: Path, array: Path) -> None:
+    done = cli("optimize", model, "-o", "better.onnx", "--remarks")
+    assert done.code == 0, done.err
+    assert "Identity" in done.out
+    x = {"x": np.load(array)}
+    want, got = (ReferenceEvaluator(str(p)).run(None, x)[0] for p in (model, "better.onnx"))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert "Identity" not in [n.op_type for n in onnx.load_model("better.onnx").graph.node]
+
+
+@pytest.mark.parametrize(("stage", "text"), [("graph", "MatMul"), ("fused", "fused small"), ("program", "program")])
+def test_inspect_stages(cli: Cli, model: Path, stage: str, text: str) -> None:
+    done = cli("inspect", model, "--stage", stage)
+    assert done.code == 0, done.err
+    assert text in done.out
+    assert cli("inspect", model, "--stage", stage, "--json").json["stage"] == stage
+
+
+def test_inspect_summaries(cli: Cli, model: Path, artifact: Path) -> None:
+    assert cli("inspect", model, "--json").json["operators"] == {"Identity": 1, "MatMul": 1, "Relu": 1}
+    facts = cli("inspect", artifact, "--json").json
+    assert facts["inputs"] == ["x: f32[rows, 8]"]
+    assert "small.onnx" in facts["source"]
+    assert "MatMul" in cli("inspect", "--ops").out.split()
+
+
+def test_run(cli: Cli, model: Path, artifact: Path, array: Path) -> None:
+    done = cli("run", artifact, "--input", f"x={array}", "--output-dir", "out", "--json")
+    assert done.code == 0, done.err
+    assert done.json["outputs"]["y"]["shape"] == [3, 5]
+    want = ReferenceEvaluator(str(model)).run(None, {"x": np.load(array)})[0]
+    np.testing.assert_allclose(np.load("out/y.npy"), want, rtol=1e-5, atol=1e-6)
+    assert [p.name for p in Path("out").iterdir()] == ["y.npy"]
+
+
+def test_run_compiles_onnx_on_the_fly(cli: Cli, model: Path, array: Path) -> None:
+    done = cli("run", model, "-i", f"x={array}", "--output-dir", "out", "--threads", 1)
+    assert done.code == 0, done.err
+    assert Path("out/y.npy").is_file()
+
+
+def test_output_names_cannot_leave_the_folder(cli: Cli, array: Path, tmp_path: Path) -> None:
+    onnx.save_model(small_model("../../evil/../y:0"), tmp_path / "evil.onnx")
+    done = cli("run", tmp_path / "evil.onnx", "-i", f"x={array}", "--output-dir", "out", "--json")
+    assert done.code == 0, done.err
+    (entry,) = done.json["outputs"].values()
+    assert Path(entry["file"]).resolve().parent == Path("out").resolve()
+    assert Path(entry["file"]).is_file()
+    assert {p.name for p in Path.cwd().iterdir()} == {"out"}
+
+
+def test_check(cli: Cli, model: Path, array: Path) -> None:
+    done = cli("check", model, "--reference", "onnx", "--seed", 3)
+    assert done.code == 0, done.err
+    assert "ok" in done.out
+    done = cli("check", model, "--shape", "x=3x8", "--input", f"x={array}", "--json")
+    assert done.json["ok"] is True
+    assert done.json["values"][0]["name"] == "y"
+
+
+def test_bench(cli: Cli, model: Path, artifact: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = cli("bench", model, "--repeat", 2, "--compare", "onnxruntime", "--threads", 1, "--json")
+    assert done.code == 0, done.err
+    assert [r["name"] for r in done.json["results"]] == ["graphopt", "onnxruntime"]
+    assert all(r["runs"] >= 1 and r["median_ms"] > 0 for r in done.json["results"])
+    assert "graphopt" in cli("bench", artifact, "--repeat", 1).out
+
+
+def test_bench_against_tvms_defaults(cli: Cli, model: Path) -> None:
+    done = cli("bench", model, "--repeat", 1, "--compare", "tvm", "--shape", "x=4x8", "--threads", 1, "--json")
+    assert done.code == 0, done.err
+    assert done.json["results"][1]["name"] == "tvm"
+
+
+def test_lists(cli: Cli) -> None:
+    names = [p["name"] for p in cli("passes", "--json").json["passes"]]
+    assert "dead-code" in names
+    assert names == sorted(names)
+    assert "dead-code" in cli("passes").out
+    targets = {t["name"]: t for t in cli("targets", "--json").json["targets"]}
+    assert {"x86", "arm", "cuda:sm_80"} <= targets.keys()
+    assert "x86-64-v3" in cli("targets").out
+
+
+def test_help_of_everything(cli: Cli) -> None:
+    assert "compile" in cli("--help").out
+    for verb in ("compile", "optimize", "inspect", "run", "check", "bench", "targets", "passes", "demo"):
+        done = cli(verb, "--help")
+        assert done.code == 0
+        assert "--json" in done.out
+    assert cli("--version").out.startswith("graphopt ")
+
+
+@pytest.mark.slow
+def test_demo(cli: Cli) -> None:
+    report = cli("demo", "--quick", "--json").json
+    assert report["ok"] is True
+    assert report["accuracy"] == report["reference_accuracy"] > 0.9
+    assert report["latencies"][0]["name"] == "graphopt"
+
+
+def test_the_public_names_exist() -> None:
+    for name in graphopt.__all__:
+        assert getattr(graphopt, name) is not None
