@@ -75,7 +75,8 @@ class Epilogue:
             if lowering.builder.statements:
                 raise InternalError("an epilogue needs loops of its own", node=self._call.group.anchor.label)
             self._accumulator = accumulator
-            with Scope(inline=True):
-                return lowering.tensors[self._call.group.outputs[0]](*index)
+            with Scope(inline=True) as scope:
+                value = lowering.tensors[self._call.group.outputs[0]](*index)
+            return scope.wrap(value)
 
         return apply

@@ -14,8 +14,8 @@ from graphopt.backends.base.tvm_api import s_tir, tirx, tvm, tvm_ffi
 _KEPT_ANNOTATIONS = ("pragma_auto_unroll_max_step", "pragma_unroll_explicit")
 
 
-def serialised(func: Any) -> Any:
-    """``func`` (a scheduled ``PrimFunc`` of sblocks) with serial loops in place of threads, for an LLVM target."""
+def without_threads(func: Any) -> Any:
+    """``func`` (a ``PrimFunc``, with or without sblocks) with serial loops in place of threads, for an LLVM target."""
 
     def loop(node: Any) -> Any:
         kind = tirx.ForKind.SERIAL if node.kind == tirx.ForKind.THREAD_BINDING else node.kind
@@ -23,7 +23,12 @@ def serialised(func: Any) -> Any:
         kept = {key: node.annotations[key] for key in _KEPT_ANNOTATIONS if key in node.annotations}
         return tirx.For(node.loop_var, node.min, node.extent, kind, node.body, None, kept, node.step)
 
-    schedule = s_tir.Schedule(tvm_ffi.structural_map(func, [(tirx.For, loop)]))
+    return tvm_ffi.structural_map(func, [(tirx.For, loop)])
+
+
+def serialised(func: Any) -> Any:
+    """`without_threads` of a scheduled ``PrimFunc`` of sblocks, its shared and local buffers made ordinary ones."""
+    schedule = s_tir.Schedule(without_threads(func))
     for block in _leaf_blocks(schedule, schedule.get_sblock("root")):
         for index, region in enumerate(schedule.get(block).writes):
             if str(region.source.scope()) != "global":
