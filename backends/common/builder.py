@@ -9,15 +9,18 @@ from typing import Any, Protocol
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.index import flatten, row_major
+from graphopt.backends.common.math import maximum, minimum
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
+from graphopt.backends.common.walk import emit_walk, flat_alias, whole
 from graphopt.errors import InternalError, UnsupportedOpError
 from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol
 
 REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda a, b: a + b,
     "prod": lambda a, b: a * b,
-    "max": lambda a, b: tirx.max(a, b),
-    "min": lambda a, b: tirx.min(a, b),
+    "max": maximum,
+    "min": minimum,
     "or": lambda a, b: tirx.Or(a, b),
     "and": lambda a, b: tirx.And(a, b),
 }
@@ -93,11 +96,22 @@ def _same(a: Expr, b: Expr) -> bool:
 
 @dataclass
 class Output:
-    """A kernel result: a logical tensor stored to a buffer, ``block`` channels innermost when not 0."""
+    """A kernel result: a logical tensor stored to a buffer, ``block`` channels innermost when not 0.
+
+    Attributes:
+        begin: where in a larger buffer the tensor starts (physical), None if it fills the buffer.
+    """
 
     tensor: Tensor
     buffer: Any
     block: int = 0
+    begin: Index | None = None
+
+    def place(self, index: Index) -> Index:
+        """Where the element at a physical index goes."""
+        if self.begin is None:
+            return index or _scalar_index(self.buffer)
+        return tuple(b + i for b, i in zip(self.begin, index))
 
 
 class Nest(Protocol):
@@ -129,6 +143,7 @@ class KernelBuilder:
     _staged: dict[int, Tensor] = field(default_factory=dict)
     _alive: list[object] = field(default_factory=list)
     _counter: int = 0
+    _flat: dict[Any, Any] = field(default_factory=dict)
 
     # -- dimensions ---------------------------------------------------------------------------------------------
     def dim(self, dim: Dim) -> Expr:
@@ -231,6 +246,8 @@ class KernelBuilder:
             rest = [o for o in rest if not any(o is a for a in alike)]
             if any(isinstance(d, int) and d == 0 for d in physical):
                 continue
+            if len(alike) == 1 and (self._emit_parts(head) or self._emit_walk(head)):
+                continue
 
             def evaluate(
                 index: Index, accumulator: Callable[[str], Expr] | None, alike: list[Output] = alike
@@ -241,12 +258,49 @@ class KernelBuilder:
                     Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
                 )
                 with Scope() as scope:
-                    stores = [(o.buffer, o.tensor(*logical), index or _scalar_index(o.buffer)) for o in alike]
+                    stores = [(o.buffer, o.tensor(*logical), o.place(index)) for o in alike]
                 chosen = self._accumulate.chosen if self._accumulate else None
                 self._accumulate = outer
                 return NestBody(scope, stores, chosen, logical)
 
             self.statements.extend(self.nest(physical, evaluate, self.caps))
+
+    def _emit_parts(self, output: Output) -> bool:
+        """Store a tensor part by part, where parts don't cut through channel blocks."""
+        parts = output.tensor.parts
+        if parts is None:
+            return False
+        if output.block and not all(_on_blocks(o[1], output.block) and _on_blocks(t.shape[1], output.block) for t, o in parts):
+            return False
+        for tensor, begin in parts:
+            at = physical_begin(begin, output.block)
+            if output.begin is not None:
+                at = tuple(a + b for a, b in zip(output.begin, at))
+            self.emit([Output(tensor, output.buffer, output.block, at)])
+        return True
+
+    def _emit_walk(self, output: Output) -> bool:
+        """Store a tensor that lies in a buffer already as a copy with merged dimensions."""
+        walk = output.tensor.walk
+        if walk is None or walk.block != output.block or self.caps.is_gpu:
+            return False
+        if output.begin is None:
+            emit_walk(self, walk, output.buffer, 0, row_major(walk.extents))
+            return True
+        if not _same_shape(walk.extents, physical_shape(output.tensor.shape, output.block)):
+            return False
+        strides = row_major([_plain(d) for d in output.buffer.shape])
+        emit_walk(self, walk, output.buffer, flatten(output.begin, [_plain(d) for d in output.buffer.shape]), strides)
+        return True
+
+    def flat(self, buffer: Any) -> Any:
+        """A buffer as one dimension."""
+        if len(buffer.shape) == 1:
+            return buffer
+        if buffer not in self._flat:
+            self._flat[buffer], statement = flat_alias(buffer)
+            self.allocations.append(statement)
+        return self._flat[buffer]
 
     def finish(self, params: Sequence[Any], name: str) -> Any:
         """The PrimFunc over ``params`` (buffers, then symbol variables that no buffer shape binds)."""
@@ -268,6 +322,22 @@ def physical_shape(shape: Sequence[Expr], block: int) -> tuple[Expr, ...]:
     return (n, c // block, *rest, block)
 
 
+def physical_begin(begin: Index, block: int) -> Index:
+    """Where a region that starts on a block boundary starts in the blocked buffer."""
+    if not block:
+        return begin
+    n, c, *rest = begin
+    return (n, c // block, *rest, 0)
+
+
+def _on_blocks(channels: Expr, block: int) -> bool:
+    return isinstance(channels, int) and channels % block == 0
+
+
+def _plain(dim: Expr) -> Expr:
+    return int(dim) if isinstance(dim, tirx.IntImm) else dim
+
+
 def logical_index(index: Index, block: int) -> Index:
     """Inverse of the blocked layout on an index."""
     if not block:
@@ -278,10 +348,11 @@ def logical_index(index: Index, block: int) -> Index:
 
 def reader(buffer: Any, shape: Sequence[Expr], dtype: str, block: int = 0) -> Tensor:
     """A tensor that loads from a buffer stored plainly or with blocked channels."""
+    walk = whole(buffer, physical_shape(shape, block), block)
     if not block:
-        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))))
+        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))), walk=walk)
     return Tensor(
-        shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block)))
+        shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block))), walk=walk
     )
 
 

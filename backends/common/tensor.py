@@ -21,7 +21,7 @@ class Scope:
     """Variables bound at one place of the generated code; inner scopes see outer ones.
 
     Attributes:
-        inline: share expressions but introduce no variables.
+        inline: part of an expression: elements read are shared but introduce no variables.
         branches: something in it is computed conditionally. TVM 0.27 vectorises a bound if_then_else wrongly (a lane's value is
             hoisted), so loops around such a scope stay scalar for LLVM to vectorise.
     """
@@ -56,12 +56,18 @@ class Scope:
         if not cls._stack:
             return value
         scope = cls._stack[-1]
-        if not scope.inline and not isinstance(value, (int, float)) and not isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
+        if not scope.inline and not _trivial(value):
             var = tirx.Var(f"t{len(scope.binds)}", value.ty)
             scope.binds.append((var, value))
             value = var
         scope._memo[key] = value
         scope._alive.append(keep)
+        return value
+
+    def wrap(self, value: Expr) -> Expr:
+        """``value`` within this scope's bindings, as one expression."""
+        for var, bound in reversed(self.binds):
+            value = tirx.Let(var, bound, value)
         return value
 
     def statements(self) -> list[Any]:
@@ -75,12 +81,24 @@ class Tensor:
     Attributes:
         shape: extents, ints where known, else TVM int64 expressions.
         dtype: TVM dtype.
+        walk: how the elements lie in a buffer, where they do (``graphopt.backends.common.walk``).
+        parts: tensors that make this one up and where each begins, if it is stored faster part by part.
     """
 
-    def __init__(self, shape: Sequence[Expr], dtype: str, fn: Callable[..., Expr]) -> None:
+    def __init__(
+        self,
+        shape: Sequence[Expr],
+        dtype: str,
+        fn: Callable[..., Expr],
+        *,
+        walk: Any = None,
+        parts: Sequence[tuple[Tensor, Index]] | None = None,
+    ) -> None:
         self.shape: tuple[Expr, ...] = tuple(shape)
         self.dtype = dtype
         self._fn = fn
+        self.walk = walk
+        self.parts = parts
 
     @property
     def rank(self) -> int:
@@ -102,19 +120,41 @@ def _key(index: Expr) -> int:
     return index if isinstance(index, int) else hash(index)
 
 
+def scalar_loops() -> None:
+    """Keep the loops around the current place scalar: TVM 0.27 can't vectorise what is computed here."""
+    for scope in Scope._stack:
+        scope.branches = True
+
+
 def choose(condition: Expr, then: Callable[[], Expr], otherwise: Callable[[], Expr]) -> Expr:
     """``then()`` where the condition holds, else ``otherwise()``; only the branch taken is evaluated (no stray loads)."""
     if isinstance(condition, (bool, int)):
         return then() if condition else otherwise()
     if isinstance(condition, tirx.IntImm):
         return then() if condition.value else otherwise()
-    for scope in Scope._stack:
-        scope.branches = True
-    with Scope(inline=True):
+    scalar_loops()
+    with Scope(inline=True) as yes:
         a = then()
-    with Scope(inline=True):
+    with Scope(inline=True) as no:
         b = otherwise()
-    return tirx.if_then_else(condition, a, b)
+    return tirx.if_then_else(condition, yes.wrap(a), no.wrap(b))
+
+
+def let(value: Expr) -> Expr:
+    """``value`` bound to a variable at the current place: expressions are trees to TVM, so what is used often must be bound."""
+    if not Scope._stack or _trivial(value):
+        return value
+    scope = Scope._stack[-1]
+    var = tirx.Var(f"v{len(scope.binds)}", value.ty)
+    scope.binds.append((var, value))
+    return var
+
+
+def _trivial(value: Expr) -> bool:
+    """Whether a value gets no variable. TVM 0.27 fails on vectorised variables of bool; what they compare is bound anyway."""
+    if not isinstance(value, (int, float)) and str(value.ty.dtype) == "bool":
+        return True
+    return isinstance(value, (int, float, tirx.Var, tirx.IntImm, tirx.FloatImm))
 
 
 def broadcast_index(tensor: Tensor, index: Sequence[Expr]) -> Index:
