@@ -1,0 +1,156 @@
+"""The architecture, enforced: which part may import which, what ``import graphopt`` costs, and how long a file gets."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("errors", "ir", "ops", "rewrite", "passes", "backends", "driver", "cli")
+"""Each may import those before it, and itself."""
+ALLOWED = {
+    **{layer: set(LAYERS[: i + 1]) for i, layer in enumerate(LAYERS)},
+    # What runs a compiled model knows the entry signature's types, and TVM through the back ends' seam.
+    "runtime": {"errors", "ir", "backends", "runtime"},
+    "models": {"errors", "models"},
+    # The ONNX backend interface is an entry like the command line.
+    "backend": {"errors", "driver", "runtime", "ir", "ops", "rewrite", "passes", "backends"},
+    "__init__": {*LAYERS, "runtime", "backend"},
+}
+ALLOWED["driver"].add("runtime")
+ALLOWED["cli"] |= {"runtime", "models"}
+# The list of passes is loaded, inside a function, when somebody asks for a pass by name.
+EXCEPTIONS = {("graphopt.rewrite.passes", "graphopt.passes.catalogue")}
+
+MAX_LINES = 400
+TVM_OUTSIDE_BACKENDS = {"runtime"}
+"""Imports TVM inside functions only."""
+
+
+def sources() -> list[Path]:
+    """Every source file, reached through the package's own names."""
+    return sorted(p for part in ("graphopt", "passes", "backends", "models") for p in (ROOT / part).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """``graphopt.x.y`` of a file; the symlinked folders are part of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "graphopt" else ("graphopt", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """The second word: ``ir``, ``cli``, ..."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, int, bool], ...]:
+    """Imported modules as (name, line, at the top level of the file and at run time)."""
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[tuple[str, int, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, child.lineno, not lazy) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}:{child.lineno}: relative import"
+                yield child.module or "", child.lineno, not lazy
+                if child.module == "graphopt":
+                    yield from ((f"graphopt.{alias.name}", child.lineno, not lazy) for alias in child.names)
+            else:
+                inner = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
+                    isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+                )
+                yield from visit(child, lazy or inner)
+
+    return tuple(visit(ast.parse(path.read_text()), False))
+
+
+def test_dependencies_point_one_way() -> None:
+    wrong = []
+    for path in sources():
+        here = part_of(module_of(path))
+        for name, line, _ in imports(path):
+            if not name.startswith("graphopt."):
+                continue
+            there = part_of(name)
+            if there not in ALLOWED[here] and (module_of(path), name) not in EXCEPTIONS:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_symlinked_folders_are_never_imported_bare() -> None:
+    bare = {"passes", "backends", "models"}
+    for path in [*sources(), *(ROOT / "tests").rglob("*.py")]:
+        wrong = [(name, line) for name, line, _ in imports(path) if name.split(".")[0] in bare]
+        assert not wrong, f"{path}: {wrong}"
+
+
+def test_onnx_graphsurgeon_has_one_importer() -> None:
+    users = {module_of(p) for p in sources() if any(n.split(".")[0] == "onnx_graphsurgeon" for n, *_ in imports(p))}
+    assert users == {"graphopt.ir.onnx_io"}
+
+
+def test_tvm_stays_behind_the_back_ends() -> None:
+    wrong = []
+    for path in sources():
+        part = part_of(module_of(path))
+        for name, line, at_top in imports(path):
+            if name.split(".")[0] not in ("tvm", "tvm_ffi") or part == "backends":
+                continue
+            if part not in TVM_OUTSIDE_BACKENDS or at_top:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_command_line_prints() -> None:
+    wrong = []
+    for path in sources():
+        module = module_of(path)
+        if part_of(module) == "cli" or module == "graphopt.models.digits.train":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_short_and_have_one_concept() -> None:
+    for path in sources():
+        assert len(path.read_text().splitlines()) <= MAX_LINES, f"{path} is longer than {MAX_LINES} lines"
+        assert path.stem not in ("utils", "util", "helpers", "misc"), path
+
+
+def test_no_bare_except() -> None:
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno}"
+
+
+def test_folders_of_the_package_are_the_top_level_ones() -> None:
+    for name in ("passes", "backends", "models"):
+        link = ROOT / "graphopt" / name
+        assert link.is_symlink()
+        assert link.resolve() == (ROOT / name).resolve()
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import graphopt", ("onnx", "tvm", "numpy")),
+        ("import graphopt; dir(graphopt); graphopt.GraphOptError", ("onnx", "tvm", "numpy")),
+        ("import graphopt.cli.main", ("onnx", "tvm")),
+        ("import graphopt.runtime.model, graphopt.runtime.store", ("onnx", "tvm")),
+        ("import graphopt; graphopt.import_onnx, graphopt.optimize, graphopt.export_onnx", ("tvm",)),
+    ],
+)
+def test_imports_cost_only_what_is_used(code: str, absent: tuple[str, ...]) -> None:
+    check = f"{code}\nimport sys\nfound = set(sys.modules) & set({absent!r})\nassert not found, found"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
