@@ -15,7 +15,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import REDUCERS, NestBody, Reduction, identity_of
-from graphopt.backends.common.tensor import Expr, Index, Scope
+from graphopt.backends.common.tensor import Expr, Index, Scope, let
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
 
@@ -268,7 +268,7 @@ class _VectorReduction(_Nest):
         def step(index: Index, t: Expr, lane: Expr) -> tuple[Scope, list[Any]]:
             logical = self.evaluate(index, lambda dt: tirx.const(0, dt)).logical
             with Scope() as scope:
-                value = r.body(logical, ridx)
+                value = let(r.body(logical, ridx))
             old = tirx.BufferLoad(acc, [_e(t), _e(lane)])
             store = tirx.BufferStore(acc, REDUCERS[r.kind](old, value), [_e(t), _e(lane)])
             return scope, [*scope.statements(), store]
@@ -310,7 +310,7 @@ class _LaneReduction(_Nest):
 
         def add(target: Any, at: Expr, last: Expr) -> tuple[Scope, Any]:
             with Scope() as scope:
-                value = r.body(logical, (*outer_vars, last))
+                value = let(r.body(logical, (*outer_vars, last)))
             old = tirx.BufferLoad(target, [_e(at)])
             return scope, seq([*scope.statements(), tirx.BufferStore(target, REDUCERS[r.kind](old, value), [_e(at)])])
 

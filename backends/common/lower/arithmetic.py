@@ -1,0 +1,189 @@
+"""Arithmetic: signs, rounding, powers, elementary functions, binary operators."""
+
+from __future__ import annotations
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import math as m
+from graphopt.backends.common.lower.pointwise import binary, cast, float_unary, unary, working_dtype, zero
+from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.tensor import Expr, elementwise, let
+
+for _op, _name in {
+    "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh", "Atan": "atan", "Atanh": "atanh", "Cos": "cos",
+    "Cosh": "cosh", "Sin": "sin", "Sinh": "sinh", "Tan": "tan",
+}.items():  # fmt: skip
+    float_unary(_op, lambda x, name=_name: m.libm(name, x))  # type: ignore[misc]
+
+float_unary("Exp", m.exp)
+float_unary("Log", m.log)
+float_unary("Tanh", m.tanh)
+float_unary("Erf", m.erf)
+float_unary("Sqrt", tirx.sqrt)
+float_unary("Reciprocal", lambda x: const(1.0, m.dtype_of(x)) / x)
+float_unary("Ceil", tirx.ceil)
+float_unary("Floor", tirx.floor)
+float_unary("Round", tirx.round)  # half to even
+
+
+def _negate(x: Expr) -> Expr:
+    # 0 - x would lose the sign of zero
+    return x * const(-1, m.dtype_of(x)) if m.is_float(m.dtype_of(x)) else zero(x) - x
+
+
+def _abs(x: Expr) -> Expr:
+    dtype = m.dtype_of(x)
+    return x if dtype.startswith("uint") else tirx.abs(x) if m.is_float(dtype) else tirx.max(x, zero(x) - x)
+
+
+def _sign(x: Expr) -> Expr:
+    dtype = m.dtype_of(x)
+    positive = tirx.Select(x > zero(x), const(1, dtype), x if m.is_float(dtype) else zero(x))
+    if dtype.startswith("uint"):
+        return positive
+    return tirx.Select(x < zero(x), const(-1, dtype), positive)
+
+
+unary("Neg", _negate)
+unary("Abs", _abs)
+unary("Sign", _sign)
+binary("Add", lambda a, b: a + b)
+binary("Sub", lambda a, b: a - b)
+binary("Mul", lambda a, b: a * b)
+
+
+def int_divide(a: Expr, b: Expr) -> Expr:
+    """Quotient truncated toward zero; no trap: x / 0 is 0 and the smallest number / -1 wraps, as in numpy."""
+    dtype = m.dtype_of(a)
+    if isinstance(b, tirx.IntImm) and b.value not in (0, -1):
+        return tirx.truncdiv(a, b)
+    none = tirx.EQ(b, zero(b))
+    if dtype.startswith("uint"):
+        return tirx.Select(none, zero(a), tirx.truncdiv(a, let(tirx.Select(none, const(1, dtype), b))))
+    flip = tirx.EQ(b, const(-1, dtype))
+    quotient = tirx.truncdiv(a, let(tirx.Select(tirx.Or(none, flip), const(1, dtype), b)))
+    return tirx.Select(none, zero(a), tirx.Select(flip, zero(a) - a, quotient))
+
+
+@lowers("Div")
+def _div(c: LowerContext) -> Lowered:
+    floats = m.is_float(c.out_dtype())
+
+    def divide(a: Expr, b: Expr) -> Expr:
+        return a / b if floats else int_divide(let(a), let(b))
+
+    return elementwise(divide, c.out_dtype(), c.out_shape(), c.x(0), c.x(1))
+
+
+@lowers("Mod")
+def _mod(c: LowerContext) -> Lowered:
+    dtype = c.out_dtype()
+    c_sign = bool(c.attr("fmod"))
+    if m.is_float(dtype):
+        if not c_sign:
+            raise c.unsupported("Mod of floats with fmod=0", "ONNX defines Mod of floats with fmod=1 only; set fmod=1")
+        return elementwise(lambda a, b: m.libm("fmod", a, b), dtype, c.out_shape(), c.x(0), c.x(1))
+
+    def remainder(a: Expr, b: Expr) -> Expr:
+        a, b = let(a), let(b)
+        rest = let(a - int_divide(a, b) * b)
+        rest = let(tirx.Select(tirx.EQ(b, zero(b)), zero(a), rest))  # as numpy
+        if c_sign or dtype.startswith("uint"):
+            return rest
+        differs = tirx.And(tirx.NE(rest, zero(a)), tirx.NE(rest < zero(a), b < zero(a)))
+        return tirx.Select(differs, rest + b, rest)
+
+    return elementwise(remainder, dtype, c.out_shape(), c.x(0), c.x(1))
+
+
+@lowers("Pow")
+def _pow(c: LowerContext) -> Lowered:
+    base, exponent = c.x(0), c.x(1)
+    dtype = base.dtype
+    known = c.const(1)
+    if m.is_float(dtype) and known is not None and known.size == 1:
+        fixed = float(known.reshape(-1)[0])
+        if fixed in (0.5, 1.0, 2.0, 3.0, -1.0):
+            work = working_dtype(dtype)
+            return elementwise(
+                lambda x, _: cast(_fixed_power(let(cast(x, work)), fixed), dtype), dtype, c.out_shape(), base, exponent
+            )
+    if not m.is_float(dtype) and not m.is_float(exponent.dtype):
+        return elementwise(_int_power, dtype, c.out_shape(), base, exponent)
+    # float64 holds every 32 bit integer, so that parity is not lost
+    double = not (m.is_float(dtype) and exponent.dtype in ("float32", "float16", "int8", "uint8", "int16", "uint16"))
+    work = "float64" if double or dtype == "float64" else "float32"
+
+    def power(x: Expr, y: Expr) -> Expr:
+        out = m.power(cast(x, work), cast(y, work))
+        return cast(out, dtype) if m.is_float(dtype) else out.astype("int64").astype(dtype)
+
+    return elementwise(power, dtype, c.out_shape(), base, exponent)
+
+
+def _fixed_power(x: Expr, exponent: float) -> Expr:
+    dtype = m.dtype_of(x)
+    if exponent == 0.5:
+        infinite = tirx.EQ(x, const(float("-inf"), dtype))  # pow(-inf, 0.5) is inf, pow(-0, 0.5) is 0
+        return tirx.Select(infinite, const(float("inf"), dtype), tirx.Select(tirx.EQ(x, zero(x)), zero(x), tirx.sqrt(x)))
+    if exponent == -1.0:
+        return const(1.0, dtype) / x
+    return {1.0: x, 2.0: x * x, 3.0: x * x * x}[exponent]
+
+
+def _int_power(x: Expr, y: Expr) -> Expr:
+    """Repeated squaring: exact modulo the width. Exponents of 64 and more keep their parity, all that matters for 0 and +-1."""
+    dtype = m.dtype_of(x)
+    x, y = let(x), let(y.astype("int64"))
+    i64 = lambda v: tirx.const(v, "int64")  # noqa: E731
+    odd = let(tirx.NE(y & i64(1), i64(0)))
+    result: Expr = const(1, dtype)
+    square = x
+    rest = let(tirx.min(y, i64(62) + (y & i64(1))))
+    for bit in range(6):
+        result = let(tirx.Select(tirx.NE(rest & i64(1 << bit), i64(0)), result * square, result))
+        square = let(square * square)
+    # negative exponents: the reciprocal truncated to an integer
+    if not dtype.startswith("uint"):
+        unit = tirx.Select(tirx.EQ(x, const(-1, dtype)), tirx.Select(odd, x, const(1, dtype)), zero(x))
+    else:
+        unit = zero(x)
+    unit = tirx.Select(tirx.EQ(x, const(1, dtype)), x, unit)
+    return tirx.Select(y < i64(0), unit, result)
+
+
+@lowers("Max", "Min", "Sum", "Mean")
+def _variadic(c: LowerContext) -> Lowered:
+    dtype, op, count = c.out_dtype(), c.node.op, len(c.node.inputs)
+    work = working_dtype(dtype) if op in ("Sum", "Mean") else dtype
+
+    def fold(*values: Expr) -> Expr:
+        total = cast(values[0], work)
+        for v in values[1:]:
+            v = cast(v, work)
+            total = m.maximum(total, v) if op == "Max" else m.minimum(total, v) if op == "Min" else total + v
+        return cast(total / const(count, work) if op == "Mean" else total, dtype)
+
+    return elementwise(fold, dtype, c.out_shape(), *c.operands)
+
+
+@lowers("BitShift")
+def _bit_shift(c: LowerContext) -> Lowered:
+    dtype = c.out_dtype()
+    if not dtype.startswith("uint"):
+        raise c.invalid("BitShift is defined for unsigned integers")
+    bits = int(dtype[4:])
+    left = c.attr("direction") == "LEFT"
+
+    def shift(a: Expr, b: Expr) -> Expr:
+        b = let(b)
+        safe = b & const(bits - 1, dtype)
+        moved = tirx.shift_left(a, safe) if left else tirx.shift_right(a, safe)
+        return tirx.Select(b < const(bits, dtype), moved, const(0, dtype))
+
+    return elementwise(shift, dtype, c.out_shape(), c.x(0), c.x(1))
+
+
+binary("BitwiseAnd", lambda a, b: a & b)
+binary("BitwiseOr", lambda a, b: a | b)
+binary("BitwiseXor", lambda a, b: a ^ b)
+unary("BitwiseNot", lambda x: tirx.bitwise_not(x))

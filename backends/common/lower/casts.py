@@ -1,0 +1,73 @@
+"""Conversions between element types."""
+
+from __future__ import annotations
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import math as m
+from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.tensor import Expr, elementwise, let
+
+
+def convert(x: Expr, dtype: str) -> Expr:
+    """x as ``dtype``: floats truncate, out of range numbers wrap as numpy's do on x86, anything but 0 is true."""
+    source = m.dtype_of(x)
+    if source == dtype:
+        return x
+    if source == "bool":
+        return x.astype("uint8").astype(dtype) if m.is_float(dtype) else x.astype(dtype)
+    if dtype == "bool":
+        x = let(x)
+        if m.is_float(source):
+            # written so that NaN is true
+            return tirx.Or(m.is_nan(x), tirx.NE(x, const(0.0, source)))
+        return tirx.NE(x, const(0, source))
+    if m.is_float(source) and not m.is_float(dtype):
+        return _truncate(let(x.astype("float32")) if source == "float16" else let(x), dtype)
+    if source == "float64" and dtype == "float16":
+        return _half(let(x))
+    return x.astype(dtype)
+
+
+def _truncate(x: Expr, dtype: str) -> Expr:
+    bits = int(dtype.removeprefix("u")[3:])
+    if bits < 32:
+        # narrow conversions are undefined out of range; through int32 they wrap
+        return x.astype("int32").astype(dtype)
+    if dtype == "uint32":
+        return x.astype("int64").astype(dtype)
+    if dtype == "uint64":
+        source = m.dtype_of(x)
+        middle = const(2.0**63, source)
+        high = (x - middle).astype("int64").astype(dtype) + const(2**63, dtype)
+        return tirx.Select(x >= middle, high, x.astype("int64").astype(dtype))
+    return x.astype(dtype)
+
+
+def _half(x: Expr) -> Expr:
+    """float64 to float16 in two roundings, the first to odd, which makes the pair equal to one rounding."""
+    near = let(x.astype("float32"))
+    bits = let(tirx.reinterpret("int32", near))
+    exact = tirx.EQ(near.astype("float64"), x)
+    one = tirx.const(1, "int32")
+    # too far from zero: step back toward it before setting the sticky bit
+    over = tirx.abs(near.astype("float64")) > tirx.abs(x)
+    stepped = tirx.Select(over, bits - one, bits) | one
+    keep = tirx.Or(exact, tirx.Or(m.is_nan(x), tirx.abs(near) > const(1e30, "float32")))
+    return tirx.reinterpret("float32", tirx.Select(keep, bits, stepped)).astype("float16")
+
+
+@lowers("Cast", "CastLike")
+def _cast(c: LowerContext) -> Lowered:
+    dtype = c.out_dtype()
+    return elementwise(lambda x: convert(x, dtype), dtype, c.out_shape(), c.x(0))
+
+
+@lowers("BitCast")
+def _bit_cast(c: LowerContext) -> Lowered:
+    dtype = c.out_dtype()
+    source = c.x(0)
+    if "bool" in (dtype, source.dtype) and dtype != source.dtype:
+        raise c.unsupported("BitCast of bool", "use Cast")
+    return elementwise(
+        lambda x: x if dtype == source.dtype else tirx.reinterpret(dtype, x), dtype, c.out_shape(), source
+    )
