@@ -38,7 +38,8 @@ _FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[..., Expr]]] = {
 
 def named_activations(c: LowerContext, defaults: Sequence[str], directions: int) -> list[Activation]:
     """The node's ``activations``, all directions in order; alphas and betas go to the functions that take any."""
-    names = [str(n) for n in c.attr("activations") or ()] or list(defaults) * directions
+    # not through the schema: its default for RNN is written out for two directions
+    names = [str(n) for n in c.node.attrs.get("activations") or ()] or list(defaults) * directions
     if len(names) != len(defaults) * directions:
         raise c.invalid(f"{len(names)} activations where {len(defaults) * directions} are needed")
     alphas = [float(v) for v in c.attr("activation_alpha") or ()]
