@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from graphopt.driver.input_shapes import apply_shapes
+from graphopt.driver.input_values import fix_values
 from graphopt.errors import GraphOptError
 from graphopt.ir.graph import Graph
 from graphopt.ir.onnx_io import graph_from_onnx
@@ -16,7 +17,9 @@ from graphopt.ops.canonicalize import canonicalize
 ShapeSpec: TypeAlias = "str | Sequence[int | str]"
 
 
-def import_onnx(src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None) -> Graph:
+def import_onnx(
+    src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None, values: Mapping[str, Any] | None = None
+) -> Graph:
     """Load, check, normalise and type an ONNX model.
 
     Args:
@@ -24,6 +27,7 @@ def import_onnx(src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None)
         shapes: input name to shape, as ``(1, 3, 224, 224)``, ``("N", 3, "H", "W")`` or ``"Nx3x224x224"``. An integer
         fixes a symbolic
             dimension everywhere it occurs, a name renames it; the dimensions ``?`` and ``-1`` are left as they are.
+        values: input name to a number or array that it always has; such inputs become constants.
 
     Returns:
         A graph whose nodes have the newest form of their operator, with every value typed and decided ``If`` nodes
@@ -32,12 +36,13 @@ def import_onnx(src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None)
     Raises:
         ModelError: the model is missing, damaged, inconsistent or unsafe to read.
         UnsupportedOpError: an operator, attribute or shape form that is not handled.
-        UserError: ``shapes`` names no input, or contradicts the model.
+        UserError: ``shapes`` or ``values`` names no input, or contradicts the model.
     """
     model = load_model(src)
     try:
         graph = graph_from_onnx(model)
         apply_shapes(graph, shapes or {})
+        fix_values(graph, values or {})
         canonicalize(graph)
         verify(graph)
     except GraphOptError as e:

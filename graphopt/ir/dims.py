@@ -228,8 +228,8 @@ def floordiv(a: Dim, b: Dim) -> Dim:
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
-    """``ceil(a / b)``."""
-    return -floordiv(-a, b)
+    """``ceil(a / b)``, written as a floor division so that chains of both merge."""
+    return floordiv(a + b - 1, b) if isinstance(b, int) and b > 0 else -floordiv(-a, b)
 
 
 def mod(a: Dim, b: Dim) -> Dim:

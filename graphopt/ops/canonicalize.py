@@ -52,7 +52,13 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
                 if branch is not None:
                     inline_subgraph(node, branch, Editor(editor.graph))
         except GraphOptError as e:
-            e.node = e.node or node.label
+            if e.node is None:
+                e.node = node.label
+            elif node.op == "If" and not node.domain:
+                e.add_note_line(
+                    f"in a branch of {node.label}, whose condition is only known at run time; if inputs decide it, "
+                    "give their values (values={...}) and only the branch taken is compiled"
+                )
             raise
         except Exception as e:  # an arbitrary model must not end in a traceback without the node's name
             raise InternalError(

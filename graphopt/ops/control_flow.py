@@ -33,8 +33,9 @@ def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
     first = 2 if node.op == "Loop" else 0
     carried = (len(body.inputs) - 2) if node.op == "Loop" else _scan_state_count(node, body)
     skip = 1 if node.op == "Loop" else 0
+    before = [v.type for v in body.inputs]
     for round_ in range(MAX_ROUNDS + 1):
-        _set_inputs(body, given)
+        _set_inputs(body, before, given)
         if carried <= 0:
             break
         trial = clone(body)
@@ -47,7 +48,7 @@ def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
         if joined == given:
             break
         given = joined
-    _set_inputs(body, given)
+    _set_inputs(body, before, given)
     infer_body(body)
 
 
@@ -84,9 +85,9 @@ def _is_unknown(dim: Dim) -> bool:
     return name is not None and name[:1] == "u" and name[1:].isdigit()
 
 
-def _set_inputs(body: Graph, types: list[Type | None]) -> None:
-    for value, type_ in zip(body.inputs, types):
-        value.type = _reuse_symbols(value.type, type_)
+def _set_inputs(body: Graph, before: list[Type | None], types: list[Type | None]) -> None:
+    for value, old, type_ in zip(body.inputs, before, types):
+        value.type = _reuse_symbols(old, type_)
 
 
 def _reuse_symbols(old: Type | None, new: Type | None) -> Type | None:

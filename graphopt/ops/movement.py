@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, dim_max, dim_min, known, nonnegative, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, known, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -54,7 +54,7 @@ def split_sizes(c: InferContext) -> list[Dim]:
             raise c.invalid(f"Split sizes {sizes} do not add up to {extent}")
         return sizes
     count = int(c.attr("num_outputs") or count)
-    part = -((-extent) // count)
+    part = ceildiv(extent, count)
     return [part] * (count - 1) + [extent - part * (count - 1)]
 
 
@@ -81,7 +81,7 @@ def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, int]]:
         first = _clamp(start, d, low, high)
         last = _clamp(end, d, low, high)
         span = last - first if step > 0 else first - last
-        count = -((-span) // abs(step))
+        count = ceildiv(span, abs(step))
         extent = count if nonnegative(count) else dim_max(count, 0)
         out[axis] = (first, extent, step)
     return out

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, product, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, nonnegative, product, symbol, where
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
-from graphopt.ops.context import InferContext, ints
+from graphopt.ops.context import InferContext, content_of, ints
 from graphopt.ops.registry import MOVEMENT, register
+
+CARRIERS = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
+"""Operators that hand a single number through."""
 
 
 @register("Shape")
@@ -143,16 +146,40 @@ def _constant_of_shape(c: InferContext) -> list[Type]:
 
 @register("Range")
 def _range(c: InferContext) -> list[Type]:
+    """The extent is ``max(ceil((limit - start) / delta), 0)``; floats that are cast from integers count as these."""
     if c.dtype(0).is_int:
-        start, limit, delta = (c.content(i).reshape(-1)[0] for i in range(3))
+        whole = [c.content(i).reshape(-1)[0] for i in range(3)]
+    else:
+        whole = [d for i in range(3) if (d := _integral(c, i)) is not None]
+    if len(whole) == 3:
+        start, limit, delta = whole
         if isinstance(delta, int) and delta == 0:
             raise c.invalid("Range with a delta of 0")
-        return [TensorType(c.dtype(0), (dim_max(ceildiv(limit - start, delta), 0),))]
+        count = ceildiv(limit - start, delta)
+        return [TensorType(c.dtype(0), (count if nonnegative(count) else dim_max(count, 0),))]
     values = [c.const(i) for i in range(3)]
     if any(v is None for v in values):
         return [TensorType(c.dtype(0), (symbol(c.graph.fresh_symbol("u")),))]
     start, limit, delta = (np.asarray(v).reshape(-1)[0] for v in values)
     return [TensorType(c.dtype(0), (max(int(np.ceil((limit - start) / delta)), 0),))]
+
+
+def _integral(c: InferContext, i: int) -> Dim | None:
+    """A scalar float operand as an integer expression, None when it isn't known to be one."""
+    known_now = c.const(i)
+    if known_now is not None:
+        number = float(known_now.reshape(-1)[0])
+        return int(number) if number.is_integer() else None
+    value = c.value(i)
+    while value.producer is not None and value.producer.op in CARRIERS and value.producer.inputs[0] is not None:
+        if not (value.dtype.is_float or value.dtype in (DType.i64, DType.i32)):
+            return None  # a cast to a narrow type changes the number
+        value = value.producer.inputs[0]
+        found = content_of(value)
+        if found is not None and found.size == 1:
+            dim: Dim = found.reshape(-1)[0]
+            return dim
+    return None
 
 
 @register("EyeLike")

@@ -192,7 +192,7 @@ def test_external_data(tmp_path: Path) -> None:
     data = np.arange(3 * 1024 + 4, dtype=np.float32)
     path = external(tmp_path, "w.bin", data.tobytes(), offset=16, length=3 * 1024 * 4)
     graph = import_onnx(path)
-    np.testing.assert_array_equal(graph.nodes[0].inputs[1].data, data[4:].reshape(1024, 3))  # type: ignore[union-attr, arg-type]
+    np.testing.assert_array_equal(graph.nodes[0].inputs[1].data, data[4:].reshape(1024, 3))  # type: ignore[union-attr]
 
 
 def test_external_data_missing(tmp_path: Path) -> None:

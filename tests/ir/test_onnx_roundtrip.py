@@ -54,7 +54,7 @@ def outcome(case: OnnxCase) -> str:
 RANDOM = ("bernoulli", "dropout", "random", "multinomial")
 
 
-@pytest.mark.parametrize("form", ["inputs", "constants"])
+@pytest.mark.parametrize("form", [pytest.param("inputs", marks=pytest.mark.slow), "constants"])
 def test_node_tests_are_bit_identical(form: str) -> None:
     counts: collections.Counter[str] = collections.Counter()
     bad = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +25,7 @@ KEEP = {"Range"}  # its body is a Loop that no evaluator likes for float16; it h
 
 @functools.cache
 def function_ops() -> set[str]:
-    found = (s for s in onnx.defs.get_all_schemas() if not s.domain)
+    found: Iterator[Any] = (s for s in onnx.defs.get_all_schemas() if not s.domain)
     return {s.name for s in found if s.has_function or s.has_context_dependent_function} - KEEP
 
 
