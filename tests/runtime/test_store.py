@@ -101,18 +101,19 @@ def test_a_fresh_process_runs_it_without_onnx(saved: Path, tmp_path: Path) -> No
 
 
 def test_element_type_codes_are_onnxs() -> None:
-    names = {
-        "f32": "FLOAT", "f64": "DOUBLE", "f16": "FLOAT16", "bf16": "BFLOAT16", "i8": "INT8", "i16": "INT16",
-        "i32": "INT32", "i64": "INT64", "u8": "UINT8", "u16": "UINT16", "u32": "UINT32", "u64": "UINT64",
-        "bool": "BOOL", "string": "STRING", "c64": "COMPLEX64", "c128": "COMPLEX128", "f8e4m3fn": "FLOAT8E4M3FN",
-        "f8e4m3fnuz": "FLOAT8E4M3FNUZ", "f8e5m2": "FLOAT8E5M2", "f8e5m2fnuz": "FLOAT8E5M2FNUZ", "i4": "INT4",
-        "u4": "UINT4", "i2": "INT2", "u2": "UINT2", "f4e2m1": "FLOAT4E2M1", "f8e8m0": "FLOAT8E8M0", "other": None,
-    }  # fmt: skip
     codes = dict(TensorProto.DataType.items())
-    assert {str(d) for d in DType} == names.keys()
+    special = {"f32": "FLOAT", "f64": "DOUBLE", "bool": "BOOL", "string": "STRING"}
+    families = {"f": "FLOAT", "bf": "BFLOAT", "i": "INT", "u": "UINT", "c": "COMPLEX"}
+    seen = 0
     for dtype in DType:
-        wanted = names[str(dtype)]
-        assert wanted is None or codes.get(wanted, dtype.onnx) == dtype.onnx
+        if dtype is DType.other:
+            continue
+        letters = str(dtype).rstrip("0123456789") if "e" not in str(dtype) else "f"
+        name = special.get(str(dtype)) or families[letters] + str(dtype)[len(letters) :].upper()
+        if name in codes:  # an older onnx may lack the newest types
+            assert dtype.onnx == codes[name], dtype
+            seen += 1
+    assert seen >= 16
 
 
 def rewritten(saved: Path, to: Path, **changes: Any) -> Path:
