@@ -9,12 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx, tvm_ffi
 
 Expr = Any
 """A TVM scalar expression or a Python int."""
 Index = tuple[Expr, ...]
+
+
+MAX_WEIGHT = 200
+"""Operations behind a variable, as TVM's passes see them, above which its value goes through memory."""
+_ON_STACK = {"disable_lower_builtin": tirx.const(True, "bool")}
+_WEIGHTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def _weight(value: Expr) -> int:
+    """Size of an expression with every variable replaced by what it stands for."""
+    total = 1
+
+    def count(var: Any) -> None:
+        nonlocal total
+        total += _WEIGHTS.get(var, 1)
+
+    tvm_ffi.structural_walk(value, (tirx.Var, count))
+    return total
 
 
 class Scope:
@@ -32,6 +51,7 @@ class Scope:
         self.inline = inline
         self.branches = False
         self.binds: list[tuple[Any, Expr]] = []
+        self._cuts: set[int] = set()
         self._memo: dict[tuple[int, ...], Expr] = {}
         self._alive: list[object] = []
 
@@ -57,12 +77,29 @@ class Scope:
             return value
         scope = cls._stack[-1]
         if not scope.inline and not _trivial(value):
-            var = tirx.Var(f"t{len(scope.binds)}", value.ty)
-            scope.binds.append((var, value))
-            value = var
+            value = scope.name(value)
         scope._memo[key] = value
         scope._alive.append(keep)
         return value
+
+    def name(self, value: Expr) -> Expr:
+        """``value`` under a name: a variable, or a scalar in memory once the tree behind it has grown too large.
+
+        TVM's passes look through variables, so a chain of diamonds costs them exponential time; LLVM turns the memory back into a
+        register.
+        """
+        weight = _weight(value)
+        if weight > MAX_WEIGHT and not self.inline:
+            cut = tirx.decl_buffer((1,), str(value.ty.dtype), f"t{len(self.binds)}", scope="local")
+            self.binds.append((cut, value))
+            self._cuts.add(hash(cut))
+            self._alive.append(cut)
+            scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
+            return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
+        var = tirx.Var(f"t{len(self.binds)}", value.ty)
+        self.binds.append((var, value))
+        _WEIGHTS[var] = weight
+        return var
 
     def wrap(self, value: Expr) -> Expr:
         """``value`` within this scope's bindings, as one expression."""
@@ -72,7 +109,14 @@ class Scope:
 
     def statements(self) -> list[Any]:
         """This scope's bindings as statements."""
-        return [tirx.Bind(var, bound) for var, bound in self.binds]
+        out: list[Any] = []
+        for target, bound in self.binds:
+            if hash(target) in self._cuts:
+                out.append(tirx.AllocBuffer(target, annotations=_ON_STACK))
+                out.append(tirx.BufferStore(target, bound, [tirx.const(0, "int64")]))
+            else:
+                out.append(tirx.Bind(target, bound))
+        return out
 
 
 class Tensor:
@@ -144,10 +188,7 @@ def let(value: Expr) -> Expr:
     """``value`` bound to a variable at the current place: expressions are trees to TVM, so what is used often must be bound."""
     if not Scope._stack or _trivial(value):
         return value
-    scope = Scope._stack[-1]
-    var = tirx.Var(f"v{len(scope.binds)}", value.ty)
-    scope.binds.append((var, value))
-    return var
+    return Scope._stack[-1].name(value)
 
 
 def _trivial(value: Expr) -> bool:

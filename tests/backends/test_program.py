@@ -1,0 +1,76 @@
+"""The buffer plan: no two live buffers share a slot, whatever the program."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.backends.base.program import Buffer, KernelStep, Program, Step, ViewStep, plan_buffers
+from graphopt.backends.base.target import parse_target
+from graphopt.ir.dims import symbol
+from graphopt.ir.dtypes import DType
+from graphopt.ir.types import TensorType
+
+
+def buffer(name: str, size: int) -> Buffer:
+    return Buffer(name, TensorType(DType.f32, (size,)), (size,))
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    made = [buffer("input", 8)]
+    steps: list[Step] = []
+    for i in range(draw(st.integers(1, 20))):
+        source = draw(st.sampled_from(made))
+        size = draw(st.sampled_from([1, 8, 100, 1000]))
+        if draw(st.booleans()):
+            out = Buffer(f"b{i}", source.type, source.shape)
+            steps.append(ViewStep(source, out))
+        else:
+            out = buffer(f"b{i}", size)
+            other = draw(st.sampled_from(made))
+            steps.append(KernelStep("f", [source, other], [out], [], "f"))
+        made.append(out)
+    outputs = draw(st.lists(st.sampled_from(made[1:]), min_size=1, max_size=2, unique_by=id))
+    return Program("p", parse_target("x86-64-v3"), made[:1], outputs, steps)
+
+
+@given(programs())
+@settings(max_examples=200, deadline=None)
+def test_live_buffers_never_share_a_slot(program: Program) -> None:
+    plan_buffers(program)
+    holds: dict[int, Buffer] = {}
+    origin: dict[Buffer, Buffer] = {}
+    for step in program.steps:
+        reads = step.inputs if isinstance(step, KernelStep) else [step.input]  # type: ignore[union-attr]
+        for b in reads:
+            home = origin.get(b, b)
+            if home.slot is not None:
+                assert holds[home.slot] is home, f"{b.name} was overwritten before its last use"
+        if isinstance(step, ViewStep):
+            origin[step.output] = origin.get(step.input, step.input)
+        elif isinstance(step, KernelStep):
+            for b in step.outputs:
+                if b.slot is not None:
+                    assert program.slots[b.slot] >= (b.static_bytes or 0)
+                    holds[b.slot] = b
+    for b in program.outputs:
+        assert origin.get(b, b).slot is None, "what leaves the program is never in a reused slot"
+
+
+def test_slots_are_reused() -> None:
+    chain = [buffer(f"b{i}", 1000) for i in range(6)]
+    steps: list[Step] = [KernelStep("f", [a], [b], [], "f") for a, b in zip(chain, chain[1:])]
+    program = Program("p", parse_target("x86-64-v3"), chain[:1], chain[-1:], steps)
+    plan_buffers(program)
+    assert program.slots == [4000, 4000]
+
+
+def test_symbolic_sizes_are_left_to_the_runtime() -> None:
+    n = symbol("n")
+    a, b = (Buffer(name, TensorType(DType.f32, (n,)), (n,)) for name in "ab")
+    c = Buffer("c", TensorType(DType.f32, (n,)), (n,))
+    program = Program("p", parse_target("x86-64-v3"), [a], [c], [KernelStep("f", [a], [b], [], "f"), KernelStep("f", [b], [c], [], "f")])
+    plan_buffers(program)
+    assert b.slot is None
+    assert program.slots == []
