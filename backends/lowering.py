@@ -22,12 +22,14 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, choose
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.common.builder import Nest
-from graphopt.backends.common.generic import emit_generic
+from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
+from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel, needs_symbol
 from graphopt.errors import UnsupportedOpError
-from graphopt.ir.dims import symbols_of
+from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
-from graphopt.ir.graph import Array, Value
+from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape, TensorType
 
 
@@ -58,6 +60,9 @@ class Lowering:
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
+    bound: set[str] = field(default_factory=set)
+    aliases: dict[Dim, str] = field(default_factory=dict)
+    checked: set[tuple[Dim, Dim]] = field(default_factory=set)
 
     def program(self) -> Program:
         """The program, its buffers planned."""
@@ -67,8 +72,12 @@ class Lowering:
         self.out = out
         for value in graph.inputs:
             self.defined |= symbols_of(*value.shape)
+        for value in graph.inputs:
             self._bind(value)
         for group in self.fused.groups:
+            if group.kind is not GroupKind.control:
+                self._measure(group)
+                self._settle(group)
             if group.kind is GroupKind.view:
                 self._view(group)
             elif group.kind is GroupKind.control:
@@ -97,7 +106,7 @@ class Lowering:
         if value not in self.buffers:
             tvm_dtype(value.dtype, value.producer)
             type_ = TensorType(value.dtype, value.shape)
-            buffer = Buffer(value.name, type_, self._physical(value), value=value)
+            buffer = Buffer(value.name, type_, self._aliased(self._physical(value)), value=value)
             if value.data is not None:
                 buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
                 self.out.constants.append(buffer)
@@ -122,11 +131,66 @@ class Lowering:
             self.out.constants.append(buffer)
         return self.packed[id(array)]
 
+    def _aliased(self, shape: Shape) -> Shape:
+        return tuple(symbol(self.aliases[d]) if d in self.aliases else d for d in shape)
+
+    # -- dimensions known at run time -----------------------------------------------------------------------------
     def _bind(self, value: Value) -> None:
-        if value.binds and value.content is not None:
-            names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
-            self.out.steps.append(BindStep(self.buffer(value), names))
-            self.defined |= set(names)
+        """Elements of ``value`` that shapes mention become symbols."""
+        if not value.binds or value.content is None or value.content.size == 0:
+            return
+        names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
+        source = self.buffer(value)
+        if value.dtype is not DType.i64 or len(value.shape) != 1 or self.fused.blocks.get(value):
+            call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.aliases)
+            lowering = GroupLowering(call, self.target.caps, self.nest)
+            source = self._vector(*elements_kernel(lowering, value), len(names), value.name)
+        self._define(source, names)
+
+    def _measure(self, group: Group) -> None:
+        """Extents that depend on data are counted by a kernel of their own before the node's kernel runs."""
+        open_ = [d for v in group.outputs for d in v.shape if not isinstance(d, int)]
+        names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
+        if names:
+            call = KernelCall(self.fused, group, self.aliases)
+            lowering = GroupLowering(call, self.target.caps, self.nest)
+            found = measure_kernel(lowering, group.anchor, len(names))
+            if found is not None:
+                self._define(self._vector(*found, len(names), group.anchor.name), names)
+
+    def _settle(self, group: Group) -> None:
+        """Dimensions that select or depend on data get a symbol of their own; what must agree is checked."""
+        dims: dict[Dim, None] = {}
+        for value in (*group.outputs, *group.inputs, *(v for n in group.nodes for v in n.outputs if v is not None)):
+            for d in (*value.shape, *(() if value.content is None or value.binds else value.content.reshape(-1))):
+                if d not in self.aliases and needs_symbol(d, self.bound) and symbols_of(d) <= self.defined:
+                    dims[d] = None
+        extents = {d for v in group.outputs for d in v.shape}
+        equal = [
+            (a, b, why) for (a, b), why in self.fused.graph.root.constraints.items()
+            if (a, b) not in self.checked and symbols_of(a, b) & self.bound and symbols_of(a, b) <= self.defined
+        ]  # fmt: skip
+        self.checked |= {(a, b) for a, b, _ in equal}
+        if not dims and not equal:
+            return
+        function, symbols = dims_kernel(list(dims), equal, group.anchor.label, extents)
+        source = self._vector(function, [], symbols, max(len(dims), 1), group.anchor.name)
+        names = [self.fused.graph.root.fresh_symbol("d") for _ in dims]
+        if names:
+            self._define(source, names)
+            self.aliases.update(zip(dims, names))
+
+    def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
+        target = integers(f"{name}_dims", count)
+        sources = [self.buffer(v) for v in inputs]
+        self.out.steps.append(KernelStep(self._add(function, "dims"), sources, [target], symbols, f"{name} dims"))
+        return target
+
+    def _define(self, source: Buffer, names: list[str]) -> None:
+        self.out.steps.append(BindStep(source, names))
+        self.defined |= set(names)
+        self.bound |= set(names)
+
 
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
@@ -151,15 +215,15 @@ class Lowering:
     def _copy(self, value: Value) -> Buffer:
         from graphopt.backends.common.copy import emit_copy
 
-        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), value.shape)
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest)
+        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), self._aliased(value.shape))
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.aliases)
         name = self._add(function, "copy")
         self.out.steps.append(KernelStep(name, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
         return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
     def _kernel(self, group: Group) -> None:
-        call = KernelCall(self.fused, group)
+        call = KernelCall(self.fused, group, self.aliases)
         caps = self.target.caps
         chosen = choose(self.templates, call, caps)
         if chosen is not None:

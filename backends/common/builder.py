@@ -10,11 +10,12 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import flatten, row_major
+from graphopt.backends.common.one_thread import in_one_thread
 from graphopt.backends.common.math import maximum, minimum
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
 from graphopt.backends.common.walk import emit_walk, flat_alias, whole
-from graphopt.errors import InternalError, UnsupportedOpError
-from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol, as_symbol
 
 REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda a, b: a + b,
@@ -129,6 +130,7 @@ class KernelBuilder:
     Attributes:
         symbols: TVM variables of the model's symbolic dimensions.
         known_dims: expressions to use for whole dimensions, where a template has them already.
+        aliases: dimensions that have a symbol of their own.
         nest: the target's loop emitter.
     """
 
@@ -136,6 +138,7 @@ class KernelBuilder:
     nest: Nest
     symbols: Mapping[str, Any]
     known_dims: dict[Dim, Expr] = field(default_factory=dict)
+    aliases: Mapping[Dim, str] = field(default_factory=dict)
     statements: list[Any] = field(default_factory=list)
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
@@ -154,11 +157,23 @@ class KernelBuilder:
         """
         if isinstance(dim, int):
             return int(dim)
+        if dim in self.aliases:
+            return self._symbol(self.aliases[dim])
         return self.known_dims[dim] if dim in self.known_dims else dim_expr(dim, self._symbol)
 
     def shape(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
         """A shape as TVM expressions."""
         return tuple(self.dim(d) for d in dims)
+
+    def name_dims(self, dims: Sequence[Dim]) -> None:
+        """Give computed dimensions of a parameter a variable each, which the parameter's shape defines.
+
+        Index arithmetic is then over variables alone: TVM's simplifier takes tens of seconds on a padded depthwise convolution
+        over ``(h + 3) // 4`` rows, and shapes are recognised as the same one.
+        """
+        for dim in dims:
+            if isinstance(dim, SymExpr) and as_symbol(dim) is None and dim not in self.aliases:
+                self.known_dims.setdefault(dim, tirx.Var(f"n{len(self.known_dims)}", "int64"))
 
     def _symbol(self, name: str) -> Any:
         if name not in self.symbols:
@@ -223,18 +238,9 @@ class KernelBuilder:
         self.allocations.append(tirx.AllocBuffer(buffer))
         return buffer
 
-    def raw(self, statement: Any) -> None:
-        """Append hand-built TIR.
-
-        Raises:
-            UnsupportedOpError: on a GPU, where such serial code has no place yet.
-        """
-        if self.caps.is_gpu:
-            raise UnsupportedOpError(
-                "this operator needs a serial kernel, which is not generated for CUDA yet",
-                hint="compile for a CPU target, or take this part out of the model",
-            )
-        self.statements.append(statement)
+    def raw(self, *statements: Any) -> None:
+        """Append hand-built TIR: serial code, which on a GPU one thread runs."""
+        self.statements.extend(in_one_thread(statements) if self.caps.is_gpu else statements)
 
     def emit(self, outputs: Sequence[Output]) -> None:
         """Emit loops that compute outputs; those of one physical shape share their loops."""

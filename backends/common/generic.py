@@ -34,7 +34,7 @@ class GroupLowering:
     ) -> None:
         self.call = call
         self._symbols: dict[str, Any] = {}
-        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}))
+        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}), aliases=call.aliases)
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
         self.packed: list[tuple[Array, Any]] = []
@@ -54,6 +54,8 @@ class GroupLowering:
             block = self.call.block(value)
             buffer = self.buffers.get(value)
             if buffer is None:
+                k.name_dims(value.shape)
+                shape = k.shape(value.shape)
                 buffer = tirx.decl_buffer(_storable(physical_shape(shape, block)), dtype, f"p{len(self.buffers)}")
                 self.buffers[value] = buffer
             tensor = reader(buffer, shape, dtype, block)
@@ -85,6 +87,11 @@ class GroupLowering:
 
         return Tensor(shape, dtype, element)
 
+    def context(self, node: Node) -> LowerContext:
+        """What the lowering of ``node`` sees."""
+        outputs = self.call.group.outputs
+        return LowerContext(node, self.builder, self.operand, self.pack, self.call.block(outputs[0]) if outputs else 0)
+
     def lower(self, node: Node) -> None:
         """Add the tensors of a node's outputs.
 
@@ -97,9 +104,8 @@ class GroupLowering:
                 f"operator {node.qualified_op} can't be compiled", node=node.label,
                 hint="replace it in the model, or export with operators that graphopt lists under `graphopt inspect --ops`",
             )  # fmt: skip
-        context = LowerContext(node, self.builder, self.operand, self.pack, self.call.block(self.call.group.outputs[0]))
         try:
-            result = fn(context)
+            result = fn(self.context(node))
         except GraphOptError:
             raise
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as e:
@@ -166,6 +172,8 @@ def emit_generic(call: KernelCall, caps: Caps, name: str, nest: Nest = cpu_nest)
         UnsupportedOpError: an operator has no lowering.
     """
     lowering = GroupLowering(call, caps, nest)
+    for value in call.group.outputs:
+        lowering.builder.name_dims(value.shape)
     for node in call.group.nodes:
         lowering.lower(node)
     outputs = lowering.store(call.group.outputs)

@@ -18,6 +18,7 @@ from graphopt.ops.context import InferContext
 
 Lowered: TypeAlias = "Tensor | list[Tensor]"
 LowerFn: TypeAlias = Callable[["LowerContext"], Lowered]
+MeasureFn: TypeAlias = Callable[["LowerContext"], Tensor]
 
 TVM_DTYPES: dict[DType, str] = {
     DType.f32: "float32", DType.f64: "float64", DType.f16: "float16", DType.i8: "int8", DType.i16: "int16", DType.i32: "int32",
@@ -36,6 +37,28 @@ def lowers(*ops: str) -> Callable[[LowerFn], LowerFn]:
         return fn
 
     return add
+
+
+_MEASURES: dict[str, MeasureFn] = {}
+
+
+def measures(*ops: str) -> Callable[[MeasureFn], MeasureFn]:
+    """Decorator: the function computes the extents of the results of the named operators that depend on data.
+
+    It returns a vector of int64: one element for each unknown extent, in the order in which output shapes mention them.
+    """
+
+    def add(fn: MeasureFn) -> MeasureFn:
+        for op in ops:
+            _MEASURES[op] = fn
+        return fn
+
+    return add
+
+
+def lookup_measure(op: str, domain: str = "") -> MeasureFn | None:
+    """The measure of an operator, None if its shapes never depend on data (or it can't be compiled)."""
+    return None if domain else _MEASURES.get(op)
 
 
 def lookup(op: str, domain: str = "") -> LowerFn | None:
