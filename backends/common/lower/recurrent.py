@@ -189,6 +189,10 @@ class _Recurrent(ABC):
         """A step's tensor from a function of batch and hidden index."""
         return Tensor(self.step_shape, self.dtype, lambda _s, _d, b, h: fn(b, h))
 
+    def activated(self, fn: Activation, value: Callable[[Expr, Expr], Expr]) -> Tensor:
+        """``fn(clip(value))`` in scratch: TVM's simplifier takes exponential time on expressions with several activations."""
+        return self.k.stage(self.tensor(lambda b, h: fn(self.clip(value(b, h)))))
+
     @abstractmethod
     def step(self, d: int, x: Callable[[int, Expr, Expr], Expr], states: Sequence[Tensor]) -> list[Tensor]:
         """The new states: hidden, then cell. ``x(gate, batch, hidden)`` is the projected input of this step."""
@@ -201,7 +205,7 @@ class _Rnn(_Recurrent):
     def step(self, d: int, x: Callable[[int, Expr, Expr], Expr], states: Sequence[Tensor]) -> list[Tensor]:
         back = self.recur(d, states[0], 0, 1)
         f = self.functions[d][0]
-        return [self.tensor(lambda b, h: f(self.clip(x(0, b, h) + back(b, h, 0))))]
+        return [self.activated(f, lambda b, h: x(0, b, h) + back(b, h, 0))]
 
 
 class _Lstm(_Recurrent):
@@ -214,28 +218,27 @@ class _Lstm(_Recurrent):
         hidden, cell = states
         back = self.recur(d, hidden, 0, 4)
 
-        def gate(n: int, b: Expr, h: Expr, peep: int | None, seen: Expr, fn: Activation) -> Expr:
-            total = x(n, b, h) + back(b, n * self.hidden + h, 0)
-            if peep is not None and self.c.has(7):
-                total = total + self.cast(self.c.x(7)(d, peep * self.hidden + h)) * seen
-            return fn(self.clip(total))
+        def gate(n: int, fn: Activation, seen: Tensor | None = None) -> Tensor:
+            def value(b: Expr, h: Expr) -> Expr:
+                total = x(n, b, h) + back(b, n * self.hidden + h, 0)
+                if seen is not None and self.c.has(7):
+                    total = total + self.cast(self.c.x(7)(d, n * self.hidden + h)) * seen(0, 0, b, h)
+                return total
+
+            return self.activated(fn, value)
+
+        # gates stand in the order input, output, forget, candidate; peepholes in the order of the first three
+        entry, candidate = gate(0, f, cell), gate(3, g)
+        forget = None if self.c.attr("input_forget") else gate(2, f, cell)
 
         def new_cell(b: Expr, h: Expr) -> Expr:
-            old = cell(0, 0, b, h)
-            entry = gate(0, b, h, 0, old, f)
-            if self.c.attr("input_forget"):
-                forget = const(1, self.dtype) - entry
-            else:
-                forget = gate(2, b, h, 2, old, f)
-            return forget * old + entry * gate(3, b, h, None, old, g)
+            i = entry(0, 0, b, h)
+            keep = const(1, self.dtype) - i if forget is None else forget(0, 0, b, h)
+            return keep * cell(0, 0, b, h) + i * candidate(0, 0, b, h)
 
-        made = self.tensor(new_cell)
-
-        def new_hidden(b: Expr, h: Expr) -> Expr:
-            now = made(0, 0, b, h)
-            return gate(1, b, h, 1, now, f) * last(now)
-
-        return [self.tensor(new_hidden), made]
+        made = self.k.stage(self.tensor(new_cell))
+        exposed = gate(1, f, made)
+        return [self.tensor(lambda b, h: exposed(0, 0, b, h) * last(made(0, 0, b, h))), made]
 
 
 class _Gru(_Recurrent):
@@ -258,8 +261,8 @@ class _Gru(_Recurrent):
         linear = bool(self.c.attr("linear_before_reset"))
         back = self.recur(d, hidden, 0, 3 if linear else 2)
 
-        def reset(b: Expr, h: Expr) -> Expr:
-            return f(self.clip(x(1, b, h) + back(b, self.hidden + h, 0)))
+        reset = self.activated(f, lambda b, h: x(1, b, h) + back(b, self.hidden + h, 0))
+        update = self.activated(f, lambda b, h: x(0, b, h) + back(b, h, 0))
 
         if linear:
 
@@ -267,17 +270,19 @@ class _Gru(_Recurrent):
                 product = back(b, 2 * self.hidden + h, 0)
                 if self.c.has(3):
                     product = product + self.cast(self.c.x(3)(d, 5 * self.hidden + h))
-                return x(2, b, h) + reset(b, h) * product
+                return x(2, b, h) + reset(0, 0, b, h) * product
         else:
-            scaled = self.k.stage(self.tensor(lambda b, h: reset(b, h) * hidden(0, 0, b, h)))
+            scaled = self.k.stage(self.tensor(lambda b, h: reset(0, 0, b, h) * hidden(0, 0, b, h)))
             product = self.recur(d, scaled, 2, 1)
 
             def candidate(b: Expr, h: Expr) -> Expr:
                 return x(2, b, h) + product(b, h, 0)
 
+        proposed = self.activated(g, candidate)
+
         def new(b: Expr, h: Expr) -> Expr:
-            update = f(self.clip(x(0, b, h) + back(b, h, 0)))
-            return (const(1, self.dtype) - update) * g(self.clip(candidate(b, h))) + update * hidden(0, 0, b, h)
+            keep = update(0, 0, b, h)
+            return (const(1, self.dtype) - keep) * proposed(0, 0, b, h) + keep * hidden(0, 0, b, h)
 
         return [self.tensor(new)]
 
