@@ -133,8 +133,8 @@ class Code:
 
     def finish(self) -> None:
         """Append everything written to the kernel."""
-        for statement in self._blocks[0]:
-            self.builder.raw(statement)
+        if self._blocks[0]:
+            self.builder.raw(*self._blocks[0])
         self._blocks = [[]]
 
     def copy_of(self, tensor: Tensor) -> Any:

@@ -1,7 +1,7 @@
 """Runs a program kernel by kernel on this machine's CPU, whatever it was lowered for.
 
-GPU kernels run with serial loops in place of their threads, so their index arithmetic, padding and reductions are checked
-without a GPU. It is also a second executor: it shares no code with the Relax VM module that compiled models run through.
+GPU kernels run with serial loops in place of their threads, so their index arithmetic, padding and reductions are
+checked without a GPU. It is also a second executor, which shares no code with the Relax VM module of compiled models.
 """
 
 from __future__ import annotations
