@@ -89,6 +89,7 @@ def prepare(
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.backend import is_lowerable
+    from graphopt.backends.compilable import require_compilable
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import optimize
     from graphopt.passes.canonical.expand_functions import expand_functions
@@ -97,7 +98,10 @@ def prepare(
     graph = optimize(
         graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
     )
-    expand_functions(graph, is_lowerable)
+    expanded = expand_functions(graph, is_lowerable)
+    require_compilable(graph, is_lowerable)
+    if expanded and level > 0:  # bodies of functions bring constants and casts of their own
+        graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph
 
 

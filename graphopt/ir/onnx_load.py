@@ -25,7 +25,7 @@ from graphopt.ir.graph import Array
 from graphopt.ir.onnx_check import check
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
-MIN_OPSET = 7
+MIN_OPSET = 6
 MAX_ELEMENTS = 1 << 40
 _HINT_REEXPORT = "export the model again, or run onnx.checker.check_model on it to see every problem"
 

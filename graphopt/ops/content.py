@@ -100,7 +100,7 @@ def _gather(c: InferContext, xs: list[Content]) -> Content | None:
 def _slice(c: InferContext, xs: list[Content]) -> Content | None:
     index = []
     for first, extent, step in slice_bounds(c):
-        if not isinstance(first, int) or not isinstance(extent, int):
+        if not (isinstance(first, int) and isinstance(extent, int) and isinstance(step, int)):
             return None
         index.append(first + np.arange(extent) * step)
     return xs[0][np.ix_(*index)] if index else xs[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, known, nonnegative, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, known, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -65,26 +65,45 @@ def _split(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), (*x[:axis], s, *x[axis + 1 :])) for s in split_sizes(c)]
 
 
-def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, int]]:
+def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, Dim]]:
     """(first index, extent, step) for every axis of a Slice, clamped as ONNX says."""
     x = c.shape(0)
     starts, ends = list(c.content(1).reshape(-1)), list(c.content(2).reshape(-1))
-    axes = ints(c.need_const(3, "the axes of Slice")) if c.has(3) else list(range(len(starts)))
-    steps = ints(c.need_const(4, "the steps of Slice")) if c.has(4) else [1] * len(starts)
-    out: list[tuple[Dim, Dim, int]] = [(0, d, 1) for d in x]
-    for start, end, raw_axis, step in zip(starts, ends, axes, steps):
-        axis = c.axis(raw_axis, len(x))
-        if step == 0:
+    axes: list[Dim] = list(c.content(3).reshape(-1)) if c.has(3) else list(range(len(starts)))
+    steps: list[Dim] = list(c.content(4).reshape(-1)) if c.has(4) else [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise c.invalid("Slice with operands of different lengths")
+    out: list[tuple[Dim, Dim, Dim]] = [(0, d, 1) for d in x]
+    for start, end, axis, step in zip(starts, ends, axes, steps):
+        if isinstance(step, int) and step == 0:
             raise c.invalid("Slice with a step of 0")
-        d = x[axis]
-        low, high = (0, d) if step > 0 else (-1, d - 1)
-        first = _clamp(start, d, low, high)
-        last = _clamp(end, d, low, high)
-        span = last - first if step > 0 else first - last
-        count = ceildiv(span, abs(step))
-        extent = count if nonnegative(count) else dim_max(count, 0)
-        out[axis] = (first, extent, step)
+        if isinstance(axis, int):
+            axis = c.axis(axis, len(x))
+            out[axis] = _slice_axis(start, end, step, x[axis])
+            continue
+        for i, d in enumerate(x):  # which axis it is turns out at run time
+            here = where(equal_int(axis, i), 1, equal_int(axis, i - len(x)))
+            first, extent, by = _slice_axis(start, end, step, d)
+            out[i] = (where(here, first, out[i][0]), where(here, extent, out[i][1]), where(here, by, out[i][2]))
     return out
+
+
+def _slice_axis(start: Dim, end: Dim, step: Dim, extent: Dim) -> tuple[Dim, Dim, Dim]:
+    if not isinstance(step, int):
+        backward = apply_dim("lt", step, 0)
+        low, high = where(backward, -1, 0), where(backward, extent - 1, extent)
+        first, last = _clamp_at_run_time(start, extent, low, high), _clamp_at_run_time(end, extent, low, high)
+        return first, dim_max(-((first - last) // step), 0), step
+    low, high = (0, extent) if step > 0 else (-1, extent - 1)
+    first, last = _clamp(start, extent, low, high), _clamp(end, extent, low, high)
+    span = last - first if step > 0 else first - last
+    count = -((-span) // abs(step))
+    return first, count if nonnegative(count) else dim_max(count, 0), step
+
+
+def _clamp_at_run_time(index: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+    absolute = where(apply_dim("lt", index, 0), index + extent, index)
+    return dim_min(dim_max(absolute, low), high)
 
 
 def _clamp(index: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
@@ -136,12 +155,18 @@ def pad_amounts(c: InferContext) -> list[tuple[Dim, Dim]]:
     """(before, after) for every axis of a Pad."""
     rank = c.rank(0)
     pads = list(c.content(1).reshape(-1))
-    axes = [c.axis(a, rank) for a in ints(c.need_const(3, "the axes of Pad"))] if c.has(3) else list(range(rank))
+    axes: list[Dim] = list(c.content(3).reshape(-1)) if c.has(3) else list(range(rank))
     if len(pads) != 2 * len(axes):
         raise c.invalid(f"Pad of {len(axes)} axes with {len(pads)} amounts")
     out: list[tuple[Dim, Dim]] = [(0, 0)] * rank
     for i, a in enumerate(axes):
-        out[a] = (pads[i], pads[i + len(axes)])
+        before, after = pads[i], pads[i + len(axes)]
+        if isinstance(a, int):
+            out[c.axis(a, rank)] = (before, after)
+            continue
+        for n in range(rank):  # which axis it is turns out at run time
+            here = where(equal_int(a, n), 1, equal_int(a, n - rank))
+            out[n] = (where(here, before, out[n][0]), where(here, after, out[n][1]))
     return out
 
 
