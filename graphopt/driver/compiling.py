@@ -74,6 +74,7 @@ def to_program(
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks)
+    require_tensors(graph)
     fused = fuse_for(graph, goal, level)
     return graph, fused, lower_fused(fused, goal, level)
 
@@ -103,6 +104,23 @@ def prepare(
     if expanded and level > 0:  # bodies of functions bring constants and casts of their own
         graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph
+
+
+def require_tensors(graph: Graph) -> None:
+    """Check that every value is a tensor of known rank.
+
+    Raises:
+        UnsupportedOpError: one is a sequence, an optional or a tensor of unknown rank; the node that makes it is named.
+    """
+    signature_of(graph)
+    for node in graph.walk():
+        for value in node.outputs:
+            if value is not None and (not isinstance(value.type, TensorType) or value.type.shape is None):
+                raise UnsupportedOpError(
+                    f"{node.op} makes %{value.name}, which is {value.type or 'of unknown type'}; only tensors of known rank are compiled",
+                    code="unsupported-type", node=node.label,
+                    hint="export the model with tensors of known rank instead of sequences and optionals",
+                )  # fmt: skip
 
 
 def signature_of(graph: Graph) -> Signature:
