@@ -48,7 +48,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     inner = Lowering(
         fuse_for(graph, outer.target, outer.fused.level), outer.target, outer.templates, outer.nest,
         by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
-        bound=set(outer.bound), aliases=dict(outer.aliases), checked=set(outer.checked),
+        outer_names=outer.names, checked=set(outer.checked),
     )  # fmt: skip
     program = inner.program()
     program.name = f"{program.name}_{name.removesuffix('_branch')}"

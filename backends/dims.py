@@ -7,7 +7,7 @@ selections, and a negative extent has to be caught before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from graphopt.backends.base.program import Buffer
@@ -18,28 +18,13 @@ from graphopt.backends.common.index import i64, unflatten
 from graphopt.backends.common.lower.registry import lookup_measure
 from graphopt.backends.common.tensor import Expr, Tensor
 from graphopt.errors import InternalError, UnsupportedOpError
-from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol, as_symbol, nonnegative
+from graphopt.ir.dims import Apply, Dim, Symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import TensorType
 
 CELLS = 1024
 """Most functions in the dimensions of one kernel."""
-CONDITIONAL = frozenset({"where", "eq", "lt"})
-
-
-def needs_symbol(dim: Dim, bound: Iterable[str]) -> bool:
-    """Whether a dimension should be computed once and named: it selects, or depends on data."""
-    if isinstance(dim, int):
-        return False
-    return has_conditions(dim) or bool(dim.symbols() & set(bound) and (as_symbol(dim) is None or not nonnegative(dim)))
-
-
-def has_conditions(dim: Dim) -> bool:
-    """Whether the expression contains a selection or comparison."""
-    return isinstance(dim, SymExpr) and any(
-        isinstance(a, Apply) and (a.fn in CONDITIONAL or any(has_conditions(d) for d in a.args)) for m, _ in dim.terms for a in m
-    )
 
 
 def integers(name: str, count: int) -> Buffer:
@@ -168,5 +153,3 @@ class _Writer:
             return tirx.Select(tirx.LT(a, b), i64(1), i64(0))
         return tirx.Select(tirx.NE(a, i64(0)), b, rest[0])
 
-
-Aliases = Mapping[Dim, str]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.program import (
     BindStep,
     BranchStep,
@@ -24,7 +25,7 @@ from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
-from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel, needs_symbol
+from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
@@ -60,9 +61,12 @@ class Lowering:
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
-    bound: set[str] = field(default_factory=set)
-    aliases: dict[Dim, str] = field(default_factory=dict)
+    outer_names: DimNames | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        root = self.fused.graph.root
+        self.names = (self.outer_names or DimNames(str)).inner(lambda: root.fresh_symbol("@d"))
 
     def program(self) -> Program:
         """The program, its buffers planned."""
@@ -77,7 +81,6 @@ class Lowering:
         for group in self.fused.groups:
             if group.kind is not GroupKind.control:
                 self._measure(group)
-                self._settle(group)
             if group.kind is GroupKind.view:
                 self._view(group)
             elif group.kind is GroupKind.control:
@@ -132,7 +135,7 @@ class Lowering:
         return self.packed[id(array)]
 
     def _aliased(self, shape: Shape) -> Shape:
-        return tuple(symbol(self.aliases[d]) if d in self.aliases else d for d in shape)
+        return tuple(d if (name := self.names.name(d, True)) is None else symbol(name) for d in shape)
 
     # -- dimensions known at run time -----------------------------------------------------------------------------
     def _bind(self, value: Value) -> None:
@@ -142,9 +145,11 @@ class Lowering:
         names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
         source = self.buffer(value)
         if value.dtype is not DType.i64 or len(value.shape) != 1 or self.fused.blocks.get(value):
-            call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.aliases)
+            call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
             lowering = GroupLowering(call, self.target.caps, self.nest)
-            source = self._vector(*elements_kernel(lowering, value), len(names), value.name)
+            kernel = elements_kernel(lowering, value)
+            self._settle(value.name)
+            source = self._vector(*kernel, len(names), value.name)
         self._define(source, names)
 
     def _measure(self, group: Group) -> None:
@@ -152,33 +157,28 @@ class Lowering:
         open_ = [d for v in group.outputs for d in v.shape if not isinstance(d, int)]
         names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
         if names:
-            call = KernelCall(self.fused, group, self.aliases)
+            call = KernelCall(self.fused, group, self.names)
             lowering = GroupLowering(call, self.target.caps, self.nest)
             found = measure_kernel(lowering, group.anchor, len(names))
             if found is not None:
+                self._settle(group.anchor.label)
                 self._define(self._vector(*found, len(names), group.anchor.name), names)
 
-    def _settle(self, group: Group) -> None:
-        """Dimensions that select or depend on data get a symbol of their own; what must agree is checked."""
-        dims: dict[Dim, None] = {}
-        for value in (*group.outputs, *group.inputs, *(v for n in group.nodes for v in n.outputs if v is not None)):
-            for d in (*value.shape, *(() if value.content is None or value.binds else value.content.reshape(-1))):
-                if d not in self.aliases and needs_symbol(d, self.bound) and symbols_of(d) <= self.defined:
-                    dims[d] = None
-        extents = {d for v in group.outputs for d in v.shape}
+    def _settle(self, label: str) -> None:
+        """Compute the dimensions that were given names since the last step, and check what must agree."""
+        names = self.names
+        dims, names.pending = names.pending, []
+        self._check_symbols(sorted(symbols_of(*dims)), label)
         equal = [
             (a, b, why) for (a, b), why in self.fused.graph.root.constraints.items()
-            if (a, b) not in self.checked and symbols_of(a, b) & self.bound and symbols_of(a, b) <= self.defined
+            if (a, b) not in self.checked and symbols_of(a, b) & names.bound and symbols_of(a, b) <= self.defined
         ]  # fmt: skip
         self.checked |= {(a, b) for a, b, _ in equal}
-        if not dims and not equal:
-            return
-        function, symbols = dims_kernel(list(dims), equal, group.anchor.label, extents)
-        source = self._vector(function, [], symbols, max(len(dims), 1), group.anchor.name)
-        names = [self.fused.graph.root.fresh_symbol("d") for _ in dims]
-        if names:
-            self._define(source, names)
-            self.aliases.update(zip(dims, names))
+        if dims or equal:
+            function, symbols = dims_kernel(dims, equal, label, names.extents)
+            source = self._vector(function, [], symbols, max(len(dims), 1), label)
+            if dims:
+                self._define(source, [names.known[d] for d in dims])
 
     def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
         target = integers(f"{name}_dims", count)
@@ -189,7 +189,7 @@ class Lowering:
     def _define(self, source: Buffer, names: list[str]) -> None:
         self.out.steps.append(BindStep(source, names))
         self.defined |= set(names)
-        self.bound |= set(names)
+        self.names.bound |= set(names)
 
 
     def _result(self, value: Value) -> Buffer:
@@ -216,14 +216,15 @@ class Lowering:
         from graphopt.backends.common.copy import emit_copy
 
         copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), self._aliased(value.shape))
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.aliases)
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names)
+        self._settle(value.name)
         name = self._add(function, "copy")
         self.out.steps.append(KernelStep(name, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
         return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
     def _kernel(self, group: Group) -> None:
-        call = KernelCall(self.fused, group, self.aliases)
+        call = KernelCall(self.fused, group, self.names)
         caps = self.target.caps
         chosen = choose(self.templates, call, caps)
         if chosen is not None:
@@ -232,13 +233,14 @@ class Lowering:
             how, text = template.name, str(config)
         else:
             emitted, how, text = emit_generic(call, caps, "kernel", self.nest), "generic", ""
-        self._check_symbols(emitted.symbols, group)
+        outputs = [self.buffer(v) for v in group.outputs]
+        self._settle(group.anchor.label)
+        self._check_symbols(emitted.symbols, group.anchor.label)
         inputs = [
             self.buffer(v) if isinstance(v, Value) else self.constant(v, f"{group.anchor.name}_packed{i}")
             for i, v in enumerate(emitted.inputs)
         ]
         name = self._add(emitted.function, group.label)
-        outputs = [self.buffer(v) for v in group.outputs]
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         self.out.steps.append(
@@ -249,8 +251,10 @@ class Lowering:
         node = group.nodes[0]
         source = node.input(0)
         assert source is not None
-        self._check_dims(node.out.shape, group)
-        self.out.steps.append(ViewStep(self.buffer(source), self.buffer(node.out)))
+        step = ViewStep(self.buffer(source), self.buffer(node.out))
+        self._settle(node.label)
+        self._check_symbols(sorted(symbols_of(*step.output.shape)), node.label)
+        self.out.steps.append(step)
 
     def _branch(self, group: Group) -> None:
         from graphopt.backends.control import lower_branch
@@ -264,23 +268,22 @@ class Lowering:
         condition = node.input(0)
         assert condition is not None
         tested = self.plain(condition)
+        self._settle(node.label)
         then, otherwise = (lower_branch(node, name, self) for name in ("then_branch", "else_branch"))
         outputs = [self.buffer(v) for v in node.outputs if v is not None]
+        self._settle(node.label)
         defines = sorted(symbols_of(*(d for b in outputs for d in b.shape)) - self.defined)
         self.out.steps.append(BranchStep(tested, then, otherwise, outputs, defines))
         self.defined |= set(defines)
 
-    def _check_symbols(self, names: Sequence[str], group: Group) -> None:
+    def _check_symbols(self, names: Sequence[str], label: str) -> None:
         missing = [n for n in names if n not in self.defined]
         if missing:
             raise UnsupportedOpError(
-                f"the shape of {group.anchor.op}'s result depends on data that is only known at run time ({', '.join(missing)})",
-                code="data-dependent-shape", node=group.anchor.label,
+                f"a shape depends on data that is only known at run time ({', '.join(missing)})",
+                code="data-dependent-shape", node=label,
                 hint="make the operand that decides the shape a constant, or fix the input shapes with --shape",
             )  # fmt: skip
-
-    def _check_dims(self, shape: Shape, group: Group) -> None:
-        self._check_symbols(sorted(symbols_of(*shape)), group)
 
     # -- functions ----------------------------------------------------------------------------------------------
     def _add(self, function: Any, label: str) -> str:

@@ -94,7 +94,7 @@ class _Emitter:
             )
         )
         for name in step.symbols:
-            self.symbols.setdefault(name, tirx.Var(name, "int64"))
+            self.symbols.setdefault(name, tirx.Var(_identifier(name), "int64"))
         self.bb.match_cast(shape, relax.ShapeType([self.symbols[s] for s in step.symbols]))
 
     def _branch(self, step: BranchStep) -> None:

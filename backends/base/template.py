@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.ir.dims import Dim
+from graphopt.backends.base.dim_names import DimNames
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
 
@@ -22,12 +22,12 @@ class KernelCall:
     Attributes:
         fused: the graph around it, for layouts.
         group: the nodes.
-        aliases: dimensions that the program computes once and binds to a symbol.
+        names: dimensions that the program computes once and binds to a symbol.
     """
 
     fused: FusedGraph
     group: Group
-    aliases: Mapping[Dim, str] = field(default_factory=dict)
+    names: DimNames | None = None
 
     def block(self, value: Value) -> int:
         """Channel block of an operand or result, 0 for a plain layout."""

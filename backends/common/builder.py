@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import flatten, row_major
 from graphopt.backends.common.one_thread import in_one_thread
@@ -130,7 +131,7 @@ class KernelBuilder:
     Attributes:
         symbols: TVM variables of the model's symbolic dimensions.
         known_dims: expressions to use for whole dimensions, where a template has them already.
-        aliases: dimensions that have a symbol of their own.
+        names: dimensions that have a symbol of their own.
         nest: the target's loop emitter.
     """
 
@@ -138,7 +139,7 @@ class KernelBuilder:
     nest: Nest
     symbols: Mapping[str, Any]
     known_dims: dict[Dim, Expr] = field(default_factory=dict)
-    aliases: Mapping[Dim, str] = field(default_factory=dict)
+    names: DimNames | None = None
     statements: list[Any] = field(default_factory=list)
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
@@ -157,9 +158,10 @@ class KernelBuilder:
         """
         if isinstance(dim, int):
             return int(dim)
-        if dim in self.aliases:
-            return self._symbol(self.aliases[dim])
-        return self.known_dims[dim] if dim in self.known_dims else dim_expr(dim, self._symbol)
+        if dim in self.known_dims:
+            return self.known_dims[dim]
+        name = None if self.names is None else self.names.name(dim)
+        return dim_expr(dim, self._symbol) if name is None else self._symbol(name)
 
     def shape(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
         """A shape as TVM expressions."""
@@ -172,7 +174,7 @@ class KernelBuilder:
         over ``(h + 3) // 4`` rows, and shapes are recognised as the same one.
         """
         for dim in dims:
-            if isinstance(dim, SymExpr) and as_symbol(dim) is None and dim not in self.aliases:
+            if isinstance(dim, SymExpr) and as_symbol(dim) is None and not (self.names and self.names.name(dim)):
                 self.known_dims.setdefault(dim, tirx.Var(f"n{len(self.known_dims)}", "int64"))
 
     def _symbol(self, name: str) -> Any:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import Nest, Output
 from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.lower.registry import tvm_dtype
-from graphopt.ir.dims import Dim
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Node, Value
 
 
 def emit_copy(
-    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, aliases: Mapping[Dim, str]
+    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames
 ) -> tuple[Any, list[Value], list[str]]:
     """A kernel ``(source?, target)`` that writes ``value`` plainly; without source when it is known from dimensions or constant.
 
     Returns:
         The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
     """
-    call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), aliases)
+    call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), names)
     lowering = GroupLowering(call, caps, nest)
     tensor = lowering.operand(value)
     shape = lowering.builder.shape(value.shape)

@@ -34,7 +34,7 @@ class GroupLowering:
     ) -> None:
         self.call = call
         self._symbols: dict[str, Any] = {}
-        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}), aliases=call.aliases)
+        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}), names=call.names)
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
         self.packed: list[tuple[Array, Any]] = []

@@ -38,6 +38,16 @@ def whole(buffer: Any, shape: Sequence[Expr], block: int = 0) -> Walk:
     return Walk(buffer, 0, tuple(shape), row_major(shape), block)
 
 
+def is_whole(walk: Walk) -> bool:
+    """Whether the walk goes through memory element by element from the start of a row-major buffer."""
+    return not walk.block and _is(walk.offset, 0) and same_dims(walk.strides, row_major(walk.extents))
+
+
+def same_dims(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    """Whether extents or strides are certainly equal."""
+    return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
+
+
 def permuted(walk: Walk, axes: Sequence[int]) -> Walk:
     """Iterate in another order of axes."""
     return replace(walk, extents=tuple(walk.extents[a] for a in axes), strides=tuple(walk.strides[a] for a in axes))
