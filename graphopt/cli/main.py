@@ -14,6 +14,7 @@ import typer
 from graphopt.cli import console
 from graphopt.cli.app import app
 from graphopt.cli.bundle import write_bundle
+from graphopt.cli.interrupt import watching
 from graphopt.errors import GraphOptError, InternalError, UserError
 
 INTERRUPTED = 130
@@ -29,27 +30,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with watching() as interruption:
+        try:
+            result = typer.main.get_command(app)(args=words, prog_name="graphopt", standalone_mode=False)
+            return result if isinstance(result, int) else 0
+        except (KeyboardInterrupt, typer.Abort):
+            return _interrupted()
+        except Exception as error:
+            # TVM turns an interrupt into an error of its own.
+            return _interrupted() if interruption.asked else _failed(error, words)
+
+
+def _interrupted() -> int:
+    console.err.print("interrupted")
+    return INTERRUPTED
+
+
+def _failed(error: Exception, words: Sequence[str]) -> int:
     as_json = "--json" in words
-    try:
-        result = typer.main.get_command(app)(args=words, prog_name="graphopt", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except typer.TyperException as error:
+    if isinstance(error, typer.TyperException):
         return _usage(error, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        console.err.print("interrupted")
-        return INTERRUPTED
-    except InternalError as error:
+    if isinstance(error, InternalError):
         return _internal(error, error, words, as_json)
-    except GraphOptError as error:
+    if isinstance(error, GraphOptError):
         return _fail(error, as_json)
-    except MemoryError:
-        return _fail(
-            UserError("out of memory", code="out-of-memory", hint="use smaller shapes (--shape) or a larger machine"),
-            as_json,
-        )
-    except Exception as error:  # a bug: nothing but GraphOptError is raised on purpose
-        wrapped = InternalError(f"{type(error).__name__}: {error}", code="crash")
-        return _internal(wrapped, error, words, as_json)
+    if isinstance(error, MemoryError):
+        hint = "use smaller shapes (--shape) or a larger machine"
+        return _fail(UserError("out of memory", code="out-of-memory", hint=hint), as_json)
+    # A bug: nothing but GraphOptError is raised on purpose.
+    return _internal(InternalError(f"{type(error).__name__}: {error}", code="crash"), error, words, as_json)
 
 
 def _fail(error: GraphOptError, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,19 @@ def test_a_crash_leaves_a_report_without_model_data(cli: Cli, model: Path, monke
 def test_exit_codes(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int) -> None:
     monkeypatch.setattr(entry.typer.main, "get_command", raising(error))
     assert cli("demo").code == code
+
+
+def test_an_interrupt_that_tvm_swallows(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(*_args: object, **_options: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise CompileError("TVM could not generate code") from None
+
+    monkeypatch.setattr(entry.typer.main, "get_command", lambda _: app)
+    done = cli("demo")
+    assert done.code == 130
+    assert done.err.strip() == "interrupted"
 
 
 def test_file_names_are_safe_and_unique() -> None:
