@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.shape_inference
 from onnx import ModelProto, NodeProto
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType
 
@@ -108,6 +109,8 @@ class GraphOptBackend(Backend):
         if node.domain:
             opsets.append(onnx.helper.make_opsetid(node.domain, 1))
         model = onnx.helper.make_model(graph, opset_imports=opsets)
+        if outputs_info is None:
+            model = onnx.shape_inference.infer_shapes(model)
         return cls.run_model(model, arrays, device, **kwargs)
 
     @classmethod
