@@ -1,8 +1,8 @@
-"""The generic CPU schedule: parallel outer loops, a vectorised inner loop, accumulators in registers. Total over all kernels.
+"""The generic CPU schedule: parallel outer loops, a vectorised inner loop, accumulators in registers.
 
-Three shapes of nest. Without a reduction, the last axis is cut into vectors. With one, either the last output axis is cut into vectors
-of accumulators (several of them along the reduction's tile axis, sharing loads), or, where that axis is short, the innermost
-reduction axis is, with a horizontal step at the end.
+It is total over all kernels. Three shapes of nest: without a reduction, the last axis is cut into vectors. With one,
+either the last output axis is cut into vectors of accumulators (several of them along the reduction's tile axis,
+sharing loads), or, where that axis is short, the innermost reduction axis is, with a horizontal step at the end.
 """
 
 from __future__ import annotations
@@ -95,8 +95,10 @@ class _Nest:
             total *= d if isinstance(d, int) else math.inf
         return total
 
-    def _outer(self, extents: Sequence[tuple[int, Expr]], body: Callable[[dict[int, Expr]], Any], tiles: Expr = 1) -> Any:
-        """Loops over the axes (axis, extent), fused and parallel; ``tiles`` more iterations innermost come as axis -1."""
+    def _outer(
+        self, extents: Sequence[tuple[int, Expr]], body: Callable[[dict[int, Expr]], Any], tiles: Expr = 1
+    ) -> Any:
+        """Fused parallel loops over the axes (axis, extent); ``tiles`` more iterations innermost come as axis -1."""
         many = [(a, d) for a, d in extents if _long(d)]
         if _long(tiles):
             many.append((-1, tiles))
@@ -115,8 +117,10 @@ class _Nest:
             else:
                 index[axis] = tirx.floormod(rest, _e(d))
                 rest = tirx.floordiv(rest, _e(d))
+        kept = [] if isinstance(total, int) else _through_memory(index)
         parallel = self.caps.cores > 1 and self.work() >= PARALLEL_WORK
-        return loop(fused, total, body(index), tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL)
+        kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+        return loop(fused, total, seq([*kept, body(index)]), kind)
 
     def _segments(self) -> tuple[Expr, list[int], Expr]:
         """The last axis as (full vectors, widths of the remainder's vectors, remaining scalars)."""
@@ -143,7 +147,9 @@ class _Nest:
         outer = [(a, self.shape[a]) for a in self.axes]
         done = [0]
         statements = []
-        small_outer = math.prod(d if isinstance(d, int) else 1 << 20 for _, d in outer) < CHUNKS_PER_CORE * self.caps.cores
+        small_outer = (
+            math.prod(d if isinstance(d, int) else 1 << 20 for _, d in outer) < CHUNKS_PER_CORE * self.caps.cores
+        )
         tail_parts: list[Callable[[dict[int, Expr]], Any]] = []
         start = full * self.lanes if isinstance(full, int) else full * _e(self.lanes)
         for width in widths:
@@ -168,6 +174,21 @@ class _Nest:
             return seq(parts + [p(o) for p in tail_parts])
 
         return [self._outer(outer, row)]
+
+
+def _through_memory(index: dict[int, Expr]) -> list[Any]:
+    """Statements that put each position into a cell of memory, which ``index`` then reads.
+
+    LLVM turns the cells back into registers. TVM's simplifier looks through variables, but not through memory, and
+    takes seconds on divisions by symbolic extents that occur in every index of a body.
+    """
+    cells = tirx.decl_buffer((len(index),), "int64", "at", scope="local")
+    statements: list[Any] = [tirx.AllocBuffer(cells)]
+    for place, (axis, value) in enumerate(index.items()):
+        if not isinstance(value, int):
+            statements.append(tirx.BufferStore(cells, value, [_e(place)]))
+            index[axis] = tirx.BufferLoad(cells, [_e(place)])
+    return statements
 
 
 def _times(index: Expr, factor: int) -> Expr:
@@ -211,7 +232,9 @@ class _Plain(_Nest):
 class _VectorReduction(_Nest):
     """Reductions with a vector of accumulators along the last output axis."""
 
-    def __init__(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps, lanes: int, reduction: Reduction) -> None:
+    def __init__(
+        self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps, lanes: int, reduction: Reduction
+    ) -> None:
         super().__init__(shape, evaluate, caps, lanes)
         self.reduction = reduction
         self.tile_axis, self.tile = self._choose_tile()
@@ -287,7 +310,9 @@ class _VectorReduction(_Nest):
 class _LaneReduction(_Nest):
     """Reductions vectorised along their innermost axis."""
 
-    def __init__(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps, lanes: int, reduction: Reduction) -> None:
+    def __init__(
+        self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps, lanes: int, reduction: Reduction
+    ) -> None:
         super().__init__(shape, evaluate, caps, lanes)
         self.reduction = reduction
 

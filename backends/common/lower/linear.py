@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.lower.pointwise import cast, working_dtype
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
@@ -75,11 +77,20 @@ def _gemm(c: LowerContext) -> Lowered:
 def _conv(c: LowerContext) -> Lowered:
     dtype = c.out_dtype()
     work = working_dtype(dtype)
-    out = convolve(c, c.x(0), c.x(1), conv_window(c), c.out_shape(), work)
+    out = convolve(c, c.x(0), _weights(c), conv_window(c), c.out_shape(), work)
     if c.has(2):
         bias = c.x(2)
         return Tensor(out.shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), work), dtype))
     return converted(out, dtype)
+
+
+def _weights(c: LowerContext) -> Tensor:
+    """Those of a depthwise convolution are packed with channels innermost: the lanes of a block are one vector load."""
+    constant = c.const(1)
+    if constant is None or constant.shape[1] != 1 or constant.shape[0] != c.attr("group"):
+        return c.x(1)
+    packed = c.pack(np.moveaxis(constant[:, 0], 0, -1))
+    return Tensor(constant.shape, packed.dtype, lambda oc, _, *taps: packed(*taps, oc))
 
 
 def convolve(c: LowerContext, x: Tensor, w: Tensor, window: Window, shape: tuple[Expr, ...], dtype: str) -> Tensor:
@@ -92,14 +103,18 @@ def convolve(c: LowerContext, x: Tensor, w: Tensor, window: Window, shape: tuple
     padded = any(not (isinstance(p, int) and p == 0) for p in (*window.pads_begin, *window.pads_end))
     source = _pad_spatial(c, x, begin, [c.k.dim(p) for p in window.pads_end]) if padded else x
 
+    depthwise = isinstance(channels, int) and channels == 1 and group > 1
+
     def body(i: Index, r: Index) -> Expr:
         n, oc, *pos = i
         ic, *taps = r
         at = [p * s + t * d for p, s, t, d in zip(pos, window.strides, taps, window.dilations)]
-        channel = ic if group == 1 else _quotient(oc, out_per_group) * channels + ic
+        if depthwise and isinstance(outputs, int) and outputs == group:
+            channel = oc
+        else:
+            channel = ic if group == 1 else _quotient(oc, out_per_group) * channels + ic
         return cast(source(n, channel, *at), dtype) * cast(w(oc, ic, *taps), dtype)
 
-    depthwise = isinstance(channels, int) and channels == 1 and group > 1
     return c.k.reduce(shape, dtype, (channels, *window.kernel), body, tile_axis=len(shape) - 2 if depthwise else 1)
 
 
@@ -121,7 +136,8 @@ def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr])
             inside = here if inside is True else tirx.all(inside, here)
         return choose(inside, lambda: x(*source), lambda: const(0, x.dtype))
 
-    return c.k.stage(Tensor(shape, x.dtype, element))
+    block = c.block if c.block and isinstance(x.shape[1], int) and x.shape[1] % c.block == 0 else 0
+    return c.k.stage(Tensor(shape, x.dtype, element), block)
 
 
 def _i64(value: Expr) -> Expr:
@@ -130,7 +146,7 @@ def _i64(value: Expr) -> Expr:
 
 @lowers("ConvTranspose")
 def _conv_transpose(c: LowerContext) -> Lowered:
-    """Every output gathers the inputs that reach it: position p takes input q through tap t where q s + t d - pad = p."""
+    """Every output gathers the inputs that reach it: p takes input q through tap t where q s + t d - pad = p."""
     x, w = c.x(0), c.x(1)
     shape, dtype = c.out_shape(), c.out_dtype()
     work = working_dtype(dtype)
@@ -155,7 +171,9 @@ def _conv_transpose(c: LowerContext) -> Lowered:
                 inside.append(tirx.EQ(q * s, reach))
             at.append(tirx.max(tirx.min(q, extent - 1), 0))
         first = 0 if group == 1 else _quotient(oc, out_per_group) * in_per_group
-        own = oc if group == 1 else oc % out_per_group if isinstance(oc, int) else tirx.floormod(oc, _i64(out_per_group))
+        own = (
+            oc if group == 1 else oc % out_per_group if isinstance(oc, int) else tirx.floormod(oc, _i64(out_per_group))
+        )
         value = cast(x(n, first + ic, *at), work) * cast(w(first + ic, own, *taps), work)
         return tirx.Select(tirx.all(*inside), value, const(0, work))
 
