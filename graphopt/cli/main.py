@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with watching() as interruption:
         try:
             result = typer.main.get_command(app)(args=words, prog_name="graphopt", standalone_mode=False)
+            if interruption.asked:  # the framework may turn it into an exit code
+                return _interrupted()
             return result if isinstance(result, int) else 0
         except (KeyboardInterrupt, typer.Abort):
             return _interrupted()
