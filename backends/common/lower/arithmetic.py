@@ -79,9 +79,7 @@ def _mod(c: LowerContext) -> Lowered:
     dtype = c.out_dtype()
     c_sign = bool(c.attr("fmod"))
     if m.is_float(dtype):
-        if not c_sign:
-            raise c.unsupported("Mod of floats with fmod=0", "ONNX defines Mod of floats with fmod=1 only; set fmod=1")
-        return elementwise(lambda a, b: m.libm("fmod", a, b), dtype, c.out_shape(), c.x(0), c.x(1))
+        return elementwise(lambda a, b: _float_mod(a, b, c_sign), dtype, c.out_shape(), c.x(0), c.x(1))
 
     def remainder(a: Expr, b: Expr) -> Expr:
         a, b = let(a), let(b)
@@ -89,10 +87,28 @@ def _mod(c: LowerContext) -> Lowered:
         rest = let(tirx.Select(tirx.EQ(b, zero(b)), zero(a), rest))  # as numpy
         if c_sign or dtype.startswith("uint"):
             return rest
-        differs = tirx.And(tirx.NE(rest, zero(a)), tirx.NE(rest < zero(a), b < zero(a)))
-        return tirx.Select(differs, rest + b, rest)
+        return tirx.Select(_opposite(rest, b), rest + b, rest)
 
     return elementwise(remainder, dtype, c.out_shape(), c.x(0), c.x(1))
+
+
+def _opposite(a: Expr, b: Expr) -> Expr:
+    """Whether one is below zero and the other above."""
+    return tirx.Or(tirx.And(a < zero(a), b > zero(b)), tirx.And(a > zero(a), b < zero(b)))
+
+
+def _float_mod(a: Expr, b: Expr, c_sign: bool) -> Expr:
+    dtype = m.dtype_of(a)
+    work = working_dtype(dtype)
+    a, b = let(cast(a, work)), let(cast(b, work))
+    rest = let(m.libm("fmod", a, b))
+    if not c_sign:
+        # the sign of the divisor, also for a zero; the constant is written in bits because TVM takes -0.0 and 0.0 for equal
+        kind, bits = ("int32", -(2**31)) if work == "float32" else ("int64", -(2**63))
+        nothing = tirx.Select(b < zero(b), tirx.reinterpret(work, const(bits, kind)), zero(b))
+        floored = tirx.Select(_opposite(rest, b), rest + b, rest)
+        rest = tirx.Select(tirx.EQ(rest, zero(rest)), nothing, floored)
+    return cast(rest, dtype)
 
 
 @lowers("Pow")
@@ -169,16 +185,21 @@ def _variadic(c: LowerContext) -> Lowered:
 @lowers("BitShift")
 def _bit_shift(c: LowerContext) -> Lowered:
     dtype = c.out_dtype()
-    if not dtype.startswith("uint"):
-        raise c.invalid("BitShift is defined for unsigned integers")
-    bits = int(dtype[4:])
+    signed = not dtype.startswith("uint")
+    bits = int(dtype.removeprefix("u")[3:])
     left = c.attr("direction") == "LEFT"
 
     def shift(a: Expr, b: Expr) -> Expr:
-        b = let(b)
+        a, b = let(a), let(b)
         safe = b & const(bits - 1, dtype)
         moved = tirx.shift_left(a, safe) if left else tirx.shift_right(a, safe)
-        return tirx.Select(b < const(bits, dtype), moved, const(0, dtype))
+        inside = b < const(bits, dtype)
+        beyond = zero(a)
+        if signed:
+            inside = tirx.And(inside, b >= zero(b))
+            if not left:
+                beyond = tirx.Select(a < zero(a), const(-1, dtype), beyond)
+        return tirx.Select(inside, moved, beyond)
 
     return elementwise(shift, dtype, c.out_shape(), c.x(0), c.x(1))
 

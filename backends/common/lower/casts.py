@@ -66,8 +66,12 @@ def _cast(c: LowerContext) -> Lowered:
 def _bit_cast(c: LowerContext) -> Lowered:
     dtype = c.out_dtype()
     source = c.x(0)
-    if "bool" in (dtype, source.dtype) and dtype != source.dtype:
-        raise c.unsupported("BitCast of bool", "use Cast")
-    return elementwise(
-        lambda x: x if dtype == source.dtype else tirx.reinterpret(dtype, x), dtype, c.out_shape(), source
-    )
+
+    def bits(x: Expr) -> Expr:
+        if dtype == source.dtype:
+            return x
+        if dtype == "bool":
+            return tirx.NE(x, const(0, source.dtype))
+        return tirx.reinterpret(dtype, x.astype("uint8") if source.dtype == "bool" else x)
+
+    return elementwise(bits, dtype, c.out_shape(), source)
