@@ -1,0 +1,279 @@
+"""Resize: separable interpolation, one axis after the other.
+
+With known extents positions and weights are tables made when compiling. Where an extent is symbolic they are formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.index import clamp, floordiv, i64, inside
+from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
+from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.ir.dims import Dim
+
+DOUBLE = "float64"
+STAGED_TAPS = 3
+"""From so many taps along an axis on, the axes before it are computed once into scratch memory."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis that changes: which positions an output position reads, with what weight, and whether it lies outside."""
+
+    axis: int
+    taps: int
+    index: Callable[[Expr, int], Expr]
+    weight: Callable[[Expr, int], Expr] | None
+    outside: Callable[[Expr], Expr] | None = None
+    repeat: int = 0
+
+
+@lowers("Resize")
+def _resize(c: LowerContext) -> Lowered:
+    x, shape = c.x(0), c.out_shape()
+    axes = _axes(c, _working_dtype(x.dtype))
+    if all(a.weight is None for a in axes):
+        return _nearest(c, x, axes)
+    if c.attr("mode") == "nearest":
+        raise c.unsupported("Resize with weights in nearest mode")
+    working = _working_dtype(x.dtype)
+    current = Tensor(x.shape, working, lambda *i: x(*i).astype(working))
+    for n, axis in enumerate(axes):
+        if n and axis.taps >= STAGED_TAPS:
+            current = c.k.stage(current)
+        current = _along(current, axis, shape[axis.axis], working)
+    final = current
+    return Tensor(shape, x.dtype, lambda *i: _extrapolated(c, axes, i, final(*i).astype(x.dtype), x.dtype))
+
+
+def _working_dtype(dtype: str) -> str:
+    return dtype if dtype in ("float32", "float64") else "float32" if dtype == "float16" else DOUBLE
+
+
+def _along(x: Tensor, axis: Axis, extent: Expr, dtype: str) -> Tensor:
+    a = axis.axis
+
+    def element(*i: Expr) -> Expr:
+        total: Expr = None
+        for tap in range(axis.taps):
+            value = x(*i[:a], axis.index(i[a], tap), *i[a + 1 :])
+            if axis.weight is not None:
+                value = value * axis.weight(i[a], tap)
+            total = value if total is None else total + value
+        return total
+
+    return Tensor((*x.shape[:a], extent, *x.shape[a + 1 :]), dtype, element)
+
+
+def _nearest(c: LowerContext, x: Tensor, axes: list[Axis]) -> Tensor:
+    by_axis = {a.axis: a for a in axes}
+
+    def element(*i: Expr) -> Expr:
+        at = [by_axis[n].index(p, 0) if n in by_axis else p for n, p in enumerate(i)]
+        return _extrapolated(c, axes, i, x(*at), x.dtype)
+
+    return Tensor(c.out_shape(), x.dtype, element)
+
+
+def _extrapolated(c: LowerContext, axes: list[Axis], i: tuple[Expr, ...], value: Expr, dtype: str) -> Expr:
+    for axis in axes:
+        if axis.outside is not None:
+            value = tirx.Select(axis.outside(i[axis.axis]), const(_fill(c, dtype), dtype), value)
+    return value
+
+
+def _fill(c: LowerContext, dtype: str) -> float | int:
+    value = float(c.attr("extrapolation_value") or 0.0)
+    return value if dtype.startswith("float") else int(value)
+
+
+def _axes(c: LowerContext, working: str) -> list[Axis]:
+    """The axes that change."""
+    x, out = c.shape(0), c.node.out.shape
+    chosen = [c.axis(int(a), len(x)) for a in c.attr("axes") or range(len(x))]
+    transform = c.attr("coordinate_transformation_mode") or "half_pixel"
+    form = AxisForm(
+        mode=c.attr("mode") or "nearest", transform=transform, nearest=c.attr("nearest_mode") or "round_prefer_floor",
+        antialias=bool(c.attr("antialias")), exclude_outside=bool(c.attr("exclude_outside")),
+        cubic_a=float(c.attr("cubic_coeff_a")), scale=1.0,
+    )  # fmt: skip
+    if form.mode not in ("nearest", "linear", "cubic"):
+        raise c.unsupported(f"Resize with mode {form.mode}")
+    if form.antialias and form.mode == "nearest":
+        raise c.invalid("Resize with antialias in nearest mode")
+    crop = transform == "tf_crop_and_resize"
+    roi = c.const(1) if crop and c.has(1) else None
+    if crop and roi is None:
+        raise c.dynamic(1, "the region of interest of Resize") if c.has(1) else c.invalid("tf_crop_and_resize without roi")
+    scales = _scales(c, chosen)
+    found = []
+    for n, a in enumerate(chosen):
+        region = (0.0, 1.0) if roi is None else (float(roi[n]), float(roi[n + len(chosen)]))
+        if x[a] == out[a] and (scales[n] is None or abs(scales[n] - 1.0) < 1e-9) and region == (0.0, 1.0):  # type: ignore[operator]
+            continue
+        found.append(_axis(c, a, form, scales[n], region, working))
+    return found
+
+
+def _scales(c: LowerContext, axes: list[int]) -> list[float | None]:
+    """Scale of each axis as the node gives it; None for the quotient of the extents."""
+    if not c.has(3):
+        return [float(s) for s in c.need_const(2, "the scales of Resize").reshape(-1)]
+    policy = c.attr("keep_aspect_ratio_policy") or "stretch"
+    if policy == "stretch":
+        return [None] * len(axes)
+    sizes, x = c.need_const(3, "the sizes of Resize").reshape(-1), c.static_shape(0)
+    pick = min if policy == "not_larger" else max
+    return [float(pick(int(s) / x[a] for s, a in zip(sizes, axes)))] * len(axes)
+
+
+def _axis(c: LowerContext, a: int, form: AxisForm, scale: float | None, roi: tuple[float, float], working: str) -> Axis:
+    extent, out = c.shape(0)[a], c.node.out.shape[a]
+    if isinstance(extent, int) and isinstance(out, int):
+        if extent == 0 and out > 0:
+            raise c.invalid("Resize of an empty axis")
+        form = replace(form, scale=out / extent if scale is None and extent else scale or 1.0, roi=roi)
+        return _static_axis(c, a, axis_table(form, extent, out), form, working)
+    if form.antialias:
+        raise c.unsupported("Resize with antialias of a symbolic dimension", "fix the input shapes with --shape")
+    return _symbolic_axis(c, a, replace(form, roi=roi), scale, extent, out, working)
+
+
+def _static_axis(c: LowerContext, a: int, table: AxisTable, form: AxisForm, working: str) -> Axis:
+    outside = None
+    if table.outside.any():
+        flags = c.pack(table.outside.astype(np.int8))
+        outside = lambda o: tirx.NE(flags(o), const(0, "int8"))  # noqa: E731
+    used = [k for k in range(table.weight.shape[1]) if table.weight[:, k].any()] or [0]
+    indices = [_position(c, table.index[:, k]) for k in used]
+    weight = None
+    if form.mode != "nearest":
+        packed = c.pack(np.ascontiguousarray(table.weight[:, used].T.astype(working)))
+        weight = lambda o, k: packed(k, o)  # noqa: E731
+    return Axis(a, len(used), lambda o, k: indices[k](o), weight, outside, _repeats(table.index[:, 0]))
+
+
+def _repeats(index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> int:
+    """How often every position is repeated, 0 if not evenly."""
+    n = int((index == 0).sum())
+    return n if n and len(index) % n == 0 and np.array_equal(index, np.arange(len(index)) // n) else 0
+
+
+def _position(c: LowerContext, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Callable[[Expr], Expr]:
+    """Where output positions read: a formula if there is a simple one, else a table."""
+    n = _repeats(index)
+    if n:
+        return lambda o: floordiv(o, n)
+    if len(index) > 1:
+        step, first = int(index[1] - index[0]), int(index[0])
+        if np.array_equal(index, np.arange(len(index)) * step + first):
+            return lambda o: o * step + first
+    table = c.pack(np.ascontiguousarray(index))
+    return lambda o: table(o)
+
+
+def _symbolic_axis(
+    c: LowerContext, a: int, form: AxisForm, scale: float | None, extent: Dim, out: Dim, working: str
+) -> Axis:
+    """An axis of symbolic extent, by formulas in double precision."""
+    size, out_size = c.k.dim(extent), c.k.dim(out)
+    whole = scale is not None and scale >= 1 and float(scale).is_integer()
+    upscaled = form.transform == "asymmetric" and form.nearest == "floor"
+    upscaled |= form.transform in ("half_pixel", "half_pixel_symmetric") and form.nearest.startswith("round")
+    if form.mode == "nearest" and whole and upscaled:
+        assert scale is not None
+        factor = int(scale)
+        return Axis(a, 1, lambda o, _: floordiv(o, factor), None, None, factor)
+    coordinate = _Coordinate(form, scale, i64(size), i64(out_size))
+    outside = None
+    if form.transform == "tf_crop_and_resize":
+        def outside(o: Expr) -> Expr:
+            at = coordinate(o)
+            return tirx.Or(at < _d(0), at > coordinate.size - _d(1))
+
+    if form.mode == "nearest":
+        rounding = {
+            "floor": tirx.floor, "ceil": tirx.ceil, "round_prefer_ceil": lambda v: tirx.floor(v + _d(0.5)),
+            "round_prefer_floor": lambda v: tirx.ceil(v - _d(0.5)),
+        }[form.nearest]  # fmt: skip
+        return Axis(a, 1, lambda o, _: clamp(rounding(coordinate(o)).astype("int64"), size), None, outside)
+    first = 0 if form.mode == "linear" else -1
+    taps = 2 if form.mode == "linear" else 4
+
+    def raw(o: Expr, tap: int) -> Expr:
+        return tirx.floor(coordinate(o)).astype("int64") + (first + tap)
+
+    def plain(o: Expr, tap: int) -> Expr:
+        at = coordinate(o)
+        return _kernel(form, tirx.abs(_d(first + tap) - (at - tirx.floor(at))))
+
+    def weight(o: Expr, tap: int) -> Expr:
+        if not form.exclude_outside:
+            return plain(o, tap).astype(working)
+        kept = [tirx.Select(inside(raw(o, t), size), plain(o, t), _d(0)) for t in range(taps)]
+        total = kept[0]
+        for k in kept[1:]:
+            total = total + k
+        return (kept[tap] / tirx.Select(tirx.EQ(total, _d(0)), _d(1), total)).astype(working)
+
+    weights = c.k.stage(Tensor((taps, out_size), working, lambda k, o: _by_tap(k, taps, lambda t: weight(o, t))))
+    places = c.k.stage(Tensor((taps, out_size), "int64", lambda k, o: _by_tap(k, taps, lambda t: clamp(raw(o, t), size))))
+    return Axis(a, taps, lambda o, k: places(k, o), lambda o, k: weights(k, o), outside)
+
+
+def _by_tap(k: Expr, taps: int, of: Callable[[int], Expr]) -> Expr:
+    out = of(taps - 1)
+    for t in range(taps - 2, -1, -1):
+        out = tirx.Select(tirx.EQ(i64(k), i64(t)), of(t), out)
+    return out
+
+
+def _kernel(form: AxisForm, d: Expr) -> Expr:
+    if form.mode == "linear":
+        return tirx.max(_d(1) - d, _d(0))
+    a = form.cubic_a
+    near = (_d(a + 2) * d - _d(a + 3)) * d * d + _d(1)
+    far = ((_d(a) * d - _d(5 * a)) * d + _d(8 * a)) * d - _d(4 * a)
+    return tirx.Select(d <= _d(1), near, tirx.Select(d < _d(2), far, _d(0)))
+
+
+class _Coordinate:
+    """``resize_tables.source_coordinate`` at run time."""
+
+    def __init__(self, form: AxisForm, scale: float | None, size: Expr, out_size: Expr) -> None:
+        self.form = form
+        self.size = size.astype(DOUBLE)
+        self.out = out_size.astype(DOUBLE)
+        self.scale = self.out / self.size if scale is None else _d(scale)
+        self.length = self.out if scale is None else self.scale * self.size
+
+    def __call__(self, position: Expr) -> Expr:
+        form, y = self.form, i64(position).astype(DOUBLE)
+        single = tirx.EQ(self.length, _d(1))
+        steps = tirx.Select(single, _d(1), self.length - _d(1))
+        if form.transform == "align_corners":
+            return tirx.Select(single, _d(0), y * (self.size - _d(1)) / steps)
+        if form.transform == "asymmetric":
+            return y / self.scale
+        if form.transform == "tf_crop_and_resize":
+            begin, end = form.roi
+            span = _d(end - begin) * (self.size - _d(1))
+            return tirx.Select(single, span / _d(2), y * span / steps) + _d(begin) * (self.size - _d(1))
+        half = (y + _d(0.5)) / self.scale - _d(0.5)
+        if form.transform == "pytorch_half_pixel":
+            return tirx.Select(single, _d(-0.5), half)
+        if form.transform == "half_pixel_symmetric":
+            return self.size / _d(2) * (_d(1) - self.out / self.length) + half
+        return half
+
+
+def _d(value: float) -> Expr:
+    return const(float(value), DOUBLE)
+
+
