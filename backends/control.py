@@ -33,9 +33,9 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     assert isinstance(graph, Graph)
     unchecked = [(a, b, why) for (a, b), why in graph.constraints.items() if (a, b) not in graph.root.constraints]
     if unchecked:
-        a, b, why = unchecked[0]
+        left, right, why = unchecked[0]
         raise UnsupportedOpError(
-            f"a branch of {node.op} only works where {a} == {b}, which is not checked when it is entered",
+            f"a branch of {node.op} only works where {left} == {right}, which is not checked when it is entered",
             code="unchecked-constraint", node=node.label, notes=[why],
             hint="fix the input shapes with --shape, so that the branch is known to fit",
         )  # fmt: skip

@@ -142,7 +142,9 @@ class _Writer:
         if atom.fn in ("floordiv", "mod"):
             if not isinstance(atom.args[1], int):
                 if not guarded:
-                    self.statements.append(require(tirx.NE(b, i64(0)), f"a dimension of {self.where} divides by zero: {atom}"))
+                    self.statements.append(
+                        require(tirx.NE(b, i64(0)), f"a dimension of {self.where} divides by zero: {atom}")
+                    )
                 b = tirx.Select(tirx.EQ(b, i64(0)), i64(1), b)
             return tirx.floordiv(a, b) if atom.fn == "floordiv" else tirx.floormod(a, b)
         if atom.fn in ("max", "min"):
@@ -152,4 +154,3 @@ class _Writer:
         if atom.fn == "lt":
             return tirx.Select(tirx.LT(a, b), i64(1), i64(0))
         return tirx.Select(tirx.NE(a, i64(0)), b, rest[0])
-

@@ -20,7 +20,7 @@ from graphopt.backends.base.program import (
     plan_buffers,
 )
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, choose
+from graphopt.backends.base.template import KernelCall, KernelTemplate, choose
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
@@ -191,7 +191,6 @@ class Lowering:
         self.defined |= set(names)
         self.names.bound |= set(names)
 
-
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
         if found is not None and found not in self.out.outputs and self._is_made_here(found):
@@ -243,9 +242,7 @@ class Lowering:
         name = self._add(emitted.function, group.label)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
-        self.out.steps.append(
-            KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins)
-        )
+        self.out.steps.append(KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins))
 
     def _view(self, group: Group) -> None:
         node = group.nodes[0]
@@ -306,5 +303,3 @@ class Lowering:
 def _identifier(text: str) -> str:
     clean = re.sub(r"\W", "_", text)
     return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main",) else clean
-
-

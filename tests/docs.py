@@ -33,7 +33,9 @@ def pages() -> list[Path]:
 def main() -> None:
     """Write fresh output into every block."""
     for page in pages():
-        text = _BLOCK.sub(lambda m: f"<!-- run: {m['command']} -->\n```text\n{output_of(m['command'])}```", page.read_text())
+        text = _BLOCK.sub(
+            lambda m: f"<!-- run: {m['command']} -->\n```text\n{output_of(m['command'])}```", page.read_text()
+        )
         page.write_text(text)
 
 

@@ -58,5 +58,7 @@ def needs_symbol(dim: Dim, bound: Iterable[str]) -> bool:
 def has_conditions(dim: Dim) -> bool:
     """Whether the expression contains a selection or comparison."""
     return isinstance(dim, SymExpr) and any(
-        isinstance(a, Apply) and (a.fn in CONDITIONAL or any(has_conditions(d) for d in a.args)) for m, _ in dim.terms for a in m
+        isinstance(a, Apply) and (a.fn in CONDITIONAL or any(has_conditions(d) for d in a.args))
+        for m, _ in dim.terms
+        for a in m
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, SubProgram, ViewStep
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
-from graphopt.backends.common.builder import dim_expr
+from graphopt.backends.common.dim_expr import dim_expr
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
@@ -61,8 +61,7 @@ class _Emitter:
             for step in program.steps:
                 self._step(step, storages)
             outputs = [self.vars[b] for b in program.outputs]
-            gv = self.bb.emit_func_output(relax.Tuple(outputs))
-        return gv
+            return self.bb.emit_func_output(relax.Tuple(outputs))
 
     def _step(self, step: Any, storages: list[Any]) -> None:
         if isinstance(step, KernelStep):
@@ -84,7 +83,9 @@ class _Emitter:
                 call = relax.op.builtin.alloc_tensor(self._shape(b), dtype, 0, "global")
             self.vars[b] = self.bb.emit(call)
         args = [self.vars[b] for b in (*step.inputs, *step.outputs)]
-        args += [relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols]
+        args += [
+            relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols
+        ]
         self.bb.emit(relax.Call(self.functions[step.function], args, ty_args=[relax.TupleType([])]))
 
     def _bind(self, step: BindStep) -> None:

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.dim_expr import dim_expr
 from graphopt.backends.common.index import flatten, row_major
-from graphopt.backends.common.one_thread import in_one_thread
 from graphopt.backends.common.math import maximum, minimum
+from graphopt.backends.common.one_thread import in_one_thread
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
 from graphopt.backends.common.walk import emit_walk, flat_alias, whole
 from graphopt.errors import InternalError
-from graphopt.ir.dims import Apply, Dim, SymExpr, Symbol, as_symbol
+from graphopt.ir.dims import Dim, SymExpr, as_symbol
 
 REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda a, b: a + b,
@@ -278,7 +279,9 @@ class KernelBuilder:
         parts = output.tensor.parts
         if parts is None:
             return False
-        if output.block and not all(_on_blocks(o[1], output.block) and _on_blocks(t.shape[1], output.block) for t, o in parts):
+        if output.block and not all(
+            _on_blocks(o[1], output.block) and _on_blocks(t.shape[1], output.block) for t, o in parts
+        ):
             return False
         for tensor, begin in parts:
             at = physical_begin(begin, output.block)
@@ -313,7 +316,13 @@ class KernelBuilder:
     def finish(self, params: Sequence[Any], name: str) -> Any:
         """The PrimFunc over ``params`` (buffers, then symbol variables that no buffer shape binds)."""
         statements = [*self.allocations, *self.statements]
-        body = tirx.Evaluate(0) if not self.statements else statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+        body = (
+            tirx.Evaluate(0)
+            if not self.statements
+            else statements[0]
+            if len(statements) == 1
+            else tirx.SeqStmt(statements)
+        )
         func = tirx.PrimFunc(list(params), body)
         return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
 
@@ -371,35 +380,3 @@ def _scalar_index(buffer: Any) -> Index:
 
 def _i64(index: Sequence[Expr]) -> list[Expr]:
     return [tirx.const(i, "int64") if isinstance(i, int) else i for i in index]
-
-
-def dim_expr(dim: Dim, symbol: Callable[[str], Any]) -> Expr:
-    """A symbolic dimension as a TVM int64 expression."""
-    if isinstance(dim, int):
-        return tirx.const(dim, "int64")
-    total: Expr = None
-    for monomial, coefficient in dim.terms:
-        term: Expr = tirx.const(coefficient, "int64")
-        for atom in monomial:
-            value = symbol(atom.name) if isinstance(atom, Symbol) else _apply_expr(atom, symbol)
-            term = term * value
-        total = term if total is None else total + term
-    return total
-
-
-def _apply_expr(atom: Apply, symbol: Callable[[str], Any]) -> Expr:
-    args = [dim_expr(a, symbol) for a in atom.args]
-    if atom.fn == "floordiv":
-        return tirx.floordiv(*args)
-    if atom.fn == "mod":
-        return tirx.floormod(*args)
-    if atom.fn == "max":
-        return tirx.max(*args)
-    if atom.fn == "min":
-        return tirx.min(*args)
-    zero, one = tirx.const(0, "int64"), tirx.const(1, "int64")
-    if atom.fn == "eq":
-        return tirx.Select(tirx.EQ(args[0], args[1]), one, zero)
-    if atom.fn == "lt":
-        return tirx.Select(tirx.LT(args[0], args[1]), one, zero)
-    return tirx.Select(tirx.NE(args[0], zero), args[1], args[2])

@@ -40,7 +40,8 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
             return No(reason)
         node = call.group.anchor
         x, w = node.inputs[0], node.inputs[1]
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         weight = known_array(w)
         if x.dtype is not DType.f32 or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
@@ -72,7 +73,8 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
         spec, dims = spec_of(call)
         x, w = node.inputs[0], node.inputs[1]
         bias = node.input(2)
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         weight = known_array(w)
         assert weight is not None
         epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)

@@ -41,7 +41,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             return No(reason)
         node = call.group.anchor
         a, b = node.inputs[0], node.inputs[1]
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         if a.dtype is not DType.f32 or len(a.shape) < 2 or len(b.shape) != 2:
             return No("needs float32 rows and a float32 matrix")
         if known_array(b) is None:
@@ -49,7 +50,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         if node.op == "Gemm" and (attr(node, "transA") or attr(node, "alpha") != 1.0):
             return No("transposed or scaled first operand")
         bias = node.input(2)
-        if bias is not None and (attr(node, "beta") != 1.0 or len(bias.shape) != 1 or bias.shape[0] != node.out.shape[1]):
+        if bias is not None and (
+            attr(node, "beta") != 1.0 or len(bias.shape) != 1 or bias.shape[0] != node.out.shape[1]
+        ):
             return No("a bias that is not one value a column")
         if not isinstance(a.shape[-1], int):
             return No("needs a known inner dimension")
@@ -74,7 +77,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         node = call.group.anchor
         a, b = node.inputs[0], node.inputs[1]
         bias = node.input(2)
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         weight = known_array(b)
         assert weight is not None
         if node.op == "Gemm" and attr(node, "transB"):

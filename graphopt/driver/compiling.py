@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
 
+MAX_ROUNDS = 4
+"""How often functions are expanded and loops unrolled before what is left is lowered as it is."""
+
 
 def compile(
     src: ModelSource | Graph,
@@ -74,7 +77,7 @@ def to_program(
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks)
-    require_tensors(graph)
+    signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
     fused = fuse_for(graph, goal, level)
     return graph, fused, lower_fused(fused, goal, level)
 
@@ -94,33 +97,20 @@ def prepare(
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import optimize
     from graphopt.passes.canonical.expand_functions import expand_functions
+    from graphopt.passes.canonical.unroll_loops import unroll_loops
 
     graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
     graph = optimize(
         graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
     )
-    expanded = expand_functions(graph, is_lowerable)
+    for _ in range(MAX_ROUNDS):
+        if not expand_functions(graph, is_lowerable) + unroll_loops(graph):
+            break
+        require_compilable(graph, is_lowerable)
+        if level > 0:  # what was inserted brings constants, casts, decided branches, maybe another loop's length
+            graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     require_compilable(graph, is_lowerable)
-    if expanded and level > 0:  # bodies of functions bring constants and casts of their own
-        graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph
-
-
-def require_tensors(graph: Graph) -> None:
-    """Check that every value is a tensor of known rank.
-
-    Raises:
-        UnsupportedOpError: one is a sequence, an optional or a tensor of unknown rank; the node that makes it is named.
-    """
-    signature_of(graph)
-    for node in graph.walk():
-        for value in node.outputs:
-            if value is not None and (not isinstance(value.type, TensorType) or value.type.shape is None):
-                raise UnsupportedOpError(
-                    f"{node.op} makes %{value.name}, which is {value.type or 'of unknown type'}; only tensors of known rank are compiled",
-                    code="unsupported-type", node=node.label,
-                    hint="export the model with tensors of known rank instead of sequences and optionals",
-                )  # fmt: skip
 
 
 def signature_of(graph: Graph) -> Signature:
@@ -133,7 +123,7 @@ def signature_of(graph: Graph) -> Signature:
     for value in (*graph.inputs, *graph.outputs):
         if not isinstance(value.type, TensorType) or value.type.shape is None:
             raise UnsupportedOpError(
-                f"%{value.name} is {value.type or 'of unknown type'}; only tensors of known rank enter and leave compiled models",
+                f"%{value.name} is {value.type or 'of unknown type'}; only tensors of known rank enter and leave a compiled model",
                 code="unsupported-type", hint="export the model with tensors as inputs and outputs, with known ranks",
             )  # fmt: skip
         specs.append(TensorSpec(value.name, value.type.dtype, value.type.shape))

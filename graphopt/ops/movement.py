@@ -8,7 +8,7 @@ from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, known, n
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
-from graphopt.ops.context import InferContext, ints
+from graphopt.ops.context import InferContext
 from graphopt.ops.registry import MOVEMENT, register
 
 INT_MAX = 1 << 30

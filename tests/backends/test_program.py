@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +62,7 @@ def test_live_buffers_never_share_a_slot(program: Program) -> None:
 
 def test_slots_are_reused() -> None:
     chain = [buffer(f"b{i}", 1000) for i in range(6)]
-    steps: list[Step] = [KernelStep("f", [a], [b], [], "f") for a, b in zip(chain, chain[1:])]
+    steps: list[Step] = [KernelStep("f", [a], [b], [], "f") for a, b in itertools.pairwise(chain)]
     program = Program("p", parse_target("x86-64-v3"), chain[:1], chain[-1:], steps)
     plan_buffers(program)
     assert program.slots == [4000, 4000]
@@ -70,7 +72,8 @@ def test_symbolic_sizes_are_left_to_the_runtime() -> None:
     n = symbol("n")
     a, b = (Buffer(name, TensorType(DType.f32, (n,)), (n,)) for name in "ab")
     c = Buffer("c", TensorType(DType.f32, (n,)), (n,))
-    program = Program("p", parse_target("x86-64-v3"), [a], [c], [KernelStep("f", [a], [b], [], "f"), KernelStep("f", [b], [c], [], "f")])
+    steps: list[Step] = [KernelStep("f", [a], [b], [], "f"), KernelStep("f", [b], [c], [], "f")]
+    program = Program("p", parse_target("x86-64-v3"), [a], [c], steps)
     plan_buffers(program)
     assert b.slot is None
     assert program.slots == []

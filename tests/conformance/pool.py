@@ -27,7 +27,8 @@ class Worker:
     def check(self, name: str, form: str) -> Outcome:
         """The outcome of one case."""
         process = self._running()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(f"{name}\t{form}\n")
         process.stdin.flush()
         line = self._line(process, self.timeout)

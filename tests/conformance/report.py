@@ -45,7 +45,9 @@ def _bugs(outcomes: Sequence[Outcome]) -> str:
     bugs = [o for o in outcomes if o.status in ("wrong", "crash")]
     if not bugs:
         return ""
-    return "## Bugs\n\n" + "\n".join(f"- {o.name} ({TITLES[o.form]}): {o.status}: {_cell(o.reason)[:160]}" for o in bugs)
+    return "## Bugs\n\n" + "\n".join(
+        f"- {o.name} ({TITLES[o.form]}): {o.status}: {_cell(o.reason)[:160]}" for o in bugs
+    )
 
 
 def _by_operator(outcomes: Sequence[Outcome], forms: Sequence[str]) -> str:

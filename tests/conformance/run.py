@@ -15,7 +15,9 @@ from tests.conformance.pool import ROOT, run_all
 from tests.conformance.report import render
 
 
-def evaluate(names: list[str], forms: tuple[str, ...] = FORMS, workers: int = 2, verbose: bool = False) -> list[Outcome]:
+def evaluate(
+    names: list[str], forms: tuple[str, ...] = FORMS, workers: int = 2, verbose: bool = False
+) -> list[Outcome]:
     """Outcomes of every case in every form; a form that changes nothing takes over the outcome as it is."""
     cases = all_cases()
     todo = [(n, f) for f in forms for n in names if cases[n].has_form(f)]

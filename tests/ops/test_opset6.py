@@ -23,7 +23,9 @@ def model(op: str, arrays: list[np.ndarray], constant: bool, **attrs: Any) -> on
     first = 1 if constant else len(arrays)
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip(names[:first], arrays)]
     init = [onnx.numpy_helper.from_array(a, n) for n, a in zip(names[first:], arrays[first:])]
-    inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip(names[first:], arrays[first:])]
+    inputs += [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip(names[first:], arrays[first:])
+    ]
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b", "c", "d"][: arrays[0].ndim])
     graph = helper.make_graph([helper.make_node(op, names, ["y"], name="old", **attrs)], "g", inputs, [out], init)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=3)

@@ -1,0 +1,42 @@
+"""Symbolic dimensions as TVM expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.tensor import Expr
+from graphopt.ir.dims import Apply, Dim, Symbol
+
+
+def dim_expr(dim: Dim, symbol: Callable[[str], Any]) -> Expr:
+    """A symbolic dimension as a TVM int64 expression."""
+    if isinstance(dim, int):
+        return tirx.const(dim, "int64")
+    total: Expr = None
+    for monomial, coefficient in dim.terms:
+        term: Expr = tirx.const(coefficient, "int64")
+        for atom in monomial:
+            value = symbol(atom.name) if isinstance(atom, Symbol) else _apply_expr(atom, symbol)
+            term = term * value
+        total = term if total is None else total + term
+    return total
+
+
+def _apply_expr(atom: Apply, symbol: Callable[[str], Any]) -> Expr:
+    args = [dim_expr(a, symbol) for a in atom.args]
+    if atom.fn == "floordiv":
+        return tirx.floordiv(*args)
+    if atom.fn == "mod":
+        return tirx.floormod(*args)
+    if atom.fn == "max":
+        return tirx.max(*args)
+    if atom.fn == "min":
+        return tirx.min(*args)
+    zero, one = tirx.const(0, "int64"), tirx.const(1, "int64")
+    if atom.fn == "eq":
+        return tirx.Select(tirx.EQ(args[0], args[1]), one, zero)
+    if atom.fn == "lt":
+        return tirx.Select(tirx.LT(args[0], args[1]), one, zero)
+    return tirx.Select(tirx.NE(args[0], zero), args[1], args[2])
