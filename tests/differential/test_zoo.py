@@ -1,0 +1,84 @@
+"""Every model of the zoo, compiled for x86, gives what ONNX Runtime gives without graph optimisation."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt.driver.accuracy import compare_all
+from graphopt.models import zoo
+from tests.support.zoo_models import HEAVY, assert_outputs, budget, reference, zoo_model
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed (extra 'bench')"
+)
+
+SMALL = ("digits", "squeezenet", "ppocr_cls", "silero_vad_openvino_16k")
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in zoo.names()]
+DYNAMIC = [name for name in zoo.names() if zoo.get(name).dynamic_shapes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_static_shapes(name: str) -> None:
+    model = zoo_model(name)
+    compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None)
+    for seed in (0, 1):
+        feed = model.inputs(seed)
+        assert_outputs(name, compiled.run(feed), reference(model, feed), f"seed {seed}")
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_one_compilation_for_all_shapes(name: str) -> None:
+    model = zoo_model(name)
+    compiled = graphopt.compile(model.path(), "x86")
+    for shapes in ({}, *model.dynamic_shapes[:2]):
+        feed = model.inputs(2, shapes)
+        assert_outputs(name, compiled.run(feed), reference(model, feed), str(shapes or "standard shapes"))
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_levels_agree(name: str, level: int) -> None:
+    """Level 0 has neither passes nor templates nor fusion, so it is a reference made of other code."""
+    model = zoo_model(name)
+    feed = model.inputs(3)
+    exact, other = (
+        graphopt.compile(model.path(), "x86", shapes=model.shapes or None, level=n).run(feed) for n in (2, level)
+    )
+    assert_outputs(name, exact, other, f"level 2 against {level}")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_does_not_matter(threads: int) -> None:
+    model = zoo_model("squeezenet")
+    feed = model.inputs()
+    compiled = graphopt.compile(model.path(), "x86", threads=threads)
+    assert_outputs("squeezenet", compiled.run(feed), reference(model, feed), f"{threads} threads")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_input_is_told_apart(name: str) -> None:
+    """The comparison would notice if a compiled model ignored what it is fed."""
+    model = zoo_model(name)
+    one, other = (reference(model, model.inputs(seed)) for seed in (0, 1))
+    allowed = budget(name)
+    found = compare_all(one, other, reduction=allowed.reduction, depth=allowed.depth)
+    assert not all(c.ok for c in found)
+
+
+def test_repeated_runs_do_not_disturb_each_other() -> None:
+    """Results stay as they were when the model runs again, and inputs are not written."""
+    model = zoo_model("digits")
+    compiled = graphopt.compile(model.path(), "x86")
+    first = model.inputs(0)
+    kept = {key: array.copy() for key, array in first.items()}
+    before = compiled.run(first)
+    copies = {key: array.copy() for key, array in before.items()}
+    compiled.run(model.inputs(1, model.dynamic_shapes[0]))
+    assert all(np.array_equal(before[key], copies[key]) for key in before)
+    assert all(np.array_equal(first[key], kept[key]) for key in first)
+    again = compiled.run(first)
+    assert all(np.array_equal(again[key], copies[key]) for key in copies)
