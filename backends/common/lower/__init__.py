@@ -4,6 +4,7 @@ from graphopt.backends.common.lower import (
     arithmetic,
     casts,
     einsum,
+    gather,
     generate,
     linear,
     logic,
@@ -16,14 +17,19 @@ from graphopt.backends.common.lower import (
     recurrent,
     reduce,
     resize,
+    sampling,
     scan,
+    scatter,
     softmax,
+    suppression,
+    topk,
 )
 
 __all__ = [
     "arithmetic",
     "casts",
     "einsum",
+    "gather",
     "generate",
     "linear",
     "logic",
@@ -36,6 +42,10 @@ __all__ = [
     "recurrent",
     "reduce",
     "resize",
+    "sampling",
     "scan",
+    "scatter",
     "softmax",
+    "suppression",
+    "topk",
 ]
