@@ -11,7 +11,7 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder, reader
-from graphopt.backends.common.index import i64
+from graphopt.backends.common.index import i64, product
 from graphopt.backends.common.tensor import Expr, Scope, Tensor
 
 
@@ -74,8 +74,18 @@ class Code:
         return Cell(self, dtype, init)
 
     def scratch(self, shape: Sequence[Expr], dtype: str) -> Any:
-        """A buffer that lives as long as the kernel runs."""
-        return self.builder.workspace(shape, dtype)
+        """A buffer that lives as long as the kernel runs.
+
+        It is accessed under a second name: TVM shrinks buffers to what it sees accessed, and where indices are themselves loaded it
+        writes sizes that mention them ahead of their definition.
+        """
+        total = product(shape)
+        # one element would become a register, which has no second name
+        buffer = self.builder.workspace([max(total, 16) if isinstance(total, int) else total], dtype)
+        extents = [i64(max(d, 1) if isinstance(d, int) else d) for d in shape] or [i64(1)]
+        alias = tirx.decl_buffer(extents, dtype, f"{buffer.name}_all", data=buffer.data)
+        self.builder.allocations.append(tirx.DeclBuffer(alias, data=buffer.data))
+        return alias
 
     def store(self, buffer: Any, value: Expr, *index: Expr) -> None:
         """``buffer[index] = value``; a scalar's buffer is indexed with 0."""

@@ -9,7 +9,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import clamp, every, i64, inside
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
-from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.backends.common.tensor import Expr, Tensor, scalar_loops
 
 
 @lowers("GridSample")
@@ -33,7 +33,9 @@ def _grid_sample(c: LowerContext) -> Lowered:
         length = i64(x.shape[2 + axis]).astype(dtype)
         one, two = const(1.0, dtype), const(2.0, dtype)
         at = (n + one) / two * (length - one) if align else ((n + one) * length - one) / two
-        at = tirx.nearbyint(at) if mode == "nearest" else at
+        if mode == "nearest":
+            scalar_loops()
+            at = tirx.nearbyint(at)
         if padding == "zeros":
             return at
         low, high = _borders(length, align, dtype)

@@ -20,7 +20,7 @@ def _count(c: LowerContext) -> Tensor:
 @lowers("NonMaxSuppression")
 def _non_max_suppression(c: LowerContext) -> Lowered:
     shape = c.out_shape()
-    selected = c.k.workspace(shape, "int64")
+    selected = Code(c.k).scratch(shape, "int64")
     _suppress(c, selected)
     return result(selected, shape, "int64")
 
