@@ -1,0 +1,91 @@
+"""Compiled for ARM and run under emulation, models give what they give on x86."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt
+from graphopt.driver.accuracy import compare_all
+from graphopt.runtime.model import CompiledModel
+from tests.support import qemu
+from tests.support.zoo_models import Arrays, assert_outputs, zoo_model
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(qemu.why_unavailable() is not None, reason=str(qemu.why_unavailable())),
+]
+
+
+def _run(model: CompiledModel, feed: Arrays, like: Arrays, cpu: str) -> Arrays:
+    """Run the library of a model compiled for ARM, whose constants are the last arguments."""
+    assert model.built is not None
+    arguments = [feed[spec.name] for spec in model.inputs] + model.constants
+    outputs = [(like[spec.name].shape, like[spec.name].dtype) for spec in model.outputs]
+    results = qemu.run_under_qemu(model.built.library_bytes(), arguments, outputs, cpu=cpu, timeout=500)
+    return {spec.name: array for spec, array in zip(model.outputs, results, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "cpu"),
+    [
+        ("digits", "arm", "cortex-a53"),
+        ("digits", "arm:neoverse-v1", "max"),
+        ("ppocr_cls", "arm", "cortex-a53"),
+        ("ppocr_cls", "arm:cortex-a76", "cortex-a76"),
+        pytest.param("opennsfw", "arm", "cortex-a53", marks=pytest.mark.slow),
+    ],
+)
+def test_models(name: str, target: str, cpu: str) -> None:
+    model = zoo_model(name)
+    feed = model.inputs(1)
+    want = graphopt.compile(model.path(), "x86", shapes=model.shapes).run(feed)
+    got = _run(graphopt.compile(model.path(), target, shapes=model.shapes, threads=1), feed, want, cpu)
+    assert_outputs(name, got, want, f"{target} against x86")
+
+
+def test_one_library_for_all_shapes() -> None:
+    model = zoo_model("digits")
+    compiled = graphopt.compile(model.path(), "arm", threads=2)
+    x86 = graphopt.compile(model.path(), "x86")
+    for shapes in model.dynamic_shapes[:2]:
+        feed = model.inputs(2, shapes)
+        want = x86.run(feed)
+        assert_outputs("digits", _run(compiled, feed, want, "cortex-a53"), want, str(shapes))
+
+
+def _one_node(op: str, inputs: dict[str, list[int]], output: list[int], **attrs: Any) -> tuple[onnx.ModelProto, Arrays]:
+    rng = np.random.default_rng(5)
+    arrays: dict[str, npt.NDArray[Any]] = {k: rng.normal(size=s).astype(np.float32) for k, s in inputs.items()}
+    declared = [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in inputs.items()]
+    result = [helper.make_tensor_value_info("out", TensorProto.FLOAT, output)]
+    node = helper.make_node(op, list(inputs), ["out"], **attrs)
+    graph = helper.make_graph([node], "one", declared, result)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), arrays
+
+
+ONE_NODE: dict[str, Any] = {
+    "gemm": ("Gemm", {"a": [5, 33], "b": [33, 17], "c": [17]}, [5, 17]),
+    "depthwise": ("Conv", {"x": [1, 16, 9, 11], "w": [16, 1, 3, 3]}, [1, 16, 9, 11], {"group": 16, "pads": [1] * 4}),
+    "strided convolution": ("Conv", {"x": [2, 6, 9, 11], "w": [10, 6, 3, 3]}, [2, 10, 4, 5], {"strides": [2, 2]}),
+    "softmax": ("Softmax", {"x": [3, 37]}, [3, 37]),
+    "pool": ("MaxPool", {"x": [1, 5, 9, 9]}, [1, 5, 4, 4], {"kernel_shape": [3, 3], "strides": [2, 2]}),
+    "erf": ("Erf", {"x": [3, 37]}, [3, 37]),
+    "transpose": ("Transpose", {"x": [5, 6, 7]}, [7, 5, 6], {"perm": [2, 0, 1]}),
+    "mean": ("ReduceMean", {"x": [5, 6, 7]}, [1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("case", ONE_NODE)
+def test_one_node(case: str) -> None:
+    op, inputs, output, *rest = ONE_NODE[case]
+    proto, feed = _one_node(op, inputs, output, **(rest[0] if rest else {}))
+    want = graphopt.compile(proto.SerializeToString(), "x86").run(feed)
+    got = _run(graphopt.compile(proto.SerializeToString(), "arm", threads=1), feed, want, "cortex-a53")
+    wrong = [c for c in compare_all(got, want, reduction=210) if not c.ok]
+    assert not wrong
