@@ -18,8 +18,6 @@ def _scan(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
     work = working_dtype(dtype)
     axis = c.axis(int(c.need_const(1, f"the axis of {c.node.op}").reshape(-1)[0]), x.rank)
-    if c.k.caps.is_gpu:
-        raise c.unsupported(f"{c.node.op} for CUDA", "compile for a CPU target")
     product, exclusive, reverse = c.node.op == "CumProd", bool(c.attr("exclusive")), bool(c.attr("reverse"))
     buffer = c.k.workspace(x.shape, work)
     start = const(1 if product else 0, work)

@@ -1,0 +1,154 @@
+"""Compiled for CUDA: real machine code for every architecture, and kernels whose index arithmetic is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt
+from graphopt.backends.base.program import Program
+from graphopt.backends.cuda.caps import detect_sm
+from graphopt.backends.cuda.nvrtc import available_compilers
+from graphopt.backends.cuda.pack import require_machine_code
+from graphopt.backends.cuda.pipeline import is_bound
+from graphopt.driver.accuracy import compare_all
+from graphopt.driver.compiling import to_program
+from graphopt.errors import DeviceError
+from tests.support.program_runner import run_program
+from tests.support.zoo_models import Arrays, assert_outputs, reference, zoo_model
+
+needs_compiler = pytest.mark.skipif(not available_compilers(), reason="neither NVRTC nor nvcc")
+heavy = pytest.mark.slow
+
+
+@needs_compiler
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    "name", ["digits", "opennsfw", pytest.param("ppocr_cls", marks=heavy), pytest.param("resnet50", marks=heavy)]
+)
+def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> None:
+    model = zoo_model(name)
+    compiled = graphopt.compile(model.path(), f"cuda:{arch}", shapes=model.shapes or None)
+    assert compiled.built is not None
+    require_machine_code(compiled.built.library_bytes())
+    path = tmp_path / "model.gopt"
+    compiled.save(path)
+    content = path.read_bytes()
+    assert b"__global__ void" not in content
+    if detect_sm() is None:
+        with pytest.raises(DeviceError, match="no CUDA driver or GPU"):
+            graphopt.load(path)
+        with pytest.raises(DeviceError, match="no CUDA driver or GPU"):
+            compiled.run(model.inputs())
+
+
+@pytest.mark.parametrize("name", ["digits", pytest.param("ppocr_cls", marks=heavy), "opennsfw"])
+def test_kernels_of_models_run_serially(name: str) -> None:
+    """All kernels of the GPU program, threads as loops, against ONNX Runtime."""
+    model = zoo_model(name)
+    _, _, program = to_program(model.path(), "cuda:sm_80", shapes=model.shapes)
+    _check_names(program)
+    feed = model.inputs(1)
+    assert_outputs(name, _by_name(program, run_program(program, feed)), reference(model, feed), "kernels run serially")
+
+
+def test_one_program_for_all_shapes() -> None:
+    model = zoo_model("digits")
+    _, _, program = to_program(model.path(), "cuda:sm_80")
+    for shapes in model.dynamic_shapes[:2]:
+        feed = model.inputs(2, shapes)
+        assert_outputs("digits", _by_name(program, run_program(program, feed)), reference(model, feed), str(shapes))
+
+
+def test_the_interpreter_agrees_with_the_virtual_machine() -> None:
+    """The second executor on CPU kernels: what it finds for GPU kernels can be trusted."""
+    model = zoo_model("digits")
+    feed = model.inputs(1)
+    _, _, program = to_program(model.path(), "x86", shapes=model.shapes, threads=1)
+    assert_outputs(
+        "digits", _by_name(program, run_program(program, feed)), graphopt.compile(model.path(), "x86").run(feed)
+    )
+
+
+ONE_NODE: dict[str, Any] = {
+    "softmax": ("Softmax", {"x": [3, 5, 7]}, {"axis": 1}),
+    "log softmax of rows": ("LogSoftmax", {"x": [4, 300]}, {}),
+    "max pool": ("MaxPool", {"x": [1, 5, 9, 9]}, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
+    "average pool": ("AveragePool", {"x": [2, 3, 8, 9]}, {"kernel_shape": [3, 2], "pads": [1, 1, 1, 0]}),
+    "global pool": ("GlobalAveragePool", {"x": [2, 3, 8, 9]}, {}),
+    "grouped convolution": ("Conv", {"x": [2, 4, 9, 8], "w": [6, 2, 3, 3]}, {"group": 2, "pads": [1, 2, 1, 0]}),
+    "depthwise convolution": ("Conv", {"x": [1, 4, 9, 8], "w": [4, 1, 3, 3]}, {"group": 4, "pads": [1] * 4}),
+    "matmul": ("MatMul", {"a": [3, 5, 9], "b": [9, 4]}, {}),
+    "transpose": ("Transpose", {"x": [5, 6, 7]}, {"perm": [2, 0, 1]}),
+    "layer norm": ("LayerNormalization", {"x": [4, 6, 10], "s": [10]}, {}),
+    "mean of all": ("ReduceMean", {"x": [5, 6, 7]}, {"keepdims": 0}),
+    "concat": ("Concat", {"a": [2, 3], "b": [2, 5]}, {"axis": 1}),
+    "cumulative sum": ("CumSum", {"x": [3, 9], "#axis": [1]}, {"reverse": 1}),
+    "top k": ("TopK", {"x": [3, 9], "#k": [4]}, {}),
+    "scatter": ("ScatterElements", {"x": [3, 5], "#i": [[0, 2], [1, 1], [4, 3]], "u": [3, 2]}, {"axis": 1}),
+    "non-zero": ("NonZero", {"x": [3, 5]}, {}),
+    "lstm": ("LSTM", {"x": [4, 2, 3], "w": [1, 20, 3], "r": [1, 20, 5]}, {"hidden_size": 5}),
+}
+"""Operand names that start with ``#`` are int64 constants given by value."""
+
+
+def _one_node(case: str) -> tuple[bytes, Arrays]:
+    op, operands, attrs = ONE_NODE[case]
+    rng = np.random.default_rng(5)
+    feed = {k: rng.normal(size=s).astype(np.float32) for k, s in operands.items() if k[0] != "#"}
+    fixed = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in operands.items() if k[0] == "#"]
+    declared = [helper.make_tensor_value_info(k, TensorProto.FLOAT, a.shape) for k, a in feed.items()]
+    outputs = ["y", "y1"] if op == "TopK" else ["y"]
+    node = helper.make_node(op, list(operands), outputs, **attrs)
+    graph = helper.make_graph([node], "one", declared, [onnx.ValueInfoProto(name=name) for name in outputs], fixed)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(proto).SerializeToString(), feed
+
+
+@pytest.mark.parametrize("case", ONE_NODE)
+def test_one_node(case: str) -> None:
+    """Every kind of kernel: several stages, padding, serial code in one thread, loops on the host."""
+    content, feed = _one_node(case)
+    _, _, program = to_program(content, "cuda:sm_80")
+    _check_names(program)
+    want = graphopt.compile(content, "x86", level=0).run(feed)
+    got = _by_name(program, run_program(program, feed))
+    assert not [c for c in compare_all(got, want, reduction=300, depth=4) if not c.ok]
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", ["softmax", "cumulative sum", "top k", "scatter", "non-zero", "lstm"])
+def test_kernels_of_several_stages_become_machine_code(case: str) -> None:
+    compiled = graphopt.compile(_one_node(case)[0], "cuda:sm_80")
+    assert compiled.built is not None
+    require_machine_code(compiled.built.library_bytes())
+
+
+def _by_name(program: Program, arrays: list[Any]) -> Arrays:
+    assert program.target.kind in ("cuda", "x86")
+    return {buffer.name.removesuffix("_copy"): array for buffer, array in zip(program.outputs, arrays, strict=True)}
+
+
+def _check_names(program: Program) -> None:
+    for name, function in program.functions.items():
+        assert name.isascii(), name
+        assert name.isidentifier(), name
+        assert is_bound(function), f"{name} launches no threads"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(detect_sm() is None, reason="no GPU")
+@pytest.mark.parametrize("name", ["digits", "opennsfw", pytest.param("resnet50", marks=heavy)])
+def test_models_on_the_gpu(name: str, tmp_path: Path) -> None:
+    model = zoo_model(name)
+    compiled = graphopt.compile(model.path(), "cuda", shapes=model.shapes or None)
+    path = tmp_path / "model.gopt"
+    compiled.save(path)
+    for seed, runnable in ((0, compiled), (1, graphopt.load(path))):
+        feed = model.inputs(seed)
+        assert_outputs(name, runnable.run(feed), reference(model, feed), f"seed {seed}")
