@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import Output, reader
@@ -16,7 +16,6 @@ from graphopt.backends.common.lower.activations import Activation, clipped, name
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.nest_cpu import loop, seq
 from graphopt.backends.common.tensor import Expr, Index, Tensor
-from graphopt.errors import UnsupportedOpError
 
 
 class _Recurrent(ABC):
@@ -29,10 +28,6 @@ class _Recurrent(ABC):
     """Inputs with initial states: hidden, then cell."""
 
     def __init__(self, c: LowerContext) -> None:
-        if c.k.caps.is_gpu:
-            raise UnsupportedOpError(
-                f"{c.node.op} is not compiled for CUDA yet", node=c.node.label, hint="compile for a CPU target"
-            )
         self.c, self.k = c, c.k
         self.batch_first = bool(c.attr("layout"))
         x, self.w, self.r = c.x(0), c.x(1), c.x(2)
@@ -62,14 +57,18 @@ class _Recurrent(ABC):
     def run(self) -> list[Tensor]:
         """Y, Y_h and, with a cell, Y_c."""
         k, directions = self.k, len(self.reverse)
-        history = k.workspace((self.time, directions, self.batch, self.hidden), self.dtype)
+        kept = (self.time, directions, self.batch, self.hidden)
+        # scratch that is never read would not survive TVM's compaction of buffers
+        out0 = self.c.node.output(0)
+        history = k.workspace(kept, self.dtype) if out0 is not None and (out0.uses or out0.escapes) else None
         finals: list[list[Tensor]] = []
         for d in range(directions):
             finals.append(self._direction(d, history))
-        steps = reader(history, (self.time, directions, self.batch, self.hidden), self.dtype)
+        steps = None if history is None else reader(history, kept, self.dtype)
         out = self.c.x(0).dtype
 
         def sequence(t: Expr, d: Expr, b: Expr, h: Expr) -> Expr:
+            assert steps is not None
             value = steps(t, d, b, h).astype(out)
             if self.lens is None:
                 return value
@@ -93,7 +92,7 @@ class _Recurrent(ABC):
             results.append(Tensor(shape, out, fn))
         return results
 
-    def _direction(self, d: int, history: object) -> list[Tensor]:
+    def _direction(self, d: int, history: Any) -> list[Tensor]:
         k = self.k
         inputs = self._project(d)
         states = []
@@ -113,11 +112,11 @@ class _Recurrent(ABC):
             values = self.step(d, lambda g, b, h: inputs(self._position(d, s, b), b, g * self.hidden + h, 0), [t for _, t in states])
             kept = [self._where_active(s, new, old) for new, (_, old) in zip(values, states)]
             outputs = [Output(new, buffer) for new, (buffer, _) in zip(kept, states)]
-            if self.lens is None:
+            if self.lens is None and history is not None:
                 at = self._position(d, s, 0)
                 outputs.append(Output(values[0], history, begin=(at, d, 0, 0)))
             k.emit(outputs)
-            if self.lens is not None:
+            if self.lens is not None and history is not None:
                 self._scatter(d, s, history, states[0][1])
 
         self._serial(self.time, step)
@@ -172,7 +171,7 @@ class _Recurrent(ABC):
             lambda _s, _d, b, h: tirx.Select(s < lens(b).astype("int64"), new(0, 0, b, h), old(0, 0, b, h)),
         )  # fmt: skip
 
-    def _scatter(self, d: int, s: Expr, history: object, state: Tensor) -> None:
+    def _scatter(self, d: int, s: Expr, history: Any, state: Tensor) -> None:
         """Write a step to a place in the history that depends on the sequence."""
         b, h = tirx.Var("b", "int64"), tirx.Var("h", "int64")
         store = tirx.BufferStore(history, state(0, 0, b, h), [_i64(self._position(d, s, b)), _i64(d), b, h])
