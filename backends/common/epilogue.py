@@ -11,7 +11,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import physical_shape
 from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.nest_cpu import cpu_nest
-from graphopt.backends.common.tensor import Expr, Scope, Tensor
+from graphopt.backends.common.tensor import Expr, Scope, Tensor, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
@@ -24,6 +24,12 @@ class Epilogue:
         call: the group; its anchor has been computed into an accumulator.
         dims: the template's expressions for the symbolic dimensions that it knows.
         bias: per-channel bias of the anchor itself and the logical axis it runs along, if any.
+
+    Attributes:
+        values: operands that it reads, in the order in which ``function`` wants their buffers.
+        shapes: their physical shapes.
+        weight: operations of one evaluation, about.
+        conditional: whether something in it can't be vectorised.
     """
 
     def __init__(
@@ -38,12 +44,12 @@ class Epilogue:
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
         self._accumulator = tirx.const(0.0, "float32")
-        with Scope(inline=True):
-            probe.tensors[call.group.outputs[0]](*index)
+        with Scope(inline=True) as scope:
+            value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
+        self.conditional = scope.branches
+        self.weight = weight(value)
         self.values: list[Value] = list(probe.buffers)
-        self.shapes = [
-            physical_shape(probe.builder.shape(v.shape), call.block(v)) for v in self.values
-        ]
+        self.shapes = [physical_shape(probe.builder.shape(v.shape), call.block(v)) for v in self.values]
         self._ready: dict[int, GroupLowering] = {}
 
     def _lower(self, buffers: Mapping[Value, Any]) -> GroupLowering:

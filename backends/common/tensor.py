@@ -24,7 +24,7 @@ _ON_STACK = {"disable_lower_builtin": tirx.const(True, "bool")}
 _WEIGHTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
-def _weight(value: Expr) -> int:
+def weight(value: Expr) -> int:
     """Size of an expression with every variable replaced by what it stands for."""
     total = 1
 
@@ -88,8 +88,8 @@ class Scope:
         TVM's passes look through variables, so a chain of diamonds costs them exponential time; LLVM turns the memory back into a
         register.
         """
-        weight = _weight(value)
-        if weight > MAX_WEIGHT and not self.inline:
+        size = weight(value)
+        if size > MAX_WEIGHT and not self.inline:
             cut = tirx.decl_buffer((1,), str(value.ty.dtype), f"t{len(self.binds)}", scope="local")
             self.binds.append((cut, value))
             self._cuts.add(hash(cut))
@@ -98,7 +98,7 @@ class Scope:
             return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
         self.binds.append((var, value))
-        _WEIGHTS[var] = weight
+        _WEIGHTS[var] = size
         return var
 
     def wrap(self, value: Expr) -> Expr:
@@ -168,6 +168,12 @@ def scalar_loops() -> None:
     """Keep the loops around the current place scalar: TVM 0.27 can't vectorise what is computed here."""
     for scope in Scope._stack:
         scope.branches = True
+
+
+def as_number(index: Expr, dtype: str) -> Expr:
+    """A position as a float. TVM 0.27 turns a vector of them into a ramp of floats, which it then can't handle."""
+    scalar_loops()
+    return tirx.const(index, dtype) if isinstance(index, int) else index.astype(dtype)
 
 
 def choose(condition: Expr, then: Callable[[], Expr], otherwise: Callable[[], Expr]) -> Expr:

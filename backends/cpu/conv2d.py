@@ -13,7 +13,7 @@ from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, default_config, emit, pack_weight, supports
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr, known
 from graphopt.ir.dtypes import DType
@@ -82,7 +82,7 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
             ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
             for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
         ]
-        function = emit(spec, config, epilogue.function(), extras, name)
+        function = emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
         packed = pack_weight(np.asarray(weight, np.float32), spec, config)
         return Emitted(function, [x, packed, *epilogue.values])
 
@@ -90,6 +90,17 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
         """A vector of channels, or 8 where that does not divide them."""
         channels = call.group.anchor.out.shape[1]
         return channel_block(channels, caps)
+
+
+LONG_EPILOGUE = 24
+"""Operations in an epilogue above which one copy of it a tile is worth a trip of the accumulators through L1."""
+
+
+def store_style(epilogue: Epilogue) -> StoreStyle:
+    """How to write the loops around an epilogue."""
+    if epilogue.conditional:
+        return StoreStyle.scalar
+    return StoreStyle.rolled if epilogue.weight > LONG_EPILOGUE else StoreStyle.unrolled
 
 
 def channel_block(channels: Dim, caps: Caps) -> int:

@@ -13,7 +13,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue
+from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue, store_style
 from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
@@ -96,7 +96,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             row, column = index
             return apply(accumulator, (*_unflatten(row, rows), column), operands)
 
-        function = emit(spec, config, finish, extras, name)
+        function = emit(spec, config, finish, extras, name, store_style(epilogue))
         packed = pack_weight(np.ascontiguousarray(weight, np.float32), spec, config)
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}

@@ -19,7 +19,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
@@ -215,6 +215,7 @@ def emit(
     epilogue: EpilogueFn | None = None,
     extras: Sequence[ExtraOperand] = (),
     name: str = "conv2d_direct",
+    style: StoreStyle = StoreStyle.unrolled,
 ) -> tirx.PrimFunc:
     """Emits ``name(data: spec.input_shape, weight: packed_weight_shape, *extras, output: spec.output_shape)``.
 
@@ -224,6 +225,7 @@ def emit(
         epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
         extras: further inputs for the epilogue.
         name: global symbol of the function.
+        style: how the loops around the epilogue are written.
 
     Raises:
         ValueError: the configuration has several rows per tile and the size is symbolic.
@@ -236,7 +238,7 @@ def emit(
         rows, columns = (bind_segments(axis) for axis in _segments(spec, config))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
-        kernel = _Kernel(spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator)
+        kernel = _Kernel(spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
@@ -266,6 +268,7 @@ class _Kernel:
     operands: Sequence[tirx.Buffer]
     output: tirx.Buffer
     epilogue: EpilogueFn
+    style: StoreStyle
 
     def tile(
         self, image: tirx.Expr, panel: tirx.Expr, top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment
@@ -284,7 +287,7 @@ class _Kernel:
             T.buffer_store(self.output, stored, list(_index(image, channel, h, w, spec.out_block)))
 
         emit_store = accumulators.store_scalars if spec.out_block == 1 else accumulators.store_vectors
-        emit_store(panel * config.oc_panel, spec.out_channels, store)
+        emit_store(panel * config.oc_panel, spec.out_channels, store, self.style)
 
     def _pixel(self, top: tirx.Expr, left: tirx.Expr, width: int, point: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """Output row and column of a tile's point."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from graphopt.backends.base.tvm_api import tirx
 
@@ -28,6 +29,19 @@ class ExtraOperand:
     name: str
     shape: tuple[tirx.Expr | int, ...]
     dtype: str = "float32"
+
+
+class StoreStyle(Enum):
+    """How the loops around an epilogue are written.
+
+    unrolled: from registers, once an accumulator vector: for a few instructions.
+    rolled: from memory in a loop of vectors: one copy of the epilogue's code a tile, for long ones (exp, tanh).
+    scalar: from memory lane by lane: for what TVM can't vectorise (conditionals, calls).
+    """
+
+    unrolled = "unrolled"
+    rolled = "rolled"
+    scalar = "scalar"
 
 
 def store_accumulator(accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extras: Sequence[tirx.Buffer]) -> tirx.Expr:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, store_accumulator
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
@@ -146,6 +146,7 @@ def emit(
     epilogue: EpilogueFn | None = None,
     extras: Sequence[ExtraOperand] = (),
     name: str = "matmul_packed",
+    style: StoreStyle = StoreStyle.unrolled,
 ) -> tirx.PrimFunc:
     """Emits ``name(a: (M, K), weight: packed_weight_shape, *extras, output: (M, N))``.
 
@@ -155,6 +156,7 @@ def emit(
         epilogue: maps an accumulator at ``(m, n)`` to the stored value.
         extras: further inputs for the epilogue.
         name: global symbol of the function.
+        style: how the loops around the epilogue are written.
     """
     finish = epilogue or store_accumulator
     if spec.static_m is None:
@@ -177,7 +179,7 @@ def emit(
                 T.buffer_store(output, value, [row + p, column])
 
             whole_vectors = spec.n % config.lanes == 0
-            (tile.store_vectors if whole_vectors else tile.store_scalars)(panel * config.panel, spec.n, store)
+            (tile.store_vectors if whole_vectors else tile.store_scalars)(panel * config.panel, spec.n, store, style)
 
         def task(_: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             for_each_tile(index, segments, lambda row, segment: tile_body(panel, row, segment))

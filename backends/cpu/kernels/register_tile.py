@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.tiling import Segment
 
 _ON_STACK = {"disable_lower_builtin": True}
@@ -59,6 +59,7 @@ class RegisterTile:
         first_column: tirx.Expr,
         columns: int,
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+        style: StoreStyle = StoreStyle.unrolled,
     ) -> None:
         """Emits ``store(accumulator, point, column)`` lane by lane in vectors, for the columns below ``columns``.
 
@@ -66,7 +67,11 @@ class RegisterTile:
             first_column: column of the tile's first lane, a multiple of ``lanes``.
             columns: valid columns, a multiple of ``lanes``.
             store: emits one (vectorised) store.
+            style: how the loops around the stores are written.
         """
+        if style is not StoreStyle.unrolled:
+            self._store_rolled(first_column, columns, store, style)
+            return
         ragged = columns % (self.vectors * self.lanes) != 0
         with T.unroll(0, self.vectors) as v:
             base = first_column + v * self.lanes
@@ -74,18 +79,39 @@ class RegisterTile:
             with guard, T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
                 store(self._registers[p, v, lane], p, base + lane)
 
+    def _store_rolled(
+        self,
+        first_column: tirx.Expr,
+        columns: int,
+        store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+        style: StoreStyle,
+    ) -> None:
+        staged = self._staged()
+        ragged = columns % (self.vectors * self.lanes) != 0
+        lanes = T.serial if style is StoreStyle.scalar else T.vectorized
+        with T.serial(0, self.vectors) as v:
+            base = first_column + v * self.lanes
+            guard = _guard(base < columns if ragged else None)
+            with guard, T.serial(0, self.points) as p, lanes(0, self.lanes) as lane:
+                store(staged[p, v * self.lanes + lane], p, base + lane)
+
+    def _staged(self) -> tirx.Buffer:
+        """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
+        staged = T.alloc_buffer((self.points, self.vectors * self.lanes), "float32", scope="local", annotations=_ON_STACK)
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
+        return staged
+
     def store_scalars(
         self,
         first_column: tirx.Expr,
         columns: int,
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
+        style: StoreStyle = StoreStyle.scalar,
     ) -> None:
         """As `store_vectors`, one element at a time: for any number of columns, or points innermost in the output."""
         width = self.vectors * self.lanes
-        # Indexed with a run-time column, so it must be memory and not the registers themselves.
-        staged = T.alloc_buffer((self.points, width), "float32", scope="local", annotations=_ON_STACK)
-        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
+        staged = self._staged()
         valid = width if columns % width == 0 else tirx.min(width, columns - first_column)
         with T.serial(0, valid) as column, T.serial(0, self.points) as p:
             store(staged[p, column], p, first_column + column)
