@@ -3,7 +3,7 @@
 TVM's own intrinsics become one libm call a lane in vector loops (4 to 8 ns an element; the forms here take a tenth of it), and it
 can't vectorise the others at all. The float32 forms follow Cephes (S. Moshier, single precision: exp, log) and Eigen
 (MathFunctionsImpl.h: tanh, erf). Largest errors measured against float64, in units in the last place: exp 1, log 1, tanh 5, erf 6,
-sigmoid 3; tests/backends/test_math.py holds these lines. Infinities, NaN, overflow and denormal results are as in C.
+sigmoid 3; tests/backends/common/test_math.py holds these lines. Infinities, NaN, overflow and denormal results are as in C.
 float16 goes through float32; float64 uses libm.
 """
 
@@ -34,6 +34,13 @@ def like(value: float, x: Expr) -> Expr:
 def is_float(dtype: str) -> bool:
     """Whether a TVM dtype is floating point."""
     return dtype.startswith("float")
+
+
+def divide(a: Expr, b: Expr) -> Expr:
+    """a / b of floats; TVM refuses to divide by a constant 0."""
+    if isinstance(b, tirx.FloatImm) and b.value == 0:
+        return a * like(math.copysign(math.inf, b.value), a)
+    return a / b
 
 
 def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
@@ -82,10 +89,17 @@ def is_nan(x: Expr) -> Expr:
     return (tirx.reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
 
 
+_OPAQUE = {**{f: i for f, (i, _, _) in BITS.items()}, "int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}
+
+
 def opaque(x: Expr) -> Expr:
-    """x, hidden from TVM's simplifier, which takes float addition for associative. Costs no instruction."""
+    """x, hidden from TVM's simplifier. Costs no instruction.
+
+    The simplifier takes float addition for associative. And inside ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the inner
+    Select, although both sides of the outer one are computed: the division traps.
+    """
     dtype = dtype_of(x)
-    return tirx.reinterpret(dtype, tirx.reinterpret(BITS[dtype][0], x))
+    return tirx.reinterpret(dtype, tirx.reinterpret(_OPAQUE[dtype], x))
 
 
 def libm(name: str, *args: Expr) -> Expr:
@@ -121,7 +135,9 @@ def _split_exponent(x: Expr) -> tuple[Expr, Expr, Expr]:
     # rounding by adding and subtracting 1.5 * 2**23 would not do: TVM folds (a + c) - c, floats or not
     n = let(tirx.round(x * like(LOG2_E, x)))
     r = let(x - n * like(LN2_HIGH, x) - n * like(LN2_LOW, x))
-    p = polynomial(r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
+    p = polynomial(
+        r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+    )
     m = let(p * (r * r) + r)
     # no float-to-int conversion: it is undefined for NaN
     k = let(tirx.reinterpret("int32", n + like(ROUNDER, x)) - tirx.const(ROUNDER_BITS, "int32"))

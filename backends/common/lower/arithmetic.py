@@ -19,7 +19,7 @@ float_unary("Log", m.log)
 float_unary("Tanh", m.tanh)
 float_unary("Erf", m.erf)
 float_unary("Sqrt", tirx.sqrt)
-float_unary("Reciprocal", lambda x: const(1.0, m.dtype_of(x)) / x)
+float_unary("Reciprocal", lambda x: m.divide(const(1.0, m.dtype_of(x)), x))
 float_unary("Ceil", tirx.ceil)
 float_unary("Floor", tirx.floor)
 float_unary("Round", tirx.round)  # half to even
@@ -56,12 +56,16 @@ def int_divide(a: Expr, b: Expr) -> Expr:
     dtype = m.dtype_of(a)
     if isinstance(b, tirx.IntImm) and b.value not in (0, -1):
         return tirx.truncdiv(a, b)
-    none = tirx.EQ(b, zero(b))
-    if dtype.startswith("uint"):
-        return tirx.Select(none, zero(a), tirx.truncdiv(a, let(tirx.Select(none, const(1, dtype), b))))
-    flip = tirx.EQ(b, const(-1, dtype))
-    quotient = tirx.truncdiv(a, let(tirx.Select(tirx.Or(none, flip), const(1, dtype), b)))
-    return tirx.Select(none, zero(a), tirx.Select(flip, zero(a) - a, quotient))
+    work = dtype if dtype in ("int64", "uint64", "uint32") else "int32"
+    left, hidden = cast(a, work), let(m.opaque(cast(b, work)))
+    signed = not dtype.startswith("uint")
+    unsafe = tirx.EQ(hidden, const(0, work))
+    if signed:
+        unsafe = tirx.Or(unsafe, tirx.EQ(hidden, const(-1, work)))
+    quotient = cast(tirx.truncdiv(left, let(tirx.Select(unsafe, const(1, work), hidden))), dtype)
+    if signed:
+        quotient = tirx.Select(tirx.EQ(b, const(-1, dtype)), zero(a) - a, quotient)
+    return tirx.Select(tirx.EQ(b, zero(b)), zero(a), quotient)
 
 
 @lowers("Div")
@@ -69,7 +73,7 @@ def _div(c: LowerContext) -> Lowered:
     floats = m.is_float(c.out_dtype())
 
     def divide(a: Expr, b: Expr) -> Expr:
-        return a / b if floats else int_divide(let(a), let(b))
+        return m.divide(a, b) if floats else int_divide(let(a), let(b))
 
     return elementwise(divide, c.out_dtype(), c.out_shape(), c.x(0), c.x(1))
 

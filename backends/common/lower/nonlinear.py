@@ -39,6 +39,8 @@ def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) ->
     @lowers(op)
     def lower(c: LowerContext) -> Lowered:
         values = [float(c.attr(n)) for n in names]
+        if op == "Celu" and values[0] == 0:
+            raise c.invalid("Celu with alpha=0 divides by zero")
         return float_op(c, lambda x: fn(x, *values))
 
 
@@ -49,7 +51,7 @@ with_attributes(
     "Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1(x) * like(a, x)) * like(g, x)
 )
 with_attributes("HardSigmoid", ("alpha", "beta"), _hard_sigmoid)
-with_attributes("ThresholdedRelu", ("alpha",), lambda x, a: tirx.Select(x <= like(a, x), zero(x), x))
+with_attributes("ThresholdedRelu", ("alpha",), lambda x, a: tirx.Select(x > like(a, x), x, zero(x)))
 with_attributes("Swish", ("alpha",), lambda x, a: x * m.sigmoid(let(x * like(a, x))))
 
 

@@ -42,10 +42,12 @@ class Axes:
         return c.k.reduce(self.kept, dtype, self.extents, lambda i, r: fn(self.at(i, r)), kind)
 
     def count(self, dtype: str) -> Expr:
-        """How many elements each result is made of."""
+        """How many elements each result is made of; for none, what makes a mean of floats NaN and one of integers 0."""
         total: Expr = 1
         for d in self.extents:
             total = total * d
+        if isinstance(total, int) and total == 0:
+            return const(float("nan") if m.is_float(dtype) else 1, dtype)
         return const(total, dtype) if isinstance(total, int) else cast(total, dtype)
 
 
