@@ -200,16 +200,17 @@ def resize_shape(c: InferContext) -> Shape:
             targets = [s for s in sizes if isinstance(s, int)]
             extents = [d for a in axes if isinstance(d := x[a], int)]
             if not len(targets) == len(extents) == len(axes):
-                raise c.unsupported(
-                    f"Resize with keep_aspect_ratio_policy={policy} of symbolic shapes", "fix them with --shape"
-                )
+                return _measured(c, x, axes)
             pick = min if policy == "not_larger" else max
             scale = pick(s / d for s, d in zip(targets, extents))
             sizes = [int(np.floor(scale * d + 0.5)) for d in extents]
         for s, a in zip(sizes, axes):
             x[a] = s
         return tuple(x)
-    scales = c.need_const(2, "the scales of Resize").reshape(-1)
+    found = c.const(2)
+    if found is None:
+        return _measured(c, x, axes)
+    scales = found.reshape(-1)
     if len(scales) != len(axes):
         raise c.invalid(f"Resize of {len(axes)} axes with {len(scales)} scales")
     for s, a in zip(scales, axes):
@@ -221,7 +222,14 @@ def resize_shape(c: InferContext) -> Shape:
         elif float(1 / s) == int(1 / s):
             x[a] = d // int(1 / s)
         else:
-            raise c.unsupported(f"Resize of a symbolic dimension by {float(s)}", "fix the shape with --shape")
+            return _measured(c, list(c.shape(0)), axes)
+    return tuple(x)
+
+
+def _measured(c: InferContext, x: list[Dim], axes: list[int]) -> Shape:
+    """Extents that floating-point arithmetic gives at run time."""
+    for a in axes:
+        x[a] = symbol(c.graph.fresh_symbol("u"))
     return tuple(x)
 
 

@@ -86,7 +86,11 @@ def _flatten(c: InferContext) -> list[Type]:
 def _squeeze(c: InferContext) -> list[Type]:
     x = c.shape(0)
     if c.has(1):
-        axes = {c.axis(a, len(x)) for a in ints(c.need_const(1, "the axes of Squeeze"))}
+        count, ones = c.type(1).num_elements, {i for i, d in enumerate(x) if d == 1}
+        if c.const(1) is None and known(x) and len(ones) == count:
+            axes = ones  # whatever the operand says, it can be no others
+        else:
+            axes = {c.axis(a, len(x)) for a in ints(c.need_const(1, "the axes of Squeeze"))}
     else:
         if not known(x):
             raise c.unsupported(
@@ -101,6 +105,8 @@ def _squeeze(c: InferContext) -> list[Type]:
 @register("Unsqueeze", traits=(MOVEMENT,))
 def _unsqueeze(c: InferContext) -> list[Type]:
     x = c.shape(0)
+    if c.const(1) is None:
+        return [TensorType(c.dtype(0), _unsqueezed_at_run_time(x, list(c.content(1).reshape(-1))))]
     axes = ints(c.need_const(1, "the axes of Unsqueeze"))
     rank = len(x) + len(axes)
     places = {c.axis(a, rank) for a in axes}
@@ -108,6 +114,23 @@ def _unsqueeze(c: InferContext) -> list[Type]:
         raise c.invalid(f"Unsqueeze names an axis twice: {axes}")
     rest = iter(x)
     return [TensorType(c.dtype(0), tuple(1 if i in places else next(rest) for i in range(rank)))]
+
+
+def _unsqueezed_at_run_time(x: Shape, axes: list[Dim]) -> Shape:
+    """Where the new dimensions are turns out at run time."""
+    rank = len(x) + len(axes)
+    out: list[Dim] = []
+    before: Dim = 0
+    for i in range(rank):
+        new: Dim = 0
+        for a in axes:
+            new = where(equal_int(a, i), 1, where(equal_int(a, i - rank), 1, new))
+        kept: Dim = 1
+        for n, d in enumerate(x):
+            kept = where(equal_int(i - before, n), d, kept)
+        out.append(where(new, 1, kept))
+        before = before + new
+    return tuple(out)
 
 
 @register("Expand", traits=(MOVEMENT,))

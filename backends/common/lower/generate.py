@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import i64, largest, product
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
-from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.backends.common.tensor import Expr, Tensor, as_number
 
 
 @lowers("Shape")
@@ -46,7 +46,11 @@ def _range(c: LowerContext) -> Lowered:
     start, delta = (c.x(i) for i in (0, 2))
 
     def element(i: Expr) -> Expr:
-        return start(*(0,) * start.rank) + i64(i).astype(dtype) * delta(*(0,) * delta.rank)
+        a, step = start(*(0,) * start.rank), delta(*(0,) * delta.rank)
+        if not dtype.startswith("float"):
+            return a + i64(i).astype(dtype) * step
+        wide = "float32" if dtype == "float16" else dtype
+        return (a.astype(wide) + as_number(i, wide) * step.astype(wide)).astype(dtype)
 
     return Tensor(c.out_shape(), dtype, element)
 
@@ -129,7 +133,7 @@ def _affine_grid(c: LowerContext) -> Lowered:
     align = bool(c.attr("align_corners"))
 
     def coordinate(p: Expr, extent: Expr) -> Expr:
-        at, n = i64(p).astype("float64"), i64(extent).astype("float64")
+        at, n = as_number(p, "float64"), i64(extent).astype("float64")
         one, two = const(1.0, "float64"), const(2.0, "float64")
         if not align:
             return (two * at + one) / n - one

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import clamp, floordiv, i64, inside
-from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
-from graphopt.backends.common.tensor import Expr, Tensor
-from graphopt.ir.dims import Dim
+from graphopt.backends.common.tensor import Expr, Tensor, as_number
+from graphopt.ir.dims import Dim, known
 
 DOUBLE = "float64"
+Number = Any
+"""A float known now, or an expression in double precision."""
 STAGED_TAPS = 3
 """From so many taps along an axis on, the axes before it are computed once into scratch memory."""
 
@@ -107,42 +110,80 @@ def _axes(c: LowerContext, working: str) -> list[Axis]:
         raise c.unsupported(f"Resize with mode {form.mode}")
     if form.antialias and form.mode == "nearest":
         raise c.invalid("Resize with antialias in nearest mode")
-    crop = transform == "tf_crop_and_resize"
-    roi = c.const(1) if crop and c.has(1) else None
-    if crop and roi is None:
-        raise c.dynamic(1, "the region of interest of Resize") if c.has(1) else c.invalid("tf_crop_and_resize without roi")
-    scales = _scales(c, chosen)
+    scales, regions = _scales(c, chosen), _regions(c, chosen, transform)
     found = []
     for n, a in enumerate(chosen):
-        region = (0.0, 1.0) if roi is None else (float(roi[n]), float(roi[n + len(chosen)]))
-        if x[a] == out[a] and (scales[n] is None or abs(scales[n] - 1.0) < 1e-9) and region == (0.0, 1.0):  # type: ignore[operator]
-            continue
-        found.append(_axis(c, a, form, scales[n], region, working))
+        scale, region = scales[n], regions[n]
+        same = scale is None or (isinstance(scale, float) and abs(scale - 1.0) < 1e-9)
+        whole = all(isinstance(r, float) and r == e for r, e in zip(region, (0.0, 1.0)))
+        if not (same and x[a] == out[a] and whole):
+            found.append(_axis(c, a, form, scale, region, working))
     return found
 
 
-def _scales(c: LowerContext, axes: list[int]) -> list[float | None]:
+def _regions(c: LowerContext, axes: list[int], transform: str) -> list[tuple[Number, Number]]:
+    """Begin and end of the region of interest along each axis."""
+    if transform != "tf_crop_and_resize":
+        return [(0.0, 1.0)] * len(axes)
+    if not c.has(1):
+        raise c.invalid("tf_crop_and_resize without roi")
+    found, count = c.const(1), len(axes)
+    if found is not None:
+        flat = found.reshape(-1)
+        return [(float(flat[n]), float(flat[n + count])) for n in range(count)]
+    roi = c.x(1)
+    return [(roi(n).astype(DOUBLE), roi(n + count).astype(DOUBLE)) for n in range(count)]
+
+
+def _scales(c: LowerContext, axes: list[int]) -> list[Number | None]:
     """Scale of each axis as the node gives it; None for the quotient of the extents."""
     if not c.has(3):
-        return [float(s) for s in c.need_const(2, "the scales of Resize").reshape(-1)]
+        found = c.const(2)
+        if found is not None:
+            return [float(s) for s in found.reshape(-1)]
+        scales = c.x(2)
+        return [scales(n).astype(DOUBLE) for n in range(len(axes))]
     policy = c.attr("keep_aspect_ratio_policy") or "stretch"
     if policy == "stretch":
         return [None] * len(axes)
-    sizes, x = c.need_const(3, "the sizes of Resize").reshape(-1), c.static_shape(0)
-    pick = min if policy == "not_larger" else max
-    return [float(pick(int(s) / x[a] for s, a in zip(sizes, axes)))] * len(axes)
+    sizes, x = list(c.content(3).reshape(-1)), [c.shape(0)[a] for a in axes]
+    if known(sizes) and known(x):
+        pick = min if policy == "not_larger" else max
+        return [float(pick(int(s) / int(d) for s, d in zip(sizes, x)))] * len(axes)  # type: ignore[call-overload]
+    quotients = [i64(s).astype(DOUBLE) / i64(d).astype(DOUBLE) for s, d in zip(c.dims(sizes), c.dims(x))]
+    common = quotients[0]
+    for q in quotients[1:]:
+        common = tirx.min(common, q) if policy == "not_larger" else tirx.max(common, q)
+    return [common] * len(axes)
 
 
-def _axis(c: LowerContext, a: int, form: AxisForm, scale: float | None, roi: tuple[float, float], working: str) -> Axis:
+@measures("Resize")
+def _measure(c: LowerContext) -> Tensor:
+    """Extents that scales or a kept aspect ratio give at run time."""
+    rank = c.rank(0)
+    axes = [c.axis(int(a), rank) for a in c.attr("axes") or range(rank)]
+    scale_of = dict(zip(axes, _scales(c, axes)))
+    half = 0.5 if c.has(3) else 0.0
+    extents = []
+    for a in sorted(axes):
+        scale = scale_of[a]
+        assert scale is not None
+        size = i64(c.k.dim(c.shape(0)[a])).astype(DOUBLE)
+        extents.append(tirx.floor(size * _d(scale) + _d(half)).astype("int64"))
+    return Tensor((len(axes),), "int64", lambda i: _by_tap(i, len(extents), lambda n: extents[n]))
+
+
+def _axis(c: LowerContext, a: int, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], working: str) -> Axis:
     extent, out = c.shape(0)[a], c.node.out.shape[a]
-    if isinstance(extent, int) and isinstance(out, int):
+    fixed = (scale is None or isinstance(scale, float)) and all(isinstance(r, float) for r in roi)
+    if isinstance(extent, int) and isinstance(out, int) and fixed:
         if extent == 0 and out > 0:
             raise c.invalid("Resize of an empty axis")
         form = replace(form, scale=out / extent if scale is None and extent else scale or 1.0, roi=roi)
         return _static_axis(c, a, axis_table(form, extent, out), form, working)
     if form.antialias:
         raise c.unsupported("Resize with antialias of a symbolic dimension", "fix the input shapes with --shape")
-    return _symbolic_axis(c, a, replace(form, roi=roi), scale, extent, out, working)
+    return _symbolic_axis(c, a, form, scale, roi, extent, out, working)
 
 
 def _static_axis(c: LowerContext, a: int, table: AxisTable, form: AxisForm, working: str) -> Axis:
@@ -179,18 +220,18 @@ def _position(c: LowerContext, index: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def _symbolic_axis(
-    c: LowerContext, a: int, form: AxisForm, scale: float | None, extent: Dim, out: Dim, working: str
+    c: LowerContext, a: int, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], extent: Dim, out: Dim, working: str
 ) -> Axis:
     """An axis of symbolic extent, by formulas in double precision."""
     size, out_size = c.k.dim(extent), c.k.dim(out)
-    whole = scale is not None and scale >= 1 and float(scale).is_integer()
+    whole = isinstance(scale, float) and scale >= 1 and scale.is_integer()
     upscaled = form.transform == "asymmetric" and form.nearest == "floor"
     upscaled |= form.transform in ("half_pixel", "half_pixel_symmetric") and form.nearest.startswith("round")
     if form.mode == "nearest" and whole and upscaled:
-        assert scale is not None
+        assert isinstance(scale, float)
         factor = int(scale)
         return Axis(a, 1, lambda o, _: floordiv(o, factor), None, None, factor)
-    coordinate = _Coordinate(form, scale, i64(size), i64(out_size))
+    coordinate = _Coordinate(form, scale, roi, i64(size), i64(out_size))
     outside = None
     if form.transform == "tf_crop_and_resize":
         def outside(o: Expr) -> Expr:
@@ -246,15 +287,16 @@ def _kernel(form: AxisForm, d: Expr) -> Expr:
 class _Coordinate:
     """``resize_tables.source_coordinate`` at run time."""
 
-    def __init__(self, form: AxisForm, scale: float | None, size: Expr, out_size: Expr) -> None:
+    def __init__(self, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], size: Expr, out_size: Expr) -> None:
         self.form = form
+        self.roi = roi
         self.size = size.astype(DOUBLE)
         self.out = out_size.astype(DOUBLE)
         self.scale = self.out / self.size if scale is None else _d(scale)
         self.length = self.out if scale is None else self.scale * self.size
 
     def __call__(self, position: Expr) -> Expr:
-        form, y = self.form, i64(position).astype(DOUBLE)
+        form, y = self.form, as_number(position, DOUBLE)
         single = tirx.EQ(self.length, _d(1))
         steps = tirx.Select(single, _d(1), self.length - _d(1))
         if form.transform == "align_corners":
@@ -262,9 +304,9 @@ class _Coordinate:
         if form.transform == "asymmetric":
             return y / self.scale
         if form.transform == "tf_crop_and_resize":
-            begin, end = form.roi
-            span = _d(end - begin) * (self.size - _d(1))
-            return tirx.Select(single, span / _d(2), y * span / steps) + _d(begin) * (self.size - _d(1))
+            begin, end = (_d(r) for r in self.roi)
+            span = (end - begin) * (self.size - _d(1))
+            return tirx.Select(single, span / _d(2), y * span / steps) + begin * (self.size - _d(1))
         half = (y + _d(0.5)) / self.scale - _d(0.5)
         if form.transform == "pytorch_half_pixel":
             return tirx.Select(single, _d(-0.5), half)
@@ -273,7 +315,7 @@ class _Coordinate:
         return half
 
 
-def _d(value: float) -> Expr:
-    return const(float(value), DOUBLE)
+def _d(value: Number) -> Expr:
+    return const(float(value), DOUBLE) if isinstance(value, (int, float)) else value
 
 

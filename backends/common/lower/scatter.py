@@ -8,7 +8,7 @@ from typing import Any
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import REDUCERS
 from graphopt.backends.common.imperative import Code, result
-from graphopt.backends.common.index import every, floormod, i64, inside, unflatten
+from graphopt.backends.common.index import every, floordiv, floormod, i64, inside, unflatten
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.tensor import Expr, Tensor
 
@@ -110,16 +110,14 @@ def _max_unpool(c: LowerContext) -> Lowered:
 def _col2im(c: LowerContext) -> Lowered:
     """Every column element is added where its window put it."""
     x, shape = c.x(0), c.out_shape()
-    block = [int(b) for b in c.need_const(2, "the block shape of Col2Im").reshape(-1)]
+    block = c.dims(list(c.content(2).reshape(-1)))
     n = len(block)
     strides = [int(s) for s in c.attr("strides") or [1] * n]
     dilations = [int(d) for d in c.attr("dilations") or [1] * n]
     pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
     counts = [
-        (d + pads[a] + pads[n + a] - dilations[a] * (block[a] - 1) - 1) // strides[a] + 1
-        if isinstance(d, int) else tirx.floordiv(d + (pads[a] + pads[n + a] - dilations[a] * (block[a] - 1) - 1), i64(strides[a])) + 1
-        for a, d in enumerate(shape[2:])
-    ]  # fmt: skip
+        floordiv(d + pads[a] + pads[n + a] - (block[a] - 1) * dilations[a] - 1, strides[a]) + 1 for a, d in enumerate(shape[2:])
+    ]
     dtype = c.out_dtype()
 
     def body(i: tuple[Expr, ...], r: tuple[Expr, ...]) -> Expr:
@@ -138,4 +136,4 @@ def _col2im(c: LowerContext) -> Lowered:
             column = column * count + w
         return tirx.Select(every(valid), x(i[0], row, column), const(0, dtype))
 
-    return c.k.reduce(shape, dtype, tuple(block), body)
+    return c.k.reduce(shape, dtype, block, body)

@@ -19,6 +19,8 @@ def merge_sort(code: Code, order: Any, spare: Any, count: Expr, before: Before) 
 
     Bottom-up merges of runs of 1, 2, 4, ... elements between ``order`` and ``spare``.
     """
+    if isinstance(count, int) and count <= 1:
+        return
     total = code.let(i64(count))
     width = code.cell("int64", i64(1))
     with code.while_(width.get() < total):
