@@ -16,7 +16,7 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, get_global_func, relax, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, relax, tvm
 from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 
@@ -120,7 +120,7 @@ def build_module(mod: Any, target: Target) -> Built:
             from graphopt.backends.cuda.pipeline import build_for_cuda
 
             return Built(target, build_for_cuda(mod, target, lowering_passes()))
-        with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+        with cpu_pass_context():
             return Built(target, relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes()))
     except GraphOptError:
         raise

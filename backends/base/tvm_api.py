@@ -15,8 +15,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tirx_builder
 
 __all__ = [
-    "CPU_PASS_CONFIG",
     "IRBuilder",
+    "cpu_pass_context",
     "get_global_func",
     "llvm_cpu_names",
     "llvm_features",
@@ -35,12 +35,18 @@ TVM_VERSION: str = tvm.__version__
 TVM_FFI_VERSION: str = tvm_ffi.__version__
 
 
-CPU_PASS_CONFIG: dict[str, Any] = {"tirx.disable_storage_rewrite": True}
-"""Pass configuration that x86 and ARM code must be compiled under.
+def cpu_pass_context() -> Any:
+    """The ``PassContext`` that x86 and ARM code must be compiled in.
 
-TVM's StorageRewrite forgets the annotations of the buffers it touches. The one that keeps accumulators on the stack is
-lost, they become a heap workspace, and every tile pays an allocation and a round trip through memory.
-"""
+    TVM's StorageRewrite forgets the annotations of the buffers it touches. The one that keeps accumulators on the stack is
+    lost, they become a heap workspace, and every tile pays an allocation and a round trip through memory.
+
+    CompactBufferAllocation shrinks scratch to the region it believes to be used. It takes a position that is read from
+    memory for a constant, so it would shrink scratch that loops over symbolic sizes fill, and it drops what is never read.
+    """
+    return tvm.transform.PassContext(
+        config={"tirx.disable_storage_rewrite": True}, disabled_pass=["s_tir.CompactBufferAllocation"]
+    )
 
 
 def get_global_func(name: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, SubProgram, ViewStep
-from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cuda.cpu_check import without_threads
 from graphopt.ir.dims import Dim, as_symbol, subs
 
@@ -26,7 +26,7 @@ def run_program(program: Program, feed: Mapping[str, Array]) -> list[Array]:
     Outputs of kernels start as NaN (or the largest number of an integer type), so an element never written shows.
     """
     functions = {key: without_threads(func).with_attr("global_symbol", key) for key, func in program.functions.items()}
-    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+    with cpu_pass_context():
         code = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target({"kind": "llvm"}))
     return _Run(program, code).outputs([feed[b.name] for b in program.inputs], {})
 

@@ -18,7 +18,7 @@ from graphopt.backends.cpu.kernels.tiling import Segment
 _ON_STACK = {"disable_lower_builtin": True}
 """Keeps TVM from turning a local buffer into a heap workspace, which LLVM couldn't keep in registers.
 
-Effective only under ``tvm_api.CPU_PASS_CONFIG``; without it the code is correct but slower.
+Effective only under ``tvm_api.cpu_pass_context``; without it the code is correct but slower.
 """
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, tirx, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.common.builder import KernelBuilder, Output, reader
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.common.tensor import Tensor, choose, elementwise
@@ -29,7 +29,7 @@ def run(build: Build, inputs: Sequence[np.ndarray], shape: tuple[int, ...], bloc
     tensor = build(builder, *(reader(b, x.shape, str(x.dtype)) for b, x in zip(buffers, inputs)))
     builder.emit([Output(tensor, out, block)])
     function = builder.finish([*buffers, out], "kernel")
-    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+    with cpu_pass_context():
         kernel = tvm.compile(tvm.IRModule({"kernel": function}), tvm.target.Target(TARGET)).jit()["kernel"]
     result = tvm.runtime.tensor(np.full(physical, np.nan, F32))
     kernel(*(tvm.runtime.tensor(x) for x in inputs), result)

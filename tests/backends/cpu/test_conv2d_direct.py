@@ -12,7 +12,7 @@ from graphopt.backends.base.build import build_module
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
-from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, relax, tirx, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tirx, tvm
 from graphopt.backends.cpu.kernels import conv2d_direct as kernel
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand
@@ -98,7 +98,7 @@ def inputs_of(spec: Conv2dSpec, batch: int | None = None) -> tuple[np.ndarray, n
 
 
 def build(func: Any, level: str) -> Any:
-    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+    with cpu_pass_context():
         return tvm.compile(tvm.IRModule({"conv": func}), parse_target(level).tvm_target()).jit()
 
 

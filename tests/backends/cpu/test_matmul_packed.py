@@ -10,7 +10,7 @@ import pytest
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
-from graphopt.backends.base.tvm_api import CPU_PASS_CONFIG, tirx, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_packed as kernel
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand
 
@@ -57,7 +57,7 @@ class Compiled:
         self.spec = spec
         self.config = config or kernel.default_config(spec, caps)
         func = kernel.emit(spec, self.config, epilogue, extras, "mm")
-        with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+        with cpu_pass_context():
             self.module = tvm.compile(tvm.IRModule({"mm": func}), parse_target(level).tvm_target()).jit()
 
     def __call__(self, a: np.ndarray, b: np.ndarray, *extras: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_accumulators_live_in_registers(m: Any) -> None:
     spec = kernel.MatmulSpec(m, 64, 16)
     target = parse_target("x86-64-v3")
     func = kernel.emit(spec, kernel.default_config(spec, target.caps), name="mm")
-    with tvm.transform.PassContext(config=CPU_PASS_CONFIG):
+    with cpu_pass_context():
         compiled = tvm.compile(tvm.IRModule({"mm": func}), target.tvm_target())
     assembly = compiled.mod.inspect_source("asm")
     assert "TVMBackendAllocWorkspace" not in assembly
