@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.tensor import Expr, let, scalar_loops
 
@@ -83,13 +85,26 @@ BITS = {"float16": ("int16", 0x7FFF, 0x7C00), "float32": ("int32", 0x7FFFFFFF, 0
         "float64": ("int64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}  # fmt: skip
 
 
+def reinterpret(dtype: str, x: Expr) -> Expr:
+    """The bits of x as another type of the same size. TVM has no code for reinterpreting a constant 0."""
+    if isinstance(x, (tirx.IntImm, tirx.FloatImm)) and dtype_of(x) != "bool":
+        return tirx.const(np.array(x.value, dtype_of(x)).view(dtype).item(), dtype)
+    return tirx.reinterpret(dtype, x)
+
+
 def is_nan(x: Expr) -> Expr:
     """Whether x is NaN. Told from the bits: TVM folds ``x != x`` to false and can't vectorise its own isnan."""
     kind, magnitude, infinity = BITS[dtype_of(x)]
-    return (tirx.reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
+    return (reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
 
 
-_OPAQUE = {**{f: i for f, (i, _, _) in BITS.items()}, "int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}
+_OPAQUE = {
+    **{f: i for f, (i, _, _) in BITS.items()},
+    "int32": "float32",
+    "uint32": "float32",
+    "int64": "float64",
+    "uint64": "float64",
+}
 
 
 def opaque(x: Expr) -> Expr:
@@ -99,6 +114,8 @@ def opaque(x: Expr) -> Expr:
     Select, although both sides of the outer one are computed: the division traps.
     """
     dtype = dtype_of(x)
+    if isinstance(x, (tirx.IntImm, tirx.FloatImm)):
+        return x
     return tirx.reinterpret(dtype, tirx.reinterpret(_OPAQUE[dtype], x))
 
 
@@ -167,7 +184,10 @@ def log(x: Expr) -> Expr:
 
 
 def _log(x: Expr) -> Expr:
-    i32 = lambda v: tirx.const(v, "int32")  # noqa: E731
+
+    def i32(v: int) -> Expr:
+        return tirx.const(v, "int32")
+
     tiny = x < like(1.17549435e-38, x)
     scaled = tirx.Select(tiny, x * like(8388608.0, x), x)
     bits = tirx.reinterpret("int32", scaled)

@@ -29,17 +29,19 @@ def model_with(
     *,
     opset: int = 23,
     symbolic: bool = False,
+    like: Mapping[str, Array] | None = None,
 ) -> onnx.ModelProto:
     """A model with every node's outputs as graph outputs.
 
     Args:
         nodes: in order; what they read comes from ``feed``, ``consts`` or nodes before.
         feed: example inputs, for types and shapes.
-        symbolic: every input dimension becomes a symbol, equal extents the same one.
+        symbolic: every input dimension but the second (channels) becomes a symbol, equal extents the same one.
+        like: example outputs, for the types of those that ONNX's shape inference can't tell.
     """
 
     def info(name: str, array: Array) -> onnx.ValueInfoProto:
-        shape = [f"d{d}" if symbolic else d for d in array.shape]
+        shape = [f"d{d}" if symbolic and a != 1 else d for a, d in enumerate(array.shape)]
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
     outs = [helper.make_empty_tensor_value_info(o) for n in nodes for o in n.output if o]
@@ -50,7 +52,10 @@ def model_with(
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     found = {v.name: v for v in inferred.graph.output}
     del model.graph.output[:]
-    model.graph.output.extend(found[o.name] for o in outs)
+    for o in outs:
+        known = found[o.name].type.tensor_type
+        untyped = not known.elem_type or not known.HasField("shape")
+        model.graph.output.append(info(o.name, like[o.name]) if untyped and like and o.name in like else found[o.name])
     return model
 
 
@@ -91,7 +96,7 @@ def check(
     **options: Any,
 ) -> None:
     """Compile the nodes as one model, unfused, and compare with ``want``, else with the reference evaluator."""
-    model = model_with(nodes, feed, consts, **options)
+    model = model_with(nodes, feed, consts, like=want, **options)
     expected = dict(reference(model, feed) if want is None else want)
     got = run(model, feed, level=0)
     for name, array in expected.items():

@@ -54,8 +54,8 @@ binary("Mul", lambda a, b: a * b)
 def int_divide(a: Expr, b: Expr) -> Expr:
     """Quotient truncated toward zero; no trap: x / 0 is 0 and the smallest number / -1 wraps, as in numpy."""
     dtype = m.dtype_of(a)
-    if isinstance(b, tirx.IntImm) and b.value not in (0, -1):
-        return tirx.truncdiv(a, b)
+    if isinstance(b, tirx.IntImm):
+        return zero(a) if b.value == 0 else zero(a) - a if b.value == -1 else tirx.truncdiv(a, b)
     work = dtype if dtype in ("int64", "uint64", "uint32") else "int32"
     left, hidden = cast(a, work), let(m.opaque(cast(b, work)))
     signed = not dtype.startswith("uint")
@@ -144,7 +144,9 @@ def _fixed_power(x: Expr, exponent: float) -> Expr:
     dtype = m.dtype_of(x)
     if exponent == 0.5:
         infinite = tirx.EQ(x, const(float("-inf"), dtype))  # pow(-inf, 0.5) is inf, pow(-0, 0.5) is 0
-        return tirx.Select(infinite, const(float("inf"), dtype), tirx.Select(tirx.EQ(x, zero(x)), zero(x), tirx.sqrt(x)))
+        return tirx.Select(
+            infinite, const(float("inf"), dtype), tirx.Select(tirx.EQ(x, zero(x)), zero(x), tirx.sqrt(x))
+        )
     if exponent == -1.0:
         return const(1.0, dtype) / x
     return {1.0: x, 2.0: x * x, 3.0: x * x * x}[exponent]
@@ -154,7 +156,10 @@ def _int_power(x: Expr, y: Expr) -> Expr:
     """Repeated squaring: exact modulo the width. Exponents of 64 and more keep their parity, all that matters for 0 and +-1."""
     dtype = m.dtype_of(x)
     x, y = let(x), let(y.astype("int64"))
-    i64 = lambda v: tirx.const(v, "int64")  # noqa: E731
+
+    def i64(v: int) -> Expr:
+        return tirx.const(v, "int64")
+
     odd = let(tirx.NE(y & i64(1), i64(0)))
     result: Expr = const(1, dtype)
     square = x

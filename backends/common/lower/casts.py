@@ -72,6 +72,6 @@ def _bit_cast(c: LowerContext) -> Lowered:
             return x
         if dtype == "bool":
             return tirx.NE(x, const(0, source.dtype))
-        return tirx.reinterpret(dtype, x.astype("uint8") if source.dtype == "bool" else x)
+        return m.reinterpret(dtype, x.astype("uint8") if source.dtype == "bool" else x)
 
     return elementwise(bits, dtype, c.out_shape(), source)

@@ -47,9 +47,7 @@ def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) ->
 with_attributes("LeakyRelu", ("alpha",), lambda x, a: _negative_part(x, x * like(a, x)))
 with_attributes("Elu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x) * like(a, x)))
 with_attributes("Celu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x / like(a, x)) * like(a, x)))
-with_attributes(
-    "Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1(x) * like(a, x)) * like(g, x)
-)
+with_attributes("Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1(x) * like(a, x)) * like(g, x))
 with_attributes("HardSigmoid", ("alpha", "beta"), _hard_sigmoid)
 with_attributes("ThresholdedRelu", ("alpha",), lambda x, a: tirx.Select(x > like(a, x), x, zero(x)))
 with_attributes("Swish", ("alpha",), lambda x, a: x * m.sigmoid(let(x * like(a, x))))
@@ -117,5 +115,3 @@ def _clip(c: LowerContext) -> Lowered:
         return value
 
     return Tensor(c.out_shape(), dtype, element)
-
-

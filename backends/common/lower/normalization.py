@@ -154,9 +154,7 @@ def _group_norm(c: LowerContext) -> Lowered:
         raise c.invalid(f"{channels} channels do not divide into {groups} groups")
     size = channels // groups
     work, _ = _stash(c, dtype)
-    split = Tensor(
-        (x.shape[0], groups, size, *x.shape[2:]), x.dtype, lambda n, g, ch, *at: x(n, g * size + ch, *at)
-    )
+    split = Tensor((x.shape[0], groups, size, *x.shape[2:]), x.dtype, lambda n, g, ch, *at: x(n, g * size + ch, *at))
     axes = Axes(split, tuple(range(2, split.rank)))
     eps = float(c.attr("epsilon"))
     mean, var = _moments(c, axes, work)

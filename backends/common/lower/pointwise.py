@@ -45,7 +45,10 @@ def float_op(c: LowerContext, fn: Callable[..., Expr], count: int = 1) -> Lowere
         raise c.unsupported(f"{c.node.op} of {dtype}", "cast the operand to float32 first")
     work = working_dtype(dtype)
     return elementwise(
-        lambda *x: cast(fn(*(let(cast(v, work)) for v in x)), dtype), dtype, c.out_shape(), *(c.x(i) for i in range(count))
+        lambda *x: cast(fn(*(let(cast(v, work)) for v in x)), dtype),
+        dtype,
+        c.out_shape(),
+        *(c.x(i) for i in range(count)),
     )
 
 

@@ -127,9 +127,7 @@ def _sum_pool(c: LowerContext) -> Lowered:
     nothing = const(0, dtype)
     if c.node.op == "LpPool":
         p = int(c.attr("p"))
-        total = c.k.reduce(
-            shape, work, window.kernel, lambda i, r: _raised(cast(taps.load(i, r, nothing), work), p)
-        )
+        total = c.k.reduce(shape, work, window.kernel, lambda i, r: _raised(cast(taps.load(i, r, nothing), work), p))
         return elementwise(lambda v: cast(_root(v, p), dtype), dtype, shape, total)
     total = c.k.reduce(shape, work, window.kernel, lambda i, r: cast(taps.load(i, r, nothing), work))
     include = bool(c.attr("count_include_pad"))

@@ -62,7 +62,9 @@ def _quantize(c: LowerContext) -> Lowered:
     def element(*i: Expr) -> Expr:
         at = place(i)
         # divided in the precision the operator asks for, the rest in one that holds the integers
-        quotient = cast(m.divide(cast(x(*i), divided), cast(scale(*at), divided)), "float64" if divided == "float64" else "float32")
+        quotient = cast(
+            m.divide(cast(x(*i), divided), cast(scale(*at), divided)), "float64" if divided == "float64" else "float32"
+        )
         zero = const(0, "int32") if zero_point is None else zero_point(*at).astype("int32")
         return saturated(tirx.round(quotient), zero, dtype)
 

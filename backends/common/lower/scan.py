@@ -35,7 +35,11 @@ def _scan(c: LowerContext) -> Lowered:
     def column(index: Sequence[Expr]) -> Any:
         first = at(index, 0)
         bindings, value = element(first)
-        head = [tirx.BufferStore(buffer, start, first)] if exclusive else [*bindings, tirx.BufferStore(buffer, value, first)]
+        head = (
+            [tirx.BufferStore(buffer, start, first)]
+            if exclusive
+            else [*bindings, tirx.BufferStore(buffer, value, first)]
+        )
         step = tirx.Var("step", "int64")
         here, before = at(index, step + 1), at(index, step)
         bindings, value = element(before if exclusive else here)
@@ -44,7 +48,11 @@ def _scan(c: LowerContext) -> Lowered:
         rest = loop(step, extent - 1, seq(body))
         # an empty axis has no first element
         one = tirx.const(1, "int64")
-        guard = [loop(tirx.Var("some", "int64"), tirx.min(_i64(extent), one), seq(head))] if not isinstance(extent, int) else head
+        guard = (
+            [loop(tirx.Var("some", "int64"), tirx.min(_i64(extent), one), seq(head))]
+            if not isinstance(extent, int)
+            else head
+        )
         return seq([*guard, rest])
 
     if not any(isinstance(d, int) and d == 0 for d in x.shape):
@@ -60,5 +68,3 @@ def _scan(c: LowerContext) -> Lowered:
 
 def _i64(value: Expr) -> Expr:
     return tirx.const(value, "int64") if isinstance(value, int) else value
-
-

@@ -19,7 +19,7 @@ from graphopt.backends.common.tensor import elementwise
 
 Array = npt.NDArray[Any]
 EDGES = np.array(
-    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, 88.72, 88.73, -87.5, -103.9, -104.1, 1, -1, 0.5],
+    [np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, 88.72, 88.73, -87.5, -103.9, -104.1, 1, -1, 0.5],
     np.float32,
 )  # fmt: skip
 
@@ -98,7 +98,10 @@ def test_every_vector_width_gives_the_same(count: int, results: dict[str, Array]
 def test_nan_is_told_and_kept() -> None:
     x = np.array([np.nan, 1, -np.inf, np.inf, 0], np.float32)
     two = lambda v: m.like(2.0, v)  # noqa: E731
-    nan, least, most = evaluate([m.is_nan], x, "bool")[0], *evaluate([lambda v: m.maximum(v, two(v)), lambda v: m.minimum(two(v), v)], x)
+    nan, least, most = (
+        evaluate([m.is_nan], x, "bool")[0],
+        *evaluate([lambda v: m.maximum(v, two(v)), lambda v: m.minimum(two(v), v)], x),
+    )
     np.testing.assert_array_equal(nan, np.isnan(x))
     np.testing.assert_array_equal(least, np.maximum(x, 2))
     np.testing.assert_array_equal(most, np.minimum(x, 2))

@@ -35,8 +35,12 @@ def test_all_targets(source: str) -> None:
 
 def test_negative_floats_wrap_as_in_numpy() -> None:
     x = np.array([-1.5, -100.9, 300.2, 70000.0], np.float32)
-    nodes = [node("Cast", "x", f"y_{d}", to=to(d)) for d in ("int8", "uint8", "int16", "uint16", "int32", "int64", "uint32")]
-    want = {f"y_{d}": x.astype(np.int64).astype(d) for d in ("int8", "uint8", "int16", "uint16", "int32", "int64", "uint32")}
+    nodes = [
+        node("Cast", "x", f"y_{d}", to=to(d)) for d in ("int8", "uint8", "int16", "uint16", "int32", "int64", "uint32")
+    ]
+    want = {
+        f"y_{d}": x.astype(np.int64).astype(d) for d in ("int8", "uint8", "int16", "uint16", "int32", "int64", "uint32")
+    }
     check(nodes, {"x": x}, want=want)
 
 
@@ -49,7 +53,9 @@ def test_nan_is_true_and_large_numbers_stay_exact() -> None:
 
 def test_double_to_half_rounds_once() -> None:
     tie = 1 + 2.0**-11  # half way between two float16; a hair more must round up
-    x = np.array([tie, tie + 2.0**-40, -tie - 2.0**-40, 1 + 3 * 2.0**-11 - 2.0**-40, 65519.99999999, 65520, 1e-8, np.nan, 1e300])
+    x = np.array(
+        [tie, tie + 2.0**-40, -tie - 2.0**-40, 1 + 3 * 2.0**-11 - 2.0**-40, 65519.99999999, 65520, 1e-8, np.nan, 1e300]
+    )
     with np.errstate(all="ignore"):
         check([node("Cast", "x", "y", to=to("float16"))], {"x": x}, want={"y": x.astype(np.float16)}, rtol=0, atol=0)
 

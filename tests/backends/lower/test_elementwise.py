@@ -25,13 +25,21 @@ def test_functions_of_floats(dtype: str) -> None:
     narrow = np.linspace(-0.99, 0.99, 7).astype(dtype)
     wide = np.array([1, 1.5, 100], dtype)
     nodes = [node(op, "x", f"y_{op}") for op in FLOAT_UNARY]
-    nodes += [node(op, "narrow", f"n_{op}") for op in ("Acos", "Asin", "Atanh", "Cosh", "Sinh", "Tan", "Softplus", "Mish", "Celu")]
+    nodes += [
+        node(op, "narrow", f"n_{op}")
+        for op in ("Acos", "Asin", "Atanh", "Cosh", "Sinh", "Tan", "Softplus", "Mish", "Celu")
+    ]
     nodes += [node("Acosh", "wide", "acosh"), node("Log", "wide", "log")]
     nodes += [node("Gelu", "narrow", "g0"), node("Gelu", "narrow", "g1", approximate="tanh")]
     nodes += [node("Shrink", "narrow", "shrunk", lambd=0.4, bias=0.1)]
     if dtype == "float16":
         nodes = [n for n in nodes if n.op_type not in ("Acosh", "Atanh", "Mish")]  # rounded twice by the evaluator
-    check(nodes, {"x": x, "narrow": narrow, "wide": wide}, rtol=2e-3 if dtype == "float16" else 1e-5, atol=2e-3 if dtype == "float16" else 1e-6)
+    check(
+        nodes,
+        {"x": x, "narrow": narrow, "wide": wide},
+        rtol=2e-3 if dtype == "float16" else 1e-5,
+        atol=2e-3 if dtype == "float16" else 1e-6,
+    )
 
 
 def test_log_of_edges() -> None:
@@ -46,9 +54,17 @@ def test_integer_arithmetic(dtype: str) -> None:
     b = np.array([3, 2, 2, 3, 5, info.max, 1, 7], dtype)
     if info.min < 0:
         a, b = np.concatenate([a, a, -b]), np.concatenate([b, -b, b])
-    nodes = [node(op, "a b", op.lower()) for op in ("Add", "Sub", "Mul", "Mod", "Max", "Min", "Equal", "Less", "GreaterOrEqual")]
+    nodes = [
+        node(op, "a b", op.lower())
+        for op in ("Add", "Sub", "Mul", "Mod", "Max", "Min", "Equal", "Less", "GreaterOrEqual")
+    ]
     nodes += [node("Mod", "a b", "fmod", fmod=1), node("Sign", "a", "sign"), node("Abs", "a", "abs")]
-    nodes += [node("BitwiseAnd", "a b", "and"), node("BitwiseOr", "a b", "or"), node("BitwiseXor", "a b", "xor"), node("BitwiseNot", "a", "not")]
+    nodes += [
+        node("BitwiseAnd", "a b", "and"),
+        node("BitwiseOr", "a b", "or"),
+        node("BitwiseXor", "a b", "xor"),
+        node("BitwiseNot", "a", "not"),
+    ]
     check(nodes, {"a": a, "b": b})
     quotient = np.array([abs(int(x)) // abs(int(y)) * (1 if (x < 0) == (y < 0) else -1) for x, y in zip(a, b)], object)
     check([node("Div", "a b", "q")], {"a": a, "b": b}, want={"q": quotient.astype(dtype)})
@@ -71,7 +87,12 @@ def test_division_by_constant_zero() -> None:
     x, i = np.array([1, -1, 0, np.nan, np.inf], np.float32), np.array([1, 0, -3], np.int32)
     consts = {"z": np.array(0, np.float32), "n": np.array(-0.0, np.float32), "iz": np.array(0, np.int32)}
     with np.errstate(all="ignore"):
-        want = {"a": x / np.float32(0), "b": x / np.float32(-0.0), "c": np.zeros(3, np.int32), "d": np.zeros(3, np.int32)}
+        want = {
+            "a": x / np.float32(0),
+            "b": x / np.float32(-0.0),
+            "c": np.zeros(3, np.int32),
+            "d": np.zeros(3, np.int32),
+        }
     nodes = [node("Div", "x z", "a"), node("Div", "x n", "b"), node("Div", "i iz", "c"), node("Mod", "i iz", "d")]
     check(nodes, {"x": x, "i": i}, consts, want)
 
@@ -87,7 +108,12 @@ def test_shifts_beyond_the_width() -> None:
 def test_nan_spreads_through_max_min_clip_relu() -> None:
     a, b = np.array([np.nan, 1, 2, np.inf, np.nan], np.float32), np.array([1, np.nan, 3, -np.inf, np.nan], np.float32)
     nodes = [node("Max", "a b", "x"), node("Min", "a b", "n"), node("Clip", "a lo hi", "c"), node("Relu", "a", "r")]
-    nodes += [node("Clip", "a lo", "low"), node("Clip", "a _ hi", "high"), node("Clip", "a hi lo", "crossed"), node("Max", "a b a", "three")]
+    nodes += [
+        node("Clip", "a lo", "low"),
+        node("Clip", "a _ hi", "high"),
+        node("Clip", "a hi lo", "crossed"),
+        node("Max", "a b a", "three"),
+    ]
     lo, hi = np.float32(0), np.float32(1.5)
     clip = np.minimum(np.maximum(a, lo), hi)
     want = {
@@ -101,7 +127,10 @@ def test_nan_spreads_through_max_min_clip_relu() -> None:
 def test_comparisons_of_nan(dtype: str) -> None:
     x = np.array([np.nan, 1, np.inf, -0.0], dtype)
     nodes = [node(op, "x x", op.lower()) for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")]
-    nodes += [node("IsInf", "x", "pos", detect_negative=0), node("IsInf", "x", "none", detect_negative=0, detect_positive=0)]
+    nodes += [
+        node("IsInf", "x", "pos", detect_negative=0),
+        node("IsInf", "x", "none", detect_negative=0, detect_positive=0),
+    ]
     check(nodes, {"x": x})
 
 
@@ -134,13 +163,23 @@ def test_broadcasting() -> None:
         ins = f"a{n} b{n}"
         nodes += [node("Sub", ins, f"sub{n}"), node("Less", ins, f"lt{n}"), node("Where", f"lt{n} {ins}", f"w{n}")]
         nodes += [node("Mean", f"{ins} a{n}", f"mean{n}"), node("Sum", ins, f"sum{n}")]
-        want |= {f"sub{n}": a - b, f"lt{n}": a < b, f"w{n}": np.where(a < b, a, b), f"mean{n}": (a + b + a) / 3, f"sum{n}": a + b}
+        want |= {
+            f"sub{n}": a - b,
+            f"lt{n}": a < b,
+            f"w{n}": np.where(a < b, a, b),
+            f"mean{n}": (a + b + a) / 3,
+            f"sum{n}": a + b,
+        }
     check(nodes, feed, want={k: np.asarray(v, np.float32 if k[0] != "l" else bool) for k, v in want.items()})
 
 
 def test_symbolic_vectors() -> None:
     x = np.linspace(-2, 2, 33).astype(np.float32).reshape(3, 11)
-    check([node("Tanh", "x", "t"), node("Gelu", "x", "g"), node("Add", "x x", "s"), node("Sin", "x", "i")], {"x": x}, symbolic=True)
+    check(
+        [node("Tanh", "x", "t"), node("Gelu", "x", "g"), node("Add", "x x", "s"), node("Sin", "x", "i")],
+        {"x": x},
+        symbolic=True,
+    )
 
 
 def test_dropout_is_identity() -> None:

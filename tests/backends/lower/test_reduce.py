@@ -25,13 +25,18 @@ def test_reductions(symbolic: bool) -> None:
             nodes.append(node(op, "x first", f"c_{op}", keepdims=0))
     for op in ("ReduceSum", "ReduceMax", "ReduceMean", "ReduceLogSumExp"):
         nodes += [node(op, "x none", f"all_{op}", keepdims=0), node(op, "x none", f"no_{op}", noop_with_empty_axes=1)]
-    check([n for n in nodes if not n.output[0].startswith("no_ReduceLog")], {"x": x}, consts, rtol=3e-5, symbolic=symbolic)
+    check(
+        [n for n in nodes if not n.output[0].startswith("no_ReduceLog")], {"x": x}, consts, rtol=3e-5, symbolic=symbolic
+    )
 
 
 def test_composite_reductions_of_no_axes_still_compute() -> None:
     x = np.array([1.0, 2.0, 4.0], np.float32)
     consts = {"none": np.array([], np.int64)}
-    nodes = [node(op, "x none", op, noop_with_empty_axes=1) for op in ("ReduceSumSquare", "ReduceLogSum", "ReduceL1", "ReduceL2")]
+    nodes = [
+        node(op, "x none", op, noop_with_empty_axes=1)
+        for op in ("ReduceSumSquare", "ReduceLogSum", "ReduceL1", "ReduceL2")
+    ]
     want = {"ReduceSumSquare": x * x, "ReduceLogSum": np.log(x), "ReduceL1": x, "ReduceL2": x}
     check(nodes, {"x": x}, consts, want)
 
@@ -46,8 +51,16 @@ def test_stable_logsumexp_and_infinities() -> None:
 
 def test_empty_sets() -> None:
     x, i, b = np.zeros((2, 0, 3), np.float32), np.zeros((2, 0), np.int32), np.zeros((2, 0), bool)
-    nodes = [node(op, "x a", op, keepdims=0) for op in ("ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceLogSumExp")]
-    nodes += [node("ReduceMax", "i a", "imax", keepdims=0), node("ReduceMin", "i a", "imin"), node("ReduceMax", "b a", "bmax"), node("ReduceMin", "b a", "bmin")]
+    nodes = [
+        node(op, "x a", op, keepdims=0)
+        for op in ("ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceLogSumExp")
+    ]
+    nodes += [
+        node("ReduceMax", "i a", "imax", keepdims=0),
+        node("ReduceMin", "i a", "imin"),
+        node("ReduceMax", "b a", "bmax"),
+        node("ReduceMin", "b a", "bmin"),
+    ]
     full = lambda v: np.full((2, 3), v, np.float32)  # noqa: E731
     want = {
         "ReduceSum": full(0), "ReduceProd": full(1), "ReduceMax": full(-np.inf), "ReduceMin": full(np.inf),
@@ -61,7 +74,10 @@ def test_empty_sets() -> None:
 def test_other_dtypes(dtype: str) -> None:
     x = (np.arange(35).reshape(5, 7) % 9 + 1).astype(dtype)
     wide = "float64" if dtype == "float16" else dtype
-    nodes = [node(op, "x a", op, keepdims=0) for op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceSumSquare", "ReduceL1", "ReduceMean")]
+    nodes = [
+        node(op, "x a", op, keepdims=0)
+        for op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceSumSquare", "ReduceL1", "ReduceMean")
+    ]
     v = x.astype(wide)
     want = {
         "ReduceSum": v.sum(1), "ReduceMax": v.max(1), "ReduceMin": v.min(1), "ReduceSumSquare": (v * v).sum(1),
@@ -78,8 +94,18 @@ def test_bool_extremes() -> None:
 
 def test_arg_extremes() -> None:
     x = np.array([[1, 3, 3, 2], [0, 0, 0, 0], [np.nan, 5, 1, 5], [4, np.nan, np.nan, 9], [-np.inf] * 4], np.float32)
-    nodes = [node(op, "x", f"{op}{axis}{k}", axis=axis, keepdims=k) for op in ("ArgMax", "ArgMin") for axis in (0, 1) for k in (0, 1)]
-    want = {f"{n}{a}{k}": np.expand_dims(f(x, a), a) if k else f(x, a) for n, f in (("ArgMax", np.argmax), ("ArgMin", np.argmin)) for a in (0, 1) for k in (0, 1)}
+    nodes = [
+        node(op, "x", f"{op}{axis}{k}", axis=axis, keepdims=k)
+        for op in ("ArgMax", "ArgMin")
+        for axis in (0, 1)
+        for k in (0, 1)
+    ]
+    want = {
+        f"{n}{a}{k}": np.expand_dims(f(x, a), a) if k else f(x, a)
+        for n, f in (("ArgMax", np.argmax), ("ArgMin", np.argmin))
+        for a in (0, 1)
+        for k in (0, 1)
+    }
     check(nodes, {"x": x}, want=want)
     y = np.array([[1, 3, 3, 2], [0, 0, 0, 0]], np.int32)
     check([node("ArgMax", "y", "l", axis=1, select_last_index=1, keepdims=0)], {"y": y}, want={"l": np.array([2, 3])})
@@ -95,7 +121,11 @@ def test_softmax_family(symbolic: bool) -> None:
 def test_softmax_of_large_numbers() -> None:
     x = np.array([[1e4, 1e4 + 1, -np.inf], [-1e30, 0, 1], [np.nan, 0, 0]], np.float32)
     e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
-    check([node("Softmax", "x", "y"), node("LogSoftmax", "x", "z")], {"x": x}, want={"y": (e / e.sum(1, keepdims=True)).astype(np.float32)})
+    check(
+        [node("Softmax", "x", "y"), node("LogSoftmax", "x", "z")],
+        {"x": x},
+        want={"y": (e / e.sum(1, keepdims=True)).astype(np.float32)},
+    )
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
@@ -104,7 +134,10 @@ def test_scans(symbolic: bool) -> None:
     nodes, want = [], {}
     for e in (0, 1):
         for r in (0, 1):
-            nodes += [node("CumSum", "x one", f"s{e}{r}", exclusive=e, reverse=r), node("CumProd", "i one", f"p{e}{r}", exclusive=e, reverse=r)]
+            nodes += [
+                node("CumSum", "x one", f"s{e}{r}", exclusive=e, reverse=r),
+                node("CumProd", "i one", f"p{e}{r}", exclusive=e, reverse=r),
+            ]
             for name, v, fn, start in ((f"s{e}{r}", x, np.cumsum, 0), (f"p{e}{r}", i, np.cumprod, 1)):
                 v = v[:, ::-1] if r else v
                 v = np.concatenate([np.full_like(v[:, :1], start), v[:, :-1]], 1) if e else v
@@ -130,7 +163,11 @@ def test_pools() -> None:
         nodes += [node("MaxPool", "x", f"m{n}", **attrs), node("AveragePool", "x", f"a{n}", **attrs)]
         nodes.append(node("AveragePool", "x", f"i{n}", count_include_pad=1, **attrs))
     nodes += [node("LpPool", "x", f"l{p}", kernel_shape=[3, 2], p=p, pads=[1, 1, 0, 0]) for p in (1, 2, 3)]
-    nodes += [node("GlobalAveragePool", "x", "ga"), node("GlobalMaxPool", "x", "gm"), node("GlobalLpPool", "x", "gl", p=3)]
+    nodes += [
+        node("GlobalAveragePool", "x", "ga"),
+        node("GlobalMaxPool", "x", "gm"),
+        node("GlobalLpPool", "x", "gl", p=3),
+    ]
     check(nodes, {"x": x}, want=_pool_reference(nodes, x), rtol=2e-5)
 
 
@@ -143,7 +180,11 @@ def _pool_reference(nodes: list, x: np.ndarray) -> dict[str, np.ndarray]:
         v = x.astype(np.float64)
         if op.startswith("Global"):
             p = attrs.get("p", 1)
-            y = {"GlobalAveragePool": v.mean((2, 3)), "GlobalMaxPool": v.max((2, 3)), "GlobalLpPool": (np.abs(v) ** p).sum((2, 3)) ** (1 / p)}[op]
+            y = {
+                "GlobalAveragePool": v.mean((2, 3)),
+                "GlobalMaxPool": v.max((2, 3)),
+                "GlobalLpPool": (np.abs(v) ** p).sum((2, 3)) ** (1 / p),
+            }[op]
             out[name] = y[:, :, None, None].astype(np.float32)
             continue
         k, s, d = attrs["kernel_shape"], attrs.get("strides", [1, 1]), attrs.get("dilations", [1, 1])
@@ -172,15 +213,22 @@ def _pool_reference(nodes: list, x: np.ndarray) -> dict[str, np.ndarray]:
                 elif op == "LpPool":
                     y[:, :, i, j] = (np.abs(window) ** attrs["p"]).sum(-1) ** (1 / attrs["p"])
                 else:
-                    padded = [(r, c) for r in rows for c in cols if r < x.shape[2] + pads[2] and c < x.shape[3] + pads[3]]
+                    padded = [
+                        (r, c) for r in rows for c in cols if r < x.shape[2] + pads[2] and c < x.shape[3] + pads[3]
+                    ]
                     y[:, :, i, j] = window.sum(-1) / len(padded if attrs.get("count_include_pad") else inside)
         out[name] = y.astype(np.float32)
     return out
 
 
 def test_max_pool_indices() -> None:
-    x = np.array([[[[1, 5, 5, 0], [2, 5, 4, 9], [7, 7, 9, 9]]], [[[0, 0, 0, 0], [0, 0, 0, 0], [3, 0, 0, 0]]]], np.float32)
-    nodes = [node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("MaxPool", "x", "z j", kernel_shape=[2, 2], storage_order=1)]
+    x = np.array(
+        [[[[1, 5, 5, 0], [2, 5, 4, 9], [7, 7, 9, 9]]], [[[0, 0, 0, 0], [0, 0, 0, 0], [3, 0, 0, 0]]]], np.float32
+    )
+    nodes = [
+        node("MaxPool", "x", "y i", kernel_shape=[2, 2]),
+        node("MaxPool", "x", "z j", kernel_shape=[2, 2], storage_order=1),
+    ]
     row = np.array([[[[1, 1, 7], [8, 10, 7]]], [[[12, 13, 14], [20, 17, 18]]]])
     place = row % 12
     column = row // 12 * 12 + place % 4 * 3 + place // 4
