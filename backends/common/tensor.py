@@ -171,9 +171,15 @@ def scalar_loops() -> None:
 
 
 def as_number(index: Expr, dtype: str) -> Expr:
-    """A position as a float. TVM 0.27 turns a vector of them into a ramp of floats, which it then can't handle."""
+    """A position or extent (so not negative) as a float.
+
+    TVM 0.27 turns vectors of positions into ramps of floats, which it then can't handle; and its simplifier fails on the bound
+    product of a converted position and a variable, which the maximum hides from it.
+    """
+    if isinstance(index, int):
+        return tirx.const(float(index), dtype)
     scalar_loops()
-    return tirx.const(index, dtype) if isinstance(index, int) else index.astype(dtype)
+    return tirx.max(index.astype(dtype), tirx.const(0.0, dtype))
 
 
 def choose(condition: Expr, then: Callable[[], Expr], otherwise: Callable[[], Expr]) -> Expr:

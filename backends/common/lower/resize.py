@@ -150,7 +150,7 @@ def _scales(c: LowerContext, axes: list[int]) -> list[Number | None]:
     if known(sizes) and known(x):
         pick = min if policy == "not_larger" else max
         return [float(pick(int(s) / int(d) for s, d in zip(sizes, x)))] * len(axes)  # type: ignore[call-overload]
-    quotients = [i64(s).astype(DOUBLE) / i64(d).astype(DOUBLE) for s, d in zip(c.dims(sizes), c.dims(x))]
+    quotients = [as_number(s, DOUBLE) / as_number(d, DOUBLE) for s, d in zip(c.dims(sizes), c.dims(x))]
     common = quotients[0]
     for q in quotients[1:]:
         common = tirx.min(common, q) if policy == "not_larger" else tirx.max(common, q)
@@ -168,7 +168,7 @@ def _measure(c: LowerContext) -> Tensor:
     for a in sorted(axes):
         scale = scale_of[a]
         assert scale is not None
-        size = i64(c.k.dim(c.shape(0)[a])).astype(DOUBLE)
+        size = as_number(c.k.dim(c.shape(0)[a]), DOUBLE)
         extents.append(tirx.floor(size * _d(scale) + _d(half)).astype("int64"))
     return Tensor((len(axes),), "int64", lambda i: _by_tap(i, len(extents), lambda n: extents[n]))
 
@@ -290,8 +290,8 @@ class _Coordinate:
     def __init__(self, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], size: Expr, out_size: Expr) -> None:
         self.form = form
         self.roi = roi
-        self.size = size.astype(DOUBLE)
-        self.out = out_size.astype(DOUBLE)
+        self.size = as_number(size, DOUBLE)
+        self.out = as_number(out_size, DOUBLE)
         self.scale = self.out / self.size if scale is None else _d(scale)
         self.length = self.out if scale is None else self.scale * self.size
 
