@@ -65,7 +65,9 @@ class GraphOptBackend(Backend):
         from graphopt.driver.compiling import compile
 
         if not cls.supports_device(device):
-            raise TargetError(f"the ONNX backend has no device {device!r}", hint="use 'CPU', or compile() with a target")
+            raise TargetError(
+                f"the ONNX backend has no device {device!r}", hint="use 'CPU', or compile() with a target"
+            )
         return GraphOptRep(compile(model, **kwargs))
 
     @classmethod
@@ -95,7 +97,9 @@ class GraphOptBackend(Backend):
         present = list(dict.fromkeys(name for name in node.input if name))
         arrays = [inputs[name] for name in present] if isinstance(inputs, Mapping) else list(inputs)
         infos = [
-            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(np.asarray(a).dtype), np.shape(a))
+            onnx.helper.make_tensor_value_info(
+                n, onnx.helper.np_dtype_to_tensor_dtype(np.asarray(a).dtype), np.shape(a)
+            )
             for n, a in zip(present, arrays)
         ]
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]

@@ -9,9 +9,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node, Value
 
 
-def instantiate(
-    body: Graph, inputs: Sequence[Value], editor: Editor, before: Node
-) -> tuple[list[Value], list[Node]]:
+def instantiate(body: Graph, inputs: Sequence[Value], editor: Editor, before: Node) -> tuple[list[Value], list[Node]]:
     """Insert a copy of the nodes of ``body`` before ``before``.
 
     Args:

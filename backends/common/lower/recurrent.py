@@ -109,7 +109,10 @@ class _Recurrent(ABC):
             states.append((buffer, reader(buffer, self.step_shape, self.dtype)))
 
         def step(s: Expr) -> None:
-            values = self.step(d, lambda g, b, h: inputs(self._position(d, s, b), b, g * self.hidden + h, 0), [t for _, t in states])
+            def projected(g: int, b: Expr, h: Expr) -> Expr:
+                return inputs(self._position(d, s, b), b, g * self.hidden + h, 0)
+
+            values = self.step(d, projected, [t for _, t in states])
             kept = [self._where_active(s, new, old) for new, (_, old) in zip(values, states)]
             outputs = [Output(new, buffer) for new, (buffer, _) in zip(kept, states)]
             if self.lens is None and history is not None:
@@ -250,9 +253,7 @@ class _Gru(_Recurrent):
             return super().bias(d, gate)
         own = self.cast(self.c.x(3)(d, gate))
         size = 3 * self.hidden
-        return own + tirx.Select(
-            gate < 2 * self.hidden, self.cast(self.c.x(3)(d, gate + size)), const(0, self.dtype)
-        )
+        return own + tirx.Select(gate < 2 * self.hidden, self.cast(self.c.x(3)(d, gate + size)), const(0, self.dtype))
 
     def step(self, d: int, x: Callable[[int, Expr, Expr], Expr], states: Sequence[Tensor]) -> list[Tensor]:
         f, g = self.functions[d]

@@ -17,7 +17,9 @@ from graphopt.errors import UnsupportedOpError
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def model_of(op: str, time: Any, batch: Any, feeds: dict[str, np.ndarray], hidden: int, **attrs: Any) -> onnx.ModelProto:
+def model_of(
+    op: str, time: Any, batch: Any, feeds: dict[str, np.ndarray], hidden: int, **attrs: Any
+) -> onnx.ModelProto:
     """One recurrent node; ``time`` and ``batch`` may be names."""
     count = 3 if op == "LSTM" else 2
     order = ["X", "W", "R", "B", "lens", "h0", "c0", "P"] if op == "LSTM" else ["X", "W", "R", "B", "lens", "h0"]
@@ -100,7 +102,11 @@ def test_gru_with_the_reset_gate_after_the_product() -> None:
 
 def test_activations_with_parameters_and_clip() -> None:
     feeds = arrays("LSTM", 3, 2, 4, 5, 1, "B")
-    acts = {"activations": ["HardSigmoid", "ScaledTanh", "Softsign"], "activation_alpha": [0.3, 1.5], "activation_beta": [0.4, 0.7]}
+    acts = {
+        "activations": ["HardSigmoid", "ScaledTanh", "Softsign"],
+        "activation_alpha": [0.3, 1.5],
+        "activation_beta": [0.4, 0.7],
+    }
     compare(model_of("LSTM", 3, 2, feeds, 5, **acts), feeds)
     compare(model_of("LSTM", 3, 2, feeds, 5, clip=0.4), feeds)
 
