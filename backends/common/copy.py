@@ -27,8 +27,10 @@ def emit_copy(
     lowering = GroupLowering(call, caps, nest)
     tensor = lowering.operand(value)
     shape = lowering.builder.shape(value.shape)
-    out = tirx.decl_buffer([tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out")
+    out = tirx.decl_buffer(
+        [tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out"
+    )
     lowering.builder.emit([Output(tensor, out)])
-    names, symbols = lowering.symbol_params()
+    symbol_names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]
-    return lowering.builder.finish(params, "copy"), list(lowering.buffers), names
+    return lowering.builder.finish(params, "copy"), list(lowering.buffers), symbol_names

@@ -106,7 +106,7 @@ def unflatten(flat: Expr, shape: Sequence[Expr]) -> Index:
     for d in reversed(shape[1:]):
         index.append(floormod(flat, d))
         flat = floordiv(flat, d)
-    return tuple([flat, *reversed(index)]) if shape else ()
+    return (flat, *reversed(index)) if shape else ()
 
 
 def never_empty(shape: Sequence[Expr]) -> bool:

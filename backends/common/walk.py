@@ -58,7 +58,9 @@ def cropped(walk: Walk, begin: Sequence[Expr], extents: Sequence[Expr], steps: S
     offset = walk.offset
     for b, s in zip(begin, walk.strides):
         offset = offset + b * s
-    return replace(walk, offset=offset, extents=tuple(extents), strides=tuple(s * k for s, k in zip(walk.strides, steps)))
+    return replace(
+        walk, offset=offset, extents=tuple(extents), strides=tuple(s * k for s, k in zip(walk.strides, steps))
+    )
 
 
 def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, strides: Sequence[Expr]) -> None:
@@ -68,7 +70,12 @@ def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, str
     for shape, axes, rows, row_axis, first in _loops(extents, src):
 
         def evaluate(
-            index: Index, _: Any, axes: list[int] = axes, rows: int = rows, row_axis: int = row_axis, first: Expr = first
+            index: Index,
+            _: Any,
+            axes: list[int] = axes,
+            rows: int = rows,
+            row_axis: int = row_axis,
+            first: Expr = first,
         ) -> Any:
             from graphopt.backends.common.builder import NestBody
 
@@ -144,5 +151,7 @@ def _equal(a: Expr, b: Expr) -> bool:
 
 def flat_alias(buffer: Any) -> Any:
     """``buffer`` as one dimension, and the statement that declares it."""
-    alias = tirx.decl_buffer([i64(product(list(buffer.shape)))], str(buffer.dtype), f"{buffer.name}_flat", data=buffer.data)
+    alias = tirx.decl_buffer(
+        [i64(product(list(buffer.shape)))], str(buffer.dtype), f"{buffer.name}_flat", data=buffer.data
+    )
     return alias, tirx.DeclBuffer(alias, data=buffer.data)

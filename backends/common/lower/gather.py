@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import i64, product, unflatten, wrapped
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
@@ -24,9 +26,7 @@ def _gather(c: LowerContext) -> Lowered:
 def _gather_elements(c: LowerContext) -> Lowered:
     x, index = c.x(0), c.x(1)
     axis = c.axis(int(c.attr("axis")), x.rank)
-    return Tensor(
-        c.out_shape(), x.dtype, lambda *i: x(*i[:axis], wrapped(index(*i), x.shape[axis]), *i[axis + 1 :])
-    )
+    return Tensor(c.out_shape(), x.dtype, lambda *i: x(*i[:axis], wrapped(index(*i), x.shape[axis]), *i[axis + 1 :]))
 
 
 @lowers("GatherND")
@@ -67,7 +67,7 @@ def _compress(c: LowerContext) -> Lowered:
     return Tensor(c.out_shape(), x.dtype, element)
 
 
-def _kept(c: LowerContext) -> tuple[Code, object]:
+def _kept(c: LowerContext) -> tuple[Code, Any]:
     """Positions whose condition holds, then (at the end of the buffer) how many there are."""
     x, condition = c.x(0), c.x(1)
     limit = product(x.shape) if c.attr("axis") is None else x.shape[c.axis(int(c.attr("axis")), x.rank)]
@@ -111,5 +111,3 @@ def _nonzero(c: LowerContext) -> Lowered:
 def _truth(x: Tensor, i: tuple[Expr, ...]) -> Expr:
     value = x(*i)
     return value if x.dtype == "bool" else value != const(0, x.dtype)
-
-

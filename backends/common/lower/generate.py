@@ -147,5 +147,3 @@ def _affine_grid(c: LowerContext) -> Lowered:
         return total.astype(dtype)
 
     return Tensor(shape, dtype, element)
-
-

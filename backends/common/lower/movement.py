@@ -119,7 +119,9 @@ def _tile(c: LowerContext) -> Lowered:
     if walk is not None:
         # repeat, then walk: twice as many dimensions
         pairs = [((r, d), (0, s)) for r, d, s in zip(repeats, walk.extents, walk.strides)]
-        walk = Walk(walk.buffer, walk.offset, tuple(e for p, _ in pairs for e in p), tuple(s for _, p in pairs for s in p))
+        walk = Walk(
+            walk.buffer, walk.offset, tuple(e for p, _ in pairs for e in p), tuple(s for _, p in pairs for s in p)
+        )
     return Tensor(c.out_shape(), x.dtype, lambda *i: x(*(floormod(p, d) for p, d in zip(i, x.shape))), walk=walk)
 
 

@@ -80,7 +80,9 @@ def _frame_parts(
     fixed = [b for b in begin if isinstance(b, int)]
     after = [e - b - d for b, d, e in zip(begin, x.shape, shape)]
     static = [a for a in after if isinstance(a, int)]
-    changed = [a for a, (b, d, e) in enumerate(zip(begin, x.shape, shape)) if not (_zero(b) and (e is d or _zero(after[a])))]
+    changed = [
+        a for a, (b, d, e) in enumerate(zip(begin, x.shape, shape)) if not (_zero(b) and (e is d or _zero(after[a])))
+    ]
     if len(fixed) != len(begin) or any(not isinstance(after[a], int) for a in changed):
         return None
     if any(b < 0 for b in fixed) or any(a < 0 for a in static):

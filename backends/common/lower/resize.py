@@ -16,7 +16,7 @@ from graphopt.backends.common.index import clamp, floordiv, i64, inside
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
 from graphopt.backends.common.tensor import Expr, Tensor, as_number
-from graphopt.ir.dims import Dim, known
+from graphopt.ir.dims import Dim
 
 DOUBLE = "float64"
 Number = Any
@@ -147,9 +147,9 @@ def _scales(c: LowerContext, axes: list[int]) -> list[Number | None]:
     if policy == "stretch":
         return [None] * len(axes)
     sizes, x = list(c.content(3).reshape(-1)), [c.shape(0)[a] for a in axes]
-    if known(sizes) and known(x):
-        pick = min if policy == "not_larger" else max
-        return [float(pick(int(s) / int(d) for s, d in zip(sizes, x)))] * len(axes)  # type: ignore[call-overload]
+    fixed = [s / d for s, d in zip(sizes, x) if isinstance(s, int) and isinstance(d, int)]
+    if len(fixed) == len(axes):
+        return [float(min(fixed) if policy == "not_larger" else max(fixed))] * len(axes)
     quotients = [as_number(s, DOUBLE) / as_number(d, DOUBLE) for s, d in zip(c.dims(sizes), c.dims(x))]
     common = quotients[0]
     for q in quotients[1:]:
@@ -173,7 +173,9 @@ def _measure(c: LowerContext) -> Tensor:
     return Tensor((len(axes),), "int64", lambda i: _by_tap(i, len(extents), lambda n: extents[n]))
 
 
-def _axis(c: LowerContext, a: int, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], working: str) -> Axis:
+def _axis(
+    c: LowerContext, a: int, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], working: str
+) -> Axis:
     extent, out = c.shape(0)[a], c.node.out.shape[a]
     fixed = (scale is None or isinstance(scale, float)) and all(isinstance(r, float) for r in roi)
     if isinstance(extent, int) and isinstance(out, int) and fixed:
@@ -220,7 +222,14 @@ def _position(c: LowerContext, index: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def _symbolic_axis(
-    c: LowerContext, a: int, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], extent: Dim, out: Dim, working: str
+    c: LowerContext,
+    a: int,
+    form: AxisForm,
+    scale: Number | None,
+    roi: tuple[Number, Number],
+    extent: Dim,
+    out: Dim,
+    working: str,
 ) -> Axis:
     """An axis of symbolic extent, by formulas in double precision."""
     size, out_size = c.k.dim(extent), c.k.dim(out)
@@ -234,6 +243,7 @@ def _symbolic_axis(
     coordinate = _Coordinate(form, scale, roi, i64(size), i64(out_size))
     outside = None
     if form.transform == "tf_crop_and_resize":
+
         def outside(o: Expr) -> Expr:
             at = coordinate(o)
             return tirx.Or(at < _d(0), at > coordinate.size - _d(1))
@@ -264,7 +274,9 @@ def _symbolic_axis(
         return (kept[tap] / tirx.Select(tirx.EQ(total, _d(0)), _d(1), total)).astype(working)
 
     weights = c.k.stage(Tensor((taps, out_size), working, lambda k, o: _by_tap(k, taps, lambda t: weight(o, t))))
-    places = c.k.stage(Tensor((taps, out_size), "int64", lambda k, o: _by_tap(k, taps, lambda t: clamp(raw(o, t), size))))
+    places = c.k.stage(
+        Tensor((taps, out_size), "int64", lambda k, o: _by_tap(k, taps, lambda t: clamp(raw(o, t), size)))
+    )
     return Axis(a, taps, lambda o, k: places(k, o), lambda o, k: weights(k, o), outside)
 
 
@@ -287,7 +299,9 @@ def _kernel(form: AxisForm, d: Expr) -> Expr:
 class _Coordinate:
     """``resize_tables.source_coordinate`` at run time."""
 
-    def __init__(self, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], size: Expr, out_size: Expr) -> None:
+    def __init__(
+        self, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], size: Expr, out_size: Expr
+    ) -> None:
         self.form = form
         self.roi = roi
         self.size = as_number(size, DOUBLE)
@@ -317,5 +331,3 @@ class _Coordinate:
 
 def _d(value: Number) -> Expr:
     return const(float(value), DOUBLE) if isinstance(value, (int, float)) else value
-
-

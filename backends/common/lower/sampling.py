@@ -40,7 +40,11 @@ def _grid_sample(c: LowerContext) -> Lowered:
             return at
         low, high = _borders(length, align, dtype)
         within = tirx.And(at >= low, at <= high)
-        other = tirx.max(tirx.min(at, length - one), const(0.0, dtype)) if padding == "border" else _reflect(at, low, high, dtype)
+        other = (
+            tirx.max(tirx.min(at, length - one), const(0.0, dtype))
+            if padding == "border"
+            else _reflect(at, low, high, dtype)
+        )
         return tirx.Select(within, at, other)
 
     where = [c.k.stage(Tensor(points, dtype, lambda *p, a=a: position(a, p))) for a in range(dims)]
@@ -179,7 +183,9 @@ def _max_roi_pool(c: LowerContext) -> Lowered:
 
     def rounded(value: Expr) -> Expr:
         # half away from zero, as C's round
-        return tirx.Select(value < 0, tirx.ceil(value - const(0.5, "float32")), tirx.floor(value + const(0.5, "float32")))
+        return tirx.Select(
+            value < 0, tirx.ceil(value - const(0.5, "float32")), tirx.floor(value + const(0.5, "float32"))
+        )
 
     with code.nest(shape) as (n, channel, ph, pw):
         image = code.let(clamp(rois(n, 0).astype("int64"), x.shape[0]))

@@ -116,7 +116,8 @@ def _col2im(c: LowerContext) -> Lowered:
     dilations = [int(d) for d in c.attr("dilations") or [1] * n]
     pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
     counts = [
-        floordiv(d + pads[a] + pads[n + a] - (block[a] - 1) * dilations[a] - 1, strides[a]) + 1 for a, d in enumerate(shape[2:])
+        floordiv(d + pads[a] + pads[n + a] - (block[a] - 1) * dilations[a] - 1, strides[a]) + 1
+        for a, d in enumerate(shape[2:])
     ]
     dtype = c.out_dtype()
 

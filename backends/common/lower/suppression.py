@@ -74,7 +74,9 @@ def _suppress(c: LowerContext, selected: Any | None) -> Any:
     return number
 
 
-def _overlaps(c: LowerContext, code: Code, boxes: Tensor, batch: Expr, a: Expr, b: Expr, threshold: Expr | None) -> Expr:
+def _overlaps(
+    c: LowerContext, code: Code, boxes: Tensor, batch: Expr, a: Expr, b: Expr, threshold: Expr | None
+) -> Expr:
     """Whether the intersection over the union of two boxes exceeds the threshold."""
     dtype = boxes.dtype
     zero = const(0, dtype)

@@ -194,5 +194,3 @@ def _unique(c: LowerContext) -> Lowered:
         Tensor((groups.total,), "int64", lambda i: code.load(groups.inverse, i)),
         Tensor(count, "int64", lambda i: code.load(groups.counts, i)),
     ]
-
-
