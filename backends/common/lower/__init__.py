@@ -3,6 +3,8 @@
 from graphopt.backends.common.lower import (
     arithmetic,
     casts,
+    deform_conv,
+    determinant,
     einsum,
     gather,
     generate,
@@ -29,6 +31,8 @@ from graphopt.backends.common.lower import (
 __all__ = [
     "arithmetic",
     "casts",
+    "deform_conv",
+    "determinant",
     "einsum",
     "gather",
     "generate",

@@ -19,7 +19,7 @@ from graphopt.backends.common.tensor import elementwise
 
 Array = npt.NDArray[Any]
 EDGES = np.array(
-    [np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, 88.72, 88.73, -87.5, -103.9, -104.1, 1, -1, 0.5],
+    [np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, 88.72, 88.73, -87.5, -104, -105, 1, 0.5],
     np.float32,
 )  # fmt: skip
 

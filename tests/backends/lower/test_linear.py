@@ -129,3 +129,35 @@ def test_nothing_to_sum() -> None:
         {"a": a, "b": b},
         want={"y": np.zeros((2, 3), np.float32), "g": np.zeros((2, 3), np.float32)},
     )
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_determinants(symbolic: bool) -> None:
+    x, flat = rand(2, 3, 5, 5), rand(4, 4)
+    flat[0, 0] = 0  # needs a pivot
+    singular = np.ones((3, 3), np.float32)
+    feed = {"x": x} if symbolic else {"x": x, "f": flat, "s": singular, "h": flat.astype(np.float16)}
+    nodes = [node("Det", k, f"d{k}") for k in feed]
+    want = {f"d{k}": np.asarray(np.linalg.det(v.astype(np.float64)), v.dtype) for k, v in feed.items()}
+    check(nodes, feed, want=want, rtol=1e-4, atol=1e-5, symbolic=symbolic)
+
+
+def test_deformable_convolution() -> None:
+    x, w, bias = rand(2, 4, 5, 6), rand(4, 2, 3, 2), rand(4)
+    offset, mask = rand(2, 2 * 3 * 2 * 2, 5, 5) * 2, rand(2, 2 * 3 * 2, 5, 5)
+    nodes = [node("DeformConv", "x w o b m", "y", pads=[1, 0, 1, 0], group=2, offset_group=2, kernel_shape=[3, 2])]
+    offset[0, 0, 0, 0] = 1e9
+    want = np.zeros((2, 4, 5, 5))
+    for n, oc, i, j in np.ndindex(want.shape):
+        want[n, oc, i, j] = bias[oc]
+        for ic, a, b in np.ndindex(2, 3, 2):
+            ch = oc // 2 * 2 + ic
+            plane = ch // 2 * 6 + a * 2 + b
+            p, q = i - 1 + a + float(offset[n, 2 * plane, i, j]), j + b + float(offset[n, 2 * plane + 1, i, j])
+            value = 0.0
+            for r, s in ((np.floor(p) + u, np.floor(q) + v) for u in (0, 1) for v in (0, 1)):
+                if 0 <= r < 5 and 0 <= s < 6:
+                    value += x[n, ch, int(r), int(s)] * (1 - abs(p - r)) * (1 - abs(q - s))
+            want[n, oc, i, j] += value * mask[n, plane, i, j] * w[oc, ic, a, b]
+    consts = {"w": w, "b": bias}
+    check(nodes, {"x": x, "o": offset, "m": mask}, consts, {"y": want.astype(np.float32)}, opset=22, atol=1e-4)
