@@ -27,6 +27,7 @@ def compile(
     *,
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
     level: int = 2,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
@@ -40,6 +41,8 @@ def compile(
         target: see ``graphopt targets``.
         threads: CPU threads; by default all cores of the process's affinity mask.
         shapes: fixes or renames symbolic input dimensions: ``{"x": (1, 3, 224, 224)}`` or ``{"x": "Nx3xHxW"}``.
+        values: inputs that always have the same value, such as a sampling rate: they become constants, and branches that
+            they decide go away.
         level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
         passes: graph passes to run instead of the level's.
         skip: names of passes to leave out.
@@ -53,8 +56,8 @@ def compile(
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
-        src, target, threads=threads, shapes=shapes, level=level, passes=passes, skip=skip, verify_each=verify_each,
-        remarks=remarks,
+        src, target, threads=threads, shapes=shapes, values=values, level=level, passes=passes, skip=skip,
+        verify_each=verify_each, remarks=remarks,
     )[::2]  # fmt: skip
     return CompiledModel.from_program(signature_of(graph), program, build_program(program), source=graph.source)
 
@@ -65,6 +68,7 @@ def to_program(
     *,
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
     level: int = 2,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
@@ -76,7 +80,7 @@ def to_program(
     from graphopt.backends.base.target import parse_target
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
-    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks)
+    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
     fused = fuse_for(graph, goal, level)
     return graph, fused, lower_fused(fused, goal, level)
@@ -90,6 +94,7 @@ def prepare(
     skip: Sequence[str],
     verify_each: bool,
     remarks: Remarks | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.backend import is_lowerable
@@ -99,7 +104,7 @@ def prepare(
     from graphopt.passes.canonical.expand_functions import expand_functions
     from graphopt.passes.canonical.unroll_loops import unroll_loops
 
-    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
+    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values)
     graph = optimize(
         graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
     )

@@ -10,7 +10,8 @@ import pytest
 import graphopt
 from graphopt.driver.accuracy import compare_all
 from graphopt.models import zoo
-from tests.support.zoo_models import HEAVY, assert_outputs, budget, reference, zoo_model
+from graphopt.runtime.model import CompiledModel
+from tests.support.zoo_models import FIXED, HEAVY, Arrays, assert_outputs, budget, reference, zoo_model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed (extra 'bench')"
@@ -21,22 +22,28 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for
 DYNAMIC = [name for name in zoo.names() if zoo.get(name).dynamic_shapes]
 
 
+def _fed(compiled: CompiledModel, feed: Arrays) -> Arrays:
+    return {spec.name: feed[spec.name] for spec in compiled.inputs}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_static_shapes(name: str) -> None:
     model = zoo_model(name)
-    compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None)
+    compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None, values=FIXED.get(name))
     for seed in (0, 1):
         feed = model.inputs(seed)
-        assert_outputs(name, compiled.run(feed), reference(model, feed), f"seed {seed}")
+        assert_outputs(name, compiled.run(_fed(compiled, feed)), reference(model, feed), f"seed {seed}")
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_one_compilation_for_all_shapes(name: str) -> None:
     model = zoo_model(name)
-    compiled = graphopt.compile(model.path(), "x86")
+    compiled = graphopt.compile(model.path(), "x86", values=FIXED.get(name))
     for shapes in ({}, *model.dynamic_shapes[:2]):
         feed = model.inputs(2, shapes)
-        assert_outputs(name, compiled.run(feed), reference(model, feed), str(shapes or "standard shapes"))
+        assert_outputs(
+            name, compiled.run(_fed(compiled, feed)), reference(model, feed), str(shapes or "standard shapes")
+        )
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
