@@ -15,7 +15,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import clamp, floordiv, i64, inside
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
-from graphopt.backends.common.tensor import Expr, Tensor, as_number
+from graphopt.backends.common.tensor import Expr, Tensor, as_number, scalar_loops
 from graphopt.ir.dims import Dim
 
 DOUBLE = "float64"
@@ -52,11 +52,20 @@ def _resize(c: LowerContext) -> Lowered:
             current = c.k.stage(current)
         current = _along(current, axis, shape[axis.axis], working)
     final = current
-    return Tensor(shape, x.dtype, lambda *i: _extrapolated(c, axes, i, final(*i).astype(x.dtype), x.dtype))
+    return Tensor(shape, x.dtype, lambda *i: _extrapolated(c, axes, i, _rounded(final(*i), x.dtype), x.dtype))
 
 
 def _working_dtype(dtype: str) -> str:
     return dtype if dtype in ("float32", "float64") else "float32" if dtype == "float16" else DOUBLE
+
+
+def _rounded(value: Expr, dtype: str) -> Expr:
+    """A weighted sum as the element type; integers to the nearest (ties to even) and saturated, as in ONNX's reference."""
+    if dtype.startswith("float"):
+        return value.astype(dtype)
+    scalar_loops()
+    low, high = (const(float(v.value), DOUBLE) for v in (tirx.min_value(dtype), tirx.max_value(dtype)))
+    return tirx.nearbyint(tirx.max(tirx.min(value, high), low)).astype(dtype)
 
 
 def _along(x: Tensor, axis: Axis, extent: Expr, dtype: str) -> Tensor:
@@ -240,13 +249,13 @@ def _symbolic_axis(
         assert isinstance(scale, float)
         factor = int(scale)
         return Axis(a, 1, lambda o, _: floordiv(o, factor), None, None, factor)
-    coordinate = _Coordinate(form, scale, roi, i64(size), i64(out_size))
+    coordinate = c.k.stage(Tensor((out_size,), DOUBLE, _Coordinate(form, scale, roi, i64(size), i64(out_size))))
     outside = None
     if form.transform == "tf_crop_and_resize":
 
         def outside(o: Expr) -> Expr:
             at = coordinate(o)
-            return tirx.Or(at < _d(0), at > coordinate.size - _d(1))
+            return tirx.Or(at < _d(0), at > as_number(i64(size), DOUBLE) - _d(1))
 
     if form.mode == "nearest":
         rounding = {
@@ -262,18 +271,21 @@ def _symbolic_axis(
 
     def plain(o: Expr, tap: int) -> Expr:
         at = coordinate(o)
-        return _kernel(form, tirx.abs(_d(first + tap) - (at - tirx.floor(at))))
+        value = _kernel(form, tirx.abs(_d(first + tap) - (at - tirx.floor(at))))
+        return tirx.Select(inside(raw(o, tap), size), value, _d(0)) if form.exclude_outside else value
 
-    def weight(o: Expr, tap: int) -> Expr:
+    # staged one by one: nested selections make TVM's simplifier slow
+    kept = c.k.stage(Tensor((taps, out_size), DOUBLE, lambda k, o: _by_tap(k, taps, lambda t: plain(o, t))))
+
+    def weight(k: Expr, o: Expr) -> Expr:
         if not form.exclude_outside:
-            return plain(o, tap).astype(working)
-        kept = [tirx.Select(inside(raw(o, t), size), plain(o, t), _d(0)) for t in range(taps)]
-        total = kept[0]
-        for k in kept[1:]:
-            total = total + k
-        return (kept[tap] / tirx.Select(tirx.EQ(total, _d(0)), _d(1), total)).astype(working)
+            return kept(k, o).astype(working)
+        total = kept(0, o)
+        for t in range(1, taps):
+            total = total + kept(t, o)
+        return (kept(k, o) / tirx.Select(tirx.EQ(total, _d(0)), _d(1), total)).astype(working)
 
-    weights = c.k.stage(Tensor((taps, out_size), working, lambda k, o: _by_tap(k, taps, lambda t: weight(o, t))))
+    weights = c.k.stage(Tensor((taps, out_size), working, weight))
     places = c.k.stage(
         Tensor((taps, out_size), "int64", lambda k, o: _by_tap(k, taps, lambda t: clamp(raw(o, t), size)))
     )

@@ -1,0 +1,123 @@
+"""Resize: every mode, transform and rounding against ONNX's reference, with fixed and with symbolic shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.run_node import check, model_with, node, reference, run, same
+
+TRANSFORMS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
+ROUNDING = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+RNG = np.random.default_rng(3)
+
+
+def _image(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def _scales(*values: float) -> Any:
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_nearest(transform: str) -> None:
+    nodes = [
+        node("Resize", f"x _ s{k}", f"y{k}{n}", mode="nearest", coordinate_transformation_mode=transform, nearest_mode=r)
+        for n, r in enumerate(ROUNDING) for k in range(2)
+    ]  # fmt: skip
+    check(nodes, {"x": _image(1, 2, 5, 7)}, {"s0": _scales(1, 1, 2, 3), "s1": _scales(1, 1, 0.6, 1.7)})
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_weighted(mode: str, transform: str) -> None:
+    nodes = [
+        node("Resize", f"x _ s{k}", f"y{k}{e}", mode=mode, coordinate_transformation_mode=transform, exclude_outside=e)
+        for k in range(2) for e in (0, 1)
+    ]  # fmt: skip
+    nodes.append(node("Resize", "x _ _ z", "w", mode=mode, coordinate_transformation_mode=transform))
+    consts = {"s0": _scales(1, 1, 2, 2.5), "s1": _scales(1, 1, 0.6, 0.3), "z": np.array([1, 2, 9, 4], np.int64)}
+    check(nodes, {"x": _image(1, 2, 6, 7)}, consts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_antialias(mode: str) -> None:
+    nodes = [
+        node("Resize", f"x _ s{k}", f"y{k}{e}", mode=mode, antialias=1, exclude_outside=e)
+        for k in range(2)
+        for e in (0, 1)
+    ]
+    check(
+        nodes,
+        {"x": _image(1, 1, 11, 9)},
+        {"s0": _scales(1, 1, 0.37, 0.5), "s1": _scales(1, 1, 1.5, 0.6)},
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_crop_and_resize() -> None:
+    attrs = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 7.0}
+    nodes = [
+        node("Resize", "x r _ z", "y", mode="linear", **attrs), node("Resize", "x q _ w", "v", mode="nearest", axes=[2, 3], **attrs),
+    ]  # fmt: skip
+    consts = {
+        "r": _scales(0, 0, 0.4, -0.2, 1, 1, 0.6, 1.3), "z": np.array([1, 1, 3, 5], np.int64),
+        "q": _scales(0.2, 0.1, 0.9, 1.4), "w": np.array([4, 6], np.int64),
+    }  # fmt: skip
+    check(nodes, {"x": _image(1, 1, 8, 7)}, consts)
+
+
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+def test_kept_aspect_ratio(policy: str) -> None:
+    nodes = [node("Resize", "x _ _ z", "y", mode="nearest", axes=[2, 3], keep_aspect_ratio_policy=policy)]
+    check(nodes, {"x": _image(1, 1, 4, 6)}, {"z": np.array([7, 8], np.int64)})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.int32])
+def test_element_types(dtype: Any) -> None:
+    x = (RNG.integers(0, 64, (1, 2, 5, 4)) * 4).astype(dtype)
+    nodes = [node("Resize", "x _ s", "y", mode="linear"), node("Resize", "x _ s", "z", mode="nearest")]
+    check(nodes, {"x": x}, {"s": _scales(1, 1, 2, 2)})
+
+
+def test_symbolic_shapes_run_at_several_sizes() -> None:
+    nodes = [
+        node("Resize", "x _ a", "up", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        node("Resize", "x _ a", "half", mode="nearest"), node("Resize", "x _ a", "lin", mode="linear"),
+        node("Resize", "x _ a", "cub", mode="cubic", exclude_outside=1), node("Resize", "x _ b", "odd", mode="linear"),
+        node("Resize", "x _ a", "align", mode="linear", coordinate_transformation_mode="align_corners"),
+    ]  # fmt: skip
+    consts = {"a": _scales(1, 1, 2, 3), "b": _scales(1, 1, 1.7, 0.6)}
+    from graphopt.driver.compiling import compile
+
+    model = model_with(nodes, {"x": _image(2, 3, 7, 5)}, consts, symbolic=True)
+    compiled = compile(model, "x86", threads=2)
+    for shape in ((2, 3, 7, 5), (1, 3, 1, 33), (1, 3, 16, 9)):
+        x = {"x": _image(*shape)}
+        got, want = compiled.run(x), reference(model, x)
+        for name, array in want.items():
+            same(f"{name} {shape}", got[name], array, 1e-4, 1e-5)
+
+
+def test_scales_sizes_and_regions_given_at_run_time() -> None:
+    nodes = [
+        node("Resize", "x _ s", "y", mode="linear"), node("Resize", "x _ _ z", "w", mode="cubic"),
+        node("Resize", "x r s", "v", mode="linear", coordinate_transformation_mode="tf_crop_and_resize"),
+        node("Resize", "x _ _ z", "k", mode="nearest", keep_aspect_ratio_policy="not_larger"),
+    ]  # fmt: skip
+    feed = {
+        "x": _image(1, 2, 5, 7), "s": _scales(1, 1, 1.5, 0.7), "z": np.array([1, 2, 9, 3], np.int64),
+        "r": _scales(0, 0, 0.1, 0.2, 1, 1, 0.8, 1.2),
+    }  # fmt: skip
+    for n in nodes:
+        used = {k: v for k, v in feed.items() if k in n.input}
+        model = model_with([n], used, like={o: np.zeros((1, 1, 1, 1), np.float32) for o in n.output})
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+        for axis in range(4):
+            model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = f"o{axis}"
+        got, want = run(model, used), reference(model, used)
+        same(n.output[0], got[n.output[0]], want[n.output[0]], 1e-4, 1e-5)
