@@ -62,7 +62,8 @@ def test_antialias(mode: str) -> None:
 def test_crop_and_resize() -> None:
     attrs = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 7.0}
     nodes = [
-        node("Resize", "x r _ z", "y", mode="linear", **attrs), node("Resize", "x q _ w", "v", mode="nearest", axes=[2, 3], **attrs),
+        node("Resize", "x r _ z", "y", mode="linear", **attrs),
+        node("Resize", "x q _ w", "v", mode="nearest", axes=[2, 3], **attrs),
     ]  # fmt: skip
     consts = {
         "r": _scales(0, 0, 0.4, -0.2, 1, 1, 0.6, 1.3), "z": np.array([1, 1, 3, 5], np.int64),
