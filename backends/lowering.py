@@ -301,5 +301,5 @@ class Lowering:
 
 
 def _identifier(text: str) -> str:
-    clean = re.sub(r"\W", "_", text)
+    clean = re.sub(r"\W", "_", text, flags=re.ASCII)
     return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main",) else clean
