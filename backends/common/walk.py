@@ -102,13 +102,14 @@ Loops = tuple[Index, list[int], int, int, Expr]
 def _loops(extents: Index, src: Index) -> list[Loops]:
     axes = list(range(len(extents)))
     straight: list[Loops] = [(extents, axes, 1, -1, 0)]
-    if len(extents) < 2 or _is(src[-1], 1) or _is(src[-1], 0):
+    few = isinstance(extents[-1], int) and extents[-1] < TILE
+    if len(extents) < 2 or _is(src[-1], 1) or (_is(src[-1], 0) and not few):
         return straight
     near = [a for a in axes[:-1] if _is(src[a], 1)]
     if not near:
         return straight
     axis, last = near[-1], len(extents) - 1
-    if isinstance(extents[last], int) and extents[last] < TILE:
+    if few:
         # few columns: run along the source instead, storing one element of every column
         order = [a for a in axes[:-1] if a != axis] + [axis]
         return [(tuple(extents[a] for a in order), order, extents[last], last, 0)]

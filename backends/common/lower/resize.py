@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.index import clamp, floordiv, i64, inside
+from graphopt.backends.common.lower.movement import plain_walk
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
 from graphopt.backends.common.tensor import Expr, Tensor, as_number, scalar_loops
@@ -47,12 +48,18 @@ def _resize(c: LowerContext) -> Lowered:
         raise c.unsupported("Resize with weights in nearest mode")
     working = _working_dtype(x.dtype)
     current = Tensor(x.shape, working, lambda *i: x(*i).astype(working))
-    for n, axis in enumerate(axes):
-        if n and axis.taps >= STAGED_TAPS:
+    # the innermost axis first: its scattered loads are the slow ones, and there are fewest of them before the others grow
+    for n, axis in enumerate(sorted(axes, key=lambda a: -a.axis)):
+        if n and (axis.taps >= STAGED_TAPS or not _shrinks(x.shape[axis.axis], shape[axis.axis])):
             current = c.k.stage(current)
         current = _along(current, axis, shape[axis.axis], working)
     final = current
     return Tensor(shape, x.dtype, lambda *i: _extrapolated(c, axes, i, _rounded(final(*i), x.dtype), x.dtype))
+
+
+def _shrinks(extent: Expr, out_extent: Expr) -> bool:
+    """Whether most positions along an axis are not read at all."""
+    return isinstance(extent, int) and isinstance(out_extent, int) and extent > 2 * out_extent
 
 
 def _working_dtype(dtype: str) -> str:
@@ -90,7 +97,16 @@ def _nearest(c: LowerContext, x: Tensor, axes: list[Axis]) -> Tensor:
         at = [by_axis[n].index(p, 0) if n in by_axis else p for n, p in enumerate(i)]
         return _extrapolated(c, axes, i, x(*at), x.dtype)
 
-    return Tensor(c.out_shape(), x.dtype, element)
+    walk = plain_walk(x)
+    if walk is not None and all(a.repeat for a in axes):
+        # every element repeated along each axis: a copy with twice as many dimensions
+        repeats = [by_axis[n].repeat if n in by_axis else 1 for n in range(x.rank)]
+        pairs = [((d, r), (s, 0)) for d, r, s in zip(walk.extents, repeats, walk.strides)]
+        extents, strides = (tuple(v for pair in pairs for v in pair[k]) for k in (0, 1))
+        walk = replace(walk, extents=extents, strides=strides)
+    else:
+        walk = None
+    return Tensor(c.out_shape(), x.dtype, element, walk=walk)
 
 
 def _extrapolated(c: LowerContext, axes: list[Axis], i: tuple[Expr, ...], value: Expr, dtype: str) -> Expr:

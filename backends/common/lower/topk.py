@@ -11,6 +11,8 @@ from graphopt.backends.common.index import i64, product, unflatten
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, lowers, measures
 from graphopt.backends.common.tensor import Expr, Tensor
 
+HEAP_FACTOR = 4
+"""With fewer than a quarter of the elements wanted, a heap of these beats sorting all."""
 Before = Callable[[Expr, Expr], Expr]
 
 
@@ -48,6 +50,42 @@ def merge_sort(code: Code, order: Any, spare: Any, count: Expr, before: Before) 
         width.set(run * 2)
 
 
+def select(code: Code, order: Any, heap: Any, count: int, total: Expr, before: Before) -> None:
+    """Put the first ``count`` of ``total`` positions, sorted, into ``order``: a heap keeps the best with the worst on top."""
+    if count == 0:
+        return
+
+    def precedes(a: Expr, b: Expr) -> Expr:
+        return tirx.Or(before(a, b), tirx.And(tirx.Not(before(b, a)), a < b))
+
+    with code.loop(count) as n:
+        code.store(order, n, n)
+    merge_sort(code, order, heap, count, before)
+    with code.loop(count) as n:  # worst first is a heap already
+        code.store(heap, code.load(order, count - 1 - n), n)
+    with code.loop(total - count) as m:
+        p = code.let(m + count)
+        # of equal elements the earlier one stays
+        with code.when(before(p, code.let(code.load(heap, 0)))):
+            hole = code.cell("int64", i64(0))
+            child = code.cell("int64", i64(1))
+            with code.while_(child.get() < count):
+                at = code.let(child.get())
+                right = code.let(tirx.min(at + 1, i64(count - 1)))
+                left_value, right_value = code.let(code.load(heap, at)), code.let(code.load(heap, right))
+                worse = code.let(tirx.Select(precedes(left_value, right_value), right, at))
+                found = code.let(code.load(heap, worse))
+                sinks = code.let(precedes(p, found))
+                with code.when(sinks):
+                    code.store(heap, found, hole.get())
+                    hole.set(worse)
+                child.set(tirx.Select(sinks, worse * 2 + 1, i64(count)))
+            code.store(heap, p, hole.get())
+    with code.loop(count) as n:
+        code.store(order, code.load(heap, n), n)
+    merge_sort(code, order, heap, count, precedes)
+
+
 def numbers_first(a: Expr, b: Expr, dtype: str, descending: bool) -> Expr:
     """Whether ``a`` comes strictly before ``b``; NaN counts as the greatest number, as in numpy."""
     ahead = a > b if descending else a < b
@@ -78,9 +116,15 @@ def _topk(c: LowerContext) -> Lowered:
         def key(p: Expr, at: tuple[Expr, ...] = at) -> Expr:
             return x(*at[:axis], p, *at[axis:])
 
-        with code.loop(extent) as n:
-            code.store(order, n, n)
-        merge_sort(code, order, spare, extent, lambda a, b: numbers_first(key(a), key(b), x.dtype, largest))
+        def before(a: Expr, b: Expr, key: Callable[[Expr], Expr] = key) -> Expr:
+            return numbers_first(key(a), key(b), x.dtype, largest)
+
+        if isinstance(k, int) and isinstance(extent, int) and k * HEAP_FACTOR <= extent:
+            select(code, order, spare, k, extent, before)
+        else:
+            with code.loop(extent) as n:
+                code.store(order, n, n)
+            merge_sort(code, order, spare, extent, before)
         with code.loop(k) as n:
             code.store(indices, code.load(order, n), row, n)
     code.finish()

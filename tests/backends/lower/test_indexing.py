@@ -94,6 +94,13 @@ def test_topk_with_ties(largest: int) -> None:
     check(nodes, feed, {"k": _i64(5), "m": _i64(4), "o": _i64(33)})
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+def test_topk_of_many(largest: int) -> None:
+    x = RNG.integers(0, 40, (3, 257)).astype(np.float32)
+    nodes = [node("TopK", f"x k{k}", f"a{k} b{k}", largest=largest) for k in (1, 2, 7, 64)]
+    check(nodes, {"x": x}, {f"k{k}": _i64(k) for k in (1, 2, 7, 64)})
+
+
 def test_compress_and_nonzero() -> None:
     keep = np.array([True, False, True, True], np.bool_)
     for n, feed in (
