@@ -20,8 +20,8 @@ ONNX's own backend test-suite (onnx {version}, the node, simple, pytorch-operato
 
 Every case runs twice: as it is, and with all inputs but the first turned into constants, which is how models in use come.
 *Pass* means the same dtypes and shapes, and values within the case's own tolerances (at least four units in the last place
-for 16-bit floats, which the suite's 1e-3 does not grant, and one unit of the largest expected value). *Unsupported* means that compiling was refused with a reason.
-*Wrong* and *crash* are bugs.
+for 16-bit floats, which the suite's 1e-3 does not grant, and one unit of the largest expected value). *Unsupported* means
+that compiling was refused with a reason. *Wrong* and *crash* are bugs.
 """
 
 
