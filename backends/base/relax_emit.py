@@ -68,7 +68,9 @@ class _Emitter:
             self._kernel(step, storages)
         elif isinstance(step, ViewStep):
             if 0 in step.output.shape:  # Relax takes a 0 for "as in the operand"; there is nothing to view anyway
-                call = relax.op.builtin.alloc_tensor(self._shape(step.output), tvm_dtype(step.output.type.dtype), 0, "global")
+                call = relax.op.builtin.alloc_tensor(
+                    self._shape(step.output), tvm_dtype(step.output.type.dtype), 0, "global"
+                )
             else:
                 call = relax.op.reshape(self.vars[step.input], self._shape(step.output))
             self.vars[step.output] = self.bb.emit(call)

@@ -110,8 +110,8 @@ _OPAQUE = {
 def opaque(x: Expr) -> Expr:
     """x, hidden from TVM's simplifier. Costs no instruction.
 
-    The simplifier takes float addition for associative. And inside ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the inner
-    Select, although both sides of the outer one are computed: the division traps.
+    The simplifier takes float addition for associative. And inside ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the
+    inner Select, although both sides of the outer one are computed: the division traps.
     """
     dtype = dtype_of(x)
     if isinstance(x, (tirx.IntImm, tirx.FloatImm)):

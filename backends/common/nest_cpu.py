@@ -7,6 +7,7 @@ sharing loads), or, where that axis is short, the innermost reduction axis is, w
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class _Nest:
     def _index(self, outer: dict[int, Expr], last: Expr) -> Index:
         return (*(outer.get(i, 0) for i in range(len(self.shape) - 1)), last)
 
-    def _walk_last_axis(self, vector: Callable[[dict[int, Expr], Expr, int], Any]) -> list[Any]:
+    def _walk_last_axis(self, vector: Callable[..., Any]) -> list[Any]:
         """Cover the last axis with vectors: ``vector(outer index, first element, width)``."""
         if not self.shape:
             return [vector({}, None, 1)]
@@ -154,7 +155,7 @@ class _Nest:
         start = full * self.lanes if isinstance(full, int) else full * _e(self.lanes)
         for width in widths:
             first = start + done[0]
-            tail_parts.append(lambda o, first=first, width=width: vector(o, first, width))
+            tail_parts.append(functools.partial(vector, first=first, width=width))
             done[0] += width
         if not isinstance(scalars, int):
             tail_parts.append(lambda o: _serial(scalars, lambda j: vector(o, start + j, 1)))

@@ -97,7 +97,9 @@ class RegisterTile:
 
     def _staged(self) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
-        staged = T.alloc_buffer((self.points, self.vectors * self.lanes), "float32", scope="local", annotations=_ON_STACK)
+        staged = T.alloc_buffer(
+            (self.points, self.vectors * self.lanes), "float32", scope="local", annotations=_ON_STACK
+        )
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
         return staged
