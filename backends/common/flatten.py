@@ -22,7 +22,9 @@ def with_shapes(func: Any, shapes: Mapping[int, Sequence[Any]], defined: Mapping
             params.append(param)
             continue
         outer = tirx.decl_buffer(
-            [tirx.const(d, "int64") if isinstance(d, int) else d for d in shapes[i]], str(param.ty.dtype), f"{param.name}_nd"
+            [tirx.const(d, "int64") if isinstance(d, int) else d for d in shapes[i]],
+            str(param.ty.dtype),
+            f"{param.name}_nd",
         )
         params.append(outer)
         decls.append(tirx.DeclBuffer(param, data=tirx.buffer_data(outer)))
