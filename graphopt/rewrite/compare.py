@@ -85,7 +85,7 @@ class CompareEach(Instrument):
             if problem:
                 raise AccuracyError(
                     f"pass {p.name} changes output %{value.name}: {problem}",
-                    hint=f"leave it out with --skip {p.name}, and report this",
+                    hint=f"leave it out with --skip-pass {p.name}, and report this",
                 )
 
 

@@ -79,7 +79,7 @@ def _run_one(p: Pass, phase: Phase, work: Graph, ctx: PassContext, instruments: 
             f"pass {p.name} crashed: {type(e).__name__}: {e}",
             code="pass-crashed",
             notes=(where,),
-            hint=f"leave it out with --skip {p.name}, and report this",
+            hint=f"leave it out with --skip-pass {p.name}, and report this",
         ) from e
     finally:
         ctx.pass_name = ""
