@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import select
@@ -29,9 +30,12 @@ class Worker:
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{name}\t{form}\n")
-        process.stdin.flush()
-        line = self._line(process, self.timeout)
+        try:
+            process.stdin.write(f"{name}\t{form}\n")
+            process.stdin.flush()
+            line = self._line(process, self.timeout)
+        except BrokenPipeError:
+            line = ""
         if line is None:
             self.stop()
             return Outcome(name, form, "crash", f"no result after {self.timeout:g} s")
@@ -48,7 +52,8 @@ class Worker:
             self.process.wait()
             for stream in (self.process.stdin, self.process.stdout):
                 if stream is not None:
-                    stream.close()
+                    with contextlib.suppress(BrokenPipeError):  # closing writes what a dead process never read
+                        stream.close()
             self.process = None
 
     def _running(self) -> subprocess.Popen[str]:

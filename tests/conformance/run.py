@@ -20,7 +20,7 @@ def evaluate(
 ) -> list[Outcome]:
     """Outcomes of every case in every form; a form that changes nothing takes over the outcome as it is."""
     cases = all_cases()
-    todo = [(n, f) for f in forms for n in names if cases[n].has_form(f)]
+    todo = list(dict.fromkeys((n, f if cases[n].has_form(f) else "inputs") for f in forms for n in names))
 
     def progress(o: Outcome) -> None:
         if verbose or o.status in ("wrong", "crash"):
