@@ -56,7 +56,7 @@ def row(name: str, threads: int, repeat: int, with_tvm: bool) -> tuple[str, floa
     contenders = [Contender("graphopt", lambda: compiled.run(feed), seconds), peer("onnxruntime", path, feed, threads)]
     if with_tvm:
         contenders.append(peer("tvm", path, feed, threads))
-    latencies = {entry.name: entry for entry in measure(contenders, repeat, budget_s=60.0)}
+    latencies = {entry.name: entry for entry in measure(contenders, repeat, budget_s=30.0)}
     ours, ort = latencies["graphopt"], latencies["onnxruntime"]
     tvm = latencies.get("tvm")
     tvm_text = f"{tvm.median_ms:.0f} ({tvm.ratio:.0f}x)" if tvm else ""

@@ -16,6 +16,11 @@ PEERS = ("onnxruntime", "tvm")
 _BUDGET_S = 20.0
 """Rounds stop after this long (each contender has then run at least once more after warming up)."""
 
+SETTLE_S = 0.05
+"""Pause between contenders: thread pools spin some milliseconds before they sleep."""
+WARM_S = 0.01
+"""How long a contender runs untimed after the pause, at least once."""
+
 Run = Callable[[], Any]
 
 
@@ -51,7 +56,7 @@ def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float =
 
     Args:
         contenders: ours first; ratios are relative to it.
-        repeat: rounds at most; each runs every contender once.
+        repeat: rounds at most; each times every contender once, after a pause and a run to wake its threads.
         budget_s: no round starts later than this.
 
     Raises:
@@ -65,6 +70,12 @@ def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float =
     start = time.perf_counter()
     for _ in range(repeat):
         for contender in contenders:
+            # threads of the one before spin for a while; on as many cores as threads they would be measured with this one
+            time.sleep(SETTLE_S)
+            woken = time.perf_counter() + WARM_S
+            contender.run()
+            while time.perf_counter() < woken:
+                contender.run()
             before = time.perf_counter()
             contender.run()
             times[contender.name].append(1e3 * (time.perf_counter() - before))
