@@ -22,6 +22,7 @@ from graphopt.backends.base.program import (
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, choose
 from graphopt.backends.base.tvm_api import tvm_ffi
+from graphopt.backends.base.work import kernel_bytes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
@@ -32,6 +33,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape, TensorType
+from graphopt.ops.flops import group_flops
 
 
 def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], nest: Nest) -> Program:
@@ -242,7 +244,9 @@ class Lowering:
         name = self._add(emitted.function, group.label)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
-        self.out.steps.append(KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins))
+        work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
+        step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
+        self.out.steps.append(step)
 
     def _view(self, group: Group) -> None:
         node = group.nodes[0]

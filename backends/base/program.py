@@ -39,7 +39,12 @@ class Buffer:
 
 @dataclass(eq=False)
 class KernelStep:
-    """Call ``function(*inputs, *outputs, *symbols)``."""
+    """Call ``function(*inputs, *outputs, *symbols)``.
+
+    Attributes:
+        flops: operations that the nodes ask for (`graphopt.ops.flops`), None when sizes are symbolic.
+        bytes: operands and results once each (`graphopt.backends.base.work`), None when sizes are symbolic.
+    """
 
     function: str
     inputs: list[Buffer]
@@ -49,6 +54,8 @@ class KernelStep:
     template: str = "generic"
     config: str = ""
     origins: tuple[str, ...] = ()
+    flops: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(eq=False)
