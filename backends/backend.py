@@ -6,7 +6,6 @@ from typing import Any
 
 import graphopt.backends.common.lower  # noqa: F401  (fills the table of lowerings)
 from graphopt.backends.base.build import Built, build_module
-from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
@@ -14,13 +13,13 @@ from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
-from graphopt.backends.cpu.conv2d import DirectConv2d, channel_block
+from graphopt.backends.cpu.conv2d import DirectConv2d
+from graphopt.backends.cpu.depthwise import DepthwiseConv2d
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node
-from graphopt.ops.context import attr
 from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
 from graphopt.passes.layout.assign import BlockPolicy, assign_layouts
 
@@ -29,7 +28,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     """Kernel templates of a target, in no particular order."""
     if target.caps.is_gpu:
         return []
-    return [DirectConv2d(), PackedMatmul()]
+    return [DirectConv2d(), DepthwiseConv2d(), PackedMatmul()]
 
 
 def nest_of(target: Target) -> Nest:
@@ -68,19 +67,15 @@ def block_policy(target: Target) -> BlockPolicy:
         for template in templates:
             if group.anchor.op in template.anchors and not group.anchor.domain:
                 block = template.wanted_block(call, target.caps)
-                if block and isinstance(template.supports(call, target.caps), Yes):
+                if block and isinstance(template.supports(_with_block(call, block), target.caps), Yes):
                     return block
-        return depthwise_block(group, target.caps)
+        return 0
 
     return policy
 
 
-def depthwise_block(group: Group, caps: Caps) -> int:
-    """The block that the generic schedule likes for a depthwise convolution: its lanes are channels."""
-    node = group.anchor
-    if node.op != "Conv" or node.domain or caps.is_gpu or len(node.out.shape) != 4:
-        return 0
-    weight = node.inputs[1]
-    if weight is None or weight.shape[1] != 1 or attr(node, "group") != weight.shape[0]:
-        return 0
-    return channel_block(node.out.shape[1], caps)
+def _with_block(call: KernelCall, block: int) -> KernelCall:
+    """The call as it would be with its results in channel blocks."""
+    fused = call.fused
+    blocks = {**fused.blocks, **dict.fromkeys(call.group.outputs, block)}
+    return KernelCall(FusedGraph(fused.graph, fused.groups, blocks, fused.level), call.group)

@@ -1,0 +1,135 @@
+"""Depthwise convolution (one filter a channel) on channel-blocked data: a lane is a channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import sliding_window
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, ramp, tile_for, worth_threads
+
+_KEPT_WEIGHTS = 5
+"""Weights of a kernel row worth a register each; more are read from L1 with each multiplication."""
+
+_BYTES_PER_SECOND = 20e9
+_MULTIPLIES_PER_SECOND = 2e9
+
+
+def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if not spec.groups == spec.in_channels == spec.out_channels:
+        return "needs one filter a channel"
+    if spec.in_block != spec.out_block or spec.in_block % 4:
+        return "needs data and result in channel blocks of the same multiple of 4"
+    if spec.in_channels % spec.in_block:
+        return f"{spec.in_channels} channels aren't a multiple of the block of {spec.in_block}"
+    if min(spec.pads) < 0:
+        return "negative padding"
+    if min(spec.in_channels, 1, *(spec.static_plane or ())) < 1:
+        return "an empty dimension"
+    return None
+
+
+def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
+    """A row of pixels that fills the registers."""
+    lanes = math.gcd(spec.out_block, caps.lanes(4))
+    tile = tile_for(spec, caps, min(spec.kernel[1], _KEPT_WEIGHTS))
+    return SlidingConfig(lanes, tile, worth_threads(seconds(spec, lanes), caps))
+
+
+def seconds(spec: Conv2dSpec, lanes: int) -> float:
+    """Rough time on one core: multiplications or bytes, whichever takes longer. Infinite for symbolic sizes."""
+    if not isinstance(spec.batch, int) or spec.static_plane is None:
+        return math.inf
+    height, width = spec.static_plane
+    results = spec.batch * spec.out_channels * height * width
+    multiplies = results * spec.kernel[0] * spec.kernel[1] / (lanes * _MULTIPLIES_PER_SECOND)
+    moved = 4 * (results + spec.batch * spec.in_channels * int(spec.in_height) * int(spec.in_width))
+    return max(multiplies, moved / _BYTES_PER_SECOND)
+
+
+def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: SlidingConfig) -> npt.NDArray[np.float32]:
+    """Packs (C, 1, kernel height, kernel width) weights as (C / lanes, kernel height, kernel width, lanes).
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected = (spec.out_channels, 1, *spec.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    vectors = weight.reshape(-1, config.lanes, *spec.kernel)
+    return np.ascontiguousarray(np.moveaxis(vectors, 1, -1))
+
+
+@dataclass(frozen=True)
+class _Multiply:
+    """Products of a channel with its own filter."""
+
+    spec: Conv2dSpec
+    lanes: int
+    data: tirx.Buffer
+    weight: tirx.Buffer
+    start: float = 0.0
+
+    def steps(self, vector: tirx.Expr) -> int:
+        """One value a pixel."""
+        return 1
+
+    def value(
+        self, image: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, y: tirx.Expr, x: tirx.Expr
+    ) -> tirx.Expr:
+        """A vector of channels."""
+        parts = self.spec.in_block // self.lanes
+        first = tirx.floormod(vector, parts) * self.lanes
+        return tirx.BufferLoad(self.data, [image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+
+    def accumulate(
+        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+    ) -> tirx.Expr:
+        """A fused multiply-add."""
+        return old + value * tirx.BufferLoad(self.weight, [vector, ky, kx, ramp(0, self.lanes)])
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
+        """The sum."""
+        return total
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: SlidingConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "depthwise",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: as packed, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: the tile; weights must be packed with the same.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    weight = (spec.out_channels // config.lanes, *spec.kernel, config.lanes)
+    return sliding_window.emit(
+        spec,
+        config,
+        [("data", spec.input_shape), ("weight", weight)],
+        lambda buffers: _Multiply(spec, config.lanes, *buffers),
+        epilogue,
+        extras,
+        name,
+        style,
+    )

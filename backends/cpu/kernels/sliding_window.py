@@ -1,0 +1,271 @@
+"""Windows that slide over channel-blocked data, a vector of channels at a time: depthwise and grouped convolution, pooling.
+
+A tile is a row of output pixels by one vector of channels. Input vectors are read once a tile and kernel row and used by every
+pixel that they reach, so that arithmetic, not loads, bounds the speed in cache; out of cache each row of the input comes from
+memory once. Padding is never materialised: tiles that touch the left or right border are code of their own, and so are
+rows near the top and bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, bind_segments, build_prim_func
+from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
+
+_MAX_TILE = 16
+"""Pixels a tile: enough to hide the latency of an addition, and few enough for the text of a kernel to stay short."""
+
+_MAX_CODE = 1500
+"""Most accumulations in the text of a kernel that writes out all rows of its window."""
+
+_SPARE_REGISTERS = 4
+
+
+class Operator(Protocol):
+    """What is computed from the values under a window; vectors are TVM vector expressions of ``lanes`` float32."""
+
+    @property
+    def start(self) -> float:
+        """What an accumulator begins with."""
+
+    def steps(self, vector: tirx.Expr) -> tirx.Expr | int:
+        """How many values an accumulator takes from each input pixel."""
+
+    def value(
+        self, image: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, y: tirx.Expr, x: tirx.Expr
+    ) -> tirx.Expr:
+        """The vector read at input pixel ``(y, x)`` for the output channels of ``vector``."""
+
+    def accumulate(
+        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+    ) -> tirx.Expr:
+        """The accumulator after the value under kernel element ``(ky, kx)``."""
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
+        """One lane's result at output pixel ``(h, w)``; ``inside`` says that its window lies on the data for certain."""
+
+
+@dataclass(frozen=True)
+class SlidingConfig:
+    """How to compute it.
+
+    Attributes:
+        lanes: channels a vector; divides the output's block.
+        tile: output columns a register tile.
+        parallel: whether rows are shared out among threads.
+    """
+
+    lanes: int
+    tile: int
+    parallel: bool = True
+
+
+def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
+    """Output columns a tile, as many as fit the registers besides ``kept`` operands, in equal parts of a row if that is known.
+
+    Args:
+        spec: the window.
+        caps: of the target.
+        kept: vectors that should stay in registers over a kernel row (its weights).
+    """
+    limit = max(1, min(caps.vector_registers - _SPARE_REGISTERS - kept, _MAX_TILE))
+    width = spec.out_width
+    if not isinstance(width, int):
+        return limit
+    return -(-width // -(-width // limit))
+
+
+class _Registers(RegisterTile):
+    """A row of accumulators, each one vector."""
+
+    def __init__(self, points: int, lanes: int) -> None:
+        super().__init__(points, 1, lanes)
+
+    def fill(self, start: float) -> None:
+        """Emits the start of every accumulator."""
+        for point in range(self.points):
+            self.set(point, tirx.Broadcast(tirx.const(start, "float32"), self.lanes))
+
+    def get(self, point: int) -> tirx.Expr:
+        """An accumulator."""
+        return tirx.BufferLoad(self._registers, self._at(point))
+
+    def set(self, point: int, value: tirx.Expr) -> None:
+        """Emits the replacement of an accumulator."""
+        T.buffer_store(self._registers, value, self._at(point))
+
+    def _at(self, point: int) -> list[Any]:
+        return [_i32(point), _i32(0), ramp(0, self.lanes)]
+
+
+def ramp(first: tirx.Expr | int, lanes: int) -> tirx.Expr:
+    """The positions of ``lanes`` adjacent elements."""
+    return tirx.Ramp(_i32(first), _i32(1), lanes)
+
+
+def _i32(value: tirx.Expr | int) -> tirx.Expr:
+    return tirx.const(value, "int32") if isinstance(value, int) else value
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: SlidingConfig,
+    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
+    operator: Callable[[list[tirx.Buffer]], Operator],
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "sliding_window",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(*inputs, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the window and the output's shape; the output's block is a multiple of ``config.lanes``.
+        config: the tile.
+        inputs: name and physical shape of the operands.
+        operator: what to compute, given the buffers of the inputs.
+        epilogue: maps a result at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+
+    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        kernel = _Kernel(spec, config, operator(buffers), operands, output, epilogue or store_accumulator, style)
+        kernel.loops()
+
+    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    spec: Conv2dSpec
+    config: SlidingConfig
+    operator: Operator
+    operands: Sequence[tirx.Buffer]
+    output: tirx.Buffer
+    epilogue: EpilogueFn
+    style: StoreStyle
+
+    def loops(self) -> None:
+        """Emits the loops over all rows of all images and blocks."""
+        spec = self.spec
+        height, symbolic = spec.out_height, spec.static_plane is None
+        columns = bind_segments(self._columns())
+        vectors = spec.out_block // self.config.lanes
+        rows = T.parallel if self.config.parallel else T.serial
+        written_out = self._written_out(columns)
+        height = bind(height, symbolic)
+        with rows(0, spec.batch * (spec.out_channels // spec.out_block * height)) as flat:
+            top = bind(tirx.floormod(flat, height), symbolic)
+            plane = bind(tirx.floordiv(flat, height), symbolic)
+            image = bind(tirx.floordiv(plane, spec.out_channels // spec.out_block), symbolic)
+            block = bind(tirx.floormod(plane, spec.out_channels // spec.out_block), symbolic)
+
+            def row(inside: bool) -> None:
+                for column in columns:
+                    with _loop(column.count) as index, _loop(vectors) as part:
+                        left = bind(column.start + index * column.tile, symbolic)
+                        self._tile(image, block * vectors + part, top, left, column, inside)
+
+            if not spec.pads[0] and not spec.pads[2]:
+                row(written_out)
+            elif not written_out:
+                row(False)
+            else:
+                first = top * spec.strides[0] - spec.pads[0]
+                reach = (spec.kernel[0] - 1) * spec.dilations[0]
+                with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
+                    with T.Then():
+                        row(True)
+                    with T.Else():
+                        row(False)
+
+    def _columns(self) -> list[Segment]:
+        spec, tile = self.spec, self.config.tile
+        if not isinstance(spec.out_width, int):
+            return split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3])
+        columns = split_balanced(spec.out_width, tile)
+        return split_by_taps(columns, spec.window(1)) if any(spec.pads) else columns
+
+    def _written_out(self, columns: Sequence[Segment]) -> bool:
+        """Whether each element of the window is code of its own, rather than each row a turn of a loop."""
+        return self.spec.kernel[0] * self.spec.kernel[1] * sum(column.tile for column in columns) <= _MAX_CODE
+
+    def _tile(
+        self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
+    ) -> None:
+        spec, operator, lanes = self.spec, self.operator, self.config.lanes
+        registers = _Registers(column.tile, lanes)
+        registers.fill(operator.start)
+        padded = bool(spec.pads[0] or spec.pads[2])
+        with _loop(operator.steps(vector)) as step:
+            if inside:
+                for ky in range(spec.kernel[0]):
+                    self._kernel_row(registers, image, vector, step, top, ky, left, column)
+            elif padded:
+                low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))
+                with T.serial(0, count) as turn:
+                    self._kernel_row(registers, image, vector, step, top, low + turn, left, column)
+            else:
+                with T.serial(0, spec.kernel[0]) as ky:
+                    self._kernel_row(registers, image, vector, step, top, ky, left, column)
+        whole = (inside or not padded) and column.taps is None and not column.clipped
+
+        def store(total: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+            w = left + point
+            result = self.epilogue(operator.finish(total, top, w, whole), (image, channel, top, w), self.operands)
+            at = [image, tirx.floordiv(channel, spec.out_block), top, w, tirx.floormod(channel, spec.out_block)]
+            T.buffer_store(self.output, result, at)
+
+        registers.store_vectors(vector * lanes, spec.out_channels, store, self.style)
+
+    def _kernel_row(
+        self,
+        registers: _Registers,
+        image: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        top: tirx.Expr,
+        ky: tirx.Expr | int,
+        left: tirx.Expr,
+        column: Segment,
+    ) -> None:
+        """Emits what the tile takes from one row of the window, input pixel by input pixel."""
+        spec, operator = self.spec, self.operator
+        stride, dilation, width = spec.strides[1], spec.dilations[1], spec.kernel[1]
+        y = top * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
+        x = left * stride - spec.pads[1]
+
+        def add(point: int, kx: tirx.Expr | int) -> None:
+            value = operator.value(image, vector, step, y, x + (point * stride + kx * dilation))
+            registers.set(point, operator.accumulate(registers.get(point), value, vector, step, ky, kx))
+
+        if column.clipped:
+            low, count = (bind(bound) for bound in spec.window(1).clip(left))
+            with T.serial(0, count) as turn:
+                add(0, low + turn)
+            return
+        spans = column.taps or ((0, column.tile),) * width
+        uses = [(point, kx) for kx, (low, high) in enumerate(spans) for point in range(low, high)]
+        for point, kx in sorted(uses, key=lambda use: (use[0] * stride + use[1] * dilation, use[0])):
+            add(point, kx)
+
+
+def _loop(count: tirx.Expr | int) -> AbstractContextManager[Any]:
+    """A serial loop, none at all for a single turn."""
+    return nullcontext(0) if isinstance(count, int) and count == 1 else T.serial(0, count)
+
+
+def worth_threads(seconds: float, caps: Caps) -> bool:
+    """Whether a kernel of so many seconds on one core gains from the other cores: starting them takes some microseconds."""
+    return caps.cores > 1 and seconds > 6e-6
