@@ -6,6 +6,7 @@ from typing import Any
 
 import graphopt.backends.common.lower  # noqa: F401  (fills the table of lowerings)
 from graphopt.backends.base.build import Built, build_module
+from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
@@ -14,7 +15,9 @@ from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.cpu.conv2d import DirectConv2d
+from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d
+from graphopt.backends.cpu.grouped import GroupedPointwiseConv2d
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
@@ -28,7 +31,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     """Kernel templates of a target, in no particular order."""
     if target.caps.is_gpu:
         return []
-    return [DirectConv2d(), DepthwiseConv2d(), PackedMatmul()]
+    return [DirectConv2d(), WinogradConv2d(), DepthwiseConv2d(), GroupedPointwiseConv2d(), PackedMatmul()]
 
 
 def nest_of(target: Target) -> Nest:
@@ -41,9 +44,9 @@ def lower_fused(fused: FusedGraph, target: Target, level: int = 2) -> Program:
     return lower(fused, target, templates_of(target) if level > 0 else [], nest_of(target))
 
 
-def build_program(program: Program) -> Built:
-    """Compiled code of a program."""
-    return build_module(to_module(program), program.target)
+def build_program(program: Program, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
+    """Compiled code of a program; ``cache`` and ``jobs`` as in `build_module`."""
+    return build_module(to_module(program), program.target, cache, jobs)
 
 
 def is_lowerable(node: Node) -> bool:
@@ -51,10 +54,10 @@ def is_lowerable(node: Node) -> bool:
     return node.op in CONTROL or lookup(node.op, node.domain) is not None
 
 
-def fuse_for(graph: Graph, target: Target, level: int) -> FusedGraph:
+def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> FusedGraph:
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
     fused = fuse_kernels(graph, fuse=level > 0)
-    fused.level = level
+    fused.level, fused.exact = level, exact
     return assign_layouts(fused, block_policy(target)) if level > 0 else fused
 
 
@@ -78,4 +81,4 @@ def _with_block(call: KernelCall, block: int) -> KernelCall:
     """The call as it would be with its results in channel blocks."""
     fused = call.fused
     blocks = {**fused.blocks, **dict.fromkeys(call.group.outputs, block)}
-    return KernelCall(FusedGraph(fused.graph, fused.groups, blocks, fused.level), call.group)
+    return KernelCall(FusedGraph(fused.graph, fused.groups, blocks, fused.level, fused.exact), call.group)

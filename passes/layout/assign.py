@@ -8,6 +8,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Node, Value
+from graphopt.ops.context import attr
 from graphopt.ops.infer import infer_node
 from graphopt.ops.registry import ELEMENTWISE, has_trait
 
@@ -85,11 +86,16 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: 
     """Whether a group reads ``value`` blocked without loss."""
     if group.kind is not GroupKind.kernel:
         return False
-    return policy(fused, group) > 0 or _transparent(group) or _is_conv(group)
+    if _transparent(group) or _is_dense_conv(group):
+        return True
+    # what it wants may depend on how its operand comes
+    trial = FusedGraph(fused.graph, fused.groups, {**fused.blocks, value: block}, fused.level)
+    return policy(trial, group) > 0
 
 
-def _is_conv(group: Group) -> bool:
-    return group.anchor.op == "Conv" and not group.anchor.domain
+def _is_dense_conv(group: Group) -> bool:
+    node = group.anchor
+    return node.op == "Conv" and not node.domain and attr(node, "group") == 1
 
 
 def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:

@@ -18,8 +18,9 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, bind_segments, build_prim_func
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
+from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 
 _MAX_TILE = 16
 """Pixels a tile: enough to hide the latency of an addition, and few enough for the text of a kernel to stay short."""
@@ -84,38 +85,6 @@ def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
     return -(-width // -(-width // limit))
 
 
-class _Registers(RegisterTile):
-    """A row of accumulators, each one vector."""
-
-    def __init__(self, points: int, lanes: int) -> None:
-        super().__init__(points, 1, lanes)
-
-    def fill(self, start: float) -> None:
-        """Emits the start of every accumulator."""
-        for point in range(self.points):
-            self.set(point, tirx.Broadcast(tirx.const(start, "float32"), self.lanes))
-
-    def get(self, point: int) -> tirx.Expr:
-        """An accumulator."""
-        return tirx.BufferLoad(self._registers, self._at(point))
-
-    def set(self, point: int, value: tirx.Expr) -> None:
-        """Emits the replacement of an accumulator."""
-        T.buffer_store(self._registers, value, self._at(point))
-
-    def _at(self, point: int) -> list[Any]:
-        return [_i32(point), _i32(0), ramp(0, self.lanes)]
-
-
-def ramp(first: tirx.Expr | int, lanes: int) -> tirx.Expr:
-    """The positions of ``lanes`` adjacent elements."""
-    return tirx.Ramp(_i32(first), _i32(1), lanes)
-
-
-def _i32(value: tirx.Expr | int) -> tirx.Expr:
-    return tirx.const(value, "int32") if isinstance(value, int) else value
-
-
 def emit(
     spec: Conv2dSpec,
     config: SlidingConfig,
@@ -173,7 +142,7 @@ class _Kernel:
 
             def row(inside: bool) -> None:
                 for column in columns:
-                    with _loop(column.count) as index, _loop(vectors) as part:
+                    with serial_loop(column.count) as index, serial_loop(vectors) as part:
                         left = bind(column.start + index * column.tile, symbolic)
                         self._tile(image, block * vectors + part, top, left, column, inside)
 
@@ -205,10 +174,10 @@ class _Kernel:
         self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
     ) -> None:
         spec, operator, lanes = self.spec, self.operator, self.config.lanes
-        registers = _Registers(column.tile, lanes)
+        registers = VectorTile(column.tile, 1, lanes)
         registers.fill(operator.start)
         padded = bool(spec.pads[0] or spec.pads[2])
-        with _loop(operator.steps(vector)) as step:
+        with serial_loop(operator.steps(vector)) as step:
             if inside:
                 for ky in range(spec.kernel[0]):
                     self._kernel_row(registers, image, vector, step, top, ky, left, column)
@@ -221,17 +190,17 @@ class _Kernel:
                     self._kernel_row(registers, image, vector, step, top, ky, left, column)
         whole = (inside or not padded) and column.taps is None and not column.clipped
 
-        def store(total: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+        def store(total: tirx.Expr, point: tirx.Expr | int, channel: tirx.Expr) -> None:
             w = left + point
             result = self.epilogue(operator.finish(total, top, w, whole), (image, channel, top, w), self.operands)
             at = [image, tirx.floordiv(channel, spec.out_block), top, w, tirx.floormod(channel, spec.out_block)]
             T.buffer_store(self.output, result, at)
 
-        registers.store_vectors(vector * lanes, spec.out_channels, store, self.style)
+        registers.store([vector * lanes], store, self.style)
 
     def _kernel_row(
         self,
-        registers: _Registers,
+        registers: VectorTile,
         image: tirx.Expr,
         vector: tirx.Expr,
         step: tirx.Expr | int,
@@ -248,7 +217,7 @@ class _Kernel:
 
         def add(point: int, kx: tirx.Expr | int) -> None:
             value = operator.value(image, vector, step, y, x + (point * stride + kx * dilation))
-            registers.set(point, operator.accumulate(registers.get(point), value, vector, step, ky, kx))
+            registers.set(point, 0, operator.accumulate(registers.get(point, 0), value, vector, step, ky, kx))
 
         if column.clipped:
             low, count = (bind(bound) for bound in spec.window(1).clip(left))
@@ -261,7 +230,7 @@ class _Kernel:
             add(point, kx)
 
 
-def _loop(count: tirx.Expr | int) -> AbstractContextManager[Any]:
+def serial_loop(count: tirx.Expr | int) -> AbstractContextManager[Any]:
     """A serial loop, none at all for a single turn."""
     return nullcontext(0) if isinstance(count, int) and count == 1 else T.serial(0, count)
 

@@ -1,0 +1,53 @@
+"""Grouped convolutions as templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.conv_template import ConvTemplate
+from graphopt.backends.cpu.kernels import grouped_pointwise
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.grouped_pointwise import GroupedPointwiseConfig
+
+
+class GroupedPointwiseConv2d(ConvTemplate[GroupedPointwiseConfig]):
+    """1x1 Conv in groups on plain data."""
+
+    name: ClassVar[str] = "conv2d-grouped-1x1"
+
+    def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't compute ``spec``, or None if it can."""
+        return grouped_pointwise.supports(spec, caps)
+
+    def kernel_default(self, spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
+        """The tile that the kernel predicts to be fastest."""
+        return grouped_pointwise.default_config(spec, caps)
+
+    def kernel_seconds(self, spec: Conv2dSpec, config: GroupedPointwiseConfig, caps: Caps) -> float:
+        """Predicted time on one core."""
+        return grouped_pointwise.seconds(spec, config)
+
+    def kernel_weight(
+        self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: GroupedPointwiseConfig
+    ) -> npt.NDArray[np.float32]:
+        """Weights in the order in which tiles read them."""
+        return grouped_pointwise.pack_weight(weight, spec, config)
+
+    def kernel_emit(
+        self,
+        spec: Conv2dSpec,
+        config: GroupedPointwiseConfig,
+        epilogue: EpilogueFn,
+        extras: Sequence[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> tirx.PrimFunc:
+        """The kernel's function."""
+        return grouped_pointwise.emit(spec, config, epilogue, extras, name, style)

@@ -1,0 +1,252 @@
+"""Grouped 1x1 convolution on plain NCHW data: a lane is a pixel.
+
+Each group is a matrix product of its weights with its channels, whose rows lie in memory as they are. Lanes along pixels need
+nothing of the number of channels a group, so groups of any size use whole vectors and no result is transposed.
+The last vector of a row of pixels may overlap the one before it, which then computes the same values again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.register_tile import build_prim_func
+from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
+from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.vector_tile import VectorTile, broadcast, ramp
+
+_MAX_VECTORS = 4
+_TILE_CYCLES = 30.0
+_STORE_CYCLES = 2.0
+_CLOCK = 2.5e9
+
+
+@dataclass(frozen=True)
+class GroupedPointwiseConfig:
+    """How to compute it.
+
+    Attributes:
+        lanes: pixels a vector.
+        vectors: vectors of pixels a register tile.
+        channels: output channels a register tile.
+        parallel: whether tiles are shared out among threads.
+    """
+
+    lanes: int
+    vectors: int
+    channels: int
+    parallel: bool = True
+
+
+def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if spec.groups < 2:
+        return "needs groups"
+    if not spec.pointwise or not isinstance(spec.batch, int):
+        return "needs a 1x1 kernel, steps of 1, no padding and known sizes"
+    if spec.in_block != 1 or spec.out_block != 1:
+        return "needs plain layouts"
+    if min(spec.batch, spec.in_channels, spec.out_channels, _pixels(spec)) < 1:
+        return "an empty dimension"
+    return None
+
+
+def _pixels(spec: Conv2dSpec) -> int:
+    assert spec.static_plane is not None
+    return spec.static_plane[0] * spec.static_plane[1]
+
+
+def default_config(spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
+    """The tile with the least predicted time among those that fit the register file."""
+    pixels = _pixels(spec)
+    lanes = min(caps.lanes(4), 1 << (pixels.bit_length() - 1))
+    vectors_needed = -(-pixels // lanes)
+    channels_needed = spec.out_channels // spec.groups
+    # LLVM keeps the broadcast weight of every channel, and spills where those don't fit beside the accumulators
+    tiles = [
+        GroupedPointwiseConfig(lanes, vectors, channels)
+        for vectors in range(1, min(_MAX_VECTORS, vectors_needed) + 1)
+        for channels in range(1, min(max(1, (caps.vector_registers - 1) // (vectors + 1)), channels_needed) + 1)
+    ]
+    best = min(tiles, key=lambda tile: (seconds(spec, tile), -tile.vectors * tile.channels))
+    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
+
+
+def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int) -> float:
+    """Cycles for one group of one image."""
+    total = 0.0
+    for width in split_balanced(-(-_pixels(spec) // lanes), vectors):
+        for height in split_balanced(spec.out_channels // spec.groups, channels):
+            step = tile_cycles(height.tile, width.tile)
+            tile = spec.reduction * step + _TILE_CYCLES + _STORE_CYCLES * height.tile * width.tile
+            total += int(width.count) * int(height.count) * tile
+    return total
+
+
+def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> float:
+    """Predicted time on one core."""
+    cycles = _cycles(spec, config.lanes, config.vectors, config.channels)
+    return int(spec.batch) * spec.groups * cycles / _CLOCK
+
+
+def pack_weight(
+    weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: GroupedPointwiseConfig
+) -> npt.NDArray[np.float32]:
+    """Packs (O, I / groups, 1, 1) weights as (groups, O / groups * I / groups), a tile of channels after the other.
+
+    Within a tile the channels are innermost, so that a tile reads its weights in the order in which they lie.
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected = (spec.out_channels, spec.in_channels // spec.groups, 1, 1)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    rows = weight.reshape(spec.groups, -1, expected[1])
+    tiles = []
+    for part in split_balanced(rows.shape[1], config.channels):
+        for turn in range(int(part.count)):
+            first = int(part.start) + turn * part.tile
+            tiles.append(rows[:, first : first + part.tile].transpose(0, 2, 1).reshape(spec.groups, -1))
+    return np.ascontiguousarray(np.concatenate(tiles, axis=1))
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: GroupedPointwiseConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "grouped_pointwise",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: as packed, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: the tile.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+
+    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
+        tiles = _pixel_tiles(_pixels(spec), config)
+        loop = T.parallel if config.parallel else T.serial
+        with loop(0, int(spec.batch) * spec.groups * sum(tile.count for tile in tiles)) as flat:
+            total = sum(tile.count for tile in tiles)
+            index, plane = tirx.floormod(flat, total), tirx.floordiv(flat, total)
+            image, group = tirx.floordiv(plane, spec.groups), tirx.floormod(plane, spec.groups)
+
+            def columns(left: tirx.Expr | int, offsets: tuple[int, ...]) -> None:
+                for part in split_balanced(outputs, config.channels):
+                    with serial_loop(part.count) as turn:
+                        kernel.tile(image, group, part.start + turn * part.tile, part.tile, left, offsets)
+
+            _branch(index, tiles, columns)
+
+    weight = (spec.groups, inputs * outputs)
+    return build_prim_func(name, [("data", spec.input_shape), ("weight", weight)], extras, spec.output_shape, body)
+
+
+@dataclass(frozen=True)
+class _PixelTiles:
+    """``count`` adjacent tiles from pixel ``start``, each of vectors at ``offsets`` from its first pixel."""
+
+    start: int
+    count: int
+    width: int
+    offsets: tuple[int, ...]
+
+
+def _pixel_tiles(pixels: int, config: GroupedPointwiseConfig) -> list[_PixelTiles]:
+    """Cuts a row of pixels into tiles, vectors of the last one moved back where they would pass the end."""
+    lanes = config.lanes
+    tiles: list[_PixelTiles] = []
+    for part in split_balanced(-(-pixels // lanes), config.vectors):
+        width = part.tile * lanes
+        start, count = int(part.start) * lanes, int(part.count)
+        aligned = tuple(range(0, width, lanes))
+        whole = count if start + count * width <= pixels else count - 1
+        if whole:
+            tiles.append(_PixelTiles(start, whole, width, aligned))
+        if whole < count:
+            last = start + whole * width
+            tiles.append(_PixelTiles(last, 1, width, tuple(min(o, pixels - lanes - last) for o in aligned)))
+    return tiles
+
+
+def _branch(
+    index: tirx.Expr,
+    tiles: Sequence[_PixelTiles],
+    body: Callable[[tirx.Expr | int, tuple[int, ...]], None],
+) -> None:
+    """Emits ``body`` for tile number ``index``: tiles of each form are code of their own."""
+    head, *rest = tiles
+    if not rest:
+        body(head.start + index * head.width if head.count > 1 else head.start, head.offsets)
+        return
+    with T.If(index < head.count):
+        with T.Then():
+            body(head.start + index * head.width, head.offsets)
+        with T.Else():
+            _branch(index - head.count, rest, body)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    spec: Conv2dSpec
+    config: GroupedPointwiseConfig
+    data: tirx.Buffer
+    weight: tirx.Buffer
+    operands: Sequence[tirx.Buffer]
+    output: tirx.Buffer
+    epilogue: EpilogueFn
+    style: StoreStyle
+
+    def tile(
+        self,
+        image: tirx.Expr,
+        group: tirx.Expr,
+        first: tirx.Expr | int,
+        channels: int,
+        left: tirx.Expr | int,
+        offsets: tuple[int, ...],
+    ) -> None:
+        """Emits ``channels`` output channels of a group from its ``first``, at the pixels from ``left``."""
+        spec, lanes = self.spec, self.config.lanes
+        inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        sums = VectorTile(channels, len(offsets), lanes)
+        sums.fill(0.0)
+        with T.serial(0, inputs) as k:
+            for vector, offset in enumerate(offsets):
+                at = [image, group * inputs + k, *self._pixel(left + offset, lanes)]
+                value = tirx.BufferLoad(self.data, at)
+                for c in range(channels):
+                    factor = broadcast(tirx.BufferLoad(self.weight, [group, first * inputs + k * channels + c]), lanes)
+                    sums.set(c, vector, sums.get(c, vector) + factor * value)
+
+        def store(total: tirx.Expr, c: tirx.Expr | int, pixel: tirx.Expr) -> None:
+            channel = group * outputs + (first + c)
+            h, w = tirx.floordiv(pixel, spec.out_width), tirx.floormod(pixel, spec.out_width)
+            result = self.epilogue(total, (image, channel, h, w), self.operands)
+            T.buffer_store(self.output, result, [image, channel, h, w])
+
+        sums.store([left + offset for offset in offsets], store, self.style)
+
+    def _pixel(self, first: tirx.Expr | int, lanes: int) -> list[Any]:
+        """Adjacent pixels as a position in the last row of an image: positions past a row's end are in the next one."""
+        return [0, ramp(first, lanes)]

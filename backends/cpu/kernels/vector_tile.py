@@ -1,0 +1,85 @@
+"""Accumulators addressed as whole vectors: for kernels whose operands are vectors on both sides, or permuted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+
+_ON_STACK = {"disable_lower_builtin": True}
+"""As in ``register_tile``: a local buffer that must not become a heap workspace."""
+
+
+def ramp(first: tirx.Expr | int, lanes: int) -> tirx.Expr:
+    """The positions of ``lanes`` adjacent elements."""
+    if lanes == 1:
+        return _const(first)
+    first = _const(first)
+    return tirx.Ramp(first, tirx.const(1, str(first.ty.dtype)), lanes)
+
+
+def _const(value: tirx.Expr | int) -> tirx.Expr:
+    return tirx.const(value, "int32") if isinstance(value, int) else value
+
+
+def broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    """A scalar in every lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+class VectorTile:
+    """``rows`` x ``vectors`` accumulators of ``lanes`` float32, indexed by constants only so that they stay in registers."""
+
+    def __init__(self, rows: int, vectors: int, lanes: int) -> None:
+        self.rows = rows
+        self.vectors = vectors
+        self.lanes = lanes
+        self._registers = T.alloc_buffer((rows, vectors, lanes), "float32", scope="local", annotations=_ON_STACK)
+
+    def fill(self, start: float) -> None:
+        """Emits the start of every accumulator."""
+        for row in range(self.rows):
+            for vector in range(self.vectors):
+                self.set(row, vector, broadcast(tirx.const(start, "float32"), self.lanes))
+
+    def get(self, row: int, vector: int) -> tirx.Expr:
+        """An accumulator."""
+        return tirx.BufferLoad(self._registers, self._at(row, vector))
+
+    def set(self, row: int, vector: int, value: tirx.Expr) -> None:
+        """Emits the replacement of an accumulator."""
+        T.buffer_store(self._registers, value, self._at(row, vector))
+
+    def _at(self, row: int, vector: int) -> list[Any]:
+        return [_const(row), _const(vector), ramp(0, self.lanes)]
+
+    def store(
+        self,
+        columns: Sequence[tirx.Expr | int],
+        store: Callable[[tirx.Expr, tirx.Expr | int, tirx.Expr], None],
+        style: StoreStyle = StoreStyle.unrolled,
+    ) -> None:
+        """Emits ``store(accumulator, row, column)`` lane by lane.
+
+        Args:
+            columns: the column of the first lane of each vector.
+            store: emits one store, vectorised unless the style is scalar.
+            style: how the loops around the stores are written.
+        """
+        if style is StoreStyle.unrolled:
+            for row in range(self.rows):
+                for vector, column in enumerate(columns):
+                    with T.vectorized(0, self.lanes) as lane:
+                        store(self._registers[row, vector, lane], row, column + lane)
+            return
+        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=_ON_STACK)
+        for row in range(self.rows):
+            for vector in range(self.vectors):
+                T.buffer_store(staged, self.get(row, vector), [vector, row, ramp(0, self.lanes)])
+        lanes = T.serial if style is StoreStyle.scalar else T.vectorized
+        for vector, column in enumerate(columns):
+            with T.serial(0, self.rows) as turn, lanes(0, self.lanes) as lane:
+                store(staged[vector, turn, lane], turn, column + lane)
