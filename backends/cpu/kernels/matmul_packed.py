@@ -8,7 +8,7 @@ vectors of B.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,11 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.cpu.kernels.register_tile import (
-    RegisterTile,
-    bind,
-    bind_segments,
-    build_prim_func,
-    for_each_tile,
-    parallel_tiles,
-    tile_count,
-)
+from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import (
     Segment,
+    ceil_div,
     register_tiles,
     split_balanced,
     split_symbolic,
@@ -37,6 +31,17 @@ from graphopt.backends.cpu.kernels.tiling import (
 _STORE_CYCLES = 2.0
 _SYMBOLIC_ROWS = 128
 """Rows assumed when choosing the tile of a symbolic M."""
+_SYMBOLIC_TILES = 8
+_GOOD_ROWS = 112
+_LEAST_STEPS = 192
+_PANEL_LOAD_TILES = 0.3
+"""What bringing a panel into the first tile of a block of rows costs, in tiles."""
+_F32 = 4
+CLOCK = 2.5e9
+READ_RATE = 1e10
+"""Bytes a core reads from memory in a second, and hertz: assumed where only the order of magnitude matters."""
+WORTH_TWO_THREADS = 1e-5
+"""Seconds of work on one thread above which starting others pays."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,20 @@ class MatmulConfig:
         n_vectors: accumulator vectors per row.
         lanes: float32 per accumulator vector.
         m_block: rows that stay in cache while all panels of B pass by, a multiple of ``m_tile``; 0 for all rows.
+        k_block: steps of K that all tiles of a block of rows take, for a group of panels, before the next ones; 0 for all.
+        n_group: panels in a group.
+        prefetch: whether tiles fetch what comes next of B.
+        parallel: whether the work is worth more than one thread.
     """
 
     m_tile: int
     n_vectors: int
     lanes: int
     m_block: int = 0
+    k_block: int = 0
+    n_group: int = 1
+    prefetch: bool = False
+    parallel: bool = True
 
     @property
     def panel(self) -> int:
@@ -111,14 +124,59 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
         return panels * total, -points * vectors
 
     points, vectors = min(register_tiles(caps.vector_registers, min(8, vectors_needed), rows), key=cycles)
-    return MatmulConfig(points, vectors, lanes, _cached_rows(spec, caps, points))
+    tile = MatmulConfig(points, vectors, lanes)
+    return replace(
+        _cache_blocks(spec, tile, caps),
+        prefetch=rows > points,
+        parallel=caps.cores > 1 and (spec.flops is None or _seconds(spec, caps) > WORTH_TWO_THREADS),
+    )
 
 
-def _cached_rows(spec: MatmulSpec, caps: Caps, m_tile: int) -> int:
-    """Rows of A that half of L2 holds, if that is less than all of them."""
-    fitting = caps.l2_bytes // 2 // (4 * spec.k)
-    block = max(4, fitting // m_tile) * m_tile
-    return 0 if spec.static_m is not None and spec.static_m <= block else block
+def _seconds(spec: MatmulSpec, caps: Caps) -> float:
+    """About how long one core takes: the multiply-adds or, for few rows, the reading of B."""
+    return max((spec.flops or 0) / (4 * caps.lanes(4) * CLOCK), _F32 * spec.n * spec.k / READ_RATE)
+
+
+def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulConfig:
+    """``tile`` with its blocks of rows, of K, and groups of panels.
+
+    A block of A stays in half of L2 while panels pass. It should have ``_GOOD_ROWS`` rows: reading B again for each block of
+    rows must take much less time than the multiplying. Where K is too long for that, it is cut, and the sums of a block of
+    rows and a group of panels wait in a quarter of L2. Among the numbers of tasks that fit, the best balanced.
+    """
+    tiles = _SYMBOLIC_TILES if spec.static_m is None else int(tile_count(split_balanced(spec.static_m, tile.m_tile)))
+    panels = packed_weight_shape(spec, tile)[0]
+    half = caps.l2_bytes // 2 // (_F32 * tile.m_tile)
+    good = min(tiles, max(4, _GOOD_ROWS // tile.m_tile))
+    if good > 1 and half // good < spec.k:
+        pieces = -(-spec.k // max(_LEAST_STEPS, half // good))
+        k_block = 0 if pieces == 1 else -(-spec.k // pieces)
+        fitting = good
+        group = max(1, caps.l2_bytes // 4 // (_F32 * good * tile.m_tile * tile.panel)) if pieces > 1 else 1
+    else:
+        k_block, fitting, group = 0, max(1, half // spec.k), 1
+    if spec.static_m is None:
+        return replace(tile, m_block=min(fitting, tiles) * tile.m_tile, k_block=k_block, n_group=min(group, panels))
+    groups = -(-panels // group)
+    least = -(-tiles // fitting)
+
+    def makespan(parts: tuple[int, int]) -> float:
+        blocks, groups = parts
+        per_task = -(-panels // groups) * (-(-tiles // blocks) + _PANEL_LOAD_TILES)
+        return -(-blocks * groups // caps.cores) * per_task
+
+    candidates = [
+        (b, g)
+        for b in range(least, min(tiles, least + 8) + 1)
+        for g in range(groups, min(panels, groups + 8 if k_block else groups) + 1)
+    ]
+    blocks, groups = min(candidates, key=makespan)
+    return replace(
+        tile,
+        m_block=0 if blocks == 1 else -(-tiles // blocks) * tile.m_tile,
+        k_block=k_block,
+        n_group=-(-panels // groups),
+    )
 
 
 def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, int, int]:
@@ -158,34 +216,50 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    finish = epilogue or store_accumulator
-    if spec.static_m is None:
-        split = split_symbolic(spec.m, config.m_tile)
-    else:
-        split = split_balanced(spec.static_m, config.m_tile)
+    complete = epilogue or store_accumulator
+    panels, _, width = packed_weight_shape(spec, config)
+    split = row_tiles(spec.m, config.m_tile)
+    most_tiles = tiles_per_block(spec, config)
+    groups = -(-panels // config.n_group)
+    most_panels = -(-panels // groups)
 
     def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
         a, weight = inputs
         segments = bind_segments(split)
+        tiles = bind(tile_count(segments))
+        symbolic = not isinstance(tiles, int)
+        blocks = bind(ceil_div(tiles, most_tiles), symbolic)
+        shape = PanelShape(
+            spec.k, config.n_vectors, config.lanes, config.m_tile, most_tiles, most_panels, config.k_block
+        )
 
-        def tile_body(panel: tirx.Expr, row: tirx.Expr, segment: Segment) -> None:
-            tile = RegisterTile(segment.tile, config.n_vectors, config.lanes)
-            tile.clear()
-            with T.serial(0, spec.k) as k:
-                tile.multiply_add(lambda p: a[row + p, k], lambda c: weight[panel, k, c])
+        def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:
+            def store(value: tirx.Expr, p: tirx.Expr, column: tirx.Expr) -> None:
+                index = (row + p, panel * width + column)
+                T.buffer_store(output, complete(value, index, operands), list(index))
 
-            def store(accumulator: tirx.Expr, p: tirx.Expr, column: tirx.Expr) -> None:
-                value = finish(accumulator, (row + p, column), operands)
-                T.buffer_store(output, value, [row + p, column])
+            whole, rest = divmod(spec.n, width)
+            if rest == 0 or whole == 0:
+                tile.store_columns(rest or width, store, style)
+                return
+            with T.If(panel < whole):
+                with T.Then():
+                    tile.store_columns(width, store, style)
+                with T.Else():
+                    tile.store_columns(rest, store, style)
 
-            whole_vectors = spec.n % config.lanes == 0
-            (tile.store_vectors if whole_vectors else tile.store_scalars)(panel * config.panel, spec.n, store, style)
-
-        def task(_: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
-            for_each_tile(index, segments, lambda row, segment: tile_body(panel, row, segment))
-
-        panels = packed_weight_shape(spec, config)[0]
-        parallel_tiles(1, panels, bind(tile_count(segments)), config.m_block // config.m_tile, task)
+        reach = PanelOperands(
+            a=lambda row, k: a[row, k],
+            b=lambda panel, k, c: weight[panel, k, c],
+            finish=finish,
+            prefetch=config.prefetch,
+        )
+        loop = T.parallel if config.parallel else T.serial
+        with loop(0, blocks * groups) as flat:
+            block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
+            multiply_panels(
+                shape, reach, segments, _share(block, tiles, blocks, symbolic), _share(group, panels, groups, False)
+            )
 
     return build_prim_func(
         name,
@@ -194,3 +268,26 @@ def emit(
         (spec.m, spec.n),
         body,
     )
+
+
+def _share(
+    part: tirx.Expr, whole: tirx.Expr | int, parts: tirx.Expr | int, symbolic: bool
+) -> tuple[tirx.Expr, tirx.Expr | int]:
+    """First element and size of one of ``parts`` parts that differ by one element at most."""
+    if isinstance(whole, int) and isinstance(parts, int) and whole % parts == 0:
+        return part * (whole // parts), whole // parts
+    first = bind(tirx.floordiv(part * whole, parts), symbolic)
+    return first, bind(tirx.floordiv((part + 1) * whole, parts) - first, symbolic)
+
+
+def row_tiles(rows: tirx.Expr | int, tile: int) -> list[Segment]:
+    """Rows cut into register tiles."""
+    return split_balanced(rows, tile) if isinstance(rows, int) else split_symbolic(rows, tile)
+
+
+def tiles_per_block(spec: MatmulSpec, config: MatmulConfig) -> int:
+    """Most tiles in one block of rows."""
+    if config.m_block:
+        return max(1, config.m_block // config.m_tile)
+    assert spec.static_m is not None
+    return int(tile_count(split_balanced(spec.static_m, config.m_tile)))

@@ -88,6 +88,9 @@ def test_matches_numpy(shape: tuple[int, int, int], level: str) -> None:
         kernel.MatmulConfig(m_tile=1, n_vectors=5, lanes=8, m_block=3),
         kernel.MatmulConfig(m_tile=200, n_vectors=1, lanes=4),
         kernel.MatmulConfig(m_tile=3, n_vectors=3, lanes=16),
+        kernel.MatmulConfig(m_tile=4, n_vectors=1, lanes=8, m_block=8, k_block=4, n_group=2, prefetch=True),
+        kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, k_block=7, n_group=3, parallel=False),
+        kernel.MatmulConfig(m_tile=6, n_vectors=2, lanes=4, m_block=6, k_block=8, n_group=50, prefetch=True),
     ],
     ids=str,
 )
@@ -108,9 +111,11 @@ def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
         assert_close(compiled(a, b), a.astype(np.float64) @ b, k)
 
 
-def test_symbolic_rows_in_cache_blocks() -> None:
+@pytest.mark.parametrize("k_block", [0, 2, 4])
+def test_symbolic_rows_in_cache_blocks(k_block: int) -> None:
     spec = kernel.MatmulSpec(tirx.Var("m", "int64"), 40, 6)
-    compiled = Compiled(spec, "x86-64-v3", kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10))
+    config = kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10, k_block=k_block, n_group=2)
+    compiled = Compiled(spec, "x86-64-v3", config)
     for m in (1, 4, 5, 10, 11, 19, 20, 47):
         a, b = inputs_of(m, 40, 6)
         assert_close(compiled(a, b), a.astype(np.float64) @ b, 6)
@@ -161,6 +166,29 @@ def test_default_config_fits_the_registers(shape: tuple[int, int, int], bits: in
     assert config.m_tile * config.n_vectors <= most
     assert config.m_block % config.m_tile == 0
     assert config.lanes * 32 <= bits
+
+
+@pytest.mark.parametrize("columns", [1, 15, 31, 33, 39, 47])
+def test_every_width_of_the_last_panel(columns: int) -> None:
+    a, b = inputs_of(5, columns, 11)
+    assert_close(Compiled(kernel.MatmulSpec(5, columns, 11), "x86-64-v3")(a, b), a.astype(np.float64) @ b, 11)
+
+
+@pytest.mark.parametrize("shape", [(197, 768, 3072), (512, 1000, 4096), (64, 4096, 25088), (2048, 2048, 2048)], ids=str)
+@pytest.mark.parametrize("l2", [256, 2048])
+def test_default_blocks_stay_in_the_cache(shape: tuple[int, int, int], l2: int) -> None:
+    """A's block in half of L2, as long as it has enough rows that reading B again for each costs little."""
+    caps = Caps(vector_bits=256, vector_registers=16, l2_bytes=l2 * 1024, cores=2)
+    config = kernel.default_config(kernel.MatmulSpec(*shape), caps)
+    rows, steps = config.m_block or shape[0], config.k_block or shape[2]
+    assert rows * steps * 4 <= 0.6 * caps.l2_bytes
+    assert rows >= 48
+    assert config.parallel
+
+
+def test_small_products_stay_on_one_thread() -> None:
+    assert not kernel.default_config(kernel.MatmulSpec(8, 64, 64), Caps(cores=2)).parallel
+    assert not kernel.default_config(kernel.MatmulSpec(512, 512, 512), Caps(cores=1)).parallel
 
 
 def test_refuses_empty_products() -> None:

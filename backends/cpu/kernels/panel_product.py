@@ -1,0 +1,193 @@
+"""A block of rows times a group of panels of columns, tile by tile: the loops that matrix products share.
+
+Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): a panel of B meets all tiles of a block of
+A's rows that second-level cache holds. Where K is so long that it holds too few rows, K is cut into blocks as well. Between
+these the sums of the whole block wait in scratch memory; the epilogue sees them once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
+from graphopt.backends.cpu.kernels.tiling import Segment
+
+CACHE_LINE = 64
+_PREFETCH_READ, _TO_SECOND_LEVEL, _DATA = 0, 2, 1
+
+
+@dataclass(frozen=True)
+class PanelShape:
+    """The sizes that the loops are made for.
+
+    Attributes:
+        k: reduction length.
+        n_vectors: accumulator vectors per row.
+        lanes: float32 per vector.
+        m_tile: rows of the highest tile.
+        tiles: most tiles in a block of rows.
+        panels: most panels in a group.
+        k_block: steps of K that all panels of a group and all tiles of a block of rows take before the next; 0 for all.
+    """
+
+    k: tirx.Expr | int
+    n_vectors: int
+    lanes: int
+    m_tile: int
+    tiles: int = 1
+    panels: int = 1
+    k_block: int = 0
+
+    @property
+    def width(self) -> int:
+        """Columns of the panel."""
+        return self.n_vectors * self.lanes
+
+
+Store = Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]
+"""Emits the store of a finished sum: ``(sum, point of the tile, column of the panel)``."""
+
+
+@dataclass(frozen=True)
+class PanelOperands:
+    """How the loops reach their data.
+
+    Attributes:
+        a: element of A at ``(row, k)``.
+        b: element of B at ``(panel, k, column)``, the column within the panel. For prefetching it is asked for places behind the
+            end; these need not exist.
+        finish: emits the storing of a tile: ``(tile, panel, first row)``.
+        prefetch: whether tiles fetch the next panel.
+    """
+
+    a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
+    b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
+    finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
+    prefetch: bool = False
+
+
+class PanelTile(RegisterTile):
+    """A register tile whose sums can wait in memory, and that stores any number of columns."""
+
+    def load(self, kept: tirx.Buffer, slot: tirx.Expr) -> None:
+        """Emits the reading of sums that `keep` wrote to place ``slot``."""
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(self._registers, kept[slot, p, v * self.lanes + lane], [p, v, lane])
+
+    def keep(self, kept: tirx.Buffer, slot: tirx.Expr) -> None:
+        """Emits the writing of the sums to place ``slot`` of scratch memory of shape (slots, points, columns)."""
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(kept, self._registers[p, v, lane], [slot, p, v * self.lanes + lane])
+
+    def store_columns(self, columns: int, store: Store, style: StoreStyle) -> None:
+        """Emits ``store(sum, point, column)`` for the first ``columns`` columns: whole vectors, then ever narrower ones."""
+        if columns % self.lanes == 0:
+            self.store_vectors(0, columns, store, style)
+            return
+        staged = self._staged()
+        lanes = T.serial if style is StoreStyle.scalar else T.vectorized
+        first = columns // self.lanes * self.lanes
+        with T.serial(0, self.points) as p:
+            if first:
+                with T.serial(0, first // self.lanes) as v, lanes(0, self.lanes) as lane:
+                    column = v * self.lanes + lane
+                    store(staged[p, column], p, column)
+            width = self.lanes // 2
+            while first < columns:
+                if first + width <= columns:
+                    if width == 1:
+                        store(staged[p, first], p, first)
+                    else:
+                        with lanes(0, width) as lane:
+                            store(staged[p, first + lane], p, first + lane)
+                    first += width
+                width //= 2
+
+    def store_some(self, columns: tirx.Expr, store: Store) -> None:
+        """As `store_columns` for a number of columns known at run time, one at a time."""
+        staged = self._staged()
+        with T.serial(0, self.points) as p, T.serial(0, columns) as column:
+            store(staged[p, column], p, column)
+
+
+def multiply_panels(
+    shape: PanelShape,
+    operands: PanelOperands,
+    segments: Sequence[Segment],
+    tiles: tuple[tirx.Expr | int, tirx.Expr | int],
+    panels: tuple[tirx.Expr | int, tirx.Expr | int],
+) -> None:
+    """Emits the product of a block of rows and a group of panels.
+
+    Args:
+        shape: sizes.
+        operands: where the data is.
+        segments: the rows cut into tiles.
+        tiles: number of the block's first tile, and how many it has.
+        panels: number of the group's first panel, and how many it has.
+    """
+    first, count = tiles
+    blocks = _blocks(shape)
+    kept = None
+    if len(blocks) > 1:
+        slots = shape.panels * shape.tiles
+        kept = T.alloc_buffer((slots, shape.m_tile, shape.width), "float32", scope="local")
+
+    def sweep(start: tirx.Expr | int, steps: tirx.Expr | int, begins: bool, ends: bool) -> None:
+        with T.serial(0, panels[1]) as j, T.serial(0, count) as i:
+            panel = panels[0] + j
+
+            def tile_of(row: tirx.Expr, segment: Segment) -> None:
+                tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes)
+                if begins:
+                    tile.clear()
+                else:
+                    tile.load(kept, j * shape.tiles + i)
+                with T.serial(0, steps) as k:
+                    if operands.prefetch:
+                        _prefetch(operands.b(panel + 1, start, (i * steps + k) * _prefetch_stride(shape)))
+                    tile.multiply_add(
+                        lambda p: operands.a(row + p, start + k), lambda c: operands.b(panel, start + k, c)
+                    )
+                if ends:
+                    operands.finish(tile, panel, row)
+                else:
+                    tile.keep(kept, j * shape.tiles + i)
+
+            for_each_tile(first + i, segments, tile_of)
+
+    if len(blocks) == 1:
+        sweep(0, shape.k, True, True)
+        return
+    sweep(0, blocks[0], True, False)
+    if len(blocks) > 2:
+        with T.serial(1, len(blocks) - 1) as block:
+            sweep(block * shape.k_block, shape.k_block, False, False)
+    sweep((len(blocks) - 1) * shape.k_block, blocks[-1], False, True)
+
+
+def _blocks(shape: PanelShape) -> list[int]:
+    """Steps of each block of K; one of unknown length when K is symbolic."""
+    if not isinstance(shape.k, int) or shape.k_block == 0 or shape.k_block >= shape.k:
+        return [0]
+    full, rest = divmod(shape.k, shape.k_block)
+    return [shape.k_block] * full + ([rest] if rest else [])
+
+
+def _prefetch_stride(shape: PanelShape) -> int:
+    """Elements that each step of each tile fetches ahead, so that a block's tiles together fetch a panel."""
+    return -(-shape.width // max(shape.tiles, 1))
+
+
+def _prefetch(element: tirx.Expr) -> None:
+    """Emits a hint that ``element`` is about to be read; harmless wherever it points."""
+    T.evaluate(
+        T.call_llvm_intrin(
+            "void", "llvm.prefetch", T.address_of(element),
+            T.int32(_PREFETCH_READ), T.int32(_TO_SECOND_LEVEL), T.int32(_DATA),
+        )
+    )  # fmt: skip
