@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.dim_names import DimNames
-from graphopt.backends.base.program import (
-    BindStep,
-    BranchStep,
-    Buffer,
-    KernelStep,
-    Program,
-    ViewStep,
-    plan_buffers,
-)
+from graphopt.backends.base.plan import plan_buffers
+from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, choose
 from graphopt.backends.base.tvm_api import tvm_ffi
@@ -306,4 +299,4 @@ class Lowering:
 
 def _identifier(text: str) -> str:
     clean = re.sub(r"\W", "_", text, flags=re.ASCII)
-    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main",) else clean
+    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main", "prepare") else clean

@@ -16,7 +16,9 @@ class Buffer:
 
     Attributes:
         shape: physical shape (blocked layouts spelt out), dimensions possibly symbolic.
-        slot: index of the planned allocation it lives in; None for inputs, constants, outputs and symbolic sizes.
+        home: the buffer that it is a part of, ``shift`` bytes from its start; None if it has memory of its own.
+        offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program, and
+            sizes that only run time knows. See `graphopt.backends.base.plan`.
     """
 
     name: str
@@ -24,7 +26,17 @@ class Buffer:
     shape: Shape
     data: Array | None = None
     value: Value | None = None
-    slot: int | None = None
+    home: Buffer | None = None
+    shift: int = 0
+    offset: int | None = None
+
+    @property
+    def root(self) -> tuple[Buffer, int]:
+        """The buffer whose memory this one lies in, itself if nobody else's, and how many bytes from its start."""
+        at, shift = self, 0
+        while at.home is not None:
+            at, shift = at.home, shift + at.shift
+        return at, shift
 
     @property
     def static_bytes(self) -> int | None:
@@ -60,9 +72,18 @@ class KernelStep:
 
 @dataclass(eq=False)
 class ViewStep:
-    """``output`` is ``input`` under another shape: no copy."""
+    """``output`` is ``input`` under another shape, or a part of it that starts ``shift`` bytes in: no copy."""
 
     input: Buffer
+    output: Buffer
+    shift: int = 0
+
+
+@dataclass(eq=False)
+class JoinStep:
+    """``output`` is complete: its parts were written into it, one after the other. No code."""
+
+    parts: list[Buffer]
     output: Buffer
 
 
@@ -103,7 +124,7 @@ class BranchStep:
     defines: list[str] = field(default_factory=list)
 
 
-Step = KernelStep | ViewStep | BindStep | BranchStep
+Step = KernelStep | ViewStep | JoinStep | BindStep | BranchStep
 
 
 @dataclass(eq=False)
@@ -112,7 +133,7 @@ class Program:
 
     Attributes:
         functions: PrimFuncs, each structurally distinct (equal kernels are emitted once).
-        slots: planned allocations in bytes.
+        arena_bytes: memory that all planned buffers share.
     """
 
     name: str
@@ -122,64 +143,12 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     constants: list[Buffer] = field(default_factory=list)
     functions: dict[str, Any] = field(default_factory=dict)
-    slots: list[int] = field(default_factory=list)
+    arena_bytes: int = 0
 
     @property
     def kernels(self) -> list[KernelStep]:
         """Kernel calls in order."""
         return [s for s in self.steps if isinstance(s, KernelStep)]
-
-
-def plan_buffers(program: Program) -> None:
-    """Give every intermediate of known size a slot, reusing slots whose contents are dead (best fit, first free).
-
-    Views keep the slot of what they view alive. Buffers that leave the program are not planned: the caller owns them.
-    """
-    root: dict[Buffer, Buffer] = {}
-
-    def owner(b: Buffer) -> Buffer:
-        while b in root:
-            b = root[b]
-        return b
-
-    last: dict[Buffer, int] = {}
-    keep: set[Buffer] = set()
-    for i, step in enumerate(program.steps):
-        if isinstance(step, ViewStep):
-            root[step.output] = step.input
-        for b in _reads(step):
-            last[owner(b)] = i
-    keep.update(owner(b) for b in program.outputs)
-    free: list[int] = []
-    held: dict[int, list[int]] = {}
-    for i, step in enumerate(program.steps):
-        outputs = step.outputs if isinstance(step, KernelStep) else []
-        for b in outputs:
-            size = b.static_bytes
-            if size is None or b in keep:
-                continue
-            fitting = sorted((s for s in free if program.slots[s] >= size), key=lambda s: program.slots[s])
-            if fitting and program.slots[fitting[0]] <= 4 * max(size, 1):
-                slot = fitting[0]
-            elif free and not fitting:
-                slot = max(free, key=lambda s: program.slots[s])
-                program.slots[slot] = size
-            else:
-                slot = len(program.slots)
-                program.slots.append(size)
-                free.append(slot)
-            free.remove(slot)
-            b.slot = slot
-            held.setdefault(last.get(b, i), []).append(slot)
-        free.extend(held.pop(i, []))
-
-
-def _reads(step: Step) -> list[Buffer]:
-    if isinstance(step, KernelStep):
-        return step.inputs
-    if isinstance(step, BranchStep):
-        return [step.condition, *step.then.arguments, *step.otherwise.arguments]
-    return [step.input]
 
 
 def format_program(program: Program) -> str:
@@ -188,7 +157,7 @@ def format_program(program: Program) -> str:
     lines += [f"  input %{b.name}: {_text(b)}" for b in program.inputs]
     total = sum(b.data.nbytes for b in program.constants if b.data is not None)
     lines.append(f"  constants: {len(program.constants)} ({total} bytes)")
-    lines.append(f"  slots: {len(program.slots)} ({sum(program.slots)} bytes) {program.slots}")
+    lines.append(f"  arena: {program.arena_bytes} bytes")
     for step in program.steps:
         if isinstance(step, KernelStep):
             outs = ", ".join(f"%{b.name}: {_text(b)}{_place(b)}" for b in step.outputs)
@@ -197,7 +166,11 @@ def format_program(program: Program) -> str:
             how = f"{step.template}{' ' + step.config if step.config else ''}"
             lines.append(f"  {outs} = {step.function}({ins}){extra}  // {how}; {step.label}")
         elif isinstance(step, ViewStep):
-            lines.append(f"  %{step.output.name}: {_text(step.output)} = view(%{step.input.name})")
+            place = f" + {step.shift}" if step.shift else ""
+            lines.append(f"  %{step.output.name}: {_text(step.output)} = view(%{step.input.name}{place})")
+        elif isinstance(step, JoinStep):
+            parts = ", ".join(f"%{b.name}" for b in step.parts)
+            lines.append(f"  %{step.output.name}: {_text(step.output)}{_place(step.output)} = join({parts})")
         elif isinstance(step, BindStep):
             lines.append(f"  {', '.join(step.symbols)} = elements(%{step.input.name})")
         else:
@@ -221,4 +194,4 @@ def _text(b: Buffer) -> str:
 
 
 def _place(b: Buffer) -> str:
-    return "" if b.slot is None else f" @{b.slot}"
+    return "" if b.offset is None else f" @{b.offset}"

@@ -1,36 +1,130 @@
-"""From a program to a TVM module: one Relax function that allocates planned buffers and calls kernels in order."""
+"""From a program to a TVM module of Relax functions that call kernels in order.
+
+``prepare() -> tensors`` makes the planned buffers, all in one allocation; an executor calls it once. ``main(*inputs, *constants,
+*prepared) -> outputs`` runs the model; it allocates what it returns and what only run time knows the size of, nothing else. Two
+runs on the same prepared tensors must not overlap in time.
+
+Kernels take no byte offsets, but the tensors of ``prepare`` have them: the host must move them into the data pointers first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, SubProgram, ViewStep
+from graphopt.backends.base.plan import buffers_of
+from graphopt.backends.base.program import (
+    BindStep,
+    BranchStep,
+    Buffer,
+    KernelStep,
+    Program,
+    Step,
+    SubProgram,
+    ViewStep,
+)
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
 from graphopt.backends.common.dim_expr import dim_expr
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 
-ALIGNMENT = 64
-"""Bytes; planned allocations are rounded up to it, so every buffer starts on a cache line."""
-
 
 def to_module(program: Program) -> Any:
-    """The module of ``program``: PrimFuncs and ``main(*inputs, *constants) -> tuple of outputs``."""
+    """The module of ``program``: PrimFuncs, ``prepare`` and ``main``."""
     builder = relax.BlockBuilder()
-    functions = {key: builder.add_func(func, key) for key, func in program.functions.items()}
-    _Emitter(builder, program, functions).function("main")
+    for key, func in program.functions.items():
+        builder.add_func(func, key)
+    prepared = _prepared(program)
+    emitter = _Emitter(builder, program)
+    emitter.function("main")
+    _emit_prepare(builder, prepared)
     return builder.get()
 
 
+def _subprograms(program: Program) -> list[SubProgram]:
+    return [sub for s in program.steps if isinstance(s, BranchStep) for sub in (s.then, s.otherwise)]
+
+
+def _used(program: Program) -> list[Buffer]:
+    """Planned buffers that a step needs as a tensor."""
+    needed: dict[Buffer, None] = {}
+    for step in program.steps:
+        found: Sequence[Buffer] = ()
+        if isinstance(step, KernelStep):
+            found = (*step.inputs, *step.outputs)
+        elif isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
+            found = (step.input,)
+        elif isinstance(step, BranchStep):
+            found = (step.condition, *step.then.arguments, *step.otherwise.arguments)
+        needed.update(dict.fromkeys(found))
+    return [b for b in buffers_of(program) if b.offset is not None and b in needed]
+
+
+def _prepared(program: Program) -> list[tuple[Program, Buffer]]:
+    """Planned buffers of a program, then of the programs that it calls: the parameters that ``main`` takes last."""
+    found = [(program, b) for b in _used(program)]
+    for sub in _subprograms(program):
+        found += _prepared(sub.program)
+    return found
+
+
+def _emit_prepare(builder: Any, prepared: Sequence[tuple[Program, Buffer]]) -> None:
+    arenas: dict[int, Any] = {}
+    tensors = []
+    with builder.function("prepare", []):
+        for owner, b in prepared:
+            if id(owner) not in arenas:
+                arenas[id(owner)] = builder.emit(_bytes(owner.arena_bytes))
+            assert b.offset is not None
+            tensors.append(builder.emit(_tensor_in(arenas[id(owner)], b.offset, b)))
+        builder.emit_func_output(relax.Tuple(tensors))
+
+
+def _bytes(count: int) -> Any:
+    """Memory, as a tensor."""
+    return relax.op.builtin.alloc_tensor(relax.ShapeExpr([tirx.const(count, "int64")]), "uint8", 0, "global")
+
+
+def _tensor_in(memory: Any, offset: int, b: Buffer) -> Any:
+    """The tensor of a buffer that starts ``offset`` bytes into ``memory``."""
+    shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
+    dtype = tvm_dtype(b.type.dtype)
+    return relax.op.call_pure_packed(
+        "runtime.TVMTensorCreateView", memory, shape, tvm.ir.GenericConst(tvm.DataType(dtype), relax.AnyType()),
+        tirx.const(offset, "int64"), ty_args=relax.TensorType(shape, dtype),
+    )  # fmt: skip
+
+
+def _typed(program: Program) -> set[Buffer]:
+    """Parameters whose type must be known: those that bring symbols, and what other steps than kernels use.
+
+    The others are plain objects to the VM, which checks every parameter of known type in every run.
+    """
+    found = {b for b in program.inputs if b.static_bytes is None}
+    for step in program.steps:
+        if isinstance(step, (ViewStep, BindStep)):
+            found.add(step.input)
+        elif isinstance(step, BranchStep):
+            found.add(step.condition)
+            for sub in (step.then, step.otherwise):
+                inner = _typed(sub.program)
+                params = [*sub.program.inputs, *sub.program.constants]
+                found |= {a for a, p in zip(sub.arguments, params) if p in inner}
+    return found | set(program.outputs)
+
+
 class _Emitter:
-    def __init__(self, builder: Any, program: Program, functions: dict[str, Any]) -> None:
+    """Emits the function of one program."""
+
+    def __init__(self, builder: Any, program: Program) -> None:
         self.bb = builder
         self.program = program
         self.symbols: dict[str, Any] = {}
         self.vars: dict[Buffer, Any] = {}
-        self.functions = functions
         self.called: dict[SubProgram, Any] = {}
+        self.scratch: dict[SubProgram, list[Any]] = {}
+        self.prepared: list[Any] = []
 
     def function(self, name: str, symbols: list[str] | None = None) -> Any:
         """Add the Relax function of the program; returns its global variable.
@@ -39,59 +133,74 @@ class _Emitter:
             symbols: for a program called by another one: the dimensions that it takes as a shape after its tensors.
         """
         program = self.program
+        inner: dict[SubProgram, _Emitter] = {}
         for i, step in enumerate(program.steps):
             if isinstance(step, BranchStep):
                 for sub, side in ((step.then, "then"), (step.otherwise, "else")):
-                    inner = _Emitter(self.bb, sub.program, self.functions)
-                    self.called[sub] = inner.function(f"{name}_{i}_{side}", sub.symbols)
+                    inner[sub] = _Emitter(self.bb, sub.program)
+                    self.called[sub] = inner[sub].function(f"{name}_{i}_{side}", sub.symbols)
         params = []
+        typed = _typed(program)
         for i, b in enumerate([*program.inputs, *program.constants]):
             kind = "in" if i < len(program.inputs) else "c"
-            var = relax.Var(f"{kind}{i}", self._type(b, define=True))
-            self.vars[b] = var
-            params.append(var)
+            params.append(self._param(f"{kind}{i}", b, b in typed))
         if symbols:
             shape = [self.symbols.setdefault(s, tirx.Var(_identifier(s), "int64")) for s in symbols]
             params.append(relax.Var("dims", relax.ShapeType(shape)))
+        params += [self._param(f"s{i}", b, b in typed) for i, b in enumerate(_used(program))]
+        self.prepared = [self._param_type(b, b in typed) for b in _used(program)]
+        for sub in _subprograms(program):
+            types = inner[sub].prepared
+            self.scratch[sub] = [relax.Var(f"s{len(params) + i}", t) for i, t in enumerate(types)]
+            params += self.scratch[sub]
+            self.prepared += types
         with self.bb.function(name, params, private=symbols is not None):
-            storages = [
-                self.bb.emit(relax.op.memory.alloc_storage(self._shape_of([_aligned(size)]), 0, "global", "uint8"))
-                for size in program.slots
-            ]
             for step in program.steps:
-                self._step(step, storages)
+                self._step(step)
             outputs = [self.vars[b] for b in program.outputs]
             return self.bb.emit_func_output(relax.Tuple(outputs))
 
-    def _step(self, step: Any, storages: list[Any]) -> None:
+    def _param(self, name: str, b: Buffer, typed: bool) -> Any:
+        self.vars[b] = relax.Var(name, self._param_type(b, typed))
+        return self.vars[b]
+
+    def _param_type(self, b: Buffer, typed: bool) -> Any:
+        return self.type(b, define=True) if typed else relax.ObjectType()
+
+    def _step(self, step: Step) -> None:
         if isinstance(step, KernelStep):
-            self._kernel(step, storages)
+            self._kernel(step)
         elif isinstance(step, ViewStep):
-            if 0 in step.output.shape:  # Relax takes a 0 for "as in the operand"; there is nothing to view anyway
-                call = relax.op.builtin.alloc_tensor(
-                    self._shape(step.output), tvm_dtype(step.output.type.dtype), 0, "global"
-                )
-            else:
-                call = relax.op.reshape(self.vars[step.input], self._shape(step.output))
-            self.vars[step.output] = self.bb.emit(call)
+            self._view(step)
         elif isinstance(step, BindStep):
             self._bind(step)
         elif isinstance(step, BranchStep):
             self._branch(step)
 
-    def _kernel(self, step: KernelStep, storages: list[Any]) -> None:
+    def _view(self, step: ViewStep) -> None:
+        if step.output.offset is not None:
+            return  # a parameter, or nobody needs it as a tensor
+        if 0 in step.output.shape:  # Relax takes a 0 for "as in the operand"; there is nothing to view anyway
+            self.vars[step.output] = self._allocated(step.output)
+        else:
+            self.vars[step.output] = self.bb.emit(relax.op.reshape(self.vars[step.input], self._shape(step.output)))
+
+    def _kernel(self, step: KernelStep) -> None:
         for b in step.outputs:
-            dtype = tvm_dtype(b.type.dtype)
-            if b.slot is not None:
-                call = relax.op.memory.alloc_tensor(storages[b.slot], 0, self._shape(b), dtype)
-            else:
-                call = relax.op.builtin.alloc_tensor(self._shape(b), dtype, 0, "global")
-            self.vars[b] = self.bb.emit(call)
+            if b.offset is None:
+                self.vars[b] = self._allocated(b)
         args = [self.vars[b] for b in (*step.inputs, *step.outputs)]
         args += [
             relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols
         ]
-        self.bb.emit(relax.Call(self.functions[step.function], args, ty_args=[relax.TupleType([])]))
+        # called by name: Relax refuses operands of unknown type for a function of its own
+        self.bb.emit(relax.Call(relax.ExternFunc(step.function), args, ty_args=[relax.TupleType([])]))
+
+    def _allocated(self, b: Buffer) -> Any:
+        """A tensor of this run: what leaves the program, or is of unknown size."""
+        if b.root[1]:
+            raise InternalError(f"buffer {b.name} lies inside {b.root[0].name}, which has no place")
+        return self.bb.emit(relax.op.builtin.alloc_tensor(self._shape(b), tvm_dtype(b.type.dtype), 0, "global"))
 
     def _bind(self, step: BindStep) -> None:
         shape = self.bb.emit(
@@ -112,20 +221,21 @@ class _Emitter:
             self.symbols[name] = tirx.Var(_identifier(name), "int64")
         for i, b in enumerate(step.outputs):
             # the branches' types may agree in the rank only
-            self.vars[b] = self.bb.match_cast(self.bb.emit(relax.TupleGetItem(result, i)), self._type(b))
+            self.vars[b] = self.bb.match_cast(self.bb.emit(relax.TupleGetItem(result, i)), self.type(b))
 
     def _call(self, sub: SubProgram) -> Any:
         args = [self.vars[b] for b in sub.arguments]
         if sub.symbols:
             args.append(relax.ShapeExpr([self._symbol(s) for s in sub.symbols]))
-        return relax.Call(self.called[sub], args)
+        return relax.Call(self.called[sub], [*args, *self.scratch[sub]])
 
     def _symbol(self, name: str) -> Any:
         if name not in self.symbols:
             raise InternalError(f"dimension {name} is used before it is defined")
         return self.symbols[name]
 
-    def _type(self, b: Buffer, define: bool = False) -> Any:
+    def type(self, b: Buffer, define: bool = False) -> Any:
+        """The tensor type of a buffer; ``define`` makes variables of its symbols."""
         if define:
             for d in b.shape:
                 for s in [] if isinstance(d, int) else d.symbols():
@@ -144,10 +254,6 @@ class _Emitter:
 
 def _identifier(symbol: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in symbol)
-
-
-def _aligned(size: int) -> int:
-    return max(-(-size // ALIGNMENT), 1) * ALIGNMENT
 
 
 __all__ = ["to_module", "tvm"]

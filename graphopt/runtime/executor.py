@@ -1,7 +1,8 @@
-"""A loaded Relax VM with its constants: arrays in, arrays out."""
+"""A loaded Relax VM with its constants and planned buffers: arrays in, arrays out."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,15 @@ import numpy.typing as npt
 
 from graphopt.errors import DeviceError
 
+ALIGNMENT = 64
+"""Bytes on which kernels expect their operands to start."""
+
 
 class Executor:
-    """Runs ``main`` of a virtual machine on numpy arrays.
+    """Runs a module of ``graphopt.backends.base.relax_emit`` on numpy arrays.
+
+    Intermediate buffers are made once. Runs of several threads on one executor wait for each other: each run uses every core
+    that the model was compiled for anyway.
 
     Args:
         vm: a ``relax.VirtualMachine``.
@@ -22,26 +29,60 @@ class Executor:
 
     def __init__(self, vm: Any, constants: Sequence[npt.NDArray[Any]], device: Any | None = None) -> None:
         import tvm
+        import tvm_ffi
 
         self._device = tvm.cpu() if device is None else device
+        self._on_host = self._device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._tensor = tvm.runtime.tensor
+        self._empty = tvm.runtime.empty
+        self._borrow = tvm_ffi.from_dlpack
         self._vm = vm
-        self._main = vm["main"]
-        self._constants = [self._tensor(np.asarray(c), device=self._device) for c in constants]
+        self._run = vm["main"]
+        self._lock = threading.Lock()
+        self._staging: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
+        self._fixed = [self._tensor(np.asarray(c), device=self._device) for c in constants]
+        self._fixed += [self._without_offset(t) for t in vm["prepare"]()]
 
     def __call__(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Outputs of one run.
+        """Outputs of one run, in memory of their own.
+
+        Args:
+            inputs: contiguous arrays of the shapes and dtypes that the model was compiled for (see ``Signature.check``).
 
         Raises:
             DeviceError: the virtual machine failed.
         """
-        args = [self._tensor(a, device=self._device) for a in inputs]
-        try:
-            results = self._main(*args, *self._constants)
-        except Exception as e:  # TVM raises any class
-            lines = [line for line in str(e).splitlines() if line.strip()]
-            raise DeviceError(
-                "running the compiled model failed", code="run-failed", notes=lines[-1:],
-                hint="run `graphopt check` on the model; if it fails there, please report it",
-            ) from e  # fmt: skip
-        return [r.numpy() for r in results]
+        with self._lock:
+            args = [self._input(i, a) for i, a in enumerate(inputs)]
+            try:
+                results = self._run(*args, *self._fixed)
+            except Exception as e:  # TVM raises any class
+                lines = [line for line in str(e).splitlines() if line.strip()]
+                raise DeviceError(
+                    "running the compiled model failed", code="run-failed", notes=lines[-1:],
+                    hint="run `graphopt check` on the model; if it fails there, please report it",
+                ) from e  # fmt: skip
+            return [self._output(r) for r in results]
+
+    def _without_offset(self, tensor: Any) -> Any:
+        """The same memory with the tensor's offset in its data pointer, as kernels want it."""
+        return self._borrow(np.from_dlpack(tensor))
+
+    def _input(self, position: int, array: npt.NDArray[Any]) -> Any:
+        """A tensor of the array: the array itself where kernels can read it, else a copy in memory that is kept for it."""
+        if not self._on_host:
+            return self._tensor(array, device=self._device)
+        if (
+            array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable and array.size
+        ):  # DLPack exports nothing read-only
+            return self._borrow(array)
+        tensor, view = self._staging.get(position, (None, None))
+        if view is None or view.shape != array.shape or view.dtype != array.dtype:
+            tensor = self._empty(array.shape, str(array.dtype), self._device)
+            view = np.from_dlpack(tensor)
+            self._staging[position] = tensor, view
+        np.copyto(view, array)
+        return tensor
+
+    def _output(self, tensor: Any) -> npt.NDArray[Any]:
+        return np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())

@@ -96,6 +96,15 @@ static void Run(int argc, char** argv) {
     ffi::Module vm = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
     constexpr int kPooledAllocator = 2;
     vm->GetFunction("vm_initialization", false).value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    if (auto prepare = vm->GetFunction("prepare", false)) {
+      for (const ffi::Any& item : Call(*prepare, {}).cast<ffi::Array<ffi::Any>>()) {
+        ffi::Tensor buffer = item.cast<ffi::Tensor>();
+        DLTensor* t = const_cast<DLTensor*>(buffer.GetDLTensorPtr());  // kernels take no offsets
+        t->data = static_cast<char*>(t->data) + t->byte_offset;
+        t->byte_offset = 0;
+        args.push_back(buffer);
+      }
+    }
     ffi::Any result = Call(vm->GetFunction(argv[3], false).value(), args);
     if (auto single = result.as<ffi::Tensor>()) {
       results.push_back(*single);

@@ -1,0 +1,94 @@
+"""Executing a loaded model: inputs of any alignment and stride, outputs of their own, several threads at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["b"], axis=1),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[1, 0]),
+        helper.make_node("MatMul", ["b", "c"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [17, 33])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [17, 17])],
+    )  # fmt: skip
+    return graphopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), "native")
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    a = np.maximum(x.astype(np.float64), 0)
+    b = np.exp(a - a.max(1, keepdims=True))
+    b /= b.sum(1, keepdims=True)
+    return b @ b.T
+
+
+def check(y: np.ndarray, x: np.ndarray) -> None:
+    np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0, 4, 16, 60, 64])
+def test_inputs_may_start_anywhere(model: Any, shift: int) -> None:
+    memory = np.zeros(17 * 33 * 4 + 256, np.uint8)
+    start = -memory.ctypes.data % 64 + shift
+    x = memory[start : start + 17 * 33 * 4].view(np.float32).reshape(17, 33)
+    x[...] = np.random.default_rng(0).standard_normal((17, 33))
+    before = x.copy()
+    check(model.run({"x": x})["y"], x)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_inputs_may_be_read_only_or_strided(model: Any) -> None:
+    x = np.random.default_rng(1).standard_normal((33, 34)).astype(np.float32)[:, ::2].T
+    check(model.run({"x": x})["y"], x)
+    frozen = np.ascontiguousarray(x)
+    frozen.flags.writeable = False
+    check(model.run({"x": frozen})["y"], x)
+
+
+def test_outputs_belong_to_the_caller(model: Any) -> None:
+    rng = np.random.default_rng(2)
+    feeds = [rng.standard_normal((17, 33)).astype(np.float32) for _ in range(3)]
+    outputs = [model.run({"x": x})["y"] for x in feeds]
+    for x, y in zip(feeds, outputs):
+        assert y.flags.writeable
+        check(y, x)
+    outputs[0][...] = 0
+    check(outputs[1], feeds[1])
+
+
+def test_threads_may_share_a_model(model: Any) -> None:
+    rng = np.random.default_rng(3)
+    feeds = [rng.standard_normal((17, 33)).astype(np.float32) for _ in range(4)]
+    want = [model.run({"x": x})["y"] for x in feeds]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(200):
+            if not np.array_equal(model.run({"x": feeds[i]})["y"], want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(feeds))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_a_run_keeps_working_after_an_error(model: Any) -> None:
+    with pytest.raises(graphopt.GraphOptError):
+        model.run({"x": np.zeros((17, 32), np.float32)})
+    x = np.ones((17, 33), np.float32)
+    check(model.run({"x": x})["y"], x)
