@@ -13,9 +13,12 @@ from graphopt.errors import ModelError
 
 
 def cache_dir() -> Path:
-    """The zoo's directory: ``$GRAPHOPT_CACHE/zoo``, else ``~/.cache/graphopt/zoo``. Not created here."""
-    root = os.environ.get("GRAPHOPT_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "graphopt") / "zoo"
+    """The zoo's directory: ``$GRAPHOPT_CACHE/zoo``, else ``~/.cache/graphopt/zoo``. Not created here.
+
+    ``GRAPHOPT_CACHE=off`` turns the cache of compiled kernels off; models still need a place.
+    """
+    root = os.environ.get("GRAPHOPT_CACHE", "")
+    return (Path(root).expanduser() if root and root.lower() != "off" else Path.home() / ".cache" / "graphopt") / "zoo"
 
 
 def sha256_of(path: Path) -> str | None:

@@ -1,5 +1,8 @@
 """From a TVM module of Relax and TIR to code: run in this process, or exported as a shared library.
 
+For CPUs each kernel becomes an object file (`graphopt.backends.base.object_build`), which makes compilation parallel and
+its results worth keeping; without a linker, and for GPUs, TVM compiles the module in one piece.
+
 The function ``main`` of the module calls PrimFuncs through ``relax.call_tir``. CPU PrimFuncs come scheduled; for CUDA,
 `graphopt.backends.cuda.pipeline` schedules what isn't.
 """
@@ -8,12 +11,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
+from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, relax, tvm
@@ -43,16 +47,35 @@ def lowering_passes() -> Any:
 
 
 @dataclass
+class BuildReport:
+    """How a module was compiled.
+
+    Attributes:
+        kernels: functions that machine code was needed for.
+        cached: how many of them came from the cache.
+        by_workers: how many of them other processes compiled.
+        notes: what went wrong without doing harm, a line each.
+    """
+
+    kernels: int = 0
+    cached: int = 0
+    by_workers: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Built:
     """A compiled module.
 
     Attributes:
         target: what it was compiled for.
         executable: TVM's ``VMExecutable``.
+        report: how it was compiled.
     """
 
     target: Target
     executable: Any
+    report: BuildReport = field(default_factory=BuildReport)
 
     def vm(self) -> Any:
         """A ``relax.VirtualMachine`` of this module in this process. For CPUs that takes no linker.
@@ -82,19 +105,23 @@ class Built:
         Raises:
             CompileError: no linker, the linker failed, or no CUDA compiler.
         """
-        options: dict[str, Any] = {"fcompile": linker or find_linker(self.target)}
+        chosen = linker or find_linker(self.target)
+        try:
+            self._link(Path(path), chosen)
+        except GraphOptError:
+            raise
+        except Exception as error:  # TVM raises any class
+            raise codegen_error(error, self.target) from error
+
+    def _link(self, path: Path, linker: Linker) -> None:
+        options: dict[str, Any] = {"fcompile": linker}
         if self.target.kind == "cuda":
             from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
 
             options["fpack_imports"] = device_code_packer(self.target)
-        try:
-            self.executable.export_library(str(path), **options)
-            if self.target.kind == "cuda":
-                require_machine_code(Path(path))
-        except GraphOptError:
-            raise
-        except Exception as error:  # TVM raises any class
-            raise _codegen_error(error, self.target) from error
+        self.executable.export_library(str(path), **options)
+        if self.target.kind == "cuda":
+            require_machine_code(path)
 
     def library_bytes(self, linker: Linker | None = None) -> bytes:
         """The shared library as bytes; arguments and errors are those of `export`."""
@@ -104,13 +131,15 @@ class Built:
             return path.read_bytes()
 
 
-def build_module(mod: Any, target: Target) -> Built:
+def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
     """Compile a module of Relax functions and PrimFuncs.
 
     Args:
         mod: ``tvm.IRModule``; left as it is.
         target: what to compile for. LLVM makes the code of x86 and ARM. For CUDA this makes CUDA C, and
             `Built.export` machine code of it.
+        cache: compiled kernels to use and to add to (CPUs, and only where there is a linker).
+        jobs: processes that compile at once; by default as many as this process may use CPUs.
 
     Raises:
         CompileError: TVM could not generate the code.
@@ -120,12 +149,31 @@ def build_module(mod: Any, target: Target) -> Built:
             from graphopt.backends.cuda.pipeline import build_for_cuda
 
             return Built(target, build_for_cuda(mod, target, lowering_passes()))
-        with cpu_pass_context():
-            return Built(target, relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes()))
+        if _has_linker(target):
+            from graphopt.backends.base.object_build import build_objects
+
+            built = build_objects(mod, target, cache, jobs)
+            if built is not None:
+                return built
+        return Built(target, whole_module(mod, target))
     except GraphOptError:
         raise
     except Exception as error:  # TVM raises any class
-        raise _codegen_error(error, target) from error
+        raise codegen_error(error, target) from error
+
+
+def whole_module(mod: Any, target: Target) -> Any:
+    """TVM's executable of a module for a CPU, compiled in one piece by this process: needs no linker to run."""
+    with cpu_pass_context():
+        return relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes())
+
+
+def _has_linker(target: Target) -> bool:
+    try:
+        find_linker(target)
+    except CompileError:
+        return False
+    return True
 
 
 def open_library(path: Path, target: Target, threads: int | None = None) -> tuple[Any, Any]:
@@ -171,7 +219,8 @@ def set_threads(count: int) -> int:
     return int(get_global_func("runtime.NumThreads")())
 
 
-def _codegen_error(error: Exception, target: Target) -> CompileError:
+def codegen_error(error: Exception, target: Target) -> CompileError:
+    """What to raise for a failure of TVM."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return CompileError(
         f"TVM could not generate code for {target.name}",

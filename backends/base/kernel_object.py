@@ -1,0 +1,86 @@
+"""One PrimFunc, one object file: what a kernel's machine code depends on, and how it is made.
+
+Each kernel is compiled by itself, whoever does it: the same bytes come out of this process, of a worker and of the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from graphopt.backends.base import tvm_api
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tvm
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel before code generation.
+
+    Attributes:
+        name: symbol of the function in the library.
+        text: the PrimFunc as TVM's JSON, the same in every process for the same kernel.
+    """
+
+    name: str
+    text: str
+
+    @staticmethod
+    def of(name: str, function: Any) -> KernelSource | None:
+        """The source of a PrimFunc; None when it calls another function of its module, so can't stand alone."""
+        text = tvm.ir.save_json(function.with_attr("global_symbol", name))
+        return None if '"ir.GlobalVar"' in text else KernelSource(name, text)
+
+
+def kernel_key(source: KernelSource, target: Target) -> str:
+    """Hex SHA-256 of everything that the object's bytes depend on: kernel, target, compiler and how it is called.
+
+    Options such as a level or a number of threads are in it as far as they change the kernel, and no further.
+    """
+    digest = hashlib.sha256()
+    for part in (_compiler(), json.dumps([target.config, target.host], sort_keys=True), source.name, source.text):
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def compile_kernel(source: KernelSource, target: Target) -> bytes:
+    """The object file of a kernel.
+
+    Raises:
+        Exception: of any class, as TVM raises it.
+    """
+    name = source.name
+    with cpu_pass_context(), tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "kernel.o"
+        module = tvm.IRModule({name: tvm.ir.load_json(source.text)})
+        tvm.tirx.build(module, target.tvm_target()).write_to_file(str(path))
+        return path.read_bytes()
+
+
+@cache
+def _compiler() -> str:
+    """Identifies the code that turns a PrimFunc into an object: TVM's library, its LLVM, and the pass settings here."""
+    own = hashlib.sha256()
+    for file in (__file__, tvm_api.__file__):
+        own.update(Path(file).read_bytes())
+    folder = Path(tvm.__file__).parent
+    sizes = {lib.name: lib.stat().st_size for lib in sorted((folder / "lib").glob("libtvm*")) if lib.is_file()}
+    llvm = int(get_global_func("target.llvm_version_major")())
+    facts = [tvm_api.TVM_VERSION, tvm_api.TVM_FFI_VERSION, llvm, sizes, own.hexdigest(), _tvm_python(folder)]
+    return json.dumps(facts, sort_keys=True)
+
+
+def _tvm_python(folder: Path) -> str:
+    """Digest of TVM's Python files that put the lowering passes in order."""
+    digest = hashlib.sha256()
+    for name in ("tirx/build.py", "tirx/compilation_pipeline.py", "s_tir/pipeline.py"):
+        path = folder / os.fspath(name)
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
