@@ -21,7 +21,8 @@ import numpy as np
 
 import graphopt
 from graphopt.driver.accuracy import compare
-from graphopt.driver.benchmarking import Contender, measure, peer
+from graphopt.driver.bench.measure import Contender, measure
+from graphopt.driver.bench.peers.prepare import peer
 from graphopt.driver.compiling import compile as compile_model
 from graphopt.models import zoo
 

@@ -1,18 +1,23 @@
-"""``graphopt bench``: latency, beside peers in the same run."""
+"""``graphopt bench``: latency, beside peers in the same run; time per kernel against the machine's peaks."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt.cli import console
-from graphopt.cli.options import JsonOpt, SeedOpt, ShapeOpt, ThreadsOpt, is_artifact, shapes_of
+from graphopt.cli.options import JsonOpt, SeedOpt, ShapeOpt, ThreadsOpt, check_output, is_artifact, shapes_of
 from graphopt.cli.run import load_or_compile
-from graphopt.errors import UserError
+from graphopt.errors import CompileError, UserError
+
+if TYPE_CHECKING:
+    from graphopt.driver.bench.measure import Contender
+    from graphopt.runtime.model import CompiledModel
 
 
 def bench_verb(
@@ -23,35 +28,51 @@ def bench_verb(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--compare", metavar="PEER", help="Also time onnxruntime or tvm (its default pipeline). Repeatable."
+            "--compare",
+            metavar="PEER,...",
+            help="Also time onnxruntime, openvino, mnn or tvm (its default pipeline). Repeatable.",
         ),
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Also show time and part of the measured peak of every kernel.")
+    ] = False,
+    roofline: Annotated[
+        Path | None, typer.Option("--roofline", metavar="FILE.png", help="Plot the kernels under the measured peaks.")
     ] = None,
     seed: SeedOpt = 0,
     json: JsonOpt = False,
 ) -> None:
     """Time MODEL on random inputs, in alternation with peers; ratios above 1 mean that graphopt is faster."""
     compiled_before = is_artifact(model)
-    if compiled_before and compare:
+    names = peer_names(compare)
+    if compiled_before and names:
         raise UserError(
             "--compare needs the ONNX model: peers can't read an artefact",
             code="bad-usage",
             hint="graphopt bench model.onnx --compare onnxruntime",
         )
     with console.working("loading the compiler"):
-        from graphopt.driver.benchmarking import Contender, measure, peer
+        from graphopt.driver.bench.measure import Contender, measure
+        from graphopt.driver.bench.peers.prepare import peer_info
         from graphopt.driver.random_inputs import random_inputs
+    for name in names:
+        peer_info(name)  # unknown or not installed: said before the work, not after
+    if roofline is not None:
+        from graphopt.driver.bench.roofline import require_matplotlib
+
+        check_output(roofline, model)
+        require_matplotlib()
     start = time.perf_counter()
     compiled = load_or_compile(model, shapes_of(shape), threads)
     prepared_s = time.perf_counter() - start
     assert compiled.target is not None
     cores = compiled.target.caps.cores
     feed = random_inputs(compiled.signature, seed)
-    contenders = [Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)]
-    for name in compare or ():
-        with console.working(f"preparing {name}"):
-            contenders.append(peer(name, model, feed, cores))
+    ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
+    peers, absent = _peers(names, model, feed, ours, cores)
     with console.working("measuring"):
-        results = measure(contenders, repeat)
+        results = measure([ours, *peers], repeat)
+    layers = _layers(compiled, feed, repeat, model.name, roofline) if per_layer or roofline is not None else None
     if json:
         console.print_json(
             {
@@ -59,22 +80,66 @@ def bench_verb(
                 "target": compiled.target.name,
                 "threads": cores,
                 "inputs": {name: list(array.shape) for name, array in feed.items()},
-                "results": [asdict(r) for r in results],
+                "results": [{**asdict(r), "error": console.finite(r.error)} for r in results],
+                "absent": [{"name": name, "reason": reason} for name, reason in absent],
+                **({"per_layer": layers[1]} if layers else {}),
             }
         )
         return
+    from graphopt.cli.bench_tables import latency_table
+
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
     title = f"{model.name} on {compiled.target.name}, {cores} threads, {shapes}"
-    numbers = ("median ms", "min ms", "p90 ms", "runs", "ready after s", "ratio")
-    table = console.make_table(title, "", *numbers, right=numbers)
-    for r in results:
-        table.add_row(
-            r.name,
-            f"{r.median_ms:.2f}",
-            f"{r.min_ms:.2f}",
-            f"{r.p90_ms:.2f}",
-            str(r.runs),
-            "" if r.compile_s is None else f"{r.compile_s:.1f}",
-            f"{r.ratio:.2f}",
-        )
-    console.out.print(table)
+    console.print_table(latency_table(title, results, absent))
+    if layers and per_layer:
+        console.print_table(layers[0])
+    if roofline is not None:
+        console.out.print(f"roofline: {roofline}", markup=False)
+
+
+def peer_names(items: Sequence[str] | None) -> list[str]:
+    """What ``--compare`` gave: names separated by commas, each once."""
+    return list(dict.fromkeys(name.strip() for item in items or () for name in item.split(",") if name.strip()))
+
+
+def _peers(
+    names: Sequence[str], model: Path, feed: Mapping[str, Any], ours: Contender, threads: int
+) -> tuple[list[Contender], list[tuple[str, str]]]:
+    """Peers that run the model, with how they agree with us; and those that can't, with the reason."""
+    if not names:
+        return [], []
+    from graphopt.driver.bench.agreement import check_agreement, tolerance_of
+    from graphopt.driver.bench.peers.prepare import peer
+    from graphopt.driver.importing import import_onnx
+
+    with console.working("comparing"):
+        tolerance = tolerance_of(import_onnx(model, shapes={name: a.shape for name, a in feed.items()}))
+        expected = {name: array.copy() for name, array in ours.run().items()}
+    found, absent = [], []
+    for name in names:
+        with console.working(f"preparing {name}"):
+            try:
+                found.append(check_agreement(peer(name, model, feed, threads), expected, **tolerance))
+            except CompileError as error:
+                absent.append((name, error.message))
+    return found, absent
+
+
+def _layers(
+    compiled: CompiledModel, feed: Mapping[str, Any], repeat: int, title: str, roofline: Path | None
+) -> tuple[Any, dict[str, Any]]:
+    """The table of kernels and its JSON form; draws the plot."""
+    from graphopt.cli.bench_tables import layer_table, layers_json
+    from graphopt.driver.bench.machine_peak import machine_peaks
+    from graphopt.driver.bench.per_layer import measure_layers
+
+    assert compiled.target is not None
+    with console.working("timing kernels"):
+        found = measure_layers(compiled, feed, repeat)
+    with console.working("measuring the machine's peaks"):
+        peaks = machine_peaks(compiled.target)
+    if roofline is not None:
+        from graphopt.driver.bench.roofline import write_roofline
+
+        write_roofline(roofline, f"{title}, {peaks.threads} threads", found.layers, peaks)
+    return layer_table(found, peaks), layers_json(found, peaks)

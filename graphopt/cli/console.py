@@ -16,6 +16,9 @@ from rich.text import Text
 
 from graphopt.errors import GraphOptError
 
+_WIDEST = 1000
+"""Characters of a line of a table that goes to a file."""
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -49,6 +52,20 @@ def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout: as wide as it needs where that is no terminal, folded to the terminal's width otherwise."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    width = out.width
+    try:
+        out.width = _WIDEST
+        out.width = max(width, out.measure(table).maximum)
+        out.print(table)
+    finally:
+        out.width = width
 
 
 def plain(text: str) -> Text:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
-from graphopt.driver.benchmarking import Contender, Latency, measure, peer
+from graphopt.driver.bench.measure import Contender, Latency, measure
+from graphopt.driver.bench.peers.prepare import peer
 from graphopt.driver.compiling import compile
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import optimize

@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt.driver import benchmarking, checking
+from graphopt.driver import checking
 from graphopt.driver.accuracy import compare, compare_all, longest_sum, sum_length, summing_depth
-from graphopt.driver.benchmarking import Contender, measure
+from graphopt.driver.bench import measure as bench_measure
+from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.checking import Options, check_model
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.random_inputs import random_inputs
@@ -179,8 +180,8 @@ def test_comparison_of_what_is_not_float() -> None:
 
 
 def test_measuring_alternates_and_relates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarking, "SETTLE_S", 0.0)
-    monkeypatch.setattr(benchmarking, "WARM_S", 0.0)
+    monkeypatch.setattr(bench_measure, "SETTLE_S", 0.0)
+    monkeypatch.setattr(bench_measure, "WARM_S", 0.0)
     order: list[str] = []
     contenders = [Contender(name, lambda name=name: order.append(name)) for name in ("a", "b")]
     found = measure(contenders, repeat=3)

@@ -6,22 +6,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from graphopt.driver.reference import has_onnxruntime
-from graphopt.errors import UserError, did_you_mean
+from graphopt.errors import UserError
 from graphopt.ir.graph import Array
 
-PEERS = ("onnxruntime", "tvm")
-_BUDGET_S = 20.0
+BUDGET_S = 20.0
 """Rounds stop after this long (each contender has then run at least once more after warming up)."""
-
 SETTLE_S = 0.05
 """Pause between contenders: thread pools spin some milliseconds before they sleep."""
 WARM_S = 0.01
 """How long a contender runs untimed after the pause, at least once."""
 
-Run = Callable[[], Any]
+Run = Callable[[], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,8 @@ class Latency:
     Attributes:
         compile_s: seconds from model to first possible run, None when it was loaded compiled.
         ratio: its median over ours: above 1 we are faster.
+        error: largest difference of its outputs from ours over the largest magnitude; None when not compared.
+        problem: why its outputs can't be taken for the same, or None.
     """
 
     name: str
@@ -40,18 +38,22 @@ class Latency:
     runs: int
     compile_s: float | None
     ratio: float
+    error: float | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: its name, one run, and how long it took to prepare."""
+    """Something to time: its name, one run, how long it took to prepare, and how it agrees with ours (see `Latency`)."""
 
     name: str
     run: Run
     compile_s: float | None = None
+    error: float | None = None
+    problem: str | None = None
 
 
-def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float = _BUDGET_S) -> list[Latency]:
+def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float = BUDGET_S) -> list[Latency]:
     """Time the contenders in alternation, so that drift of the machine hits all of them alike.
 
     Args:
@@ -88,53 +90,7 @@ def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float =
 def _latency(contender: Contender, times: list[float], ours: float) -> Latency:
     median = statistics.median(times)
     p90 = times[min(len(times) - 1, int(0.9 * len(times)))]
-    return Latency(contender.name, median, times[0], p90, len(times), contender.compile_s, median / ours)
-
-
-def peer(name: str, source: Any, feed: Mapping[str, Array], threads: int) -> Contender:
-    """A peer prepared on the model as it came.
-
-    Args:
-        name: one of ``PEERS``.
-        source: path of the ONNX file.
-        feed: inputs to run on.
-        threads: CPU threads, the same for all.
-
-    Raises:
-        UserError: unknown or not installed.
-        CompileError: the peer can't take the model.
-    """
-    if name not in PEERS:
-        raise UserError(
-            f"unknown peer {name!r}",
-            code="unknown-peer",
-            hint=did_you_mean(name, PEERS) or f"one of {', '.join(PEERS)}",
-        )
-    start = time.perf_counter()
-    run = _onnxruntime(source, feed, threads) if name == "onnxruntime" else _tvm(source, feed, threads)
-    return Contender(name, run, time.perf_counter() - start)
-
-
-def _onnxruntime(source: Any, feed: Mapping[str, Array], threads: int) -> Run:
-    if not has_onnxruntime():
-        raise UserError(
-            "onnxruntime is not installed", code="no-peer", hint='pip install "graphopt[bench]", or leave out --compare'
-        )
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    wanted = {item.name for item in session.get_inputs()}
-    inputs = {name: array for name, array in feed.items() if name in wanted}
-    return lambda: session.run(None, inputs)
-
-
-def _tvm(source: Any, feed: Mapping[str, Array], threads: int) -> Run:
-    import onnx
-
-    from graphopt.backends.base.tvm_default import compile_with_tvm
-
-    run = compile_with_tvm(onnx.load_model(str(source)), feed, threads)
-    return lambda: run(feed)
+    return Latency(
+        contender.name, median, times[0], p90, len(times), contender.compile_s, median / ours, contender.error,
+        contender.problem,
+    )  # fmt: skip

@@ -1,0 +1,53 @@
+"""Whether contenders compute the same thing: a faster wrong answer is no comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from graphopt.driver.accuracy import compare_all, longest_sum, summing_depth
+from graphopt.driver.bench.measure import Contender
+from graphopt.ir.graph import Array, Graph
+
+
+def check_agreement(
+    contender: Contender, expected: Mapping[str, Array], *, reduction: int = 1, depth: int = 1
+) -> Contender:
+    """The contender with ``error`` and ``problem`` filled in, from one run of it.
+
+    Args:
+        contender: a peer.
+        expected: our outputs by name.
+        reduction: length of the longest sum of a layer, as in `graphopt.driver.accuracy.bound`.
+        depth: layers after one another.
+    """
+    found = as_named(contender.run(), expected)
+    checks = compare_all(found, expected, reduction=reduction, depth=depth)
+    wrong = [f"{c.name}: {c.problem}" for c in checks if c.problem is not None]
+    return replace(
+        contender, error=max((c.error for c in checks), default=0.0), problem="; ".join(wrong) if wrong else None
+    )
+
+
+def tolerance_of(graph: Graph) -> dict[str, int]:
+    """``reduction`` and ``depth`` of a model, for `check_agreement`."""
+    return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}
+
+
+def as_named(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, Array]:
+    """A peer's outputs under our names and integer types.
+
+    Peers rename outputs (then order decides), and some hold all integers in 32 bits.
+    """
+    if set(found) != set(expected) and len(found) == len(expected):
+        found = dict(zip(expected, found.values()))
+    return {name: _with_type(array, expected.get(name)) for name, array in found.items()}
+
+
+def _with_type(array: Array, like: Array | None) -> Array:
+    whole = "iub"
+    if like is not None and array.dtype != like.dtype and array.dtype.kind in whole and like.dtype.kind in whole:
+        return array.astype(like.dtype)
+    return np.asarray(array)

@@ -1,0 +1,1 @@
+"""Other runtimes, each prepared the way its documentation advises for float32 on CPU threads."""

@@ -1,0 +1,30 @@
+"""ONNX Runtime, all of its graph optimisations on (its default)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from graphopt.driver.bench.measure import Run
+from graphopt.ir.graph import Array
+
+
+def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
+    """A session with named dimensions fixed; numpy inputs are read in place."""
+    import onnx
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    extents: dict[str, set[int]] = {}
+    for item in onnx.load_model(source, load_external_data=False).graph.input:
+        for dim, extent in zip(item.type.tensor_type.shape.dim, feed[item.name].shape if item.name in feed else ()):
+            extents.setdefault(dim.dim_param, set()).add(extent)
+    for name, found in extents.items():
+        if name and len(found) == 1:  # exporters call different dimensions "?"
+            options.add_free_dimension_override_by_name(name, *found)
+    session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    inputs = {item.name: feed[item.name] for item in session.get_inputs() if item.name in feed}
+    names = [item.name for item in session.get_outputs()]
+    return lambda: dict(zip(names, session.run(names, inputs)))

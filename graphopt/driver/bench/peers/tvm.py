@@ -1,0 +1,21 @@
+"""TVM's own importer and default pipeline, untuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from graphopt.driver.bench.measure import Run
+from graphopt.ir.graph import Array
+
+
+def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
+    """The compiled module in the virtual machine."""
+    import onnx
+
+    from graphopt.backends.base.tvm_default import compile_with_tvm
+
+    proto = onnx.load_model(source)
+    run = compile_with_tvm(proto, feed, threads)
+    names = [item.name for item in proto.graph.output]
+    return lambda: dict(zip(names, run(feed)))
