@@ -19,6 +19,8 @@ from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedPointwiseConv2d
 from graphopt.backends.cpu.matmul import PackedMatmul
+from graphopt.backends.cpu.pooling import WindowPool
+from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
 from graphopt.ir.fused import FusedGraph, Group
@@ -31,7 +33,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     """Kernel templates of a target, in no particular order."""
     if target.caps.is_gpu:
         return []
-    return [DirectConv2d(), WinogradConv2d(), DepthwiseConv2d(), GroupedPointwiseConv2d(), PackedMatmul()]
+    return [DirectConv2d(), WinogradConv2d(), DepthwiseConv2d(), GroupedPointwiseConv2d(), PackedMatmul(), WindowPool(), RowSoftmax(), RowNorm()]
 
 
 def nest_of(target: Target) -> Nest:

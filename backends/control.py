@@ -46,7 +46,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
                 hint="export the model so that both branches return tensors of the same rank",
             )  # fmt: skip
     inner = Lowering(
-        fuse_for(graph, outer.target, outer.fused.level), outer.target, outer.templates, outer.nest,
+        fuse_for(graph, outer.target, outer.fused.level, outer.fused.exact), outer.target, outer.templates, outer.nest,
         by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
         outer_names=outer.names, checked=set(outer.checked),
     )  # fmt: skip

@@ -1,19 +1,28 @@
-"""The direct convolution kernel as a template: which groups it takes, in which layouts, at what predicted cost."""
+"""Convolution kernels as templates: which groups they take, in which layouts, at what predicted cost."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, default_config, emit, pack_weight, supports
+from graphopt.backends.cpu.kernels.conv2d_direct import (
+    Conv2dConfig,
+    default_config,
+    emit,
+    pack_weight,
+    predicted_cycles,
+    supports,
+)
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr, known
 from graphopt.ir.dtypes import DType
@@ -27,11 +36,41 @@ CLOCK = 2.5e9
 """Hertz assumed when predicting seconds: only ratios between templates matter."""
 
 
-class DirectConv2d(KernelTemplate[Conv2dConfig]):
-    """Conv (rank 4, float32, one group, constant weights) with an element-wise epilogue, channels blocked or plain."""
+class Conv2dTemplate(KernelTemplate[ConfigT]):
+    """Conv (rank 4, float32, constant weights) with an element-wise epilogue; the algorithm is a subclass's.
 
-    name: ClassVar[str] = "conv2d-direct"
+    Subclasses say which specifications they take and emit the kernel for one.
+    """
+
     anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
+
+    @abstractmethod
+    def supports_spec(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't compute ``spec``, None if it can."""
+
+    @abstractmethod
+    def default_config(self, spec: Conv2dSpec, caps: Caps) -> ConfigT:
+        """The configuration that the kernel's model predicts to be fastest."""
+
+    @abstractmethod
+    def cycles(self, spec: Conv2dSpec, config: ConfigT, caps: Caps) -> float:
+        """Predicted cycles on all of the target's cores."""
+
+    @abstractmethod
+    def pack(self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: ConfigT) -> npt.NDArray[np.float32]:
+        """OIHW weights as the kernel wants them."""
+
+    @abstractmethod
+    def kernel(
+        self,
+        spec: Conv2dSpec,
+        config: ConfigT,
+        epilogue: EpilogueFn,
+        extras: list[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> Any:
+        """The PrimFunc over data, packed weights, extra operands and the output."""
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -42,10 +81,9 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
         x, w = node.inputs[0], node.inputs[1]
         assert x is not None
         assert w is not None
-        weight = known_array(w)
         if x.dtype is not DType.f32 or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
-        if weight is None:
+        if known_array(w) is None:
             return No("needs constant weights")
         if not isinstance(x.shape[1], int):
             return No("needs a known number of channels")
@@ -53,22 +91,21 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
             spec, _ = spec_of(call)
         except GraphOptError as e:
             return No(e.message)
-        reason = supports(spec, caps)
+        reason = self.supports_spec(spec, caps)
         if reason is not None:
             return No(reason)
         return _symbolic_operands_fit(call)
 
-    def default(self, call: KernelCall, caps: Caps) -> Conv2dConfig:
-        """The tile that the kernel predicts to be fastest."""
-        return default_config(spec_of(call)[0], caps)
+    def default(self, call: KernelCall, caps: Caps) -> ConfigT:
+        """The configuration that the kernel's model predicts to be fastest."""
+        return self.default_config(spec_of(call)[0], caps)
 
-    def cost(self, call: KernelCall, config: Conv2dConfig, caps: Caps) -> float:
-        """Multiply-adds over the peak rate of a core's vector units."""
-        flops = spec_of(call)[0].flops
-        return (flops or 1e9) / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+    def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
+        """Predicted seconds at a nominal clock."""
+        return self.cycles(spec_of(call)[0], config, caps) / CLOCK
 
-    def emit(self, call: KernelCall, config: Conv2dConfig, caps: Caps, name: str) -> Emitted:
-        """The kernel; weights packed for the tile, bias and residuals as epilogue operands."""
+    def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
+        """The kernel; weights packed for the configuration, bias and residuals as epilogue operands."""
         node = call.group.anchor
         spec, dims = spec_of(call)
         x, w = node.inputs[0], node.inputs[1]
@@ -82,9 +119,43 @@ class DirectConv2d(KernelTemplate[Conv2dConfig]):
             ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
             for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
         ]
-        function = emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
-        packed = pack_weight(np.asarray(weight, np.float32), spec, config)
+        function = self.kernel(spec, config, epilogue.function(), extras, name, store_style(epilogue))
+        packed = self.pack(np.asarray(weight, np.float32), spec, config)
         return Emitted(function, [x, packed, *epilogue.values])
+
+
+class DirectConv2d(Conv2dTemplate[Conv2dConfig]):
+    """Direct convolution of one group, channels blocked or plain."""
+
+    name: ClassVar[str] = "conv2d-direct"
+
+    def supports_spec(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't compute ``spec``, None if it can."""
+        return supports(spec, caps)
+
+    def default_config(self, spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
+        """The tile that the kernel predicts to be fastest."""
+        return default_config(spec, caps)
+
+    def cycles(self, spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+        """Predicted cycles on all of the target's cores."""
+        return predicted_cycles(spec, config, caps)
+
+    def pack(self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2dConfig) -> npt.NDArray[np.float32]:
+        """Weights in panels of the tile's channels."""
+        return pack_weight(weight, spec, config)
+
+    def kernel(
+        self,
+        spec: Conv2dSpec,
+        config: Conv2dConfig,
+        epilogue: EpilogueFn,
+        extras: list[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> Any:
+        """The PrimFunc over data, packed weights, extra operands and the output."""
+        return emit(spec, config, epilogue, extras, name, style)
 
     def wanted_block(self, call: KernelCall, caps: Caps) -> int:
         """A vector of channels, or 8 where that does not divide them."""

@@ -29,10 +29,13 @@ def compile(
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     level: int = 2,
+    exact: bool = False,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
     verify_each: bool = False,
     remarks: Remarks | None = None,
+    cache: bool = True,
+    jobs: int | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -44,22 +47,29 @@ def compile(
         values: inputs that always have the same value, such as a sampling rate: they become constants, and branches that
             they decide go away.
         level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
+        exact: leave out kernels that round otherwise than the sums that operators are defined by (Winograd convolution,
+            some ten times the rounding error of a direct one, a fraction of its time).
         passes: graph passes to run instead of the level's.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
         remarks: receives what passes did and refused to do, with reasons.
+        cache: use compiled kernels that lie on disk and leave new ones there; where, and how to turn it off for good, is
+            said in `graphopt.backends.base.object_cache`.
+        jobs: processes that compile kernels at once; by default as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
     """
     from graphopt.backends.backend import build_program
+    from graphopt.backends.base.object_cache import default_cache
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
-        src, target, threads=threads, shapes=shapes, values=values, level=level, passes=passes, skip=skip,
+        src, target, threads=threads, shapes=shapes, values=values, level=level, exact=exact, passes=passes, skip=skip,
         verify_each=verify_each, remarks=remarks,
     )[::2]  # fmt: skip
-    return CompiledModel.from_program(signature_of(graph), program, build_program(program), source=graph.source)
+    built = build_program(program, default_cache() if cache else None, jobs)
+    return CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
 
 
 def to_program(
@@ -70,6 +80,7 @@ def to_program(
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     level: int = 2,
+    exact: bool = False,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
     verify_each: bool = False,
@@ -82,7 +93,7 @@ def to_program(
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
-    fused = fuse_for(graph, goal, level)
+    fused = fuse_for(graph, goal, level, exact)
     return graph, fused, lower_fused(fused, goal, level)
 
 

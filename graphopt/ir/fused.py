@@ -60,12 +60,14 @@ class FusedGraph:
     Attributes:
         blocks: channel block of values stored as ``NC[H W]c`` with the channels of a block innermost; absent means plain.
         level: how much is fused (see ``compile``), in subgraphs too.
+        exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
     """
 
     graph: Graph
     groups: list[Group]
     blocks: dict[Value, int] = field(default_factory=dict)
     level: int = 2
+    exact: bool = False
 
     def layout(self, value: Value) -> str:
         """Layout in the field's notation: ``NCHW16c``, or ``plain``."""

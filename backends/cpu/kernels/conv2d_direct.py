@@ -20,6 +20,8 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.memory_cost import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
+from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
@@ -42,7 +44,6 @@ _MAX_VECTORS = 8
 _MAX_CODE = 3000
 """Most vector multiply-adds in the text of a kernel, all its tile variants together: about 0.4 s of compile time."""
 
-_L2_BYTES_PER_CYCLE = 32
 _STORE_CYCLES = 2.0
 _NOMINAL = 56
 """Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
@@ -112,19 +113,28 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
             tiles.append((points // out_columns, out_columns))
         for rows, columns in tiles:
             config = Conv2dConfig(lanes, vectors, columns, rows)
-            candidates.append((_predicted_cycles(spec, config, caps), -config.accumulators, config))
+            candidates.append((predicted_cycles(spec, config, caps), -config.accumulators, config))
     ranked = [config for *_, config in sorted(candidates, key=lambda candidate: candidate[:2])]
     best = next((config for config in ranked if _code_size(spec, config) <= _MAX_CODE), None)
     best = best or min(ranked, key=lambda config: _code_size(spec, config))
     return Conv2dConfig(lanes, best.oc_vectors, best.ow_tile, best.oh_tile, _cached_tiles(spec, best, caps))
 
 
-def _predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
-    """Cycles for one image on one core."""
+def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+    """Cycles of the whole convolution on all cores of ``caps``."""
+    panels = -(-spec.out_channels // config.oc_panel)
+    weights = 4.0 * spec.reduction * panels * config.oc_panel
+    batch = spec.batch if isinstance(spec.batch, int) else 1
+    compute = batch * panels * _panel_cycles(spec, config, caps)
+    return max(compute, stream_cycles(weights, caps)) / caps.cores + fork_cycles(caps)
+
+
+def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+    """Cycles for one panel of output channels of one image on one core."""
     out_rows, out_columns = _nominal_plane(spec)
     stream = 0.0
     if spec.reduction * config.oc_panel * 4 > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
-        stream = config.oc_panel * 4 / _L2_BYTES_PER_CYCLE
+        stream = config.oc_panel * 4 / L2_BYTES_PER_CYCLE
     total = 0.0
     for row in split_balanced(out_rows, config.oh_tile):
         for column in split_balanced(out_columns, config.ow_tile):
@@ -132,7 +142,7 @@ def _predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> flo
             step = max(tile_cycles(points, config.oc_vectors), stream)
             store = _TILE_CYCLES + _STORE_CYCLES * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (spec.reduction * step + store)
-    return -(-spec.out_channels // config.oc_panel) * total
+    return total
 
 
 def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
@@ -238,7 +248,10 @@ def emit(
         rows, columns = (bind_segments(axis) for axis in _segments(spec, config))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
-        kernel = _Kernel(spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style)
+        tiles = bind(row_tiles * column_tiles)
+        kernel = _Kernel(
+            spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style, tiles
+        )
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
@@ -247,11 +260,11 @@ def emit(
                 row_index,
                 rows,
                 lambda top, row: for_each_tile(
-                    column_index, columns, lambda left, column: kernel.tile(image, panel, top, row, left, column)
+                    column_index, columns, lambda left, column: kernel.tile(image, panel, index, top, row, left, column)
                 ),
             )
 
-        parallel_tiles(spec.batch, panels, bind(row_tiles * column_tiles), config.cache_tiles, task)
+        parallel_tiles(spec.batch, panels, tiles, config.cache_tiles, task)
 
     inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
     return build_prim_func(name, inputs, extras, spec.output_shape, body)
@@ -269,16 +282,29 @@ class _Kernel:
     output: tirx.Buffer
     epilogue: EpilogueFn
     style: StoreStyle
+    tiles: tirx.Expr | int
 
     def tile(
-        self, image: tirx.Expr, panel: tirx.Expr, top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment
+        self,
+        image: tirx.Expr,
+        panel: tirx.Expr,
+        index: tirx.Expr,
+        top: tirx.Expr,
+        row: Segment,
+        left: tirx.Expr,
+        column: Segment,
     ) -> None:
-        """Emits the tile whose first pixel is output row ``top``, column ``left``."""
+        """Emits the tile ``index``, whose first pixel is output row ``top``, column ``left``."""
         config = self.config
         accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes)
         accumulators.clear()
         spec = self.spec
-        with T.serial(0, spec.in_channels // spec.in_block) as block:
+        blocks = spec.in_channels // spec.in_block
+        with T.serial(0, blocks) as block:
+            if isinstance(self.tiles, int):
+                panel_bytes = 4 * spec.reduction * config.oc_panel
+                step = index * blocks + block
+                prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, self.tiles * blocks)
             self._taps(accumulators, image, panel, block, top, row, left, column)
 
         def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
@@ -321,6 +347,8 @@ class _Kernel:
                 return self.data[image, block, y, x, lane]
 
             with T.serial(0, spec.in_block) as lane:
+                prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
+                self._prefetch_data(image, block, lane, top, left, column.tile)
                 accumulators.multiply_add(scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points)
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
@@ -352,6 +380,20 @@ class _Kernel:
         else:
             with T.serial(0, kernel_height) as ky:
                 kernel_row(ky)
+
+    def _prefetch_data(
+        self, image: tirx.Expr, block: tirx.Expr, lane: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
+    ) -> None:
+        """Emits the prefetch of the tile's points in the next block of channels, one line or more a lane.
+
+        Only for kernels of one element: others read every point several times.
+        """
+        spec = self.spec
+        if spec.kernel != (1, 1) or spec.in_block * 4 < LINE_BYTES:
+            return
+        with T.unroll(0, -(-width // spec.in_block)) as i:
+            h, w = self._pixel(top, left, width, lane + i * spec.in_block)
+            prefetch(self.data, [image, block + 1, h * spec.strides[0], w * spec.strides[1], 0])
 
 
 def _index(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, block: int) -> tuple[tirx.Expr, ...]:

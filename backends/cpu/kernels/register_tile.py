@@ -15,7 +15,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.tiling import Segment
 
-_ON_STACK = {"disable_lower_builtin": True}
+ON_STACK = {"disable_lower_builtin": True}
 """Keeps TVM from turning a local buffer into a heap workspace, which LLVM couldn't keep in registers.
 
 Effective only under ``tvm_api.cpu_pass_context``; without it the code is correct but slower.
@@ -29,7 +29,7 @@ class RegisterTile:
         self.points = points
         self.vectors = vectors
         self.lanes = lanes
-        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local", annotations=_ON_STACK)
+        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local", annotations=ON_STACK)
 
     def clear(self) -> None:
         """Emits the zeroing of every accumulator."""
@@ -75,7 +75,7 @@ class RegisterTile:
         ragged = columns % (self.vectors * self.lanes) != 0
         with T.unroll(0, self.vectors) as v:
             base = first_column + v * self.lanes
-            guard = _guard(base < columns if ragged else None)
+            guard = guarded(base < columns if ragged else None)
             with guard, T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
                 store(self._registers[p, v, lane], p, base + lane)
 
@@ -91,14 +91,14 @@ class RegisterTile:
         lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         with T.serial(0, self.vectors) as v:
             base = first_column + v * self.lanes
-            guard = _guard(base < columns if ragged else None)
+            guard = guarded(base < columns if ragged else None)
             with guard, T.serial(0, self.points) as p, lanes(0, self.lanes) as lane:
                 store(staged[p, v * self.lanes + lane], p, base + lane)
 
     def _staged(self) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
         staged = T.alloc_buffer(
-            (self.points, self.vectors * self.lanes), "float32", scope="local", annotations=_ON_STACK
+            (self.points, self.vectors * self.lanes), "float32", scope="local", annotations=ON_STACK
         )
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
@@ -120,7 +120,7 @@ class RegisterTile:
 
 
 @contextmanager
-def _guard(condition: tirx.Expr | None) -> Iterator[None]:
+def guarded(condition: tirx.Expr | None) -> Iterator[None]:
     """Emits its body under ``condition``, or plainly when there is none."""
     if condition is None:
         yield
@@ -158,7 +158,7 @@ def bind(value: tirx.Expr | int, symbolic: bool = True) -> tirx.Expr | int:
     """
     if isinstance(value, int) or not symbolic:
         return value
-    scalar = T.alloc_buffer((1,), str(value.ty.dtype), scope="local", annotations=_ON_STACK)
+    scalar = T.alloc_buffer((1,), str(value.ty.dtype), scope="local", annotations=ON_STACK)
     T.buffer_store(scalar, value, [0])
     return scalar[0]
 

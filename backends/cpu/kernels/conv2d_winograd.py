@@ -1,0 +1,335 @@
+"""3 x 3 convolution by Winograd's minimal filtering on NCHW{b}c data, with the epilogue fused.
+
+F(m x m, 3 x 3) computes a tile of m x m outputs from a patch of (m + 2) x (m + 2) inputs with (m + 2)^2 products a channel
+pair instead of 9 m^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A block of tiles is
+transformed into scratch that fits L2, multiplied component by component with weights that were transformed when compiling,
+one panel of output channels at a time, and transformed back while the panel's products are in cache: nothing but the
+input and the output passes through memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.prefetch import prefetch_panel_share, prefetch_row_ahead
+from graphopt.backends.cpu.kernels.register_tile import (
+    ON_STACK,
+    RegisterTile,
+    bind,
+    build_prim_func,
+    for_each_tile,
+    guarded,
+    tile_count,
+)
+from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div, split_balanced
+from graphopt.backends.cpu.kernels.winograd_transforms import (
+    transform_input_row,
+    transform_output_row,
+    transform_weight,
+)
+
+
+@dataclass(frozen=True)
+class WinogradConfig:
+    """How to compute it.
+
+    Attributes:
+        m: output rows and columns of a tile: 2 or 4.
+        lanes: float32 per accumulator vector; divides both blocks.
+        oc_vectors: accumulator vectors of output channels per panel.
+        points: tiles per register tile.
+        block: tiles transformed together.
+        group: panels whose products are computed before they are transformed back, component by component: the
+            patches are read once a group.
+        by_group: one block holds all tiles and threads share it, each with groups of its own; otherwise threads take blocks.
+    """
+
+    m: int
+    lanes: int
+    oc_vectors: int
+    points: int
+    block: int
+    group: int = 1
+    by_group: bool = False
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of a patch."""
+        return self.m + 2
+
+    @property
+    def panel(self) -> int:
+        """Output channels per panel."""
+        return self.lanes * self.oc_vectors
+
+
+def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if spec.kernel != (3, 3) or spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
+        return "only 3 x 3 kernels with stride 1, no dilation and one group"
+    if spec.in_block < 4 or spec.out_block < 4:
+        return "needs channels in blocks"
+    if spec.in_channels % spec.in_block or spec.out_channels % spec.out_block:
+        return "channels aren't a multiple of their block"
+    if min(spec.pads) < 0 or min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
+        return "negative padding or an empty dimension"
+    return None
+
+
+def tile_grid(spec: Conv2dSpec, m: int) -> tuple[tirx.Expr | int, tirx.Expr | int]:
+    """Tiles along the height and the width."""
+    return ceil_div(spec.out_height, m), ceil_div(spec.out_width, m)
+
+
+def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, int, int, int, int]:
+    """Shape of the transformed weights: (groups, components, panels of a group, C, panel width)."""
+    groups = -(-spec.out_channels // (config.panel * config.group))
+    return groups, config.side**2, config.group, spec.in_channels, config.panel
+
+
+def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: WinogradConfig) -> npt.NDArray[np.float32]:
+    """Transforms and packs OIHW weights, the last panel filled up with zero channels.
+
+    Raises:
+        ValueError: the shape isn't (O, I, 3, 3).
+    """
+    expected = (spec.out_channels, spec.in_channels, 3, 3)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    groups, components, panels, channels, width = packed_weight_shape(spec, config)
+    transformed = np.zeros((components, groups * panels * width, channels), np.float32)
+    transformed[:, : spec.out_channels] = transform_weight(weight, config.m)
+    cut = transformed.reshape(components, groups, panels, width, channels)
+    return np.ascontiguousarray(cut.transpose(1, 0, 2, 4, 3))
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: WinogradConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "conv2d_winograd",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: packed_weight_shape, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: tile and blocks; its weights must be packed with the same.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: whether the epilogue can be vectorised.
+    """
+
+    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        grid_rows, grid_columns = (bind(extent) for extent in tile_grid(spec, config.m))
+        tiles = bind(spec.batch * (grid_rows * grid_columns), not isinstance(grid_rows * grid_columns, int))
+        kernel = _Kernel(
+            spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style,
+            grid_rows, grid_columns, tiles,
+        )  # fmt: skip
+        groups = packed_weight_shape(spec, config)[0]
+        if config.by_group:
+            patches = kernel.patches()
+            with T.parallel(0, spec.in_channels // spec.in_block * config.block) as flat:
+                kernel.transform_patch(patches, tirx.floordiv(flat, config.block), 0, tirx.floormod(flat, config.block))
+            with T.parallel(0, groups) as group:
+                kernel.group(patches, group, 0)
+            return
+        with T.parallel(0, ceil_div(tiles, config.block)) as number:
+            first = bind(number * config.block)
+            patches = kernel.patches()
+            with T.serial(0, spec.in_channels // spec.in_block) as channels, T.serial(0, config.block) as tile:
+                kernel.transform_patch(patches, channels, first, tile)
+            with T.serial(0, groups) as group:
+                kernel.group(patches, group, first)
+
+    inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
+    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Emits the code of the three stages."""
+
+    spec: Conv2dSpec
+    config: WinogradConfig
+    data: tirx.Buffer
+    weight: tirx.Buffer
+    operands: Sequence[tirx.Buffer]
+    output: tirx.Buffer
+    epilogue: EpilogueFn
+    style: StoreStyle
+    grid_rows: tirx.Expr | int
+    grid_columns: tirx.Expr | int
+    tiles: tirx.Expr | int
+
+    def patches(self) -> tirx.Buffer:
+        """Scratch for a block of transformed patches: (components, C / b, tiles, b)."""
+        spec, config = self.spec, self.config
+        shape = (config.side**2, spec.in_channels // spec.in_block, config.block, spec.in_block)
+        return T.alloc_buffer(shape, "float32")
+
+    def _place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
+        """Image, first output row and first output column of a tile."""
+        per_image = self.grid_rows * self.grid_columns
+        inside = bind(tirx.floormod(number, per_image))
+        row, column = tirx.floordiv(inside, self.grid_columns), tirx.floormod(inside, self.grid_columns)
+        return bind(tirx.floordiv(number, per_image)), bind(row * self.config.m), bind(column * self.config.m)
+
+    def transform_patch(
+        self, patches: tirx.Buffer, channels: tirx.Expr, first: tirx.Expr | int, tile: tirx.Expr
+    ) -> None:
+        """Emits the transform of one block of channels of one patch.
+
+        Tiles beyond the last one repeat it: they are multiplied, but never stored.
+        """
+        spec, side, lanes = self.spec, self.config.side, self.spec.in_block
+        number = bind(tirx.min(first + tile, self.tiles - 1))
+        image, row, column = self._place(number)
+        top, left = bind(row - spec.pads[0]), bind(column - spec.pads[1])
+        half = T.alloc_buffer((side, side, lanes), "float32", scope="local", annotations=ON_STACK)
+
+        def columns(read: Callable[[int, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
+            with T.unroll(0, side) as x:
+                for i in range(side):
+                    with T.vectorized(0, lanes) as lane:
+                        values = transform_input_row([read(y, x, lane) for y in range(side)], self.config.m)
+                        T.buffer_store(half, values[i], [i, x, lane])
+
+        inside = tirx.all(top >= 0, left >= 0, top + side <= spec.in_height, left + side <= spec.in_width)
+        with T.If(inside):
+            with T.Then():
+                columns(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
+            with T.Else():
+                padded = T.alloc_buffer((side, side, lanes), "float32", scope="local", annotations=ON_STACK)
+                with T.unroll(0, side) as y, T.unroll(0, side) as x, T.vectorized(0, lanes) as lane:
+                    T.buffer_store(padded, tirx.const(0, "float32"), [y, x, lane])
+                y_low, x_low = bind(tirx.max(0, -top)), bind(tirx.max(0, -left))
+                y_count = bind(tirx.max(tirx.min(side, spec.in_height - top) - y_low, 0))
+                x_count = bind(tirx.max(tirx.min(side, spec.in_width - left) - x_low, 0))
+                with T.serial(0, y_count) as dy, T.serial(0, x_count) as dx, T.vectorized(0, lanes) as lane:
+                    value = self.data[image, channels, top + (y_low + dy), left + (x_low + dx), lane]
+                    T.buffer_store(padded, value, [y_low + dy, x_low + dx, lane])
+                columns(lambda y, x, lane: padded[y, x, lane])
+        with T.unroll(0, side) as i:
+            for j in range(side):
+                with T.vectorized(0, lanes) as lane:
+                    values = transform_input_row([half[i, x, lane] for x in range(side)], self.config.m)
+                    T.buffer_store(patches, values[j], [i * side + j, channels, tile, lane])
+
+    def group(self, patches: tirx.Buffer, group: tirx.Expr, first: tirx.Expr | int) -> None:
+        """Emits the products of a block of patches with a group of panels, and their way back."""
+        spec, config = self.spec, self.config
+        products = T.alloc_buffer((config.side**2, config.group, config.block, config.panel), "float32")
+        segments = split_balanced(config.block, config.points)
+        all_panels = -(-spec.out_channels // config.panel)
+        panels: tirx.Expr | int = config.group
+        if all_panels % config.group:
+            panels = bind(tirx.min(config.group, all_panels - group * config.group))
+        tiles = int(tile_count(segments))
+        components = T.serial(0, config.side**2)
+        with components as component, T.serial(0, panels) as panel, T.serial(0, tiles) as index:
+            place = (group, component, panel)
+            for_each_tile(
+                index,
+                segments,
+                lambda start, part: self._multiply(patches, products, place, start, part, index, tiles),
+            )
+        with T.serial(0, panels) as panel, T.serial(0, config.block) as tile:
+            number = bind(first + tile)
+            with guarded(number < self.tiles):
+                self._transform_back(products, group, panel, number, tile)
+
+    def _multiply(
+        self,
+        patches: tirx.Buffer,
+        products: tirx.Buffer,
+        place: tuple[tirx.Expr, tirx.Expr, tirx.Expr],
+        start: tirx.Expr,
+        segment: Segment,
+        index: tirx.Expr,
+        tiles: int,
+    ) -> None:
+        """Emits the products of one component of one tile of patches with one panel.
+
+        Args:
+            patches: transformed patches.
+            products: where they go.
+            place: group, component, panel of the group.
+            start: first patch of the tile.
+            segment: its width.
+            index: which of the ``tiles`` register tiles.
+            tiles: how many read the same panel.
+        """
+        spec, config = self.spec, self.config
+        group, component, panel = place
+        sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes)
+        sums.clear()
+        blocks = spec.in_channels // spec.in_block
+        with T.serial(0, blocks) as block:
+            panel_bytes = 4 * spec.in_channels * config.panel
+            step = index * blocks + block
+            prefetch_panel_share(self.weight, [group, component, panel + 1, 0, 0], panel_bytes, step, tiles * blocks)
+            with T.serial(0, spec.in_block) as lane:
+                channel = block * spec.in_block + lane
+                prefetch_row_ahead(self.weight, [group, component, panel, channel])
+                sums.multiply_add(
+                    lambda p: patches[component, block, start + p, lane],
+                    lambda c: self.weight[group, component, panel, channel, c],
+                )
+        sums.store_vectors(
+            tirx.const(0, "int64"),
+            config.panel,
+            lambda value, p, c: T.buffer_store(products, value, [component, panel, start + p, c]),
+        )
+
+    def _transform_back(
+        self, products: tirx.Buffer, group: tirx.Expr, panel: tirx.Expr, number: tirx.Expr, tile: tirx.Expr
+    ) -> None:
+        """Emits the outputs of one tile: all channels of a panel."""
+        spec, config = self.spec, self.config
+        side, m, lanes = config.side, config.m, config.lanes
+        image, top, left = self._place(number)
+        rows = bind(tirx.min(m, spec.out_height - top))
+        columns = bind(tirx.min(m, spec.out_width - left))
+        ragged = spec.out_channels % config.panel != 0
+        with T.serial(0, config.oc_vectors) as vector:
+            base = (group * config.group + panel) * config.panel + vector * lanes
+            with guarded(base < spec.out_channels if ragged else None):
+                half = T.alloc_buffer((m, side, lanes), "float32", scope="local", annotations=ON_STACK)
+                result = T.alloc_buffer((m, m, lanes), "float32", scope="local", annotations=ON_STACK)
+                with T.unroll(0, side) as x:
+                    for i in range(m):
+                        with T.vectorized(0, lanes) as lane:
+                            column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
+                            T.buffer_store(half, transform_output_row(column, m)[i], [i, x, lane])
+                with T.unroll(0, m) as i:
+                    for j in range(m):
+                        with T.vectorized(0, lanes) as lane:
+                            values = transform_output_row([half[i, x, lane] for x in range(side)], m)
+                            T.buffer_store(result, values[j], [i, j, lane])
+                loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
+                with T.serial(0, rows) as y, T.serial(0, columns) as x, loop(0, lanes) as lane:
+                    channel, h, w = base + lane, top + y, left + x
+                    stored = self.epilogue(result[y, x, lane], (image, channel, h, w), self.operands)
+                    index = [
+                        image,
+                        tirx.floordiv(channel, spec.out_block),
+                        h,
+                        w,
+                        tirx.floormod(channel, spec.out_block),
+                    ]
+                    T.buffer_store(self.output, stored, index)
