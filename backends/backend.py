@@ -33,7 +33,16 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     """Kernel templates of a target, in no particular order."""
     if target.caps.is_gpu:
         return []
-    return [DirectConv2d(), WinogradConv2d(), DepthwiseConv2d(), GroupedPointwiseConv2d(), PackedMatmul(), WindowPool(), RowSoftmax(), RowNorm()]
+    return [
+        DirectConv2d(),
+        WinogradConv2d(),
+        DepthwiseConv2d(),
+        GroupedPointwiseConv2d(),
+        PackedMatmul(),
+        WindowPool(),
+        RowSoftmax(),
+        RowNorm(),
+    ]
 
 
 def nest_of(target: Target) -> Nest:

@@ -81,6 +81,7 @@ class _Multiply:
     data: tirx.Buffer
     weight: tirx.Buffer
     start: float = 0.0
+    separable: bool = False
 
     def steps(self, vector: tirx.Expr) -> int:
         """One value a pixel."""

@@ -38,6 +38,10 @@ class Operator(Protocol):
     def start(self) -> float:
         """What an accumulator begins with."""
 
+    @property
+    def separable(self) -> bool:
+        """Whether accumulating is the same for all kernel elements, so that columns can be totalled first, for all windows."""
+
     def steps(self, vector: tirx.Expr) -> tirx.Expr | int:
         """How many values an accumulator takes from each input pixel."""
 
@@ -178,7 +182,9 @@ class _Kernel:
         registers.fill(operator.start)
         padded = bool(spec.pads[0] or spec.pads[2])
         with serial_loop(operator.steps(vector)) as step:
-            if inside:
+            if operator.separable:
+                self._columns_first(registers, image, vector, top, left, column, inside or not padded)
+            elif inside:
                 for ky in range(spec.kernel[0]):
                     self._kernel_row(registers, image, vector, step, top, ky, left, column)
             elif padded:
@@ -211,23 +217,76 @@ class _Kernel:
     ) -> None:
         """Emits what the tile takes from one row of the window, input pixel by input pixel."""
         spec, operator = self.spec, self.operator
-        stride, dilation, width = spec.strides[1], spec.dilations[1], spec.kernel[1]
         y = top * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
-        x = left * stride - spec.pads[1]
+        x = left * spec.strides[1] - spec.pads[1]
 
-        def add(point: int, kx: tirx.Expr | int) -> None:
-            value = operator.value(image, vector, step, y, x + (point * stride + kx * dilation))
+        def add(point: int, kx: tirx.Expr | int, offset: tirx.Expr | int) -> None:
+            value = operator.value(image, vector, step, y, x + offset)
             registers.set(point, 0, operator.accumulate(registers.get(point, 0), value, vector, step, ky, kx))
 
+        self._uses(left, column, add)
+
+    def _columns_first(
+        self,
+        registers: VectorTile,
+        image: tirx.Expr,
+        vector: tirx.Expr,
+        top: tirx.Expr,
+        left: tirx.Expr,
+        column: Segment,
+        whole: bool,
+    ) -> None:
+        """Emits a tile of a separable operator: the total of each input column, then what each window takes of these."""
+        spec, operator = self.spec, self.operator
+        total = VectorTile(1, 1, self.config.lanes)
+        low, count = (0, spec.kernel[0])
+        if not whole:
+            low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))
+        held: list[tirx.Expr | int] = []  # the column whose total is at hand
+
+        def add(point: int, kx: tirx.Expr | int, offset: tirx.Expr | int) -> None:
+            def read(turn: tirx.Expr | int) -> tirx.Expr:
+                y = top * spec.strides[0] + ((low + turn) * spec.dilations[0] - spec.pads[0])
+                return operator.value(image, vector, 0, y, left * spec.strides[1] - spec.pads[1] + offset)
+
+            def include(value: tirx.Expr) -> None:
+                total.set(0, 0, operator.accumulate(total.get(0, 0), value, vector, 0, 0, 0))
+
+            if not held or not isinstance(offset, int) or held[0] != offset:
+                held[:] = [offset]
+                if whole:
+                    total.set(0, 0, read(0))
+                    for turn in range(1, spec.kernel[0]):
+                        include(read(turn))
+                else:
+                    total.fill(operator.start)
+                    with T.serial(0, count) as turn:
+                        include(read(turn))
+            registers.set(point, 0, operator.accumulate(registers.get(point, 0), total.get(0, 0), vector, 0, 0, 0))
+
+        self._uses(left, column, add)
+
+    def _uses(
+        self,
+        left: tirx.Expr,
+        column: Segment,
+        add: Callable[[int, tirx.Expr | int, tirx.Expr | int], None],
+    ) -> None:
+        """Calls ``add(point, kx, input column from the tile's first)`` for all that a tile reads of a row, column by column."""
+        stride, dilation, width = self.spec.strides[1], self.spec.dilations[1], self.spec.kernel[1]
         if column.clipped:
-            low, count = (bind(bound) for bound in spec.window(1).clip(left))
+            low, count = (bind(bound) for bound in self.spec.window(1).clip(left))
             with T.serial(0, count) as turn:
-                add(0, low + turn)
+                add(0, low + turn, (low + turn) * dilation)
             return
         spans = column.taps or ((0, column.tile),) * width
-        uses = [(point, kx) for kx, (low, high) in enumerate(spans) for point in range(low, high)]
-        for point, kx in sorted(uses, key=lambda use: (use[0] * stride + use[1] * dilation, use[0])):
-            add(point, kx)
+        uses = [
+            (point * stride + kx * dilation, point, kx)
+            for kx, (first, last) in enumerate(spans)
+            for point in range(first, last)
+        ]
+        for offset, point, kx in sorted(uses):
+            add(point, kx, offset)
 
 
 def serial_loop(count: tirx.Expr | int) -> AbstractContextManager[Any]:

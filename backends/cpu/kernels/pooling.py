@@ -1,0 +1,145 @@
+"""Maximum and average pooling over windows, on channel blocks: a lane is a channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import sliding_window
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.depthwise import seconds, supports
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.vector_tile import ramp
+
+__all__ = ["PoolSpec", "default_config", "emit", "seconds", "supports"]
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """One pooling.
+
+    Attributes:
+        window: geometry, as of a depthwise convolution.
+        average: mean instead of maximum.
+        counted: for a mean, padding (top, left, bottom, right) that counts as elements of value 0.
+    """
+
+    window: Conv2dSpec
+    average: bool
+    counted: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def start(self) -> float:
+        """The value of an empty window before it is finished."""
+        return 0.0 if self.average else -math.inf
+
+    def count(self, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
+        """Elements that the mean at output pixel ``(h, w)`` divides by."""
+        spec = self.window
+        extents = (spec.in_height, spec.in_width)
+        total: tirx.Expr = tirx.const(1, "int32")
+        for axis, at in enumerate((h, w)):
+            first = at * spec.strides[axis] - spec.pads[axis]
+            step = spec.dilations[axis]
+            before = tirx.floordiv(tirx.max(-self.counted[axis] - first, 0) + (step - 1), step)
+            end = extents[axis] + self.counted[axis + 2]
+            after = tirx.min(tirx.floordiv(end - first + (step - 1), step), spec.kernel[axis])
+            total = total * tirx.max(after - before, 1)
+        return total
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
+        """The result at output pixel ``(h, w)``; ``inside`` says that its window lies on the data for certain."""
+        if not self.average:
+            return total
+        spec = self.window
+        if inside or self.counted == spec.pads:
+            return total * tirx.const(1.0 / (spec.kernel[0] * spec.kernel[1]), "float32")
+        return total / self.count(h, w).astype("float32")
+
+
+def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:
+    """A row of pixels that fills the registers."""
+    lanes = math.gcd(pool.window.out_block, caps.lanes(4))
+    parallel = worth_threads(seconds(pool.window, lanes), caps)
+    return SlidingConfig(lanes, tile_for(pool.window, caps, 0), parallel)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Maximum or sum of a channel under its window."""
+
+    pool: PoolSpec
+    lanes: int
+    data: tirx.Buffer
+    separable: bool = True
+
+    @property
+    def start(self) -> float:
+        """Neutral element."""
+        return self.pool.start
+
+    def steps(self, vector: tirx.Expr) -> int:
+        """One value a pixel."""
+        return 1
+
+    def value(
+        self, image: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, y: tirx.Expr, x: tirx.Expr
+    ) -> tirx.Expr:
+        """A vector of channels."""
+        parts = self.pool.window.in_block // self.lanes
+        first = tirx.floormod(vector, parts) * self.lanes
+        return tirx.BufferLoad(self.data, [image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+
+    def accumulate(
+        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+    ) -> tirx.Expr:
+        """A sum, or a maximum that keeps NaN."""
+        if self.pool.average:
+            return old + value
+        # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
+        largest = tirx.Select(value > old, value, old)
+        bits = f"int32x{self.lanes}"
+        mark = tirx.Select(tirx.isnan(value), _splat(-1, self.lanes), _splat(0, self.lanes))
+        return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(bits, largest) | mark)
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
+        """The result."""
+        return self.pool.finish(total, h, w, inside)
+
+
+def _splat(value: int, lanes: int) -> tirx.Expr:
+    return tirx.Broadcast(tirx.const(value, "int32"), lanes)
+
+
+def emit(
+    pool: PoolSpec,
+    config: SlidingConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "pooling",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data, *extras, output)`` over ``pool.window``'s shapes.
+
+    Args:
+        pool: the problem; `supports` must accept its window.
+        config: the tile.
+        epilogue: maps a result at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    return sliding_window.emit(
+        pool.window,
+        config,
+        [("data", pool.window.input_shape)],
+        lambda buffers: _Pool(pool, config.lanes, buffers[0]),
+        epilogue,
+        extras,
+        name,
+        style,
+    )

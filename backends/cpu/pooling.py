@@ -1,0 +1,118 @@
+"""Pooling kernels as templates."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.epilogue import Epilogue
+from graphopt.backends.cpu.conv2d import plain_epilogue, store_style
+from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
+from graphopt.backends.cpu.kernels import pooling
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.pooling import PoolSpec
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.errors import GraphOptError
+from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
+from graphopt.ops.context import InferContext, attr
+from graphopt.ops.pool import pool_window
+
+
+class WindowPool(KernelTemplate[SlidingConfig]):
+    """MaxPool (values only) and AveragePool in float32 on channel blocks."""
+
+    name: ClassVar[str] = "pooling"
+    anchors: ClassVar[frozenset[str]] = frozenset({"MaxPool", "AveragePool"})
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        reason = plain_epilogue(call.group)
+        if reason is not None:
+            return No(reason)
+        node = call.group.anchor
+        x: Any = node.inputs[0]
+        if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+            return No("needs float32 data of rank 4 with a known number of channels")
+        if node.output(1) is not None:
+            return No("positions of maxima are wanted")
+        try:
+            pool, _ = pool_of(call)
+        except GraphOptError as e:
+            return No(e.message)
+        reason = pooling.supports(pool.window, caps)
+        return symbolic_operands_fit(call) if reason is None else No(reason)
+
+    def default(self, call: KernelCall, caps: Caps) -> SlidingConfig:
+        """A row of pixels that fills the registers."""
+        return pooling.default_config(pool_of(call)[0], caps)
+
+    def cost(self, call: KernelCall, config: SlidingConfig, caps: Caps) -> float:
+        """Additions or bytes, whichever takes longer."""
+        return min(pooling.seconds(pool_of(call)[0].window, config.lanes), 1.0) / max(caps.cores, 1)
+
+    def emit(self, call: KernelCall, config: SlidingConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel, with the epilogue's operands after the data."""
+        pool, dims = pool_of(call)
+        epilogue = Epilogue(call, caps, dims)
+        function = pooling.emit(
+            pool, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
+        )
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        return Emitted(function, [x, *epilogue.values])
+
+
+def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
+    """The kernel's specification and its expressions for the symbolic dimensions.
+
+    Raises:
+        UnsupportedOpError: padding or rounding depends on a symbolic size.
+    """
+    node = call.group.anchor
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    window = pool_window(context)
+    x = context.value(0)
+    dims: dict[Dim, Any] = {}
+
+    def extent(dim: Dim, name: str) -> Any:
+        if isinstance(dim, int):
+            return dim
+        return dims.setdefault(dim, tirx.Var(name, "int64"))
+
+    if not all(isinstance(p, int) for p in (*window.pads_begin, *window.pads_end)):
+        raise context.unsupported("padding that depends on a symbolic size")
+    begin, end = [int(p) for p in window.pads_begin], [int(p) for p in window.pads_end]  # type: ignore[arg-type]
+    reach = list(end)
+    if attr(node, "ceil_mode"):
+        if not all(isinstance(d, int) for d in (*x.shape[2:], *node.out.shape[2:])):
+            raise context.unsupported("rounding up a symbolic size")
+        for axis, (size, out) in enumerate(zip(x.shape[2:], node.out.shape[2:])):
+            span = (window.kernel[axis] - 1) * window.dilations[axis] + 1
+            reach[axis] = (int(out) - 1) * window.strides[axis] + span - int(size) - begin[axis]  # type: ignore[arg-type]
+    channels = int(x.shape[1])  # type: ignore[arg-type]
+    spec = Conv2dSpec(
+        batch=extent(x.shape[0], "n"),
+        in_channels=channels,
+        in_height=extent(x.shape[2], "h"),
+        in_width=extent(x.shape[3], "w"),
+        out_channels=channels,
+        kernel=(window.kernel[0], window.kernel[1]),
+        strides=(window.strides[0], window.strides[1]),
+        pads=(begin[0], begin[1], max(reach[0], 0), max(reach[1], 0)),
+        dilations=(window.dilations[0], window.dilations[1]),
+        groups=channels,
+        in_block=call.block(x) or 1,
+        out_block=call.block(call.group.outputs[0]) or 1,
+    )
+    if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
+        raise context.unsupported("windows that leave out the end of the data")
+    for dim, value in zip(node.out.shape[2:], (spec.out_height, spec.out_width)):
+        if isinstance(dim, SymExpr):
+            dims.setdefault(dim, value)
+    average = node.op == "AveragePool"
+    counted = (begin[0], begin[1], end[0], end[1]) if average and attr(node, "count_include_pad") else (0, 0, 0, 0)
+    return PoolSpec(spec, average, counted), dims
