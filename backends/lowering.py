@@ -20,6 +20,7 @@ from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.placement import place
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
@@ -112,11 +113,7 @@ class Lowering:
         return self.buffers[value]
 
     def _physical(self, value: Value) -> Shape:
-        block = self.fused.blocks.get(value, 0)
-        if not block:
-            return value.shape
-        n, c, *rest = value.shape
-        return (n, c // block, *rest, block)
+        return physical(value.shape, self.fused.blocks.get(value, 0))
 
     def constant(self, array: Array, name: str) -> Buffer:
         """The buffer of a packed constant."""
@@ -207,17 +204,28 @@ class Lowering:
         return self.buffer(value)
 
     def _copy(self, value: Value) -> Buffer:
+        return self._copied(value, f"{value.name}_copy", 0)
+
+    def copy_into(self, value: Value, home: Buffer, shift: int, block: int) -> Buffer:
+        """A copy of ``value`` in channel blocks of ``block`` (0: plain), ``shift`` bytes into another buffer."""
+        copy = self._copied(value, f"{value.name}_in_{home.name}", block)
+        copy.home, copy.shift = home, shift
+        return copy
+
+    def _copied(self, value: Value, name: str, block: int) -> Buffer:
         from graphopt.backends.common.copy import emit_copy
 
-        copy = Buffer(f"{value.name}_copy", TensorType(value.dtype, value.shape), self._aliased(value.shape))
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names)
+        copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(physical(value.shape, block)))
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, block)
         self._settle(value.name)
-        name = self._add(function, "copy")
-        self.out.steps.append(KernelStep(name, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
+        kernel = self._add(function, "copy")
+        self.out.steps.append(KernelStep(kernel, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
         return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
     def _kernel(self, group: Group) -> None:
+        if place(self, group):
+            return
         call = KernelCall(self.fused, group, self.names)
         caps = self.target.caps
         chosen = choose(self.templates, call, caps)
@@ -246,6 +254,7 @@ class Lowering:
         source = node.input(0)
         assert source is not None
         step = ViewStep(self.buffer(source), self.buffer(node.out))
+        step.output.home = step.input
         self._settle(node.label)
         self._check_symbols(sorted(symbols_of(*step.output.shape)), node.label)
         self.out.steps.append(step)
@@ -295,6 +304,14 @@ class Lowering:
         self.out.functions[name] = function.with_attr("global_symbol", name)
         self.by_hash.setdefault(key, []).append(name)
         return name
+
+
+def physical(shape: Shape, block: int) -> Shape:
+    """``NC...`` as stored in channel blocks; the shape itself when ``block`` is 0."""
+    if not block:
+        return shape
+    n, c, *rest = shape
+    return (n, c // block, *rest, block)
 
 
 def _identifier(text: str) -> str:

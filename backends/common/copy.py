@@ -8,7 +8,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.builder import Nest, Output
+from graphopt.backends.common.builder import Nest, Output, physical_shape
 from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.ir.fused import FusedGraph, Group
@@ -16,9 +16,12 @@ from graphopt.ir.graph import Node, Value
 
 
 def emit_copy(
-    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames
+    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames, block: int = 0
 ) -> tuple[Any, list[Value], list[str]]:
-    """A kernel ``(source?, target)`` that writes ``value`` plainly; without source when it is known from dimensions or constant.
+    """A kernel ``(source?, target)`` that writes ``value``; without source when it is known from dimensions or constant.
+
+    Args:
+        block: channel block of what is written, 0 for a plain layout.
 
     Returns:
         The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
@@ -26,11 +29,11 @@ def emit_copy(
     call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), names)
     lowering = GroupLowering(call, caps, nest)
     tensor = lowering.operand(value)
-    shape = lowering.builder.shape(value.shape)
+    shape = physical_shape(lowering.builder.shape(value.shape), block)
     out = tirx.decl_buffer(
         [tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out"
     )
-    lowering.builder.emit([Output(tensor, out)])
+    lowering.builder.emit([Output(tensor, out, block)])
     symbol_names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]
     return lowering.builder.finish(params, "copy"), list(lowering.buffers), symbol_names

@@ -8,8 +8,9 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Node, Value
-from graphopt.ops.context import attr
+from graphopt.ops.context import InferContext, attr
 from graphopt.ops.infer import infer_node
+from graphopt.ops.movement import slice_bounds, split_sizes
 from graphopt.ops.registry import ELEMENTWISE, has_trait
 
 BlockPolicy = Callable[[FusedGraph, Group], int]
@@ -69,24 +70,41 @@ def _block_of(fused: FusedGraph, group: Group, policy: BlockPolicy) -> int:
     if group.kind is not GroupKind.kernel:
         return 0
     block = policy(fused, group)
-    if not block and _transparent(group):
+    if not block:
         blocks = {fused.blocks.get(v, 0) for v in group.inputs if len(v.shape) == 4 and not v.is_const}
         full = {b for b in blocks if b}
-        if len(full) == 1:
+        if len(full) == 1 and _transparent(group, min(full)):
             block = full.pop()
     return block if block and all(_eligible(v, block) for v in group.outputs) else 0
 
 
-def _transparent(group: Group) -> bool:
+def _transparent(group: Group, block: int) -> bool:
     node = group.anchor
-    return not node.domain and (has_trait(node.op, ELEMENTWISE) or node.op in TRANSPARENT)
+    if node.domain:
+        return False
+    if node.op in ("Split", "Slice"):
+        return _cuts_on_blocks(node, block)
+    return has_trait(node.op, ELEMENTWISE) or node.op in TRANSPARENT
+
+
+def _cuts_on_blocks(node: Node, block: int) -> bool:
+    """Whether a Split or Slice takes whole blocks of channels."""
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    if len(context.shape(0)) < 3:
+        return False
+    if node.op == "Split":
+        axis = context.axis(int(context.attr("axis")), len(context.shape(0)))
+        return axis != 1 or all(isinstance(s, int) and s % block == 0 for s in split_sizes(context))
+    first, extent, step = slice_bounds(context)[1]
+    return step == 1 and all(isinstance(d, int) and d % block == 0 for d in (first, extent))
 
 
 def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: BlockPolicy) -> bool:
     """Whether a group reads ``value`` blocked without loss."""
     if group.kind is not GroupKind.kernel:
         return False
-    if _transparent(group) or _is_dense_conv(group):
+    if _transparent(group, block) or _is_dense_conv(group):
         return True
     # what it wants may depend on how its operand comes
     trial = FusedGraph(fused.graph, fused.groups, {**fused.blocks, value: block}, fused.level)
