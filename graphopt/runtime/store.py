@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import ArtifactError, DeviceError, UserError
 from graphopt.runtime.artifact import Artifact, read_artifact, write_artifact
+from graphopt.runtime.kernel_facts import facts_json
 from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str]) -> None:
             hint="give the artefact another name, for example one that ends in .gopt",
         )
     if model.artifact is not None:
-        manifest = {key: model.artifact.manifest[key] for key in _OWN_KEYS}
+        own = model.artifact.manifest
+        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels") if key in own}
         library = model.artifact.library
     else:
         if model.built is None:
@@ -49,6 +51,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str]) -> None:
             "target": target.to_dict(),
             "source": {"name": Path(model.source).name, "sha256": file_sha256(model.source)},
             "threads": target.caps.cores,
+            "kernels": facts_json(model),
         }
     write_artifact(path, library=library, constants=model.constants, manifest=manifest)
 

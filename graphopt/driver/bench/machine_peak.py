@@ -31,7 +31,7 @@ class Bandwidth:
     """GB/s (1e9) of one level of the memory hierarchy, all threads together.
 
     Attributes:
-        level: ``memory``, ``L3`` or ``L2``.
+        level: ``memory``, ``L3``, ``L2`` or ``L1``.
         read, write, copy, triad: of streams that write none, all, half and a third of their bytes.
     """
 
@@ -58,7 +58,7 @@ class MachinePeaks:
     Attributes:
         core_gflops: float32 multiply-adds (two operations each) of one core alone, in vectors as wide as the target's.
         gflops: of all threads.
-        levels: from memory upwards to the second-level cache.
+        levels: from memory upwards to the first-level cache.
     """
 
     threads: int
@@ -86,6 +86,7 @@ def _peaks(key: object, target: Target) -> MachinePeaks:
     if caps.l3_bytes > 4 * together:
         sizes["L3"] = min(max(caps.l3_bytes // 8, 2 * together), 64 << 20)
     sizes["L2"] = together // 2
+    sizes["L1"] = caps.l1_bytes * cores // 2
     kinds = ("write", "read", "copy", "triad")  # writing first: it brings the pages in
     levels = []
     for level, size in sizes.items():

@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from graphopt.driver.bench.machine_peak import MachinePeaks
 from graphopt.errors import UserError
+from graphopt.runtime.kernel_facts import KernelFacts, kernel_facts
 from graphopt.runtime.observe import observed
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.program import KernelStep, Program
     from graphopt.ir.graph import Array
     from graphopt.runtime.model import CompiledModel
 
 BUDGET_S = 10.0
-"""No run starts later than this, plain and observed ones together (each kind runs at least twice)."""
+"""No round starts later than this (at least two are run)."""
 
 
 @dataclass(frozen=True)
-class LayerTime:
-    """One kernel call.
+class LayerTime(KernelFacts):
+    """One kernel call that was timed.
 
     Attributes:
-        function: name of the compiled function.
-        label: the node that it is named after, and how many more it computes.
         ms: median over the runs.
-        flops: operations, None when unknown (symbolic sizes).
-        bytes: operands and results once each, None when unknown.
-        written: how many of these are results.
-        shapes: physical shapes of the first operand and the results, as in ``1x3x48x48 -> 1x1x24x24x16``.
     """
 
-    function: str
-    label: str
-    template: str
-    config: str
-    ms: float
-    flops: int | None = None
-    bytes: int | None = None
-    written: int | None = None
-    shapes: str = ""
+    ms: float = 0.0
 
     @property
     def gflops(self) -> float | None:
@@ -106,7 +96,7 @@ def measure_layers(
     Args:
         model: compiled here, or loaded.
         feed: inputs by name.
-        repeat: runs at most.
+        repeat: rounds at most, each a plain run and an observed one.
         budget_s: see `BUDGET_S`.
 
     Raises:
@@ -116,99 +106,54 @@ def measure_layers(
         raise UserError(
             "kernels are timed one by one on CPUs only", code="cpu-only", hint="use NVIDIA's Nsight Systems for a GPU"
         )
+    from graphopt.backends.cpu.call_clock import CallClock
+
     model.run(feed)
+    calls: list[tuple[str, bool]] = []
+
+    def see(function: Any, symbol: str, before: bool, *_: Any) -> int:
+        calls.append((symbol, before))
+        return 0
+
+    with observed(model, see):
+        model.run(feed)
+    clock = CallClock(len(calls))
     plain: list[float] = []
+    times: list[npt.NDArray[np.int64]] = []
     start = time.perf_counter()
-    while len(plain) < 2 or (len(plain) < repeat and time.perf_counter() - start < budget_s / 2):
+    while len(times) < 2 or (len(times) < repeat and time.perf_counter() - start < budget_s):
         before = time.perf_counter_ns()
         model.run(feed)
         plain.append((time.perf_counter_ns() - before) / 1e6)
-    observer = _Observer()
-    kernels: list[tuple[str, list[float]]] = []
-    runs = 0
-    with observed(model, observer):
-        model.run(feed)
-        while runs < 2 or (runs < repeat and time.perf_counter() - start < budget_s):
-            observer.clear()
+        clock.clear()
+        with observed(model, clock.function):
             model.run(feed)
-            calls = observer.calls()
-            if not kernels:
-                kernels = [(name, []) for name, _ in calls]
-            if [name for name, _ in calls] != [name for name, _ in kernels]:
-                continue
-            for (_, times), (_, nanoseconds) in zip(kernels, calls):
-                times.append(nanoseconds / 1e6)
-            runs += 1
-    return PerLayer(_named(model, kernels), statistics.median(plain), runs)
+        times.append(np.diff(clock.nanoseconds()))
+    spent = np.median(times, 0)
+    found = [(name, float(spent[i]) / 1e6) for name, i in _kernels(calls)]
+    return PerLayer(_named(kernel_facts(model), found), statistics.median(plain), len(times))
 
 
-class _Observer:
-    """Time stamps around the calls of the virtual machine."""
+def _kernels(calls: Sequence[tuple[str, bool]]) -> list[tuple[str, int]]:
+    """Names of kernels, with the place of the event before each.
 
-    def __init__(self) -> None:
-        self._events: list[tuple[str, bool, int]] = []
-
-    def __call__(self, function: Any, symbol: str, before: bool, result: Any, *arguments: Any) -> int:
-        self._events.append((symbol, before, time.perf_counter_ns()))
-        return 0
-
-    def clear(self) -> None:
-        self._events.clear()
-
-    def calls(self) -> list[tuple[str, int]]:
-        """Kernels of the last run in order with their nanoseconds; what observing itself takes is subtracted.
-
-        A call that contains others (a branch) is no kernel.
-        """
-        found: list[tuple[str, int]] = []
-        idle: list[int] = []
-        for (symbol, before, start), (_, still_before, stop) in zip(self._events, self._events[1:]):
-            if not before or still_before:
-                continue
-            if symbol.startswith("vm."):
-                idle.append(stop - start)
-            else:
-                found.append((symbol, stop - start))
-        overhead = min(idle, default=0)
-        return [(symbol, max(spent - overhead, 1)) for symbol, spent in found]
+    The virtual machine's own functions are not kernels, nor is a call that contains others (a branch).
+    """
+    return [
+        (symbol, i)
+        for i, ((symbol, before), (_, still_before)) in enumerate(pairwise(calls))
+        if before and not still_before and not symbol.startswith("vm.")
+    ]
 
 
-def _named(model: CompiledModel, kernels: list[tuple[str, list[float]]]) -> list[LayerTime]:
-    steps = [] if model.program is None else _steps(model.program)
-    waiting: dict[str, list[KernelStep]] = {}
-    for step in steps:
-        waiting.setdefault(step.function, []).append(step)
+def _named(facts: Sequence[KernelFacts], kernels: Sequence[tuple[str, float]]) -> list[LayerTime]:
+    """What ran, with what is known of it: the n-th call of a function is its n-th in the program."""
+    waiting: dict[str, list[KernelFacts]] = {}
+    for fact in facts:
+        waiting.setdefault(fact.function, []).append(fact)
     found = []
-    for name, times in kernels:
-        ms = statistics.median(times)
-        queue = waiting.get(name, [])
-        if not queue:
-            found.append(LayerTime(name, name, "", "", ms))
-            continue
-        step = queue.pop(0) if len(queue) > 1 else queue[0]
-        written = [b.static_bytes for b in step.outputs]
-        results = None if None in written else sum(size for size in written if size is not None)
-        moved = step.bytes
-        if moved is None and all(b.static_bytes is not None for b in (*step.inputs, *step.outputs)):
-            moved = sum(b.static_bytes or 0 for b in (*step.inputs, *step.outputs))
-        found.append(
-            LayerTime(name, step.label, step.template, step.config, ms, step.flops, moved, results, _shapes(step))
-        )
-    return found
-
-
-def _shapes(step: KernelStep) -> str:
-    sides = (step.inputs[:1], step.outputs)
-    return " -> ".join(", ".join("x".join(map(str, b.shape)) for b in side) for side in sides)
-
-
-def _steps(program: Program) -> list[KernelStep]:
-    from graphopt.backends.base.program import BranchStep, KernelStep
-
-    found: list[KernelStep] = []
-    for step in program.steps:
-        if isinstance(step, KernelStep):
-            found.append(step)
-        elif isinstance(step, BranchStep):
-            found += _steps(step.then.program) + _steps(step.otherwise.program)
+    for name, ms in kernels:
+        queue = waiting.get(name) or [KernelFacts(name, name)]
+        fact = queue.pop(0) if len(queue) > 1 else queue[0]
+        found.append(LayerTime(**asdict(fact), ms=ms))
     return found
