@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ from graphopt.backends.cpu.kernels.register_tile import (
     bind,
     bind_segments,
     build_prim_func,
+    each_tile,
     for_each_tile,
-    parallel_tiles,
     tile_count,
 )
 from graphopt.backends.cpu.kernels.tiling import (
@@ -61,6 +61,7 @@ class Conv2dConfig:
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
         oh_tile: output rows per register tile; more than one pays for narrow outputs. Symbolic sizes take one.
         cache_tiles: spatial tiles whose input stays in cache while all channels are computed; 0 for a whole image.
+        parallel: whether it is worth the start of other threads.
     """
 
     lanes: int
@@ -68,6 +69,7 @@ class Conv2dConfig:
     ow_tile: int
     oh_tile: int = 1
     cache_tiles: int = 0
+    parallel: bool = True
 
     @property
     def oc_panel(self) -> int:
@@ -117,7 +119,11 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
     ranked = [config for *_, config in sorted(candidates, key=lambda candidate: candidate[:2])]
     best = next((config for config in ranked if _code_size(spec, config) <= _MAX_CODE), None)
     best = best or min(ranked, key=lambda config: _code_size(spec, config))
-    return Conv2dConfig(lanes, best.oc_vectors, best.ow_tile, best.oh_tile, _cached_tiles(spec, best, caps))
+    symbolic = spec.flops is None
+    parallel = caps.cores > 1 and (
+        symbolic or predicted_cycles(spec, best, caps) < predicted_cycles(spec, best, replace(caps, cores=1))
+    )
+    return replace(best, cache_tiles=_cached_tiles(spec, best, caps), parallel=parallel)
 
 
 def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
@@ -174,15 +180,18 @@ def _segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], li
 
 
 def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
-    """Spatial tiles whose input fills half of L2, a whole number of rows; 0 if that is all of them."""
+    """Spatial tiles whose input fits half of L2, a whole number of rows; 0 if that is all of them."""
     out_rows, out_columns = _nominal_plane(spec)
     columns = -(-out_columns // config.ow_tile)
     rows = -(-out_rows // config.oh_tile)
     pixels = config.oh_tile * config.ow_tile * spec.strides[0] * spec.strides[1]
-    fitting = caps.l2_bytes // 2 // (4 * spec.in_channels * pixels)
+    fitting = max(caps.l2_bytes // 2 // (4 * spec.in_channels * pixels), 1)
     if spec.static_plane and fitting >= rows * columns:
         return 0
-    return max(fitting // columns * columns, columns) if rows > 1 else max(fitting, 1)
+    whole, each = (rows, columns) if rows > 1 else (columns, 1)
+    blocks = -(-whole * each // fitting)
+    blocks = -(-blocks // caps.cores) * caps.cores  # every thread gets as many, and the last is no mere rest
+    return max(-(-whole // blocks), 1) * each
 
 
 def _plane(spec: Conv2dSpec) -> tuple[tirx.Expr | int, tirx.Expr | int]:
@@ -264,7 +273,7 @@ def emit(
                 ),
             )
 
-        parallel_tiles(spec.batch, panels, tiles, config.cache_tiles, task)
+        each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
 
     inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
     return build_prim_func(name, inputs, extras, spec.output_shape, body)

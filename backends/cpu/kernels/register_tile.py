@@ -176,14 +176,15 @@ def tile_count(segments: Sequence[Segment]) -> tirx.Expr | int:
     return total
 
 
-def parallel_tiles(
+def each_tile(
     batch: tirx.Expr | int,
     panels: int,
     tiles: tirx.Expr | int,
     block: int,
+    parallel: bool,
     task: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
 ) -> None:
-    """Emits one parallel loop over ``task(batch element, panel of the weights, tile)``.
+    """Emits one loop over ``task(batch element, panel of the weights, tile)``.
 
     Neighbouring tasks share a panel. Where the inputs outgrow the cache, ``block`` tiles at a time meet all panels.
 
@@ -192,17 +193,19 @@ def parallel_tiles(
         panels: panels of the weights.
         tiles: tiles of one problem.
         block: tiles per cache block; 0 for all.
+        parallel: whether threads share the loop.
         task: emits the code of one task.
     """
     symbolic = not isinstance(tiles, int)
+    loop = T.parallel if parallel else T.serial
     if block == 0:
-        with T.parallel(0, batch * (panels * tiles)) as flat:
+        with loop(0, batch * (panels * tiles)) as flat:
             rest = bind(tirx.floormod(flat, panels * tiles), symbolic)
             image, panel = tirx.floordiv(flat, panels * tiles), tirx.floordiv(rest, tiles)
             task(bind(image, symbolic), bind(panel, symbolic), bind(tirx.floormod(rest, tiles), symbolic))
         return
     blocks = bind(tirx.floordiv(tiles + (block - 1), block), symbolic)
-    with T.parallel(0, batch * (blocks * (panels * block))) as flat:
+    with loop(0, batch * (blocks * (panels * block))) as flat:
         panel = bind(tirx.floormod(tirx.floordiv(flat, block), panels), symbolic)
         rest = bind(tirx.floordiv(flat, block * panels), symbolic)
         index = bind(tirx.floormod(rest, blocks) * block + tirx.floormod(flat, block), symbolic)
