@@ -19,7 +19,7 @@ from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedPointwiseConv2d
 from graphopt.backends.cpu.matmul import PackedMatmul
-from graphopt.backends.cpu.pooling import WindowPool
+from graphopt.backends.cpu.pooling import GlobalPool, WindowPool
 from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower

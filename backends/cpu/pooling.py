@@ -10,8 +10,9 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.cpu.conv2d import plain_epilogue, store_style
 from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
-from graphopt.backends.cpu.kernels import pooling
+from graphopt.backends.cpu.kernels import global_pooling, pooling
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig, GlobalPoolSpec
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.errors import GraphOptError
@@ -63,6 +64,60 @@ class WindowPool(KernelTemplate[SlidingConfig]):
         x = call.group.anchor.inputs[0]
         assert x is not None
         return Emitted(function, [x, *epilogue.values])
+
+
+class GlobalPool(KernelTemplate[GlobalPoolConfig]):
+    """GlobalAveragePool and GlobalMaxPool in float32 on channel blocks."""
+
+    name: ClassVar[str] = "global-pooling"
+    anchors: ClassVar[frozenset[str]] = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        reason = plain_epilogue(call.group)
+        if reason is not None:
+            return No(reason)
+        x: Any = call.group.anchor.inputs[0]
+        if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+            return No("needs float32 data of rank 4 with a known number of channels")
+        block = call.block(x)
+        if caps.is_gpu or not block or block % 4 or call.block(call.group.outputs[0]) != block:
+            return No("needs data and result in channel blocks of the same multiple of 4")
+        if any(isinstance(d, int) and d < 1 for d in x.shape):
+            return No("an empty dimension")
+        return symbolic_operands_fit(call)
+
+    def default(self, call: KernelCall, caps: Caps) -> GlobalPoolConfig:
+        """Whole vectors; threads where they pay."""
+        return global_pooling.default_config(global_pool_of(call)[0], caps)
+
+    def cost(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps) -> float:
+        """Bytes over the rate at which one core reads."""
+        return min(global_pool_of(call)[0].seconds, 1.0)
+
+    def emit(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel, with the epilogue's operands after the data."""
+        spec, dims = global_pool_of(call)
+        epilogue = Epilogue(call, caps, dims)
+        function = global_pooling.emit(
+            spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
+        )
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        return Emitted(function, [x, *epilogue.values])
+
+
+def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
+    """The kernel's specification and its variables for the symbolic dimensions."""
+    node = call.group.anchor
+    x: Any = node.inputs[0]
+    dims: dict[Dim, Any] = {}
+    batch, height, width = (
+        d if isinstance(d, int) else dims.setdefault(d, tirx.Var(name, "int64"))
+        for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
+    )
+    average = node.op == "GlobalAveragePool"
+    return GlobalPoolSpec(batch, x.shape[1], height, width, call.block(x), average), dims
 
 
 def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:

@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, Sto
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import ramp
 
-__all__ = ["PoolSpec", "default_config", "emit", "seconds", "supports"]
+__all__ = ["PoolSpec", "combine", "default_config", "emit", "seconds", "supports"]
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,21 @@ class _Pool:
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A sum, or a maximum that keeps NaN."""
-        if self.pool.average:
-            return old + value
-        # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
-        largest = tirx.Select(value > old, value, old)
-        bits = f"int32x{self.lanes}"
-        mark = tirx.Select(tirx.isnan(value), _splat(-1, self.lanes), _splat(0, self.lanes))
-        return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(bits, largest) | mark)
+        return combine(old, value, self.pool.average, self.lanes)
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The result."""
         return self.pool.finish(total, h, w, inside)
+
+
+def combine(old: tirx.Expr, value: tirx.Expr, average: bool, lanes: int) -> tirx.Expr:
+    """A vector included in a sum or in a maximum that keeps NaN."""
+    if average:
+        return old + value
+    # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
+    largest = tirx.Select(value > old, value, old)
+    mark = tirx.Select(tirx.isnan(value), _splat(-1, lanes), _splat(0, lanes))
+    return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(f"int32x{lanes}", largest) | mark)
 
 
 def _splat(value: int, lanes: int) -> tirx.Expr:

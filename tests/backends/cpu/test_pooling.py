@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import global_pooling
 from graphopt.backends.cpu.kernels import pooling as kernel
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
@@ -156,6 +157,33 @@ def test_models_get_the_kernel_with_its_epilogue(name: str, size: tuple[int | st
     steps = [s for s in program.steps if isinstance(s, KernelStep) and s.function.startswith(("max", "average"))]
     unknown = size[0] == "h" and "rounded" in name
     assert [s.template for s in steps] == ["generic" if unknown else "pooling"]
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 4, 14, 11), dtype=np.float32)}
+    same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("average", [True, False], ids=["mean", "max"])
+@pytest.mark.parametrize("size", [(7, 7), (1, 1), (2, 3), (13, 17)], ids=str)
+def test_global_matches_oracle(size: tuple[int, int], average: bool, level: str) -> None:
+    spec = global_pooling.GlobalPoolSpec(2, 32, *size, 16, average)
+    x = np.random.default_rng(5).standard_normal((2, 32, *size), dtype=np.float32)
+    x[1, 3, -1, -1], x[1, 20, 0, 0] = np.nan, -np.inf
+    function = build(global_pooling.emit(spec, global_pooling.default_config(spec, caps_of(level))), level)
+    actual = to_logical(call(function, [to_physical(x, 16)], (2, 2, 1, 1, 16)), 16)[:, :, 0, 0]
+    wide = x.astype(np.float64)
+    if average:
+        np.testing.assert_allclose(actual, wide.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(actual, wide.max(axis=(2, 3)))
+
+
+@pytest.mark.parametrize("size", [(14, 11), ("h", "w")], ids=["static", "symbolic"])
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_models_get_the_global_kernel(op: str, size: tuple[int | str, int | str]) -> None:
+    model = model_of({"op_type": op}, size)
+    _, _, program = to_program(model, "x86", threads=1)
+    steps = [s for s in program.steps if isinstance(s, KernelStep) and s.function.startswith("global")]
+    assert [s.template for s in steps] == ["global-pooling"]
     feed = {"x": np.random.default_rng(0).standard_normal((1, 4, 14, 11), dtype=np.float32)}
     same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
 

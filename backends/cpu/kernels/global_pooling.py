@@ -1,0 +1,140 @@
+"""Mean or maximum of every channel over the whole plane, on channel blocks: a lane is a channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.pooling import combine
+from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
+from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.cpu.kernels.vector_tile import VectorTile, ramp
+
+_CHAINS = 8
+"""Vectors reduced side by side: the latency of an addition times the additions a cycle."""
+
+_BYTES_PER_SECOND = 30e9
+
+
+@dataclass(frozen=True)
+class GlobalPoolSpec:
+    """One global pooling.
+
+    Attributes:
+        batch: images; an int or a symbolic ``tirx.Var``.
+        channels: channels, a multiple of the block.
+        height: rows; an int or a symbolic ``tirx.Var``.
+        width: columns; an int or a symbolic ``tirx.Var``.
+        block: channels innermost in data and result, a multiple of 4.
+        average: mean instead of maximum.
+    """
+
+    batch: tirx.Expr | int
+    channels: int
+    height: tirx.Expr | int
+    width: tirx.Expr | int
+    block: int
+    average: bool
+
+    @property
+    def pixels(self) -> tirx.Expr | int:
+        """Elements a channel."""
+        return self.height * self.width
+
+    @property
+    def seconds(self) -> float:
+        """Rough time on one core, infinite for symbolic sizes."""
+        if not isinstance(self.batch, int) or not isinstance(self.pixels, int):
+            return math.inf
+        return 4 * self.batch * self.channels * self.pixels / _BYTES_PER_SECOND
+
+
+@dataclass(frozen=True)
+class GlobalPoolConfig:
+    """How to compute it.
+
+    Attributes:
+        lanes: channels a vector; divides the block.
+        parallel: whether blocks are shared out among threads.
+    """
+
+    lanes: int
+    parallel: bool = True
+
+
+def default_config(spec: GlobalPoolSpec, caps: Caps) -> GlobalPoolConfig:
+    """Whole vectors; threads where they pay."""
+    return GlobalPoolConfig(math.gcd(spec.block, caps.lanes(4)), worth_threads(spec.seconds, caps))
+
+
+def emit(
+    spec: GlobalPoolSpec,
+    config: GlobalPoolConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "global_pooling",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: (N, C / block, H, W, block), *extras, output: (N, C / block, 1, 1, block))``.
+
+    Args:
+        spec: the problem.
+        config: vectors and threads.
+        epilogue: maps a result at ``(n, c, 0, 0)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    blocks, lanes = spec.channels // spec.block, config.lanes
+    vectors = spec.block // lanes
+    chains = max(1, _CHAINS // vectors)
+    finish = epilogue or store_accumulator
+    start = 0.0 if spec.average else -math.inf
+
+    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        pixels = bind(spec.pixels)
+        loop = T.parallel if config.parallel else T.serial
+        with loop(0, spec.batch * blocks) as flat:
+            image, block = tirx.floordiv(flat, blocks), tirx.floormod(flat, blocks)
+            sums = VectorTile(chains, vectors, lanes)
+            sums.fill(start)
+
+            def include(chain: int, pixel: tirx.Expr) -> None:
+                for v in range(vectors):
+                    # pixels past the end of a row are in the next one
+                    value = tirx.BufferLoad(buffers[0], [image, block, 0, pixel, ramp(v * lanes, lanes)])
+                    sums.set(chain, v, combine(sums.get(chain, v), value, spec.average, lanes))
+
+            turns = tirx.floordiv(pixels, chains)
+            with T.serial(0, turns) as turn:
+                for chain in range(chains):
+                    include(chain, turn * chains + chain)
+            with T.serial(0, tirx.floormod(pixels, chains)) as rest:
+                include(0, turns * chains + rest)
+            total = VectorTile(1, vectors, lanes)
+            for v in range(vectors):
+                total.set(0, v, sums.get(0, v))
+                for chain in range(1, chains):
+                    total.set(0, v, combine(total.get(0, v), sums.get(chain, v), spec.average, lanes))
+
+            def store(value: tirx.Expr, row: tirx.Expr | int, channel: tirx.Expr) -> None:
+                if spec.average:
+                    value = value * _reciprocal(pixels)
+                at = [image, tirx.floordiv(channel, spec.block), 0, 0, tirx.floormod(channel, spec.block)]
+                T.buffer_store(output, finish(value, (image, channel, 0, 0), operands), at)
+
+            total.store([block * spec.block + v * lanes for v in range(vectors)], store, style)
+
+    data = (spec.batch, blocks, spec.height, spec.width, spec.block)
+    return build_prim_func(name, [("data", data)], extras, (spec.batch, blocks, 1, 1, spec.block), body)
+
+
+def _reciprocal(count: tirx.Expr | int) -> tirx.Expr:
+    if isinstance(count, int):
+        return tirx.const(1.0 / count, "float32")
+    return tirx.const(1.0, "float32") / count.astype("float32")
