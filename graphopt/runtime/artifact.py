@@ -9,7 +9,7 @@ Layout (little-endian)::
     manifest: JSON                                       then zeros up to a multiple of 64: the data start
     library section, constants section                   each at a multiple of 64 from the data start
 
-Each constant starts at a multiple of 64 bytes and is mapped, not read.
+Each constant starts at a multiple of 64 bytes and is mapped, not read. The constants' hash is one over blocks (`block_hash`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ import ml_dtypes
 import numpy as np
 
 from graphopt.errors import ArtifactError
+from graphopt.runtime.block_hash import hash_chunks, hash_view
 
 MAGIC = b"\x89GOPT\r\n\x1a"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALIGNMENT = 64
 
 _HEAD = struct.Struct("<8sIIQ")
@@ -128,12 +129,9 @@ def write_artifact(
     for shape, array in zip((np.shape(constant) for constant in constants), arrays):
         entries.append({"dtype": array.dtype.name, "shape": list(shape), "offset": size, "nbytes": array.nbytes})
         size = _aligned(size + array.nbytes)
-    digest = hashlib.sha256()
-    for chunk in _constant_chunks(arrays):
-        digest.update(chunk)
     sections = {
         "library": {"offset": 0, "size": len(library), "sha256": hashlib.sha256(library).hexdigest()},
-        "constants": {"offset": _aligned(len(library)), "size": size, "sha256": digest.hexdigest()},
+        "constants": {"offset": _aligned(len(library)), "size": size, "sha256": hash_chunks(_constant_chunks(arrays))},
     }
     own = {"format": FORMAT_VERSION, "versions": _versions(), "sections": sections, "constants": entries}
     text = json.dumps({**manifest, **own}, sort_keys=True, allow_nan=False).encode()
@@ -203,9 +201,9 @@ def _little_endian(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
-def _constant_chunks(arrays: Sequence[np.ndarray[Any, Any]]) -> Iterator[bytes]:
+def _constant_chunks(arrays: Sequence[np.ndarray[Any, Any]]) -> Iterator[bytes | memoryview]:
     for array in arrays:
-        yield array.tobytes()
+        yield array.reshape(-1).view(np.uint8).data  # no copy; not every type has a buffer of its own
         yield bytes(-array.nbytes % ALIGNMENT)
 
 
@@ -263,6 +261,12 @@ def _manifest(path: Path, data: mmap.mmap | bytes) -> dict[str, Any]:
     if len(data) < _MANIFEST_START:
         raise _damaged(path, f"it is truncated to {len(data)} bytes")
     _, version, _, size = _HEAD.unpack_from(data)
+    if version < FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {version}; this graphopt reads {FORMAT_VERSION}",
+            code="older-artifact",
+            hint=_RECOMPILE,
+        )
     if version > FORMAT_VERSION:
         raise ArtifactError(
             f"{path} has format version {version}; this graphopt reads up to {FORMAT_VERSION}",
@@ -309,7 +313,9 @@ def _verify(path: Path, data: mmap.mmap | bytes, start: int, sections: dict[str,
         if any(view[end : start + offset]):
             raise _damaged(path, f"the padding before its {name} has changed")
         end = start + offset + size
-        if hashlib.sha256(view[start + offset : end]).hexdigest() != digest:
+        section = view[start + offset : end]
+        found = hash_view(section) if name == "constants" else hashlib.sha256(section).hexdigest()
+        if found != digest:
             raise _damaged(path, f"its {name} section has changed")
 
 

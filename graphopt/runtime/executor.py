@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,8 @@ class Executor:
         self._run = vm["main"]
         self._lock = threading.Lock()
         self._staging: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
-        self._fixed = [self._tensor(np.asarray(c), device=self._device) for c in constants]
+        self._constants = list(constants)  # their memory may be the kernels' operands
+        self._fixed = [self._constant(np.asarray(c)) for c in constants]
         self._fixed += [self._without_offset(t) for t in vm["prepare"]()]
 
     def __call__(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
@@ -67,6 +69,15 @@ class Executor:
     def _without_offset(self, tensor: Any) -> Any:
         """The same memory with the tensor's offset in its data pointer, as kernels want it."""
         return self._borrow(np.from_dlpack(tensor))
+
+    def _constant(self, array: npt.NDArray[Any]) -> Any:
+        """A tensor on the array's own memory, such as a mapped file, where kernels can read it there; else a copy."""
+        plain = array.dtype.kind in "iuf" and array.dtype.isbuiltin == 1 and array.flags.c_contiguous
+        if not (self._on_host and plain and array.size and array.ctypes.data % ALIGNMENT == 0):
+            return self._tensor(array, device=self._device)
+        # DLPack exports nothing read-only, and mapped constants are; kernels don't write to them.
+        memory = (ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data)
+        return self._borrow(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
 
     def _input(self, position: int, array: npt.NDArray[Any]) -> Any:
         """A tensor of the array: the array itself where kernels can read it, else a copy in memory that is kept for it."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.runtime.executor import Executor
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,41 @@ def test_a_run_keeps_working_after_an_error(model: Any) -> None:
         model.run({"x": np.zeros((17, 32), np.float32)})
     x = np.ones((17, 33), np.float32)
     check(model.run({"x": x})["y"], x)
+
+
+def test_mapped_constants_are_used_where_they_are(tmp_path: Path) -> None:
+    """No copy of the weights: the kernels' operands are the mapped file."""
+    weight = np.random.default_rng(3).random((33, 48), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 33])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 48])], [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    compiled = graphopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), "native")
+    compiled.save(tmp_path / "m.gopt")
+    loaded = graphopt.load(tmp_path / "m.gopt")
+    executor = loaded._executor
+    assert executor is not None
+    assert loaded.constants
+    for array, tensor in zip(loaded.constants, executor._fixed):
+        assert not array.flags.writeable
+        assert np.from_dlpack(tensor).ctypes.data == array.ctypes.data
+    x = np.random.default_rng(4).random((5, 33), np.float32)
+    np.testing.assert_allclose(loaded(x)[0], x.astype(np.float64) @ weight, rtol=1e-5)
+    constants = loaded.constants
+    del loaded, executor
+    assert constants[0].sum() > 0
+
+
+def test_unaligned_constants_are_copied() -> None:
+    memory = np.zeros(65, np.float32)
+    start = 1 if memory.ctypes.data % 64 == 0 else 0
+    array = memory[start : start + 64]
+    model = Executor(_Echo(), [array])
+    assert np.from_dlpack(model._fixed[0]).ctypes.data % 64 == 0
+
+
+class _Echo:
+    """A virtual machine of a model without buffers."""
+
+    def __getitem__(self, name: str) -> Any:
+        return (list) if name == "prepare" else (lambda *args: list(args))

@@ -1,0 +1,187 @@
+"""The cache of compiled kernels: what goes in comes out whole, or not at all, and nothing it meets stops a compilation."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from graphopt.backends.base import object_cache
+from graphopt.backends.base.object_cache import CacheUsage, ObjectCache, default_cache
+
+KEY, OTHER = "ab" + "0" * 62, "cd" + "1" * 62
+
+
+def entry_of(cache: ObjectCache) -> Path:
+    (entry,) = cache.folder.glob("*/*.gobj")
+    return entry
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path / "a" / "b")
+    assert cache.get(KEY) is None
+    cache.put(KEY, b"code")
+    assert ObjectCache(tmp_path / "a" / "b").get(KEY) == b"code"
+    assert cache.get(OTHER) is None
+    assert cache.notes == []
+    assert cache.usage() == CacheUsage(1, entry_of(cache).stat().st_size)
+
+
+def test_only_its_owner_may_enter(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path / "c")
+    cache.put(KEY, b"code")
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    assert entry_of(cache).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
+    ObjectCache(tmp_path / "c").put(KEY, b"code")
+    (tmp_path / "c").chmod(mode)
+    cache = ObjectCache(tmp_path / "c")
+    assert cache.get(KEY) is None
+    cache.put(OTHER, b"code")
+    assert len(list(cache.folder.glob("*/*.gobj"))) == 1
+    assert len(cache.notes) == 1
+    assert "chmod 700" in cache.notes[0]
+
+
+@pytest.mark.parametrize("at", [0, 8, 39, 40, -1])
+def test_a_damaged_entry_is_dropped(tmp_path: Path, at: int) -> None:
+    cache = ObjectCache(tmp_path)
+    cache.put(KEY, b"some code")
+    data = bytearray(entry_of(cache).read_bytes())
+    data[at] ^= 1
+    entry_of(cache).write_bytes(data)
+    assert cache.get(KEY) is None
+    assert "damaged" in cache.notes[0]
+    assert cache.usage().entries == 0
+    cache.put(KEY, b"some code")
+    assert cache.get(KEY) == b"some code"
+
+
+@pytest.mark.parametrize("size", [0, 5, 41])
+def test_a_truncated_entry_is_dropped(tmp_path: Path, size: int) -> None:
+    cache = ObjectCache(tmp_path)
+    cache.put(KEY, b"some code")
+    entry_of(cache).write_bytes(entry_of(cache).read_bytes()[:size])
+    assert cache.get(KEY) is None
+    assert cache.usage().entries == 0
+
+
+def test_an_entry_in_the_place_of_another_is_noticed(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path)
+    cache.put(KEY, b"code")
+    cache.put(OTHER, b"other code")
+    first, second = (cache._path(key) for key in (KEY, OTHER))
+    first.write_bytes(second.read_bytes())
+    assert cache.get(KEY) is None
+    assert cache.get(OTHER) == b"other code"
+
+
+def test_an_unwritable_place_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = ObjectCache(tmp_path / "file" / "cache")
+    for _ in range(2):
+        cache.put(KEY, b"code")
+        assert cache.get(KEY) is None
+    cache.trim()
+    assert len(cache.notes) == 1
+
+
+def test_a_failed_write_is_a_note_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = ObjectCache(tmp_path)
+    monkeypatch.setattr(object_cache.os, "replace", full)
+    cache.put(KEY, b"code")
+    cache.put(OTHER, b"code")
+    assert cache.notes == ["the cache can't be written: [Errno 28] No space left on device"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, limit=10 * 1040)
+    keys = [f"{i:064x}" for i in range(12)]
+    for i, key in enumerate(keys):
+        cache.put(key, bytes(1000))  # and a head of 40
+        os.utime(cache._path(key), (i, i))
+    assert cache.get(keys[0]) is not None  # in use: the newest now
+    cache.trim()
+    left = [key for key in keys if cache._path(key).exists()]
+    assert left == [keys[0], *keys[5:]]
+    assert cache.usage().size <= cache.limit
+
+
+def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path, limit=0)
+    cache.put(KEY, b"code")
+    old, new = (cache._path(KEY).parent / f".new-{name}" for name in ("old", "new"))
+    old.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    new.write_bytes(b"being written")
+    cache.trim()
+    assert not old.exists()
+    assert new.exists()
+    cache.clear()
+    assert not new.exists()
+
+
+def test_clear_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path)
+    cache.put(KEY, b"code")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.gobj").write_text("not ours")
+    (cache._path(KEY).parent / "readme").write_text("not ours")
+    assert cache.clear().entries == 1
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.gobj", "readme"]
+
+
+def test_many_writers_of_one_entry(tmp_path: Path) -> None:
+    """Readers see the whole entry or none, whoever writes meanwhile."""
+    wrong: list[bytes] = []
+
+    def work() -> None:
+        cache = ObjectCache(tmp_path)
+        for _ in range(50):
+            cache.put(KEY, b"code" * 1000)
+            found = cache.get(KEY)
+            if found != b"code" * 1000 or cache.notes:
+                wrong.append(found or b"")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("GRAPHOPT_CACHE", raising=False)
+
+    def folder() -> Path | None:
+        cache = default_cache()
+        return cache and cache.folder
+
+    assert folder() == tmp_path / "home" / ".cache" / "graphopt" / "kernels"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert folder() == tmp_path / "xdg" / "graphopt" / "kernels"
+    monkeypatch.setenv("GRAPHOPT_CACHE", "~/here")
+    assert folder() == tmp_path / "home" / "here" / "kernels"
+    monkeypatch.setenv("GRAPHOPT_CACHE", "OFF")
+    assert default_cache() is None
+
+
+def test_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    for text, limit in {"": 1 << 30, "12345": 12345, "much": 1 << 30, "-1": 0}.items():
+        monkeypatch.setenv("GRAPHOPT_CACHE_LIMIT", text)
+        cache = default_cache()
+        assert cache is not None
+        assert cache.limit == limit
