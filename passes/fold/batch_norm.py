@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr
-from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear
+from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear, per_channel
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
@@ -75,6 +75,51 @@ class FoldBatchNormBeforeLinear(Rule):
         return linear.rebuilt(e, m[self.x], linear.scaled_inputs(s), linear.bias + linear.response_to(t))
 
 
+class FoldScaleIntoBatchNorm(Rule):
+    """Mul(BatchNormalization(x, scale, shift, ...), c) -> BatchNormalization(x, scale * c, shift * c, ...)
+
+    Does not fire when c varies along other axes than the channels or is not finite.
+    """
+
+    x, c = any_(), const()
+    norm = op("BatchNormalization", x, const(), const(), const(), const(), keep={"epsilon", "momentum"})
+    root = op("Mul", norm, c)
+
+    def check(self, m: Match) -> None:
+        """A number per channel that does not widen the data."""
+        self._factor(m)
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """Other parameters of the normalisation."""
+        c = self._factor(m)
+        scale, shift = (_wide_input(m.node(self.norm), i) for i in (1, 2))
+        return _rebuilt(e, m.node(self.norm), *self._parameters(scale, shift, c), like=m.root)
+
+    def _parameters(self, scale: F64, shift: F64, c: F64) -> tuple[F64, F64]:
+        return scale * c, shift * c
+
+    def _factor(self, m: Match) -> F64:
+        norm = m.node(self.norm)
+        m.require(m.root.out.type == norm.out.type, "the constant widens the data", m[self.c])
+        channels = _wide_input(norm, 1).size
+        flat = per_channel(m.array(self.c), channels, len(norm.out.shape), 1)
+        m.require(flat is not None, "the constant is not a number per channel", m[self.c])
+        assert flat is not None
+        m.require(bool(np.all(np.isfinite(flat))), "the constant is not finite", m[self.c])
+        return flat
+
+
+class FoldShiftIntoBatchNorm(FoldScaleIntoBatchNorm):
+    """Add(BatchNormalization(x, scale, shift, ...), c) -> BatchNormalization(x, scale, shift + c, ...)"""
+
+    x, c = any_(), const()
+    norm = op("BatchNormalization", x, const(), const(), const(), const(), keep={"epsilon", "momentum"})
+    root = op("Add", norm, c)
+
+    def _parameters(self, scale: F64, shift: F64, c: F64) -> tuple[F64, F64]:
+        return scale, shift + c
+
+
 class BatchNormToAffine(Rule):
     """BatchNormalization(x) -> x * s + t, where no linear operator takes it in."""
 
@@ -92,6 +137,24 @@ class BatchNormToAffine(Rule):
         s, t = (v.reshape(shape).astype(x.dtype.numpy) for v in affine_of(m.root))
         scaled = e.node("Mul", [x, e.constant(s, f"{m.root.out.name}_scale")])
         return e.node("Add", [scaled.out, e.constant(t, f"{m.root.out.name}_shift")]).out
+
+
+def _wide_input(norm: Node, index: int) -> F64:
+    value = norm.inputs[index]
+    assert value is not None
+    assert value.data is not None
+    return value.data.astype(np.float64)
+
+
+def _rebuilt(e: Editor, norm: Node, scale: F64, shift: F64, like: Node) -> Value:
+    """``norm`` with another scale and shift, in the place of ``like``."""
+    x, *old = norm.inputs
+    assert x is not None
+    new = []
+    for value, array in zip(old, (scale, shift)):
+        assert value is not None
+        new.append(e.constant(array.astype(value.dtype.numpy), value.name))
+    return e.node("BatchNormalization", [x, *new, *old[2:]], dict(norm.attrs), like=[norm, like]).out
 
 
 def affine_of(norm: Node) -> tuple[F64, F64]:
@@ -119,10 +182,12 @@ def pads(conv: Node) -> bool:
 @register_pass
 @dataclass(frozen=True)
 class FoldBatchNorm(RewritePass):
-    """Folds BatchNormalization into the weights of the convolution or matrix product before or after it."""
+    """Folds BatchNormalization into the weights next to it, and constant factors and offsets after it into its own."""
 
     name: ClassVar[str] = "fold-batch-norm"
-    rules: ClassVar[tuple[Rule, ...]] = (FoldBatchNormIntoLinear(), FoldBatchNormBeforeLinear())
+    rules: ClassVar[tuple[Rule, ...]] = (
+        FoldBatchNormIntoLinear(), FoldBatchNormBeforeLinear(), FoldScaleIntoBatchNorm(), FoldShiftIntoBatchNorm(),
+    )  # fmt: skip
 
 
 @register_pass

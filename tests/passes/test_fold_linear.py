@@ -183,3 +183,25 @@ def test_gemm():
     assert_refuses(g, "make-gemm", "widens")
     g = graph_of({"x": "float[2,3,4]"}, "c = MatMul(x, w)\ny = Add(c, k)", w=rand(4, 6), k=rand(6))
     assert_refuses(g, "make-gemm", "not a matrix")
+
+
+@pytest.mark.parametrize(
+    ("after", "consts", "left"),
+    [
+        ("y = Mul(c, k)", {"k": rand(4, 1, 1)}, []),
+        ("y = Add(k, c)", {"k": rand(1, 4, 1, 1)}, []),
+        ("d = Mul(c, k)\nr = Add(d, l)\ny = Relu(r)", {"k": rand(4, 1, 1), "l": rand(1, 1, 1)}, ["Relu"]),
+    ],
+)
+def test_factors_and_offsets_after_a_norm_go_into_it(after, consts, left):
+    g = graph_of(X, f"c = BatchNormalization<epsilon=0.01>(x, s, t, m, v)\n{after}", **BN4, **consts)
+    assert_fires(g, "fold-batch-norm", ["BatchNormalization", *left])
+
+
+def test_a_factor_that_is_not_by_channel_stays_behind_a_norm():
+    g = graph_of(X, "c = BatchNormalization(x, s, t, m, v)\ny = Mul(c, k)", k=rand(7), **BN4)
+    assert_refuses(g, "fold-batch-norm", "not a number per channel")
+    g = graph_of(
+        {"x": "float[1,4,7,7]"}, "c = BatchNormalization(x, s, t, m, v)\ny = Mul(c, k)", k=rand(2, 1, 1, 1), **BN4
+    )
+    assert_refuses(g, "fold-batch-norm", "widens")
