@@ -252,7 +252,7 @@ def emit(
             a=lambda row, k: a[row, k],
             b=lambda panel, k, c: weight[panel, k, c],
             finish=finish,
-            prefetch=config.prefetch,
+            following=weight if config.prefetch else None,
         )
         loop = T.parallel if config.parallel else T.serial
         with loop(0, blocks * groups) as flat:

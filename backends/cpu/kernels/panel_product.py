@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
-
-CACHE_LINE = 64
-_PREFETCH_READ, _TO_SECOND_LEVEL, _DATA = 0, 2, 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,9 @@ class PanelShape:
         return self.n_vectors * self.lanes
 
 
+INTO_L2 = 2
+"""LLVM's name for the second-level cache as the goal of a prefetch."""
+
 Store = Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]
 """Emits the store of a finished sum: ``(sum, point of the tile, column of the panel)``."""
 
@@ -58,16 +59,15 @@ class PanelOperands:
 
     Attributes:
         a: element of A at ``(row, k)``.
-        b: element of B at ``(panel, k, column)``, the column within the panel. For prefetching it is asked for places behind the
-            end; these need not exist.
+        b: element of B at ``(panel, k, column)``, the column within the panel.
         finish: emits the storing of a tile: ``(tile, panel, first row)``.
-        prefetch: whether tiles fetch the next panel.
+        following: packed B of shape (panels, K, columns of a panel), if tiles shall fetch the panel that follows theirs.
     """
 
     a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
     finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
-    prefetch: bool = False
+    following: tirx.Buffer | None = None
 
 
 class PanelTile(RegisterTile):
@@ -148,8 +148,10 @@ def multiply_panels(
                 else:
                     tile.load(kept, j * shape.tiles + i)
                 with T.serial(0, steps) as k:
-                    if operands.prefetch:
-                        _prefetch(operands.b(panel + 1, start, (i * steps + k) * _prefetch_stride(shape)))
+                    if operands.following is not None:
+                        prefetch(
+                            operands.following, (panel + 1, start, (i * steps + k) * _prefetch_stride(shape)), INTO_L2
+                        )
                     tile.multiply_add(
                         lambda p: operands.a(row + p, start + k), lambda c: operands.b(panel, start + k, c)
                     )
@@ -181,13 +183,3 @@ def _blocks(shape: PanelShape) -> list[int]:
 def _prefetch_stride(shape: PanelShape) -> int:
     """Elements that each step of each tile fetches ahead, so that a block's tiles together fetch a panel."""
     return -(-shape.width // max(shape.tiles, 1))
-
-
-def _prefetch(element: tirx.Expr) -> None:
-    """Emits a hint that ``element`` is about to be read; harmless wherever it points."""
-    T.evaluate(
-        T.call_llvm_intrin(
-            "void", "llvm.prefetch", T.address_of(element),
-            T.int32(_PREFETCH_READ), T.int32(_TO_SECOND_LEVEL), T.int32(_DATA),
-        )
-    )  # fmt: skip

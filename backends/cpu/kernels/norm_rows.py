@@ -1,0 +1,112 @@
+"""Normalisation of rows by their own mean and variance, or root mean square: passes over a cached row.
+
+The variance takes a pass of its own: the mean of squares minus the squared mean cancels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common.tensor import Expr, let
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.register_tile import build_prim_func
+from graphopt.backends.cpu.kernels.row import Row, with_row
+from graphopt.backends.cpu.kernels.softmax_rows import scalar
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over rows, float32.
+
+    Attributes:
+        rows: an int or an expression.
+        parts: pieces of a row that have a scale and bias each, ``inner`` elements long; 0 if every element has its own.
+        inner: elements of a part, of the row if ``parts`` is 0.
+        channels: elements of scale and bias when ``parts`` is not 0: part p of row r has number ``(r * parts + p) % channels``.
+        epsilon: added to the variance.
+        centered: whether the mean is subtracted; without, this is RMS normalisation.
+        bias: whether there is one.
+    """
+
+    rows: tirx.Expr | int
+    parts: int
+    inner: tirx.Expr | int
+    channels: int
+    epsilon: float
+    centered: bool = True
+    bias: bool = True
+
+    @property
+    def length(self) -> tirx.Expr | int:
+        """Elements of a row."""
+        return self.inner * max(self.parts, 1)
+
+    @property
+    def factors(self) -> tirx.Expr | int:
+        """Elements of scale and of bias."""
+        return self.channels if self.parts else self.inner
+
+
+def emit(
+    spec: NormSpec, lanes: int, parallel: bool = True, prefetch: bool = False, name: str = "norm"
+) -> tirx.PrimFunc:
+    """Emits ``name(x: (rows, length), scale: (factors,), bias: (factors,), output: (rows, length))``, bias only if there is one.
+
+    Args:
+        spec: the problem.
+        lanes: float32 per vector.
+        parallel: whether rows are shared among threads.
+        prefetch: whether a row is fetched while the one before is computed: for data outside of the cache.
+        name: global symbol.
+    """
+
+    def body(inputs: list[tirx.Buffer], extras: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        loop = T.parallel if parallel else T.serial
+        with loop(0, spec.rows) as row:
+            with_row(spec.length, lanes, lambda r: _row(spec, r, inputs[0], extras, output, row, prefetch))
+
+    shape = (spec.rows, spec.length)
+    extras = [ExtraOperand(label, (spec.factors,)) for label in ("scale", "bias")[: 1 + spec.bias]]
+    return build_prim_func(name, [("x", shape)], extras, shape, body)
+
+
+def _row(
+    spec: NormSpec, r: Row, x: tirx.Buffer, extras: list[tirx.Buffer], output: tirx.Buffer, row: Expr, prefetch: bool
+) -> None:
+    def f32(value: Expr) -> Expr:
+        return tirx.const(float(value), "float32") if isinstance(value, (int, float)) else value.astype("float32")
+
+    count = f32(r.length)
+    mean = scalar(r.reduce(lambda i: x[row, i]) / count) if spec.centered else None
+
+    def centered(i: Expr) -> Expr:
+        return x[row, i] if mean is None else x[row, i] - mean
+
+    def squared(i: Expr) -> Expr:
+        d = let(centered(i))
+        return d * d
+
+    spread = r.reduce(squared, ahead=(x, row + 1) if prefetch else None) / count
+    inverse = scalar(f32(1.0) / tirx.sqrt(spread + f32(spec.epsilon)))
+    scale = extras[0]
+    if spec.parts == 0:
+
+        def by_element(i: Expr) -> None:
+            value = centered(i) * inverse * scale[i]
+            T.buffer_store(output, value + extras[1][i] if spec.bias else value, [row, i])
+
+        r.each(by_element)
+        return
+    with T.serial(0, spec.parts) as part:
+        channel = tirx.floormod(row * spec.parts + part, spec.channels)
+        factor = scalar(inverse * scale[channel])
+        offset = scalar(extras[1][channel]) if spec.bias else None
+        first = part * spec.inner
+
+        def by_channel(i: Expr) -> None:
+            value = centered(first + i) * factor
+            T.buffer_store(output, value if offset is None else value + offset, [row, first + i])
+
+        with_row(spec.inner, r.lanes, lambda p: p.each(by_channel))

@@ -1,0 +1,164 @@
+"""Loops over one row that lies contiguously in memory: vectors, several accumulators, no predicates.
+
+The row is passed over as often as an operator needs, on the understanding that after the first pass it is in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common.tensor import Expr, Scope
+from graphopt.backends.cpu.kernels.prefetch import prefetch
+from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+
+CHAINS = 4
+"""Independent accumulators, as many as hide the latency of an addition at a load or two a cycle."""
+
+INTO_L2 = 2
+"""LLVM's name for the second-level cache as the goal of a prefetch."""
+
+_COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "sum": lambda total, v: total + v,
+    # a NaN is left out: whoever reduces to a maximum meets it again
+    "max": lambda total, v: tirx.Select(v > total, v, total),
+}
+_NEUTRAL = {"sum": 0.0, "max": float("-inf")}
+
+
+def bound(make: Callable[[], Expr]) -> Expr:
+    """What ``make`` returns, the variables that it binds within the expression."""
+    with Scope(inline=True) as scope:
+        value = make()
+    return scope.wrap(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        length: elements, at least ``lanes``.
+        lanes: float32 per vector.
+    """
+
+    length: tirx.Expr | int
+    lanes: int
+
+    @property
+    def rest(self) -> tirx.Expr | int:
+        """Elements behind the last whole vector."""
+        return self.length % self.lanes if isinstance(self.length, int) else tirx.floormod(self.length, self.lanes)
+
+    @property
+    def vectors(self) -> tirx.Expr | int:
+        """Whole vectors."""
+        return self.length // self.lanes if isinstance(self.length, int) else tirx.floordiv(self.length, self.lanes)
+
+    def reduce(
+        self,
+        value: Callable[[Expr], Expr],
+        kind: str = "sum",
+        keep: Callable[[Expr, Expr], Expr] | None = None,
+        ahead: tuple[tirx.Buffer, Expr] | None = None,
+    ) -> Expr:
+        """Emits the reduction of ``value(i)`` over the row and returns where the result is.
+
+        Args:
+            value: of element ``i``, which may be asked for twice near the end of the row.
+            kind: ``sum`` or ``max``.
+            keep: emits a store of ``(i, value)`` and returns an expression that reads it back.
+            ahead: matrix and number of a row to fetch in the meantime.
+        """
+        combine, neutral = _COMBINE[kind], tirx.const(_NEUTRAL[kind], "float32")
+        sums = T.alloc_buffer((CHAINS, self.lanes), "float32", scope="local", annotations=ON_STACK)
+
+        def add(chain: Expr, lane: Expr, at: Expr, counts: Expr | None = None) -> None:
+            v = bound(lambda: value(at))
+            if keep is not None:
+                v = keep(at, v)
+            if counts is not None:
+                v = tirx.Select(counts, v, neutral)
+            T.buffer_store(sums, combine(sums[chain, lane], v), [chain, lane])
+
+        with T.unroll(0, CHAINS) as chain, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(sums, neutral, [chain, lane])
+        step = CHAINS * self.lanes
+        with T.serial(0, _div(self.vectors, CHAINS)) as i, T.unroll(0, CHAINS) as chain:
+            first = i * step + chain * self.lanes
+            if ahead is not None:
+                prefetch(ahead[0], (ahead[1], first), INTO_L2)
+            with T.vectorized(0, self.lanes) as lane:
+                add(chain, lane, first + lane)
+        left = _mod(self.vectors, CHAINS)
+        first = self.vectors * self.lanes - left * self.lanes
+        if isinstance(left, int):
+            with T.unroll(0, left) as chain, T.vectorized(0, self.lanes) as lane:
+                add(chain, lane, first + chain * self.lanes + lane)
+        else:
+            with T.serial(0, left) as i, T.vectorized(0, self.lanes) as lane:
+                add(0, lane, first + i * self.lanes + lane)
+        if not (isinstance(self.rest, int) and self.rest == 0):
+            # the last whole vector of the row once more, of which only the elements left over count
+            with T.vectorized(0, self.lanes) as lane:
+                add(1, lane, self.length - self.lanes + lane, lane >= self.lanes - self.rest)
+        return self._across(sums, combine)
+
+    def _across(self, sums: tirx.Buffer, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+        """Emits the reduction of the accumulators to ``sums[0, 0]``, by halves."""
+        for chains in (2, 1):
+            with T.unroll(0, chains) as chain, T.vectorized(0, self.lanes) as lane:
+                T.buffer_store(sums, combine(sums[chain, lane], sums[chain + chains, lane]), [chain, lane])
+        width = self.lanes // 2
+        while width:
+            if width == 1:
+                T.buffer_store(sums, combine(sums[0, 0], sums[0, 1]), [0, 0])
+            else:
+                with T.vectorized(0, width) as lane:
+                    T.buffer_store(sums, combine(sums[0, lane], sums[0, lane + width]), [0, lane])
+            width //= 2
+        return sums[0, 0]
+
+    def each(self, store: Callable[[Expr], None]) -> None:
+        """Emits ``store(i)`` once for every element: whole vectors, then ever narrower ones."""
+        with T.serial(0, self.vectors) as i, T.vectorized(0, self.lanes) as lane:
+            store(i * self.lanes + lane)
+        done = self.vectors * self.lanes
+        if not isinstance(self.rest, int):
+            with T.serial(0, self.rest) as i:
+                store(done + i)
+            return
+        rest, width = self.rest, self.lanes // 2
+        while rest:
+            if rest >= width:
+                if width == 1:
+                    store(done)
+                else:
+                    with T.vectorized(0, width) as lane:
+                        store(done + lane)
+                done, rest = done + width, rest - width
+            width //= 2
+
+
+def with_row(length: tirx.Expr | int, lanes: int, body: Callable[[Row], None]) -> None:
+    """Emits ``body(row)`` for rows of a length known now or at run time; short rows get narrower vectors."""
+    if isinstance(length, int):
+        while lanes > length:
+            lanes //= 2
+        body(Row(length, max(lanes, 1)))
+        return
+    with T.If(length >= lanes):
+        with T.Then():
+            body(Row(length, lanes))
+        with T.Else():
+            body(Row(length, 1))
+
+
+def _div(a: Expr, b: int) -> Expr:
+    return a // b if isinstance(a, int) else tirx.floordiv(a, b)
+
+
+def _mod(a: Expr, b: int) -> Expr:
+    return a % b if isinstance(a, int) else tirx.floormod(a, b)

@@ -1,0 +1,78 @@
+"""Softmax and LogSoftmax of rows: the maximum, the exponentials and their sum, the quotients; three passes over a cached row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common import math as m
+from graphopt.backends.common.tensor import Expr, let
+from graphopt.backends.cpu.kernels.register_tile import ON_STACK, build_prim_func
+from graphopt.backends.cpu.kernels.row import Row, bound, with_row
+
+
+@dataclass(frozen=True)
+class SoftmaxSpec:
+    """Softmax over the last axis of a matrix, float32.
+
+    Attributes:
+        rows: an int or a symbolic ``tirx.Var``.
+        length: elements of a row, likewise.
+        log: the logarithm of the result instead.
+    """
+
+    rows: tirx.Expr | int
+    length: tirx.Expr | int
+    log: bool = False
+
+
+def emit(
+    spec: SoftmaxSpec, lanes: int, parallel: bool = True, prefetch: bool = False, name: str = "softmax"
+) -> tirx.PrimFunc:
+    """Emits ``name(x: (rows, length), output: (rows, length))``.
+
+    A row with a NaN, or whose maximum is infinite, becomes NaN where the formula gives it, as in ONNX's definition.
+
+    Args:
+        spec: the problem.
+        lanes: float32 per vector.
+        parallel: whether rows are shared among threads.
+        prefetch: whether a row is fetched while the one before is computed: for data outside of the cache.
+        name: global symbol.
+    """
+
+    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        loop = T.parallel if parallel else T.serial
+        with loop(0, spec.rows) as row:
+            write = _log_row if spec.log else _row
+            with_row(spec.length, lanes, lambda r: write(r, inputs[0], output, row, prefetch))
+
+    shape = (spec.rows, spec.length)
+    return build_prim_func(name, [("x", shape)], [], shape, body)
+
+
+def _row(r: Row, x: tirx.Buffer, output: tirx.Buffer, row: Expr, prefetch: bool) -> None:
+    top = r.reduce(lambda i: x[row, i], "max")
+
+    def keep(i: Expr, value: Expr) -> Expr:
+        T.buffer_store(output, value, [row, i])
+        return output[row, i]
+
+    total = r.reduce(lambda i: m.exp(x[row, i] - top), keep=keep, ahead=(x, row + 1) if prefetch else None)
+    inverse = scalar(tirx.const(1.0, "float32") / total)
+    r.each(lambda i: T.buffer_store(output, output[row, i] * inverse, [row, i]))
+
+
+def _log_row(r: Row, x: tirx.Buffer, output: tirx.Buffer, row: Expr, prefetch: bool) -> None:
+    top = r.reduce(lambda i: x[row, i], "max")
+    total = r.reduce(lambda i: m.exp(x[row, i] - top), ahead=(x, row + 1) if prefetch else None)
+    log = scalar(bound(lambda: m.log(let(total))))
+    r.each(lambda i: T.buffer_store(output, x[row, i] - top - log, [row, i]))
+
+
+def scalar(value: Expr) -> Expr:
+    """Emits ``value`` into a register of its own."""
+    cell = T.alloc_buffer((1,), "float32", scope="local", annotations=ON_STACK)
+    T.buffer_store(cell, value, [0])
+    return cell[0]

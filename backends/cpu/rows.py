@@ -1,0 +1,244 @@
+"""Row kernels as templates: softmax and normalisations over trailing axes of plain float32 data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.flatten import with_shapes
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.kernels import norm_rows, softmax_rows
+from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array, Value
+from graphopt.ops.context import attr, known_array
+
+WORTH_TWO_THREADS = 1e-5
+"""Seconds of work on one thread above which starting others pays."""
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """How rows are computed.
+
+    Attributes:
+        lanes: float32 per vector.
+        parallel: whether rows are shared among threads.
+        prefetch: whether a row is fetched while the one before is computed.
+    """
+
+    lanes: int
+    parallel: bool
+    prefetch: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A tensor seen as rows of trailing axes.
+
+    Attributes:
+        shape: as the kernel's parameters are declared.
+        rows, length: products of leading and trailing axes: an int, a variable, or a product of these.
+        defined: variables that stand for products, with their values.
+    """
+
+    shape: tuple[Expr, ...]
+    rows: Expr
+    length: Expr
+    defined: dict[Any, Expr]
+
+
+def matrix(shape: Sequence[Dim], axis: int) -> Matrix:
+    """``shape`` cut in two at ``axis``."""
+    dims: dict[Dim, Expr] = {}
+    for d in shape:
+        if isinstance(d, SymExpr):
+            dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
+    nd = tuple(dims.get(d, d) for d in shape)
+    defined: dict[Any, Expr] = {}
+
+    def merged(part: Sequence[Expr], name: str) -> Expr:
+        if all(isinstance(d, int) for d in part):
+            return math.prod(part)
+        if len(part) == 1:
+            return part[0]
+        total: Expr = 1
+        for d in part:
+            total = total * d
+        defined[var := tirx.Var(name, "int64")] = total
+        return var
+
+    return Matrix(nd, merged(nd[:axis], "rows"), merged(nd[axis:], "length"), defined)
+
+
+def flattened(function: Any, m: Matrix) -> Any:
+    """A kernel over ``(rows, length)`` with its first and last parameter in the tensor's own shape."""
+    return with_shapes(function, {0: m.shape, len(function.params) - 1: m.shape}, m.defined)
+
+
+def _single(call: KernelCall) -> str | None:
+    """Why a group is not one node over plain float32 data that the row kernels take, None if it is."""
+    node = call.group.anchor
+    x = node.inputs[0]
+    assert x is not None
+    if len(call.group.nodes) != 1 or call.group.outputs != [node.out]:
+        return "more than one result"
+    if any(v is not None and v.dtype is not DType.f32 for v in (*node.inputs, node.out)):
+        return "needs float32"
+    if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+        return "needs plain layouts"
+    if any(d == 0 for d in x.shape):
+        return "no elements"
+    return None
+
+
+class _Rows(KernelTemplate[RowConfig]):
+    """What the row kernels have in common."""
+
+    seconds_per_vector: ClassVar[float]
+
+    def default(self, call: KernelCall, caps: Caps) -> RowConfig:
+        """Whole registers; threads where the work pays for them."""
+        worth = caps.cores > 1 and self._seconds(call, caps) > WORTH_TWO_THREADS
+        return RowConfig(caps.lanes(4), worth, 4 * _elements(call) > caps.l2_bytes // 2)
+
+    def cost(self, call: KernelCall, config: RowConfig, caps: Caps) -> float:
+        """By the number of vectors."""
+        return self._seconds(call, caps) / max(caps.cores, 1)
+
+    def _seconds(self, call: KernelCall, caps: Caps) -> float:
+        return _elements(call) / caps.lanes(4) * self.seconds_per_vector
+
+
+def _elements(call: KernelCall) -> int:
+    return math.prod(d if isinstance(d, int) else 64 for d in call.group.anchor.out.shape)
+
+
+class RowSoftmax(_Rows):
+    """Softmax and LogSoftmax over the last axis."""
+
+    name: ClassVar[str] = "softmax-rows"
+    anchors: ClassVar[frozenset[str]] = frozenset({"Softmax", "LogSoftmax"})
+    seconds_per_vector: ClassVar[float] = 1e-8
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        node = call.group.anchor
+        reason = _single(call)
+        if reason is not None:
+            return No(reason)
+        rank = len(node.out.shape)
+        if rank == 0 or int(attr(node, "axis")) % rank != rank - 1:
+            return No("not over the last axis")
+        return Yes()
+
+    def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel."""
+        node = call.group.anchor
+        x = node.inputs[0]
+        assert x is not None
+        m = matrix(x.shape, len(x.shape) - 1)
+        spec = softmax_rows.SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax")
+        return Emitted(flattened(softmax_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m), [x])
+
+
+class RowNorm(_Rows):
+    """LayerNormalization, RMSNormalization, InstanceNormalization and GroupNormalization with one result."""
+
+    name: ClassVar[str] = "norm-rows"
+    anchors: ClassVar[frozenset[str]] = frozenset(
+        {"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"}
+    )
+    seconds_per_vector: ClassVar[float] = 4e-9
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        node = call.group.anchor
+        reason = _single(call)
+        if reason is not None:
+            return No(reason)
+        x, scale, bias = node.inputs[0], node.inputs[1], node.input(2)
+        assert x is not None
+        assert scale is not None
+        if attr(node, "stash_type") not in (None, 1):
+            return No("statistics in another type than float32")
+        if _by_channel(call):
+            if not isinstance(x.shape[1], int):
+                return No("needs a known number of channels")
+            groups = _groups(call)
+            if groups < 1 or x.shape[1] % groups:
+                return No("channels do not divide into the groups")
+            return Yes()
+        trailing = x.shape[_axis(call) :]
+        for value in (scale, bias):
+            if value is not None and value.shape[-len(trailing) :] != trailing:
+                return No("scale or bias is broadcast")
+            if value is not None and any(d != 1 for d in value.shape[: -len(trailing)]):
+                return No("scale or bias differs from row to row")
+        return Yes()
+
+    def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel; scale and bias flat."""
+        node = call.group.anchor
+        x, scale, bias = node.inputs[0], node.inputs[1], node.input(2)
+        assert x is not None
+        assert scale is not None
+        factors = [scale] if bias is None else [scale, bias]
+        if _by_channel(call):
+            groups, channels = _groups(call), int(x.shape[1])  # type: ignore[arg-type]
+            m = matrix(x.shape, 2)
+            parts = channels // groups
+            spatial = m.length
+            rows = tirx.floordiv(m.rows, parts) if not isinstance(m.rows, int) else m.rows // parts
+            spec = norm_rows.NormSpec(
+                rows, parts, spatial, channels, float(attr(node, "epsilon")), bias=bias is not None
+            )
+        else:
+            m = matrix(x.shape, _axis(call))
+            centered = node.op == "LayerNormalization"
+            spec = norm_rows.NormSpec(m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None)
+        function = flattened(norm_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m)
+        shapes = {
+            i + 1: self._declared(call, v, m) for i, v in enumerate(factors) if _array(v) is None and len(v.shape) > 1
+        }
+        if shapes:
+            function = with_shapes(function, shapes, {})
+        return Emitted(function, [x, *(_flat(v) for v in factors)])
+
+    def _declared(self, call: KernelCall, value: Value, m: Matrix) -> tuple[Expr, ...]:
+        trailing = m.shape[_axis(call) :]
+        return (*(1,) * (len(value.shape) - len(trailing)), *trailing)
+
+
+def _array(value: Value) -> Array | None:
+    return known_array(value)
+
+
+def _flat(value: Value) -> Value | Array:
+    array = _array(value)
+    return value if array is None or array.ndim == 1 else np.ascontiguousarray(array.reshape(-1))
+
+
+def _by_channel(call: KernelCall) -> bool:
+    return call.group.anchor.op in ("InstanceNormalization", "GroupNormalization")
+
+
+def _groups(call: KernelCall) -> int:
+    node = call.group.anchor
+    if node.op == "GroupNormalization":
+        return int(attr(node, "num_groups"))
+    x = node.inputs[0]
+    assert x is not None
+    return int(x.shape[1])  # type: ignore[arg-type]
+
+
+def _axis(call: KernelCall) -> int:
+    node = call.group.anchor
+    return int(attr(node, "axis")) % len(node.out.shape)
