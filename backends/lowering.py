@@ -13,7 +13,7 @@ from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.plan import plan_buffers
 from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, KernelTemplate, choose
+from graphopt.backends.base.template import KernelCall, KernelTemplate, weigh
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.base.work import kernel_bytes
 from graphopt.backends.common.builder import Nest
@@ -228,11 +228,11 @@ class Lowering:
             return
         call = KernelCall(self.fused, group, self.names)
         caps = self.target.caps
-        chosen = choose(self.templates, call, caps)
-        if chosen is not None:
-            template, config = chosen
-            emitted = template.emit(call, config, caps, "kernel")
-            how, text = template.name, str(config)
+        candidates = weigh(self.templates, call, caps)
+        best = candidates[0] if candidates else None
+        if best is not None and best.seconds is not None:
+            emitted = best.template.emit(call, best.config, caps, "kernel")
+            how, text = best.template.name, str(best.config)
         else:
             emitted, how, text = emit_generic(call, caps, "kernel", self.nest), "generic", ""
         outputs = [self.buffer(v) for v in group.outputs]
@@ -247,6 +247,7 @@ class Lowering:
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
         step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
+        step.candidates = tuple(map(str, candidates))
         self.out.steps.append(step)
 
     def _view(self, group: Group) -> None:

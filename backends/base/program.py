@@ -56,6 +56,7 @@ class KernelStep:
     Attributes:
         flops: operations that the nodes ask for (`graphopt.ops.flops`), None when sizes are symbolic.
         bytes: operands and results once each (`graphopt.backends.base.work`), None when sizes are symbolic.
+        candidates: what each template for the anchor predicted, cheapest first, or why it can't.
     """
 
     function: str
@@ -68,6 +69,7 @@ class KernelStep:
     origins: tuple[str, ...] = ()
     flops: int | None = None
     bytes: int | None = None
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -151,8 +153,13 @@ class Program:
         return [s for s in self.steps if isinstance(s, KernelStep)]
 
 
-def format_program(program: Program) -> str:
-    """Text of the third level."""
+def format_program(program: Program, costs: bool = False) -> str:
+    """Text of the third level.
+
+    Args:
+        program: what to print.
+        costs: with each kernel's operations and bytes, and what the templates that competed for it predicted.
+    """
     lines = [f"program {program.name} for {program.target.name} {{"]
     lines += [f"  input %{b.name}: {_text(b)}" for b in program.inputs]
     total = sum(b.data.nbytes for b in program.constants if b.data is not None)
@@ -165,6 +172,8 @@ def format_program(program: Program) -> str:
             extra = f" [{', '.join(step.symbols)}]" if step.symbols else ""
             how = f"{step.template}{' ' + step.config if step.config else ''}"
             lines.append(f"  {outs} = {step.function}({ins}){extra}  // {how}; {step.label}")
+            if costs:
+                lines += _costs(step)
         elif isinstance(step, ViewStep):
             place = f" + {step.shift}" if step.shift else ""
             lines.append(f"  %{step.output.name}: {_text(step.output)} = view(%{step.input.name}{place})")
@@ -180,8 +189,15 @@ def format_program(program: Program) -> str:
     lines.append("}")
     for step in program.steps:
         if isinstance(step, BranchStep):
-            lines += [format_program(sub.program) for sub in (step.then, step.otherwise)]
+            lines += [format_program(sub.program, costs) for sub in (step.then, step.otherwise)]
     return "\n".join(lines)
+
+
+def _costs(step: KernelStep) -> list[str]:
+    work = [] if step.flops is None else [f"{step.flops / 1e6:.2f} MFLOP"]
+    work += [] if step.bytes is None else [f"{step.bytes / 1e6:.2f} MB"]
+    lines = [f"      // {', '.join(work) or 'size known at run time'}"]
+    return lines + [f"      // {candidate}" for candidate in step.candidates or ("no template: generic schedule",)]
 
 
 def _call(sub: SubProgram) -> str:

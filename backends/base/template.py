@@ -89,18 +89,41 @@ class KernelTemplate(ABC, Generic[ConfigT]):
         return 0
 
 
-def choose(
-    templates: Sequence[KernelTemplate[Any]], call: KernelCall, caps: Caps
-) -> tuple[KernelTemplate[Any], Any] | None:
-    """The cheapest template that supports the call, with its configuration; None leaves it to the generic schedule."""
-    best: tuple[float, KernelTemplate[Any], Any] | None = None
+@dataclass(frozen=True)
+class Candidate:
+    """What a template has to say to a call.
+
+    Attributes:
+        template: the template.
+        config: its configuration; None if it can't compute the call.
+        seconds: predicted time; None if it can't.
+        reason: why it can't.
+    """
+
+    template: KernelTemplate[Any]
+    config: Any = None
+    seconds: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """``conv2d-direct 12.3 us`` or ``conv2d-winograd: why not``."""
+        return (
+            f"{self.template.name}: {self.reason}"
+            if self.seconds is None
+            else f"{self.template.name} {1e6 * self.seconds:.1f} us"
+        )
+
+
+def weigh(templates: Sequence[KernelTemplate[Any]], call: KernelCall, caps: Caps) -> list[Candidate]:
+    """The templates for the call's anchor: first those that can compute it, cheapest first, then the others."""
+    found = []
     for template in templates:
         if call.group.anchor.domain or call.group.anchor.op not in template.anchors:
             continue
-        if isinstance(template.supports(call, caps), No):
+        answer = template.supports(call, caps)
+        if isinstance(answer, No):
+            found.append(Candidate(template, reason=answer.reason))
             continue
         config = template.default(call, caps)
-        cost = template.cost(call, config, caps)
-        if best is None or cost < best[0]:
-            best = (cost, template, config)
-    return None if best is None else (best[1], best[2])
+        found.append(Candidate(template, config, template.cost(call, config, caps)))
+    return sorted(found, key=lambda c: float("inf") if c.seconds is None else c.seconds)

@@ -9,6 +9,7 @@ import typer
 from graphopt.cli import console
 from graphopt.cli.arrays import input_paths, load_arrays
 from graphopt.cli.options import (
+    ExactOpt,
     InputOpt,
     JsonOpt,
     LevelOpt,
@@ -35,6 +36,7 @@ def check_verb(
         typer.Option("--reference", help="What to compare with; by default the first that works.", show_default=False),
     ] = None,
     level: LevelOpt = 2,
+    exact: ExactOpt = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
     threads: ThreadsOpt = None,
@@ -46,7 +48,7 @@ def check_verb(
     with console.working(f"checking {model.name}"):
         from graphopt.driver.checking import Options, check_model
 
-        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each)
+        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact)
         report = check_model(model, options, shapes=shapes_of(shape), feed=feed, seed=seed, reference=reference)
     error = report.error()
     rows = [*((c.name, "output", c) for c in report.outputs)]

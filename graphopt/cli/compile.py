@@ -10,9 +10,12 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    ExactOpt,
+    JobsOpt,
     JsonOpt,
     LevelOpt,
     ModelArg,
+    NoCacheOpt,
     PassOpt,
     RemarksOpt,
     ShapeOpt,
@@ -31,11 +34,14 @@ def compile_verb(
     target: TargetOpt = "native",
     shape: ShapeOpt = None,
     level: LevelOpt = 2,
+    exact: ExactOpt = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
     threads: ThreadsOpt = None,
     verify_each: VerifyOpt = False,
     remarks: RemarksOpt = False,
+    no_cache: NoCacheOpt = False,
+    jobs: JobsOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
@@ -52,16 +58,21 @@ def compile_verb(
             threads=threads,
             shapes=shapes_of(shape),
             level=level,
+            exact=exact,
             passes=passes or None,
             skip=skip_pass or (),
             verify_each=verify_each,
             remarks=found,
+            cache=not no_cache,
+            jobs=jobs,
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)
     seconds = time.perf_counter() - start
     assert compiled.program is not None
     assert compiled.target is not None
+    assert compiled.built is not None
+    how = compiled.built.report
     facts = {
         "artifact": str(output),
         "bytes": output.stat().st_size,
@@ -71,18 +82,22 @@ def compile_verb(
         "seconds": round(seconds, 3),
         "kernels": len(compiled.program.kernels),
         "functions": len(compiled.program.functions),
+        "cached": how.cached,
+        "notes": how.notes,
         "inputs": [str(spec) for spec in compiled.inputs],
         "outputs": [str(spec) for spec in compiled.outputs],
     }
     if json:
         console.print_json({**facts, "remarks": [str(r) for r in found]} if remarks else facts)
         return
+    for note in how.notes:
+        console.err.print(f"note: {note}", markup=False)
     if remarks:
         for remark in found:
             console.out.print(str(remark), markup=False)
     console.out.print(
         f"{output}: {facts['target']}, {facts['kernels']} kernel calls, {output.stat().st_size / 1e6:.1f} MB, "
-        f"compiled in {seconds:.1f} s",
+        f"compiled in {seconds:.1f} s" + (f" ({how.cached} of {how.kernels} kernels cached)" if how.cached else ""),
         markup=False,
     )
     for spec in compiled.inputs:

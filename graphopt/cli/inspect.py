@@ -9,6 +9,7 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    ExactOpt,
     JsonOpt,
     LevelOpt,
     PassOpt,
@@ -34,6 +35,11 @@ def inspect_verb(
     ops: Annotated[bool, typer.Option("--ops", help="List the operators that can be compiled.")] = False,
     shape: ShapeOpt = None,
     level: LevelOpt = 2,
+    exact: ExactOpt = False,
+    costs: Annotated[
+        bool,
+        typer.Option("--costs", help="With --stage program: work of each kernel, predictions of all its templates."),
+    ] = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
     threads: ThreadsOpt = None,
@@ -54,10 +60,14 @@ def inspect_verb(
             )
         _artifact(model, json)
         return
+    if costs and stage != "program":
+        raise UserError(
+            "--costs needs --stage program", code="bad-usage", hint="graphopt inspect m.onnx --stage program --costs"
+        )
     if stage is None:
         _summary(model, shapes_of(shape), json)
         return
-    text = stage_text(model, stage, target, shapes_of(shape), level, passes, skip_pass or [], threads)
+    text = stage_text(model, stage, target, shapes_of(shape), level, passes, skip_pass or [], threads, exact, costs)
     if json:
         console.print_json({"stage": stage, "text": text})
     else:
@@ -73,6 +83,8 @@ def stage_text(
     passes: list[str] | None,
     skip: list[str],
     threads: int | None,
+    exact: bool = False,
+    costs: bool = False,
 ) -> str:
     """The printed form of a model at one of the three levels."""
     with console.working(f"working on {model.name}"):
@@ -86,7 +98,7 @@ def stage_text(
         from graphopt.driver.compiling import to_program
 
         _, fused, program = to_program(
-            model, target, threads=threads, shapes=shapes, level=level, passes=passes or None, skip=skip
+            model, target, threads=threads, shapes=shapes, level=level, exact=exact, passes=passes or None, skip=skip
         )
         if stage == "fused":
             from graphopt.ir.fused import format_fused
@@ -94,7 +106,7 @@ def stage_text(
             return format_fused(fused)
         from graphopt.backends.base.program import format_program
 
-        return format_program(program)
+        return format_program(program, costs)
 
 
 def _operators(json: bool) -> None:

@@ -33,6 +33,10 @@ PassOpt = Annotated[
     ),
 ]
 SkipOpt = Annotated[list[str] | None, typer.Option("--skip-pass", metavar="NAME", help="Leave a pass out. Repeatable.")]
+ExactOpt = Annotated[
+    bool,
+    typer.Option("--exact", help="Leave out kernels that round otherwise than the operator's own sums (Winograd)."),
+]
 VerifyOpt = Annotated[bool, typer.Option("--verify-each", help="Check the graph's invariants after every pass.")]
 RemarksOpt = Annotated[
     bool, typer.Option("--remarks", help="Print what passes did and what they refused, with reasons.")
@@ -40,6 +44,15 @@ RemarksOpt = Annotated[
 ThreadsOpt = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", help="CPU threads; by default all that this process may use."),
+]
+NoCacheOpt = Annotated[
+    bool, typer.Option("--no-cache", help="Compile every kernel anew; leave the cache alone (see `graphopt cache`).")
+]
+JobsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1, metavar="N", help="Processes that compile; by default one for each usable CPU."
+    ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of random inputs.")]

@@ -81,6 +81,7 @@ class Options:
     passes: Sequence[Any] | None = None
     skip: Sequence[str] = ()
     verify_each: bool = False
+    exact: bool = False
 
     def compile(self, graph: Graph) -> Any:
         """The compiled model."""
@@ -92,6 +93,7 @@ class Options:
             passes=self.passes,
             skip=self.skip,
             verify_each=self.verify_each,
+            exact=self.exact,
         )
 
 

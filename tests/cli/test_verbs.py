@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
@@ -53,6 +54,22 @@ def test_inspect_stages(cli: Cli, model: Path, stage: str, text: str) -> None:
     assert done.code == 0, done.err
     assert text in done.out
     assert cli("inspect", model, "--stage", stage, "--json").json["stage"] == stage
+
+
+def test_exact_leaves_winograd_out_and_costs_say_so(cli: Cli, tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32), "w")
+    names = "xaby"  # the middle one has channels in blocks on both sides
+    convs = [helper.make_node("Conv", [a, "w"], [b], f"c{a}", pads=[1, 1, 1, 1]) for a, b in zip(names, names[1:])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64, 56, 56]) for n in "xy")
+    path = tmp_path / "conv.onnx"
+    onnx.save_model(helper.make_model(helper.make_graph(convs, "g", [x], [y], [weight])), path)
+    usual = cli("inspect", path, "--stage", "program", "--costs").out
+    assert "// conv2d-winograd WinogradConfig" in usual
+    assert "231.21 MFLOP" in usual
+    exact = cli("inspect", path, "--stage", "program", "--costs", "--exact").out
+    assert "// conv2d-direct Conv2dConfig" in exact
+    assert "conv2d-winograd: exact" in exact
+    assert cli("inspect", path, "--costs").code == 2
 
 
 def test_inspect_summaries(cli: Cli, model: Path, artifact: Path) -> None:
