@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import bench, check, compile, demo, inspect, optimize, passes, run, targets
+from graphopt.cli import bench, cache, check, compile, demo, inspect, optimize, passes, run, targets
 
 app = typer.Typer(
     name="graphopt",
@@ -42,5 +42,6 @@ app.command("run")(run.run_verb)
 app.command("check")(check.check_verb)
 app.command("bench")(bench.bench_verb)
 app.command("targets")(targets.targets_verb)
+app.command("cache")(cache.cache_verb)
 app.command("passes")(passes.passes_verb)
 app.command("demo")(demo.demo_verb)

@@ -10,7 +10,7 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.arrays import input_paths, load_arrays, save_arrays
-from graphopt.cli.options import InputOpt, JsonOpt, ShapeOpt, ThreadsOpt, is_artifact, shapes_of
+from graphopt.cli.options import InputOpt, JsonOpt, NoCacheOpt, ShapeOpt, ThreadsOpt, is_artifact, shapes_of
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def run_verb(
     input: InputOpt = None,
     shape: ShapeOpt = None,
     threads: ThreadsOpt = None,
+    no_cache: NoCacheOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Run MODEL on arrays from .npy files and save its outputs."""
     paths = input_paths(input)
     feed = load_arrays(paths)
-    compiled = load_or_compile(model, shapes_of(shape), threads)
+    compiled = load_or_compile(model, shapes_of(shape), threads, not no_cache)
     start = time.perf_counter()
     outputs = compiled.run(feed)
     seconds = time.perf_counter() - start
@@ -50,7 +51,7 @@ def run_verb(
         console.out.print(f"{name}: {array.dtype}{list(array.shape)} -> {files[name]}", markup=False)
 
 
-def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None) -> CompiledModel:
+def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None, cache: bool = True) -> CompiledModel:
     """A model from an artefact, or compiled for this machine.
 
     Raises:
@@ -70,4 +71,4 @@ def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None) ->
     with console.working(f"compiling {model.name}"):
         from graphopt.driver.compiling import compile
 
-        return compile(model, "native", shapes=shapes, threads=threads)
+        return compile(model, "native", shapes=shapes, threads=threads, cache=cache)
