@@ -81,6 +81,9 @@ def session_run(converted: Path, feed: Mapping[str, Array], threads: int) -> Run
     """A session on a converted model, resized to the feed.
 
     MNN keeps its own copy of an input in its layout, so every run converts inputs and outputs once, which no caller can avoid.
+
+    Raises:
+        RuntimeError: MNN can't run the model at these shapes.
     """
     with _silent():
         import MNN
@@ -99,7 +102,8 @@ def session_run(converted: Path, feed: Mapping[str, Array], threads: int) -> Run
         }
         for name, tensor in inputs.items():
             tensor.copyFrom(hosts[name])
-        interpreter.runSession(session)
+        if interpreter.runSession(session) != 0:
+            raise RuntimeError("its session fails at these shapes")
         outputs = interpreter.getSessionOutputAll(session)
         shapes = {name: tuple(tensor.getShape()) for name, tensor in outputs.items()}
         results = {
