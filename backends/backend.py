@@ -16,10 +16,10 @@ from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.cpu.conv2d import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
-from graphopt.backends.cpu.depthwise import DepthwiseConv2d
+from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedPointwiseConv2d
 from graphopt.backends.cpu.matmul import PackedMatmul
-from graphopt.backends.cpu.pooling import GlobalPool, WindowPool
+from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
 from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.cpu.conv2d import plain_epilogue, store_style
 from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
-from graphopt.backends.cpu.kernels import global_pooling, pooling
+from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig, GlobalPoolSpec
+from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.pool import pool_window
 
 
-class WindowPool(KernelTemplate[SlidingConfig]):
-    """MaxPool (values only) and AveragePool in float32 on channel blocks."""
+class _Pool(KernelTemplate[ConfigT]):
+    """MaxPool (values only) and AveragePool in float32; the loops are a subclass's."""
 
-    name: ClassVar[str] = "pooling"
     anchors: ClassVar[frozenset[str]] = frozenset({"MaxPool", "AveragePool"})
+
+    @abstractmethod
+    def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't run over a window, or None if it can."""
+
+    @abstractmethod
+    def kernel_default(self, pool: PoolSpec, caps: Caps) -> ConfigT:
+        """The kernel's own choice of configuration."""
+
+    @abstractmethod
+    def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
+        """Predicted time on one core; infinite for symbolic sizes."""
+
+    @abstractmethod
+    def kernel_emit(
+        self,
+        pool: PoolSpec,
+        config: ConfigT,
+        epilogue: EpilogueFn,
+        extras: Sequence[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> tuple[tirx.PrimFunc, list[Array]]:
+        """The function ``name(data, *constants, *extras, output)`` and its constants."""
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -43,27 +72,88 @@ class WindowPool(KernelTemplate[SlidingConfig]):
             pool, _ = pool_of(call)
         except GraphOptError as e:
             return No(e.message)
-        reason = pooling.supports(pool.window, caps)
+        reason = self.kernel_supports(pool.window, caps)
         return symbolic_operands_fit(call) if reason is None else No(reason)
 
-    def default(self, call: KernelCall, caps: Caps) -> SlidingConfig:
-        """A row of pixels that fills the registers."""
-        return pooling.default_config(pool_of(call)[0], caps)
+    def default(self, call: KernelCall, caps: Caps) -> ConfigT:
+        """The kernel's own choice of configuration."""
+        return self.kernel_default(pool_of(call)[0], caps)
 
-    def cost(self, call: KernelCall, config: SlidingConfig, caps: Caps) -> float:
-        """Additions or bytes, whichever takes longer."""
-        return min(pooling.seconds(pool_of(call)[0].window, config.lanes), 1.0) / max(caps.cores, 1)
+    def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
+        """Predicted time over the cores."""
+        return min(self.kernel_seconds(pool_of(call)[0], caps), 1.0) / max(caps.cores, 1)
 
-    def emit(self, call: KernelCall, config: SlidingConfig, caps: Caps, name: str) -> Emitted:
+    def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         pool, dims = pool_of(call)
         epilogue = Epilogue(call, caps, dims)
-        function = pooling.emit(
+        function, constants = self.kernel_emit(
             pool, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
         x = call.group.anchor.inputs[0]
         assert x is not None
-        return Emitted(function, [x, *epilogue.values])
+        return Emitted(function, [x, *constants, *epilogue.values])
+
+
+class WindowPool(_Pool[SlidingConfig]):
+    """Pooling on channel blocks."""
+
+    name: ClassVar[str] = "pooling"
+
+    def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't run over a window, or None if it can."""
+        return pooling.supports(spec, caps)
+
+    def kernel_default(self, pool: PoolSpec, caps: Caps) -> SlidingConfig:
+        """A row of pixels that fills the registers."""
+        return pooling.default_config(pool, caps)
+
+    def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
+        """Additions or bytes, whichever takes longer."""
+        return pooling.seconds(pool.window, math.gcd(pool.window.out_block, caps.lanes(4)))
+
+    def kernel_emit(
+        self,
+        pool: PoolSpec,
+        config: SlidingConfig,
+        epilogue: EpilogueFn,
+        extras: Sequence[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> tuple[tirx.PrimFunc, list[Array]]:
+        """The kernel's function; it has no constants."""
+        return pooling.emit(pool, config, epilogue, extras, name, style), []
+
+
+class PlainWindowPool(_Pool[PlainWindowConfig]):
+    """Pooling on plain data of known sizes."""
+
+    name: ClassVar[str] = "pooling-plain"
+
+    def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
+        """Why the kernel can't run over a window, or None if it can."""
+        return pooling_plain.supports(spec, caps)
+
+    def kernel_default(self, pool: PoolSpec, caps: Caps) -> PlainWindowConfig:
+        """Tile and strip that fit registers and cache."""
+        return pooling_plain.default_config(pool, caps)
+
+    def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
+        """Predicted time on one core."""
+        return pooling_plain.predicted_seconds(pool.window, caps)
+
+    def kernel_emit(
+        self,
+        pool: PoolSpec,
+        config: PlainWindowConfig,
+        epilogue: EpilogueFn,
+        extras: Sequence[ExtraOperand],
+        name: str,
+        style: StoreStyle,
+    ) -> tuple[tirx.PrimFunc, list[Array]]:
+        """The kernel's function, and for a mean what sums are multiplied with."""
+        function = pooling_plain.emit(pool, config, epilogue, extras, name, style)
+        return function, [pooling_plain.factors(pool)] if pool.average else []
 
 
 class GlobalPool(KernelTemplate[GlobalPoolConfig]):

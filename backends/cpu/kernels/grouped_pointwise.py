@@ -7,7 +7,7 @@ The last vector of a row of pixels may overlap the one before it, which then com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,14 @@ from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, Sto
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
 from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
-from graphopt.backends.cpu.kernels.vector_tile import VectorTile, broadcast, ramp
+from graphopt.backends.cpu.kernels.vector_tile import (
+    VectorTile,
+    branch_on_tile,
+    broadcast,
+    column_tiles,
+    largest_power,
+    ramp,
+)
 
 _MAX_VECTORS = 4
 _TILE_CYCLES = 30.0
@@ -70,7 +77,7 @@ def _pixels(spec: Conv2dSpec) -> int:
 def default_config(spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
     """The tile with the least predicted time among those that fit the register file."""
     pixels = _pixels(spec)
-    lanes = min(caps.lanes(4), 1 << (pixels.bit_length() - 1))
+    lanes = min(caps.lanes(4), largest_power(pixels))
     vectors_needed = -(-pixels // lanes)
     channels_needed = spec.out_channels // spec.groups
     # LLVM keeps the broadcast weight of every channel, and spills where those don't fit beside the accumulators
@@ -144,7 +151,7 @@ def emit(
 
     def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
         kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
-        tiles = _pixel_tiles(_pixels(spec), config)
+        tiles = column_tiles(_pixels(spec), config.lanes, config.vectors)
         loop = T.parallel if config.parallel else T.serial
         with loop(0, int(spec.batch) * spec.groups * sum(tile.count for tile in tiles)) as flat:
             total = sum(tile.count for tile in tiles)
@@ -156,54 +163,10 @@ def emit(
                     with serial_loop(part.count) as turn:
                         kernel.tile(image, group, part.start + turn * part.tile, part.tile, left, offsets)
 
-            _branch(index, tiles, columns)
+            branch_on_tile(index, tiles, columns)
 
     weight = (spec.groups, inputs * outputs)
     return build_prim_func(name, [("data", spec.input_shape), ("weight", weight)], extras, spec.output_shape, body)
-
-
-@dataclass(frozen=True)
-class _PixelTiles:
-    """``count`` adjacent tiles from pixel ``start``, each of vectors at ``offsets`` from its first pixel."""
-
-    start: int
-    count: int
-    width: int
-    offsets: tuple[int, ...]
-
-
-def _pixel_tiles(pixels: int, config: GroupedPointwiseConfig) -> list[_PixelTiles]:
-    """Cuts a row of pixels into tiles, vectors of the last one moved back where they would pass the end."""
-    lanes = config.lanes
-    tiles: list[_PixelTiles] = []
-    for part in split_balanced(-(-pixels // lanes), config.vectors):
-        width = part.tile * lanes
-        start, count = int(part.start) * lanes, int(part.count)
-        aligned = tuple(range(0, width, lanes))
-        whole = count if start + count * width <= pixels else count - 1
-        if whole:
-            tiles.append(_PixelTiles(start, whole, width, aligned))
-        if whole < count:
-            last = start + whole * width
-            tiles.append(_PixelTiles(last, 1, width, tuple(min(o, pixels - lanes - last) for o in aligned)))
-    return tiles
-
-
-def _branch(
-    index: tirx.Expr,
-    tiles: Sequence[_PixelTiles],
-    body: Callable[[tirx.Expr | int, tuple[int, ...]], None],
-) -> None:
-    """Emits ``body`` for tile number ``index``: tiles of each form are code of their own."""
-    head, *rest = tiles
-    if not rest:
-        body(head.start + index * head.width if head.count > 1 else head.start, head.offsets)
-        return
-    with T.If(index < head.count):
-        with T.Then():
-            body(head.start + index * head.width, head.offsets)
-        with T.Else():
-            _branch(index - head.count, rest, body)
 
 
 @dataclass(frozen=True)

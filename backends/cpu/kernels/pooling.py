@@ -13,7 +13,7 @@ from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
-from graphopt.backends.cpu.kernels.vector_tile import ramp
+from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 
 __all__ = ["PoolSpec", "combine", "default_config", "emit", "seconds", "supports"]
 
@@ -111,12 +111,11 @@ def combine(old: tirx.Expr, value: tirx.Expr, average: bool, lanes: int) -> tirx
         return old + value
     # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
     largest = tirx.Select(value > old, value, old)
-    mark = tirx.Select(tirx.isnan(value), _splat(-1, lanes), _splat(0, lanes))
-    return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(f"int32x{lanes}", largest) | mark)
-
-
-def _splat(value: int, lanes: int) -> tirx.Expr:
-    return tirx.Broadcast(tirx.const(value, "int32"), lanes)
+    bits = "int32" if lanes == 1 else f"int32x{lanes}"
+    mark = tirx.Select(
+        tirx.isnan(value), broadcast(tirx.const(-1, "int32"), lanes), broadcast(tirx.const(0, "int32"), lanes)
+    )
+    return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(bits, largest) | mark)
 
 
 def emit(

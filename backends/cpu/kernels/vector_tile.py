@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+from graphopt.backends.cpu.kernels.tiling import split_balanced
 
-_ON_STACK = {"disable_lower_builtin": True}
+ON_STACK = {"disable_lower_builtin": True}
 """As in ``register_tile``: a local buffer that must not become a heap workspace."""
 
 
@@ -37,7 +39,7 @@ class VectorTile:
         self.rows = rows
         self.vectors = vectors
         self.lanes = lanes
-        self._registers = T.alloc_buffer((rows, vectors, lanes), "float32", scope="local", annotations=_ON_STACK)
+        self._registers = T.alloc_buffer((rows, vectors, lanes), "float32", scope="local", annotations=ON_STACK)
 
     def fill(self, start: float) -> None:
         """Emits the start of every accumulator."""
@@ -75,7 +77,7 @@ class VectorTile:
                     with T.vectorized(0, self.lanes) as lane:
                         store(self._registers[row, vector, lane], row, column + lane)
             return
-        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=_ON_STACK)
+        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=ON_STACK)
         for row in range(self.rows):
             for vector in range(self.vectors):
                 T.buffer_store(staged, self.get(row, vector), [vector, row, ramp(0, self.lanes)])
@@ -83,3 +85,54 @@ class VectorTile:
         for vector, column in enumerate(columns):
             with T.serial(0, self.rows) as turn, lanes(0, self.lanes) as lane:
                 store(staged[vector, turn, lane], turn, column + lane)
+
+
+@dataclass(frozen=True)
+class ColumnTiles:
+    """``count`` adjacent tiles of ``width`` columns from ``start``, each of vectors at ``offsets`` from its first column."""
+
+    start: int
+    count: int
+    width: int
+    offsets: tuple[int, ...]
+
+
+def column_tiles(columns: int, lanes: int, vectors: int) -> list[ColumnTiles]:
+    """Cuts ``columns`` (at least ``lanes``) into tiles of at most ``vectors`` vectors.
+
+    Vectors of the last tile are moved back where they would pass the end: they compute some columns again.
+    """
+    tiles: list[ColumnTiles] = []
+    for part in split_balanced(-(-columns // lanes), vectors):
+        width = part.tile * lanes
+        start, count = int(part.start) * lanes, int(part.count)
+        aligned = tuple(range(0, width, lanes))
+        whole = count if start + count * width <= columns else count - 1
+        if whole:
+            tiles.append(ColumnTiles(start, whole, width, aligned))
+        if whole < count:
+            last = start + whole * width
+            tiles.append(ColumnTiles(last, 1, width, tuple(min(o, columns - lanes - last) for o in aligned)))
+    return tiles
+
+
+def branch_on_tile(
+    index: tirx.Expr | int,
+    tiles: Sequence[ColumnTiles],
+    body: Callable[[tirx.Expr | int, tuple[int, ...]], None],
+) -> None:
+    """Emits ``body(first column, offsets)`` for tile number ``index``: tiles of each form are code of their own."""
+    head, *rest = tiles
+    if not rest:
+        body(head.start + index * head.width if head.count > 1 else head.start, head.offsets)
+        return
+    with T.If(index < head.count):
+        with T.Then():
+            body(head.start + index * head.width, head.offsets)
+        with T.Else():
+            branch_on_tile(index - head.count, rest, body)
+
+
+def largest_power(number: int) -> int:
+    """The largest power of two that is not above ``number``."""
+    return 1 << (number.bit_length() - 1)

@@ -12,7 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import depthwise as kernel
+from graphopt.backends.cpu.kernels import depthwise_plain
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.driver.compiling import to_program
 from tests.support.conv_kernels import (
@@ -70,6 +73,74 @@ def test_matches_oracle(name: str, level: str) -> None:
     spec = SPECS[name]
     x, weight = inputs_of(spec)
     assert_close(compute(spec, level, x, weight), oracle(x, weight, spec), spec.reduction)
+
+
+def plain(spec: Conv2dSpec) -> Conv2dSpec:
+    return replace(spec, in_block=1, out_block=1)
+
+
+def compute_plain(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
+    caps = caps_of(level)
+    assert depthwise_plain.supports(spec, caps) is None
+    config = options.pop("config", None) or depthwise_plain.default_config(spec, caps)
+    function = build(depthwise_plain.emit(spec, config, **options), level)
+    arrays = [x, depthwise_plain.pack_weight(weight, spec)]
+    return call(function, arrays, tuple(int(d) for d in spec.output_shape))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", SPECS)
+def test_plain_matches_oracle(name: str, level: str) -> None:
+    spec = plain(SPECS[name])
+    x, weight = inputs_of(spec)
+    assert_close(compute_plain(spec, level, x, weight), oracle(x, weight, spec), spec.reduction)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PlainWindowConfig(16, 2, 2, 4),
+        PlainWindowConfig(8, 1, 9, 9, False),
+        PlainWindowConfig(4, 3, 1, 1),
+        PlainWindowConfig(1, 1, 1, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("style", list(StoreStyle))
+def test_plain_every_config_is_correct(config: PlainWindowConfig, style: StoreStyle) -> None:
+    spec = plain(SPECS["3x3"])
+    x, weight = inputs_of(spec)
+    actual = compute_plain(spec, "x86-64-v3", x, weight, config=config, style=style)
+    assert_close(actual, oracle(x, weight, spec), spec.reduction)
+
+
+def test_plain_epilogue_sees_logical_indices() -> None:
+    spec = plain(SPECS["3x3 stride 2"])
+    x, weight = inputs_of(spec)
+
+    def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
+        n, c, h, w = (tirx.Cast("float32", i) for i in index)
+        return n * 1000000.0 + c * 10000.0 + h * 100.0 + w
+
+    actual = compute_plain(spec, "x86-64-v3", x, weight, epilogue=epilogue)
+    n, c, h, w = np.indices(actual.shape)
+    np.testing.assert_array_equal(actual, n * 1000000 + c * 10000 + h * 100 + w)
+
+
+def test_plain_refuses_with_a_reason() -> None:
+    base = plain(SPECS["3x3"])
+    caps = caps_of("x86-64-v2")
+    refusals = {
+        "filter": replace(base, groups=16),
+        "plain": SPECS["3x3"],
+        "sizes": replace(base, in_height=tirx.Var("h", "int64")),
+        "window": replace(base, kernel=(15, 15), pads=(7, 7, 7, 7)),
+        "long": replace(base, in_width=100000),
+        "negative": replace(base, pads=(-1, 0, 0, 0)),
+        "empty": replace(base, in_height=1, pads=(0, 0, 0, 0)),
+    }
+    for word, spec in refusals.items():
+        assert word in (depthwise_plain.supports(spec, caps) or "")
 
 
 @pytest.mark.parametrize("config", [SlidingConfig(16, 5), SlidingConfig(8, 3, False), SlidingConfig(4, 40)], ids=str)

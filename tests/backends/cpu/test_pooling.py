@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import global_pooling
+from graphopt.backends.cpu.kernels import global_pooling, pooling_plain
 from graphopt.backends.cpu.kernels import pooling as kernel
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
@@ -89,6 +89,24 @@ def test_matches_oracle(name: str, kind: str, level: str) -> None:
         np.testing.assert_array_equal(actual, oracle(x, spec))
     else:
         np.testing.assert_allclose(actual, oracle(x, spec), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", ["max", "mean", "mean with padding"])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_plain_matches_oracle(name: str, kind: str, level: str) -> None:
+    base = pool(**WINDOWS[name], average=kind != "max")
+    spec = replace(base, window=replace(base.window, in_block=1, out_block=1))
+    if kind == "mean with padding":
+        spec = replace(spec, counted=spec.window.pads)
+    caps = caps_of(level)
+    assert pooling_plain.supports(spec.window, caps) is None
+    x = data_of(spec)
+    x[0, 5, 0, -1] = np.nan
+    function = build(pooling_plain.emit(spec, pooling_plain.default_config(spec, caps)), level)
+    arrays = [x, pooling_plain.factors(spec)] if spec.average else [x]
+    actual = call(function, arrays, tuple(int(d) for d in spec.window.output_shape))
+    np.testing.assert_allclose(actual, oracle(x, spec), rtol=1e-5, atol=1e-6 if spec.average else 0)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,0 +1,92 @@
+"""Depthwise convolution on plain NCHW data: a lane is an output column. For channels that no block divides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import plain_window
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.depthwise import seconds
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, supports
+from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
+
+__all__ = ["default_config", "emit", "pack_weight", "predicted_seconds", "supports"]
+
+_PLAIN_FACTOR = 2.0
+"""Time against the kernel on channel blocks, about: the copy into scratch, and loads across cache lines."""
+
+
+def predicted_seconds(spec: Conv2dSpec, caps: Caps) -> float:
+    """Rough time on one core."""
+    return _PLAIN_FACTOR * seconds(spec, min(caps.lanes(4), largest_power(int(spec.out_width))))
+
+
+def default_config(spec: Conv2dSpec, caps: Caps) -> PlainWindowConfig:
+    """Tile and strip that fit registers and cache."""
+    parallel = worth_threads(predicted_seconds(spec, caps), caps)
+    return plain_window.default_config(spec, caps, spec.kernel[0] * spec.kernel[1], parallel)
+
+
+def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec) -> npt.NDArray[np.float32]:
+    """Packs (C, 1, kernel height, kernel width) weights as (C, kernel height, kernel width).
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected = (spec.out_channels, 1, *spec.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    return np.ascontiguousarray(weight[:, 0])
+
+
+@dataclass(frozen=True)
+class _Multiply:
+    lanes: int
+    weight: tirx.Buffer
+    start: float = 0.0
+
+    def accumulate(self, old: tirx.Expr, value: tirx.Expr, channel: tirx.Expr, ky: int, kx: int) -> tirx.Expr:
+        """A fused multiply-add."""
+        return old + value * broadcast(tirx.BufferLoad(self.weight, [channel, ky, kx]), self.lanes)
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
+        """The sum."""
+        return total
+
+
+def emit(
+    spec: Conv2dSpec,
+    config: PlainWindowConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "depthwise_plain",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: as packed, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: tile and strip.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    return plain_window.emit(
+        spec,
+        config,
+        [("data", spec.input_shape), ("weight", (spec.out_channels, *spec.kernel))],
+        lambda buffers: _Multiply(config.lanes, buffers[1]),
+        epilogue,
+        extras,
+        name,
+        style,
+    )
