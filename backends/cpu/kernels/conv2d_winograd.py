@@ -108,10 +108,12 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Winog
     if weight.shape != expected:
         raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
     groups, components, panels, channels, width = packed_weight_shape(spec, config)
-    transformed = np.zeros((components, groups * panels * width, channels), np.float32)
-    transformed[:, : spec.out_channels] = transform_weight(weight, config.m)
-    cut = transformed.reshape(components, groups, panels, width, channels)
-    return np.ascontiguousarray(cut.transpose(1, 0, 2, 4, 3))
+    transformed = transform_weight(weight, config.m)
+    missing = groups * panels * width - spec.out_channels
+    if missing:
+        transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
+    cut = transformed.reshape(components, channels, groups, panels, width)
+    return np.ascontiguousarray(cut.transpose(2, 0, 3, 1, 4))
 
 
 def emit(

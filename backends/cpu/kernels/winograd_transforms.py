@@ -69,8 +69,9 @@ def transform_output_row(p: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
 
 
 def transform_weight(weight: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
-    """``G w G^T`` of OIHW weights with 3 x 3 kernels, computed in float64: shape ((m + 2)^2, O, I)."""
-    g = WEIGHT_TRANSFORM[m]
-    both = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g, optimize=True)
-    packed: npt.NDArray[np.float32] = both.reshape(-1, *weight.shape[:2]).astype(np.float32)
-    return packed
+    """``G w G^T`` of OIHW weights with 3 x 3 kernels, computed in float64: shape ((m + 2)^2, I, O)."""
+    outputs, inputs = weight.shape[:2]
+    both = np.kron(WEIGHT_TRANSFORM[m], WEIGHT_TRANSFORM[m])
+    flat = weight.transpose(2, 3, 1, 0).reshape(9, inputs * outputs).astype(np.float64)
+    transformed: npt.NDArray[np.float32] = (both @ flat).astype(np.float32)
+    return transformed.reshape(-1, inputs, outputs)
