@@ -97,7 +97,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             return apply(accumulator, (*_unflatten(row, rows), column), operands)
 
         function = emit(spec, config, finish, extras, name, store_style(epilogue))
-        packed = pack_weight(np.ascontiguousarray(weight, np.float32), spec, config)
+        packed = pack_weight(np.asarray(weight, np.float32), spec, config)
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}

@@ -185,7 +185,7 @@ def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, in
 
 
 def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: MatmulConfig) -> npt.NDArray[np.float32]:
-    """Packs B of shape (K, N) into panels, the last one filled up with zero columns.
+    """Packs B of shape (K, N), of any strides, into panels, the last one filled up with zero columns.
 
     Raises:
         ValueError: the shape isn't (K, N).
@@ -193,9 +193,11 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: Matmu
     if weight.shape != (spec.k, spec.n):
         raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
     panels, k, width = packed_weight_shape(spec, config)
-    padded = np.zeros((k, panels * width), np.float32)
-    padded[:, : spec.n] = weight
-    return np.ascontiguousarray(padded.reshape(k, panels, width).transpose(1, 0, 2))
+    packed = np.zeros((panels, k, width), np.float32)
+    for panel in range(panels):  # one at a time: a transposed B of hundreds of megabytes is read where it lies in caches
+        columns = weight[:, panel * width : (panel + 1) * width]
+        packed[panel, :, : columns.shape[1]] = columns
+    return packed
 
 
 def emit(
