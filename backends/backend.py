@@ -18,6 +18,7 @@ from graphopt.backends.cpu.conv2d import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedPointwiseConv2d
+from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
 from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
@@ -40,6 +41,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         GroupedPointwiseConv2d(),
         PackedMatmul(),
         WindowPool(),
+        BlockedLrn(),
         RowSoftmax(),
         RowNorm(),
     ]

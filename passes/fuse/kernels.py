@@ -13,6 +13,7 @@ REDUCERS = frozenset({
     "ReduceSumSquare", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool",
 })  # fmt: skip
 """Reductions computed in one loop nest, so that element-wise consumers can follow in registers."""
+POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"})
 MAX_NODES = 24
 """Longest group: bounds code size and compile time of one kernel."""
 
@@ -75,8 +76,8 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
             continue
         if value.shape != out.shape or value is not producer.output(0):
             continue
-        if has_trait(group.anchor.op, ANCHOR) and not _consumed_here(value, node):
-            continue  # an anchor's kernel has one result
+        if (has_trait(group.anchor.op, ANCHOR) or group.anchor.op in POOLS) and not _consumed_here(value, node):
+            continue  # the kernels of templates have one result
         if not _independent(node, group, group_of, position):
             continue
         if best is None or position[group.anchor] > position[best.anchor]:

@@ -1,0 +1,58 @@
+"""Local response normalisation as a template."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnSpec, emit
+from graphopt.ir.dtypes import DType
+from graphopt.ops.context import attr
+
+CLOCK = 2.5e9
+"""Hertz assumed when predicting seconds: only ratios between templates matter."""
+
+
+class BlockedLrn(KernelTemplate[None]):
+    """LRN in float32 on channel blocks of known sizes."""
+
+    name: ClassVar[str] = "lrn-blocked"
+    anchors: ClassVar[frozenset[str]] = frozenset({"LRN"})
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        node = call.group.anchor
+        x: Any = node.inputs[0]
+        if len(call.group.nodes) > 1:
+            return No("an epilogue")
+        if x.dtype is not DType.f32 or len(x.shape) != 4 or not all(isinstance(d, int) and d > 0 for d in x.shape):
+            return No("needs float32 data of rank 4 and known sizes")
+        block = call.block(x)
+        if caps.is_gpu or block < 4 or call.block(node.out) != block:
+            return No("needs data and result in the same channel blocks")
+        spec = spec_of(call)
+        return Yes() if max(spec.before, spec.after) <= block else No("a window that is wider than two blocks")
+
+    def default(self, call: KernelCall, caps: Caps) -> None:
+        """There is nothing to choose."""
+        return
+
+    def cost(self, call: KernelCall, config: None, caps: Caps) -> float:
+        """Operations over the rate of a core's vector units."""
+        n, c, h, w = spec_of(call).shape
+        return n * c * h * w * OPERATIONS / (caps.lanes(4) * CLOCK * max(caps.cores, 1))
+
+    def emit(self, call: KernelCall, config: None, caps: Caps, name: str) -> Emitted:
+        """The kernel."""
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        return Emitted(emit(spec_of(call), caps.cores, name), [x])
+
+
+def spec_of(call: KernelCall) -> LrnSpec:
+    """The kernel's specification."""
+    node = call.group.anchor
+    x: Any = node.inputs[0]
+    number = {a: float(attr(node, a)) for a in ("alpha", "beta", "bias")}
+    return LrnSpec(tuple(x.shape), call.block(x), int(attr(node, "size")), **number)
