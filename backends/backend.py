@@ -14,6 +14,7 @@ from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
+from graphopt.backends.cpu.batched_matmul import BatchedMatmul
 from graphopt.backends.cpu.conv2d import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
@@ -40,6 +41,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         DepthwiseConv2d(),
         GroupedPointwiseConv2d(),
         PackedMatmul(),
+        BatchedMatmul(),
         WindowPool(),
         BlockedLrn(),
         RowSoftmax(),

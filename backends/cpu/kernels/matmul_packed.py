@@ -194,7 +194,9 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: Matmu
         raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
     panels, k, width = packed_weight_shape(spec, config)
     packed = np.zeros((panels, k, width), np.float32)
-    for panel in range(panels):  # one at a time: a transposed B of hundreds of megabytes is read where it lies in caches
+    for panel in range(
+        panels
+    ):  # one at a time: a transposed B of hundreds of megabytes is read where it lies in caches
         columns = weight[:, panel * width : (panel + 1) * width]
         packed[panel, :, : columns.shape[1]] = columns
     return packed
@@ -259,9 +261,7 @@ def emit(
         loop = T.parallel if config.parallel else T.serial
         with loop(0, blocks * groups) as flat:
             block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
-            multiply_panels(
-                shape, reach, segments, _share(block, tiles, blocks, symbolic), _share(group, panels, groups, False)
-            )
+            multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
 
     return build_prim_func(
         name,
@@ -272,12 +272,11 @@ def emit(
     )
 
 
-def _share(
-    part: tirx.Expr, whole: tirx.Expr | int, parts: tirx.Expr | int, symbolic: bool
-) -> tuple[tirx.Expr, tirx.Expr | int]:
+def share(part: tirx.Expr, whole: tirx.Expr | int, parts: tirx.Expr | int) -> tuple[tirx.Expr, tirx.Expr | int]:
     """First element and size of one of ``parts`` parts that differ by one element at most."""
     if isinstance(whole, int) and isinstance(parts, int) and whole % parts == 0:
         return part * (whole // parts), whole // parts
+    symbolic = not (isinstance(whole, int) and isinstance(parts, int))
     first = bind(tirx.floordiv(part * whole, parts), symbolic)
     return first, bind(tirx.floordiv((part + 1) * whole, parts) - first, symbolic)
 

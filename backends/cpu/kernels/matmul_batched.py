@@ -1,0 +1,238 @@
+"""Matrix products of operands that are only known at run time: ``out[.., m, n] = epilogue(sum_k a[.., m, k] * b[.., k, n])``.
+
+A task copies panels of B into scratch memory of its thread, as constants are packed at compile time, and then multiplies as
+`matmul_packed` does. Where A has so few rows that a copy would not pay, vectors are read from B itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.matmul_packed import (
+    MatmulConfig,
+    MatmulSpec,
+    default_config,
+    row_tiles,
+    share,
+)
+from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
+from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
+from graphopt.backends.cpu.kernels.tiling import ceil_div
+
+_TYPICAL = 64
+"""Extent assumed where one is symbolic."""
+
+
+@dataclass(frozen=True)
+class BatchedSpec:
+    """Matrix products of one shape, float32.
+
+    Attributes:
+        batch: leading dimensions of the result.
+        a_batch, b_batch: leading dimensions of the operands, 1 where broadcast; no more of them than of ``batch``.
+        m, n, k: extents of one product.
+        transposed_a, transposed_b: whether the last two axes of an operand come in the other order.
+    """
+
+    batch: tuple[Expr, ...]
+    a_batch: tuple[Expr, ...]
+    b_batch: tuple[Expr, ...]
+    m: Expr
+    n: Expr
+    k: Expr
+    transposed_a: bool = False
+    transposed_b: bool = False
+
+    @property
+    def a_shape(self) -> tuple[Expr, ...]:
+        """Shape of the first operand."""
+        return (*self.a_batch, *((self.k, self.m) if self.transposed_a else (self.m, self.k)))
+
+    @property
+    def b_shape(self) -> tuple[Expr, ...]:
+        """Shape of the second operand."""
+        return (*self.b_batch, *((self.n, self.k) if self.transposed_b else (self.k, self.n)))
+
+
+@dataclass(frozen=True)
+class BatchedConfig:
+    """How to compute it.
+
+    Attributes:
+        product: tile and blocks of one product.
+        groups: tasks that the columns of one product are divided among.
+        pack: whether panels of B are copied before they are read.
+    """
+
+    product: MatmulConfig
+    groups: int = 1
+    pack: bool = True
+
+
+def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
+    """The tile of a product of this size, and as many tasks as keep the threads equally busy."""
+
+    def typical(extent: Expr) -> int:
+        return max(extent, 1) if isinstance(extent, int) else _TYPICAL
+
+    m, n, k = typical(spec.m), typical(spec.n), typical(spec.k)
+    single = default_config(MatmulSpec(m, n, k), caps)
+    batch = 1
+    for extent in spec.batch:
+        batch *= extent if isinstance(extent, int) else 2
+    panels = -(-n // single.panel)
+    groups = 1
+    if caps.cores > 1 and (batch % caps.cores or batch < caps.cores) and batch < 4 * caps.cores:
+        enough = -(-4 * caps.cores // batch)
+        groups = min(panels, next((g for g in range(1, enough) if batch * g % caps.cores == 0), enough))
+    seconds = 2.0 * batch * m * n * k / (4 * caps.lanes(4) * _CLOCK)
+    symbolic = not all(isinstance(d, int) for d in (*spec.batch, spec.m, spec.n, spec.k))
+    product = MatmulConfig(
+        single.m_tile,
+        single.n_vectors,
+        single.lanes,
+        m_block=_row_block(spec, single, caps),
+        parallel=caps.cores > 1 and (symbolic or seconds > _WORTH_TWO_THREADS),
+    )
+    return BatchedConfig(
+        product, groups, pack=spec.transposed_b or not isinstance(spec.m, int) or spec.m > single.m_tile
+    )
+
+
+_CLOCK = 2.5e9
+_WORTH_TWO_THREADS = 1e-5
+
+
+def _row_block(spec: BatchedSpec, tile: MatmulConfig, caps: Caps) -> int:
+    """Rows whose block of A half of L2 holds, 128 at least; 0 for all."""
+    k = spec.k if isinstance(spec.k, int) else _TYPICAL
+    rows = max(128, caps.l2_bytes // 2 // (4 * max(k, 1)))
+    return 0 if isinstance(spec.m, int) and spec.m <= rows else rows
+
+
+def emit(
+    spec: BatchedSpec,
+    config: BatchedConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "matmul_batched",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(a: a_shape, b: b_shape, *extras, output: (*batch, m, n))``.
+
+    Args:
+        spec: the problem.
+        config: the tile and the tasks.
+        epilogue: maps an accumulator at ``(*batch, m, n)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    complete = epilogue or store_accumulator
+    tile = config.product
+    width = tile.panel
+    split = row_tiles(spec.m, tile.m_tile)
+
+    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        a, b = inputs
+        segments = bind_segments(split)
+        tiles = bind(tile_count(segments))
+        per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles
+        blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1
+        panels = bind(ceil_div(spec.n, width))
+        shape = PanelShape(spec.k, tile.n_vectors, tile.lanes, tile.m_tile)
+
+        def multiply(at: tuple[Expr, ...], panel: Expr, columns: Expr, packed: bool) -> None:
+            first_column = panel * width
+            at_a, at_b = _broadcast(at, spec.a_batch), _broadcast(at, spec.b_batch)
+
+            def read_b(k: Expr, c: Expr) -> Expr:
+                index = (*at_b, first_column + c, k) if spec.transposed_b else (*at_b, k, first_column + c)
+                return b[index]
+
+            scratch = None
+            if packed:
+                scratch = T.alloc_buffer((spec.k, width), "float32", scope="local")
+                copy = PanelCopy(
+                    read_b,
+                    lambda k, c, v: T.buffer_store(scratch, v, [k, c]),
+                    spec.k,
+                    width,
+                    tile.lanes,
+                    spec.transposed_b,
+                )
+                copy.emit(columns)
+
+            def finish(sums: PanelTile, _: Expr, row: Expr) -> None:
+                def store(value: Expr, p: Expr, column: Expr) -> None:
+                    index = (*at, row + p, first_column + column)
+                    T.buffer_store(output, complete(value, index, operands), list(index))
+
+                if isinstance(columns, int):
+                    sums.store_columns(columns, store, style)
+                    return
+                with T.If(columns >= width):
+                    with T.Then():
+                        sums.store_columns(width, store, style)
+                    with T.Else():
+                        sums.store_some(columns, store)
+
+            reach = PanelOperands(
+                a=lambda row, k: a[(*at_a, k, row) if spec.transposed_a else (*at_a, row, k)],
+                b=lambda _, k, c: read_b(k, c) if scratch is None else scratch[k, c],
+                finish=finish,
+            )
+            if not tile.m_block:
+                multiply_panels(shape, reach, segments, (0, tiles), (0, 1))
+                return
+            with T.serial(0, blocks) as block:
+                multiply_panels(shape, reach, segments, share(block, tiles, blocks), (0, 1))
+
+        def one_panel(at: tuple[Expr, ...], panel: Expr) -> None:
+            if not isinstance(spec.n, int):
+                columns = bind(tirx.min(width, spec.n - panel * width))
+                multiply(at, panel, columns, packed=True)
+                return
+            whole, rest = divmod(spec.n, width)
+            if rest == 0 or whole == 0:
+                multiply(at, panel, rest or width, config.pack or rest != 0)
+                return
+            with T.If(panel < whole):
+                with T.Then():
+                    multiply(at, panel, width, config.pack)
+                with T.Else():
+                    multiply(at, panel, rest, packed=True)
+
+        total: Expr = config.groups
+        for extent in spec.batch:
+            total = total * extent
+        with (T.parallel if tile.parallel else T.serial)(0, total) as flat:
+            at = _unflatten(tirx.floordiv(flat, config.groups), spec.batch)
+            first, count = share(tirx.floormod(flat, config.groups), panels, config.groups)
+            with T.serial(0, count) as j:
+                one_panel(at, first + j)
+
+    return build_prim_func(
+        name, [("a", spec.a_shape), ("b", spec.b_shape)], extras, (*spec.batch, spec.m, spec.n), body
+    )
+
+
+def _unflatten(flat: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:
+    index: list[Expr] = []
+    for extent in reversed(extents[1:]):
+        index.append(bind(tirx.floormod(flat, extent), not isinstance(extent, int)))
+        flat = tirx.floordiv(flat, extent)
+    return (bind(flat, True), *reversed(index)) if extents else ()
+
+
+def _broadcast(at: tuple[Expr, ...], batch: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """The operand's index for the result's."""
+    tail = at[len(at) - len(batch) :]
+    return tuple(0 if isinstance(d, int) and d == 1 else i for i, d in zip(tail, batch))
