@@ -82,6 +82,7 @@ class _Multiply:
     weight: tirx.Buffer
     start: float = 0.0
     separable: bool = False
+    written_out: bool = False
 
     def steps(self, vector: tirx.Expr) -> int:
         """One value a pixel."""

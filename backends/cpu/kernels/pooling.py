@@ -76,6 +76,7 @@ class _Pool:
     lanes: int
     data: tirx.Buffer
     separable: bool = True
+    written_out: bool = False
 
     @property
     def start(self) -> float:

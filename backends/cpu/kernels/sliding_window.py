@@ -42,7 +42,11 @@ class Operator(Protocol):
     def separable(self) -> bool:
         """Whether accumulating is the same for all kernel elements, so that columns can be totalled first, for all windows."""
 
-    def steps(self, vector: tirx.Expr) -> tirx.Expr | int:
+    @property
+    def written_out(self) -> bool:
+        """Whether steps must be constants, each code of its own."""
+
+    def steps(self, vector: tirx.Expr) -> int:
         """How many values an accumulator takes from each input pixel."""
 
     def value(
@@ -172,7 +176,9 @@ class _Kernel:
 
     def _written_out(self, columns: Sequence[Segment]) -> bool:
         """Whether each element of the window is code of its own, rather than each row a turn of a loop."""
-        return self.spec.kernel[0] * self.spec.kernel[1] * sum(column.tile for column in columns) <= _MAX_CODE
+        steps = self.operator.steps(tirx.const(0, "int32")) if self.operator.written_out else 1
+        taps = self.spec.kernel[0] * self.spec.kernel[1]
+        return steps * taps * sum(column.tile for column in columns) <= _MAX_CODE
 
     def _tile(
         self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
@@ -181,19 +187,14 @@ class _Kernel:
         registers = VectorTile(column.tile, 1, lanes)
         registers.fill(operator.start)
         padded = bool(spec.pads[0] or spec.pads[2])
-        with serial_loop(operator.steps(vector)) as step:
-            if operator.separable:
-                self._columns_first(registers, image, vector, top, left, column, inside or not padded)
-            elif inside:
-                for ky in range(spec.kernel[0]):
-                    self._kernel_row(registers, image, vector, step, top, ky, left, column)
-            elif padded:
-                low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))
-                with T.serial(0, count) as turn:
-                    self._kernel_row(registers, image, vector, step, top, low + turn, left, column)
-            else:
-                with T.serial(0, spec.kernel[0]) as ky:
-                    self._kernel_row(registers, image, vector, step, top, ky, left, column)
+        if operator.separable:
+            self._columns_first(registers, image, vector, top, left, column, inside or not padded)
+        elif operator.written_out:
+            for step in range(operator.steps(vector)):
+                self._kernel_rows(registers, image, vector, step, top, left, column, inside)
+        else:
+            with serial_loop(operator.steps(vector)) as step:
+                self._kernel_rows(registers, image, vector, step, top, left, column, inside)
         whole = (inside or not padded) and column.taps is None and not column.clipped
 
         def store(total: tirx.Expr, point: tirx.Expr | int, channel: tirx.Expr) -> None:
@@ -203,6 +204,30 @@ class _Kernel:
             T.buffer_store(self.output, result, at)
 
         registers.store([vector * lanes], store, self.style)
+
+    def _kernel_rows(
+        self,
+        registers: VectorTile,
+        image: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        top: tirx.Expr,
+        left: tirx.Expr,
+        column: Segment,
+        inside: bool,
+    ) -> None:
+        """Emits what the tile takes from all rows of the window."""
+        spec = self.spec
+        if inside:
+            for ky in range(spec.kernel[0]):
+                self._kernel_row(registers, image, vector, step, top, ky, left, column)
+        elif spec.pads[0] or spec.pads[2]:
+            low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))
+            with T.serial(0, count) as turn:
+                self._kernel_row(registers, image, vector, step, top, low + turn, left, column)
+        else:
+            with T.serial(0, spec.kernel[0]) as ky:
+                self._kernel_row(registers, image, vector, step, top, ky, left, column)
 
     def _kernel_row(
         self,

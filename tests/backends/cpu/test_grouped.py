@@ -11,12 +11,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import grouped_pointwise
+from graphopt.backends.cpu.kernels import grouped_blocked, grouped_pointwise
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.grouped_pointwise import GroupedPointwiseConfig
 from graphopt.driver.compiling import to_program
-from tests.support.conv_kernels import LEVELS, assert_close, build, call, caps_of, inputs_of, oracle
+from tests.support.conv_kernels import (
+    LEVELS,
+    assert_close,
+    build,
+    call,
+    caps_of,
+    inputs_of,
+    oracle,
+    to_logical,
+    to_physical,
+)
 from tests.support.run_node import reference, run, same
 
 
@@ -104,6 +114,125 @@ def test_pack_weight_rejects_another_shape() -> None:
         grouped_pointwise.pack_weight(
             np.zeros((60, 24, 1, 1), np.float32), POINTWISE["several tiles"], GroupedPointwiseConfig(8, 2, 4)
         )
+
+
+def blocked(
+    inputs: int, outputs: int, groups: int, size: tuple[int, int], kernel: tuple[int, int], **options: Any
+) -> Conv2dSpec:
+    options = {"in_block": 16, "out_block": 16, **options}
+    return Conv2dSpec(options.pop("batch", 1), inputs, *size, outputs, kernel, groups=groups, **options)
+
+
+BLOCKED = {
+    "4 a group": blocked(32, 32, 8, (6, 17), (3, 3), pads=(1, 1, 1, 1), batch=2),
+    "2 a group, stride 2": blocked(16, 16, 8, (9, 9), (3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
+    "8 a group, dilated": blocked(16, 16, 2, (12, 11), (3, 3), pads=(2, 0, 2, 3), dilations=(2, 1)),
+    "16 a group": blocked(32, 32, 2, (7, 7), (3, 3), pads=(1, 1, 1, 1)),
+    "32 a group": blocked(64, 64, 2, (5, 6), (3, 1), pads=(1, 0, 1, 0)),
+    "fewer in than out": blocked(8, 64, 4, (6, 7), (3, 3), pads=(1, 1, 1, 1), in_block=8),
+    "more in than out": blocked(96, 32, 2, (6, 7), (2, 2)),
+    "plain data": blocked(10, 32, 2, (6, 7), (3, 3), pads=(1, 1, 1, 1), in_block=1),
+    "1x1": blocked(32, 64, 2, (6, 7), (1, 1), strides=(2, 2)),
+    "blocks of 8": blocked(24, 24, 6, (6, 7), (3, 3), pads=(1, 1, 1, 1), in_block=8, out_block=8),
+}
+
+
+def compute_blocked(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
+    caps = caps_of(level)
+    assert grouped_blocked.supports(spec, caps) is None
+    config = grouped_blocked.default_config(spec, caps)
+    function = options.pop("function", None) or build(grouped_blocked.emit(spec, config, **options), level)
+    arrays = [to_physical(x, spec.in_block), grouped_blocked.pack_weight(weight, spec, config)]
+    return to_logical(call(function, arrays, tuple(int(d) for d in spec.output_shape)), spec.out_block)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocked_matches_oracle(name: str, level: str) -> None:
+    spec = BLOCKED[name]
+    if grouped_blocked.supports(spec, caps_of(level)) is not None:
+        assert level == "x86-64-v2"  # vectors of 4 can't span groups of 8
+        assert spec.out_channels // spec.groups % 4 != 0
+        return
+    x, weight = inputs_of(spec)
+    assert_close(compute_blocked(spec, level, x, weight), oracle(x, weight, spec), spec.reduction)
+
+
+@pytest.mark.parametrize("name", ["4 a group", "16 a group"])
+def test_blocked_symbolic_height_and_width(name: str) -> None:
+    base = replace(BLOCKED[name], batch=1)
+    symbolic = replace(base, in_height=tirx.Var("h", "int64"), in_width=tirx.Var("w", "int64"))
+    config = grouped_blocked.default_config(symbolic, caps_of("x86-64-v3"))
+    function = build(grouped_blocked.emit(symbolic, config), "x86-64-v3")
+    for height, width in [(4, 5), (3, 33)]:
+        spec = replace(base, in_height=height, in_width=width)
+        x, weight = inputs_of(spec)
+        actual = compute_blocked(spec, "x86-64-v3", x, weight, function=function)
+        assert_close(actual, oracle(x, weight, spec), spec.reduction)
+
+
+def test_blocked_groups_do_not_mix() -> None:
+    """What a group's data holds, not even a NaN, reaches no other group's results."""
+    spec = BLOCKED["4 a group"]
+    x, weight = inputs_of(spec)
+    x[0, 5], x[1, 30] = np.nan, np.inf
+    actual = compute_blocked(spec, "x86-64-v3", x, weight)
+    assert np.isnan(actual[0, 4:8]).all()
+    actual[0, 4:8] = actual[1, 28:32] = 0
+    assert np.isfinite(actual).all()
+
+
+def test_blocked_refuses_with_a_reason() -> None:
+    base = BLOCKED["4 a group"]
+    caps = caps_of("x86-64-v2")
+    refusals = {
+        "groups": replace(base, groups=1),
+        "blocks": replace(base, out_block=1),
+        "cut": replace(base, out_channels=48, groups=16),
+        "negative": replace(base, pads=(-1, 0, 0, 0)),
+        "empty": replace(base, in_height=1, pads=(0, 0, 0, 0)),
+    }
+    for word, spec in refusals.items():
+        assert word in (grouped_blocked.supports(spec, caps) or "")
+
+
+def bottleneck_model(channels: int, groups: int) -> Any:
+    """1x1, grouped 3x3 and 1x1 convolutions, as in ResNeXt."""
+    rng = np.random.default_rng(3)
+
+    def weight(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array(rng.standard_normal(shape, dtype=np.float32) * 0.3, name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "w2", "b2"], ["c"], group=groups, pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["s"]),
+        helper.make_node("Conv", ["s", "w3"], ["y"]),
+    ]
+    constants = [
+        weight("w1", channels, 8, 1, 1), weight("w2", channels, channels // groups, 3, 3), weight("b2", channels),
+        weight("w3", 8, channels, 1, 1),
+    ]  # fmt: skip
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, [1, 8, 11, 10])], [value("y", TensorProto.FLOAT, [1, 8, 6, 5])],
+        constants,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "template"),
+    [(32, 8, "conv2d-grouped"), (64, 2, "conv2d-grouped"), (36, 3, "generic")],
+)
+def test_models_get_the_blocked_kernel(channels: int, groups: int, template: str) -> None:
+    model = bottleneck_model(channels, groups)
+    _, _, program = to_program(model, "x86", threads=1)
+    kernels = [step.template for step in program.steps if isinstance(step, KernelStep)]
+    assert template in kernels
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 8, 11, 10), dtype=np.float32)}
+    same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
 
 
 def unit_model(batch: int) -> Any:
