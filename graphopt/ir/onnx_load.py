@@ -7,7 +7,9 @@ refused with an error that names the file and the remedy.
 from __future__ import annotations
 
 import math
+import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 from graphopt.ir.onnx_check import check
+from graphopt.ir.onnx_payload import LARGE, take_payloads
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 MIN_OPSET = 6
@@ -32,7 +35,7 @@ _HINT_REEXPORT = "export the model again, or run onnx.checker.check_model on it 
 
 @dataclass
 class LoadedModel:
-    """A checked model: the proto, external tensors as mapped arrays by name, its name for messages."""
+    """A checked model: the proto, tensors kept outside of it (mapped files, large weights) by name, its name for messages."""
 
     proto: ModelProto
     source: str
@@ -48,19 +51,24 @@ def load_model(src: ModelSource) -> LoadedModel:
         UnsupportedOpError: opset outside the supported range, or tensors of a kind that is not compiled.
     """
     folder: Path | None = None
+    payloads: dict[str, Array] = {}
     if isinstance(src, ModelProto):
         proto, source = ModelProto(), "<ModelProto>"
         proto.CopyFrom(src)
     elif isinstance(src, bytes):
-        proto, source = _parse(src, "<bytes>"), "<bytes>"
+        source = "<bytes>"
+        proto, payloads = _parse_large(src, source)
     else:
         path = Path(src)
         source, folder = str(path), path.parent
-        proto = _parse(_read(path), source)
+        proto, payloads = _parse_large(_read(path), source)
     if not proto.HasField("graph"):
         raise ModelError(f"{source} is not an ONNX model: it holds no graph", hint=_HINT_REEXPORT)
     _check_attributes(proto.graph, source)
-    external = _map_external(proto, folder, source)
+    external = _map_external(proto, folder, source) | payloads
+    for tensor in proto.graph.initializer if payloads else ():
+        if tensor.name in payloads:
+            tensor.data_location = TensorProto.EXTERNAL  # not here
     _check_sizes(proto.graph, source)
     _sort_nodes(proto.graph, source)
     _check_opset(proto, source)
@@ -79,9 +87,12 @@ def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from graphs_of(attr.g)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | mmap.mmap:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < LARGE:
+                return file.read()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as e:
         raise ModelError(f"model file {path} does not exist", code="no-such-file", hint="check the path") from e
     except IsADirectoryError as e:
@@ -100,6 +111,17 @@ def _parse(blob: bytes, source: str) -> ModelProto:
             hint="compare the file's size with the original's and download or export it again",
         ) from e
     return proto
+
+
+def _parse_large(blob: bytes | mmap.mmap, source: str) -> tuple[ModelProto, dict[str, Array]]:
+    """The model, and large weights by name that it comes without."""
+    rest, payloads = take_payloads(blob)
+    proto = _parse(rest, source)
+    if payloads:
+        names = Counter(t.name for t in _tensors(proto.graph))
+        if any(names[name] != 1 for name in payloads):  # a subgraph has its own of that name
+            return _parse(bytes(blob), source), {}
+    return proto, payloads
 
 
 def _check_attributes(graph: GraphProto, source: str) -> None:
