@@ -10,5 +10,5 @@ from graphopt.passes.canonical import (  # noqa: F401
     transposes,
     views,
 )
-from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad  # noqa: F401
+from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401
 from graphopt.passes.fuse import activations, attention, gelu, norms, softmax  # noqa: F401

@@ -16,6 +16,7 @@ from graphopt.passes.fold.batch_norm import FoldBatchNorm, LowerBatchNorm
 from graphopt.passes.fold.constants import FoldConstants
 from graphopt.passes.fold.gemm import MakeGemm
 from graphopt.passes.fold.pad import FoldPad
+from graphopt.passes.fold.subnormals import FlushSubnormals
 from graphopt.passes.fuse.activations import RecogniseActivations
 from graphopt.passes.fuse.attention import RecogniseAttention
 from graphopt.passes.fuse.gelu import RecogniseGelu
@@ -56,6 +57,8 @@ def level_pipeline(level: int) -> Pipeline:
         phases.append(Phase("fold", (*folding, *_canonical("").passes), ROUNDS))
     if level >= 3:
         phases.append(Phase("reshuffle", (LowerBatchNorm(), FoldAffine(), *_canonical("").passes), ROUNDS))
+    if level >= 2:
+        phases.append(Phase("flush", (FlushSubnormals(),), 1))
     if level >= 1:
         # Merged last: a weight shared by two nodes can't be folded into.
         phases.append(Phase("share", (MergeConstants(), CommonSubexpressions(), DeadCode()), 3))
