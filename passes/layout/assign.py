@@ -26,12 +26,15 @@ def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
     """Decide ``fused.blocks`` and insert copies where a blocked value meets a group that wants it plain.
 
     A value is blocked if its kernel produces blocks (a convolution) or passes them on (element-wise, pooling, Concat) from operands
-    of the same block. The graph is edited in place.
+    of the same block. A copy of a value with one pixel is a view. The graph is edited in place.
     """
     users = _users(fused)
     for group in fused.groups:
         block = _block_of(fused, group, policy)
-        if block and any(_accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, [])):
+        if block and (
+            all(_is_point(v) for v in group.outputs)
+            or any(_accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, []))
+        ):
             for value in group.outputs:
                 fused.blocks[value] = block
     editor = Editor(fused.graph, infer_node)
@@ -45,7 +48,8 @@ def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
             refusing = [g for g in users.get(value, []) if not _accepts(fused, g, value, block, policy)]
             if refusing or value.escapes:
                 copy = _copy(editor, value, refusing)
-                ordered.append(Group([copy], copy, outputs=[copy.out]))
+                kind = GroupKind.view if _is_point(value) else GroupKind.kernel
+                ordered.append(Group([copy], copy, kind, outputs=[copy.out]))
     fused.groups = ordered
     return fused
 
@@ -56,6 +60,11 @@ def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
         for value in group.inputs:
             out.setdefault(value, []).append(group)
     return out
+
+
+def _is_point(value: Value) -> bool:
+    """Whether a value has one pixel: its blocked and its plain form are the same bytes."""
+    return all(isinstance(d, int) and d == 1 for d in value.shape[2:])
 
 
 def _eligible(value: Value, block: int) -> bool:
@@ -128,7 +137,9 @@ def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
     if escaping:
         # the copy takes the output's name; it must stand right after the producer
         assert value.producer is not None
-        editor.move_before(node, _next(editor, value.producer))
+        following = _next(editor, value.producer)
+        if following is not node:
+            editor.move_before(node, following)
         for i, out in enumerate(editor.graph.outputs):
             if out is value:
                 editor.set_output(editor.graph, i, node.out)

@@ -1,0 +1,88 @@
+"""Which values are stored in channel blocks, and where copies remain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import graphopt
+from graphopt.backends.backend import fuse_for
+from graphopt.backends.base.target import parse_target
+from graphopt.driver.importing import import_onnx
+from graphopt.ir.fused import FusedGraph, GroupKind
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": RNG.standard_normal((32, 16, 3, 3)).astype(np.float32) / 12,
+    "v": RNG.standard_normal((16, 16, 3, 3)).astype(np.float32) / 12,
+    "fc": RNG.standard_normal((32, 10)).astype(np.float32),
+    "starts": np.array([16]), "ends": np.array([32]), "axes": np.array([1]), "odd": np.array([12, 20]),
+}  # fmt: skip
+
+
+def model(nodes: list[NodeProto], output: str, rank: int = 4) -> ModelProto:
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 6, 7])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * rank)],
+        [numpy_helper.from_array(a, n) for n, a in WEIGHTS.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def conv(x: str, w: str, y: str) -> NodeProto:
+    return helper.make_node("Conv", [x, w], [y], pads=[1, 1, 1, 1])
+
+
+def fused(proto: ModelProto) -> FusedGraph:
+    return fuse_for(import_onnx(proto), parse_target("x86-64-v3"), 2)
+
+
+def check(proto: ModelProto) -> None:
+    x = RNG.standard_normal((1, 16, 6, 7)).astype(np.float32)
+    got = graphopt.compile(proto, "native", threads=1).run({"x": x})
+    want = ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_allclose(next(iter(got.values())), want[0], rtol=1e-4, atol=1e-4)
+
+
+def layouts(graph: FusedGraph) -> dict[str, str]:
+    return {g.anchor.op: graph.layout(g.outputs[0]) for g in graph.groups}
+
+
+def test_one_pixel_leaves_the_blocked_region_as_a_view() -> None:
+    nodes = [
+        conv("x", "w", "c"), helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]), helper.make_node("MatMul", ["f", "fc"], ["y"]),
+    ]  # fmt: skip
+    proto = model(nodes, "y", 2)
+    graph = fused(proto)
+    assert layouts(graph)["GlobalAveragePool"] == "NCHW16c"
+    assert [g.kind for g in graph.groups if g.anchor.op == "Identity"] == [GroupKind.view]
+    check(proto)
+
+
+def test_one_pixel_that_is_the_result() -> None:
+    proto = model([conv("x", "w", "c"), helper.make_node("GlobalAveragePool", ["c"], ["y"])], "y")
+    check(proto)
+
+
+@pytest.mark.parametrize(
+    ("cut", "layout"),
+    [
+        (helper.make_node("Split", ["c"], ["a", "b"], axis=1, num_outputs=2), "NCHW16c"),
+        (helper.make_node("Slice", ["c", "starts", "ends", "axes"], ["a"]), "NCHW16c"),
+    ],
+)
+def test_cuts_between_blocks_keep_the_layout(cut: NodeProto, layout: str) -> None:
+    proto = model([conv("x", "w", "c"), cut, conv("a", "v", "d"), helper.make_node("Relu", ["d"], ["y"])], "y")
+    graph = fused(proto)
+    assert layouts(graph)[cut.op_type] == layout
+    check(proto)
+
+
+def test_cuts_through_blocks_are_made_on_plain_data() -> None:
+    cut = helper.make_node("Split", ["c", "odd"], ["a", "b"], axis=1)
+    proto = model([conv("x", "w", "c"), cut, helper.make_node("Exp", ["b"], ["y"])], "y")
+    assert layouts(fused(proto))["Split"] == "plain"
+    check(proto)
