@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from contest import NOISE, PEERS, Outcome, contest
+from contest import NOISE, PEERS, Outcome, computes_the_same, contest
 from report import Report, geometric_mean, listed, number, plural
 
 import graphopt
@@ -82,7 +82,7 @@ def summary(report: Report, outcomes: dict[str, Outcome], peers: list[str]) -> N
         agreeing = [
             found.peers[peer]
             for found in outcomes.values()
-            if peer in found.peers and found.peers[peer].problem is None
+            if peer in found.peers and computes_the_same(found.peers[peer])
         ]
         own = [latency.ratio for latency in agreeing]
         report.add(f"Against {peer} alone: {geometric_mean(own):.2f} ({len(own)} models).")
@@ -98,7 +98,7 @@ def summary(report: Report, outcomes: dict[str, Outcome], peers: list[str]) -> N
         ),
     ]
     if missing:
-        report.add("", "Peers that fail on a model or compute something else:", "", *missing)
+        report.add("", "Peers that fail on a model, or whose results are outside the tolerance table:", "", *missing)
 
 
 if __name__ == "__main__":
