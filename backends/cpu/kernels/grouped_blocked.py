@@ -32,6 +32,8 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
         return "needs a CPU"
     if spec.groups < 2 or spec.out_channels % spec.groups or spec.in_channels % spec.groups:
         return "needs groups"
+    if _per_group(spec) == (1, 1):
+        return "one channel a group: depthwise kernels do this"
     if spec.out_block % 4 or spec.out_channels % spec.out_block or spec.in_channels % spec.in_block:
         return "needs results in channel blocks of a multiple of 4"
     if min(spec.pads) < 0:

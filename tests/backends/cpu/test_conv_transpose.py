@@ -1,0 +1,152 @@
+"""Transposed convolutions against float64 oracles, and as the kernels that models get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.backends.base.program import KernelStep
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import patch_upsample
+from graphopt.backends.cpu.kernels.epilogue import StoreStyle
+from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
+from graphopt.driver.compiling import to_program
+from tests.support.conv_kernels import LEVELS, assert_close, build, call, caps_of
+from tests.support.run_node import reference, run, same
+
+PATCHES = {
+    "several tiles": PatchSpec(2, 5, 3, 37, 7, (2, 2)),
+    "one channel": PatchSpec(1, 24, 6, 20, 1, (2, 2)),
+    "tall patches": PatchSpec(1, 3, 4, 17, 2, (3, 1)),
+    "wide patches": PatchSpec(1, 3, 4, 9, 3, (1, 4)),
+    "patches of 3": PatchSpec(1, 4, 5, 33, 2, (3, 3)),
+    "one pixel": PatchSpec(1, 6, 1, 1, 2, (2, 2)),
+    "narrow": PatchSpec(3, 6, 4, 3, 5, (2, 2)),
+}
+
+
+def inputs_of(spec: PatchSpec) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal([int(d) for d in spec.input_shape], dtype=np.float32)
+    return x, rng.standard_normal((spec.in_channels, spec.out_channels, *spec.scale), dtype=np.float32)
+
+
+def patch_oracle(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    patches = np.einsum("nihw,ioab->nohawb", x.astype(np.float64), weight.astype(np.float64))
+    n, o, h, a, w, b = patches.shape
+    result: np.ndarray = patches.reshape(n, o, h * a, w * b)
+    return result
+
+
+def compute(spec: PatchSpec, level: str, x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
+    caps = caps_of(level)
+    assert patch_upsample.supports(spec, caps) is None
+    config = options.pop("config", None) or patch_upsample.default_config(spec, caps)
+    function = options.pop("function", None) or build(patch_upsample.emit(spec, config, **options), level)
+    arrays = [x, patch_upsample.pack_weight(weight, spec, config)]
+    n, _, h, w = x.shape
+    return call(function, arrays, (n, spec.out_channels, h * spec.scale[0], w * spec.scale[1]))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches_match_oracle(name: str, level: str) -> None:
+    spec = PATCHES[name]
+    x, weight = inputs_of(spec)
+    assert_close(compute(spec, level, x, weight), patch_oracle(x, weight), spec.in_channels)
+
+
+@pytest.mark.parametrize("config", [PatchConfig(8, 2, 3), PatchConfig(4, 3, 1, False), PatchConfig(1, 2, 20)], ids=str)
+@pytest.mark.parametrize("style", list(StoreStyle))
+def test_patches_every_config_is_correct(config: PatchConfig, style: StoreStyle) -> None:
+    spec = PATCHES["several tiles"]
+    x, weight = inputs_of(spec)
+    actual = compute(spec, "x86-64-v3", x, weight, config=config, style=style)
+    assert_close(actual, patch_oracle(x, weight), spec.in_channels)
+
+
+@pytest.mark.parametrize("style", list(StoreStyle))
+def test_patches_epilogue_sees_logical_indices(style: StoreStyle) -> None:
+    spec = PATCHES["several tiles"]
+    x, weight = inputs_of(spec)
+
+    def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
+        n, c, h, w = (tirx.Cast("float32", i) for i in index)
+        return n * 1000000.0 + c * 10000.0 + h * 100.0 + w
+
+    actual = compute(spec, "x86-64-v3", x, weight, epilogue=epilogue, style=style)
+    n, c, h, w = np.indices(actual.shape)
+    np.testing.assert_array_equal(actual, n * 1000000 + c * 10000 + h * 100 + w)
+
+
+def test_patches_symbolic_sizes() -> None:
+    base = PATCHES["several tiles"]
+    n, h, w = (tirx.Var(name, "int64") for name in "nhw")
+    symbolic = replace(base, batch=n, height=h, width=w)
+    config = patch_upsample.default_config(symbolic, caps_of("x86-64-v3"))
+    function = build(patch_upsample.emit(symbolic, config), "x86-64-v3")
+    for height, width in [(3, 5), (2, 8), (4, 61)]:
+        spec = replace(base, height=height, width=width)
+        x, weight = inputs_of(spec)
+        actual = compute(spec, "x86-64-v3", x, weight, function=function, config=config)
+        assert_close(actual, patch_oracle(x, weight), spec.in_channels)
+
+
+def test_patches_refuse_with_a_reason() -> None:
+    base = PATCHES["several tiles"]
+    caps = caps_of("x86-64-v2")
+    for word, spec in {"strides": replace(base, scale=(5, 5)), "empty": replace(base, height=0)}.items():
+        assert word in (patch_upsample.supports(spec, caps) or "")
+
+
+def test_patches_pack_weight_rejects_another_shape() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        patch_upsample.pack_weight(np.zeros((7, 5, 2, 2), np.float32), PATCHES["several tiles"], PatchConfig(8, 1, 1))
+
+
+def model_of(outputs: int, attributes: dict[str, Any], size: tuple[int | str, int | str], activation: str) -> Any:
+    """A convolution, a transposed one with bias, and an activation."""
+    rng = np.random.default_rng(3)
+    kernel = attributes["kernel_shape"]
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(shape, dtype=np.float32) * 0.3, name)
+        for name, shape in {"w": (16, 3, 1, 1), "v": (16, outputs, *kernel), "b": (outputs,)}.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("ConvTranspose", ["c", "v", "b"], ["t"], **attributes),
+        helper.make_node(activation, ["t"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, [1, 3, *size])],
+        [value("y", TensorProto.FLOAT, [1, outputs, "oh", "ow"])], constants,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+PATCH = {"kernel_shape": [2, 2], "strides": [2, 2]}
+NODES: dict[str, tuple[int, dict[str, Any], str]] = {
+    "patches": (5, PATCH, "conv-transpose-patch"),
+    "one channel": (1, PATCH, "conv-transpose-patch"),
+    "cropped": (4, {**PATCH, "pads": [1, 0, 0, 1]}, "generic"),
+    "padded at the end": (4, {**PATCH, "output_padding": [1, 1]}, "generic"),
+    "gaps": (4, {"kernel_shape": [1, 1], "strides": [2, 2]}, "generic"),
+}
+
+
+@pytest.mark.parametrize("size", [(6, 9), ("h", "w")], ids=["static", "symbolic"])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
+@pytest.mark.parametrize("name", NODES)
+def test_models_get_the_kernel_with_its_epilogue(name: str, activation: str, size: tuple[int | str, int | str]) -> None:
+    outputs, attributes, template = NODES[name]
+    model = model_of(outputs, attributes, size, activation)
+    _, _, program = to_program(model, "x86", threads=1)
+    kernels = {s.function: s.template for s in program.steps if isinstance(s, KernelStep)}
+    assert template in {t for f, t in kernels.items() if f.startswith("convtranspose")}
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 3, 6, 9), dtype=np.float32)}
+    same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
