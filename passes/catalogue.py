@@ -3,6 +3,7 @@
 from graphopt.passes.canonical import (  # noqa: F401
     arithmetic,
     casts,
+    conv1d,
     cse,
     dead_code,
     identities,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
 
-LOWER_BATCH_NORM = "lower-batch-norm"
+FOR_KERNELS = ("lower-batch-norm", "lower-conv1d")
+"""Passes that only compiling profits from: an exported graph keeps the operators."""
 MAX_ROUNDS = 4
 """How often functions are expanded and loops unrolled before what is left is lowered as it is."""
 
@@ -127,9 +128,9 @@ def prepare(
         if level > 0:  # what was inserted brings constants, casts, decided branches, maybe another loop's length
             graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     require_compilable(graph, is_lowerable)
-    if level > 1 and passes is None and LOWER_BATCH_NORM not in skip:
-        # in a kernel it is one multiplication and addition, which fuse with what follows; an exported graph keeps the operator
-        graph = optimize(graph, passes=[LOWER_BATCH_NORM], verify_each=verify_each, remarks=remarks, for_export=False)
+    if level > 1 and passes is None:
+        for_kernels = [name for name in FOR_KERNELS if name not in skip]
+        graph = optimize(graph, passes=for_kernels, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph
 
 
