@@ -33,6 +33,7 @@ def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
         block = _block_of(fused, group, policy)
         if block and (
             all(_is_point(v) for v in group.outputs)
+            or _pays_for_a_copy(group)
             or any(_accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, []))
         ):
             for value in group.outputs:
@@ -118,6 +119,12 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: 
     # what it wants may depend on how its operand comes
     trial = FusedGraph(fused.graph, fused.groups, {**fused.blocks, value: block}, fused.level)
     return policy(trial, group) > 0
+
+
+def _pays_for_a_copy(group: Group) -> bool:
+    """Whether blocks are better even where nobody reads them so: sums over windows take longer than the copy."""
+    weight = group.anchor.input(1)
+    return _is_dense_conv(group) and weight is not None and any(d != 1 for d in weight.shape[2:])
 
 
 def _is_dense_conv(group: Group) -> bool:

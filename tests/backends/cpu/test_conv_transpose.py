@@ -150,3 +150,24 @@ def test_models_get_the_kernel_with_its_epilogue(name: str, activation: str, siz
     assert template in {t for f, t in kernels.items() if f.startswith("convtranspose")}
     feed = {"x": np.random.default_rng(0).standard_normal((1, 3, 6, 9), dtype=np.float32)}
     same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_windows_before_it_are_summed_in_blocks() -> None:
+    """A 3x3 convolution gains more by blocks than the copy costs that the transposed one needs."""
+    rng = np.random.default_rng(3)
+    shapes = {"w": (16, 3, 3, 3), "v": (16, 5, 2, 2)}
+    constants = [numpy_helper.from_array(rng.standard_normal(s, dtype=np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["c", "v"], ["y"], strides=[2, 2]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, [1, 3, 6, 9])], [value("y", TensorProto.FLOAT, [1, 5, 12, 18])], constants
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    _, fused, program = to_program(model, "x86", threads=1)
+    assert fused.blocks[fused.groups[0].outputs[0]] == 16
+    assert "conv-transpose-patch" in [s.template for s in program.steps if isinstance(s, KernelStep)]
+    feed = {"x": rng.standard_normal((1, 3, 6, 9), dtype=np.float32)}
+    same("y", run(model, feed)["y"], reference(model, feed)["y"], rtol=1e-4, atol=1e-4)
