@@ -21,6 +21,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.memory_cost import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
+from graphopt.backends.cpu.kernels.packed_array import aligned_copy
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
@@ -225,7 +226,7 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2
     panels, blocks, kh, kw, in_block, width = packed_weight_shape(spec, config)
     padded = np.zeros((panels * width, *expected[1:]), np.float32)
     padded[: spec.out_channels] = weight
-    return np.ascontiguousarray(padded.reshape(panels, width, blocks, in_block, kh, kw).transpose(0, 2, 4, 5, 3, 1))
+    return aligned_copy(padded.reshape(panels, width, blocks, in_block, kh, kw).transpose(0, 2, 4, 5, 3, 1))
 
 
 def emit(

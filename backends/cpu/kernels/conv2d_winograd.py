@@ -20,6 +20,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.packed_array import aligned_copy
 from graphopt.backends.cpu.kernels.prefetch import prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
@@ -113,7 +114,7 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Winog
     if missing:
         transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
     cut = transformed.reshape(components, channels, groups, panels, width)
-    return np.ascontiguousarray(cut.transpose(2, 0, 3, 1, 4))
+    return aligned_copy(cut.transpose(2, 0, 3, 1, 4))
 
 
 def emit(

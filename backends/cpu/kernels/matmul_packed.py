@@ -17,6 +17,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.packed_array import aligned_zeros
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import (
@@ -193,7 +194,7 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: Matmu
     if weight.shape != (spec.k, spec.n):
         raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
     panels, k, width = packed_weight_shape(spec, config)
-    packed = np.zeros((panels, k, width), np.float32)
+    packed = aligned_zeros((panels, k, width))
     for panel in range(
         panels
     ):  # one at a time: a transposed B of hundreds of megabytes is read where it lies in caches
