@@ -11,7 +11,7 @@ from graphopt.backends.base.build import set_threads
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.kernels.peak import emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
+from graphopt.backends.cpu.kernels.peak import STEP, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
 
 _FMA_STEPS = 100_000
 
@@ -59,7 +59,7 @@ def stream_work(target: Target, cases: Sequence[StreamCase]) -> list[Work]:
         DeviceError: the target's code doesn't run on this machine.
     """
     caps, threads = target.caps, target.caps.cores
-    unit = 12 * caps.lanes(4) * threads
+    unit = STEP * caps.lanes(4) * threads
     counts = [max(case.size // 4 // unit, 1) * unit for case in cases]
     functions = {
         f"stream_{i}": emit_stream(case.kind, caps, count, threads, case.passes).with_attr(

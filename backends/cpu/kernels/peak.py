@@ -17,6 +17,8 @@ from graphopt.backends.cpu.kernels.register_tile import ON_STACK
 STREAMS = ("read", "write", "copy", "triad")
 _UNROLL = 4
 """Vectors a step of a stream: enough independent loads or sums to cover their latency."""
+STEP = 6 * _UNROLL
+"""Vectors that halves and thirds of which are whole steps."""
 
 
 def fma_chains(caps: Caps) -> int:
@@ -57,7 +59,7 @@ def emit_stream(kind: str, caps: Caps, elements: int, threads: int, passes: int 
 
     Args:
         kind: one of ``STREAMS``. A copy scales one half into the other; a triad sums two thirds into the last.
-        elements: float32 in ``data``, a multiple of 12 vectors a thread.
+        elements: float32 in ``data``, a multiple of ``STEP`` vectors a thread.
         passes: over the same data, for sizes that stay in a cache.
     """
     lanes = caps.lanes(4)
@@ -65,8 +67,8 @@ def emit_stream(kind: str, caps: Caps, elements: int, threads: int, passes: int 
     chunk = elements // threads
     share = chunk // part
     block = _UNROLL * lanes
-    if elements % (12 * lanes * threads):
-        raise ValueError(f"{elements} elements are no multiple of {12 * lanes * threads}")
+    if elements % (STEP * lanes * threads):
+        raise ValueError(f"{elements} elements are no multiple of {STEP * lanes * threads}")
 
     def body(data: Any, out: Any) -> None:
         with _threads(threads) as thread:
