@@ -57,7 +57,7 @@ class Conv2dConfig:
     """How to compute it.
 
     Attributes:
-        lanes: float32 per accumulator vector; divides ``out_block`` unless the output is plain.
+        lanes: float32 per accumulator vector; a divisor or a multiple of ``out_block`` unless the output is plain.
         oc_vectors: vectors of output channels per register tile.
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
         oh_tile: output rows per register tile; more than one pays for narrow outputs. Symbolic sizes take one.
@@ -102,10 +102,7 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
-    if spec.out_block == 1:
-        lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
-    else:
-        lanes = math.gcd(spec.out_block, caps.lanes(4))
+    lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     out_rows, out_columns = _nominal_plane(spec)
 
@@ -125,6 +122,14 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
         symbolic or predicted_cycles(spec, best, caps) < predicted_cycles(spec, best, replace(caps, cores=1))
     )
     return replace(best, cache_tiles=_cached_tiles(spec, best, caps), parallel=parallel)
+
+
+def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
+    """Lanes of an accumulator: a register's, fewer if there are no more channels or blocks are no multiple or divisor of it."""
+    lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
+    if spec.out_block > 1 and lanes % spec.out_block:
+        return math.gcd(spec.out_block, lanes)
+    return lanes
 
 
 def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
@@ -322,8 +327,12 @@ class _Kernel:
             stored = self.epilogue(value, (image, channel, h, w), self.operands)
             T.buffer_store(self.output, stored, list(_index(image, channel, h, w, spec.out_block)))
 
-        emit_store = accumulators.store_scalars if spec.out_block == 1 else accumulators.store_vectors
-        emit_store(panel * config.oc_panel, spec.out_channels, store, self.style)
+        first = panel * config.oc_panel
+        if spec.out_block == 1:
+            accumulators.store_scalars(first, spec.out_channels, store, self.style)
+        else:
+            together = math.gcd(config.lanes, spec.out_block)
+            accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
 
     def _pixel(self, top: tirx.Expr, left: tirx.Expr, width: int, point: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """Output row and column of a tile's point."""

@@ -9,6 +9,7 @@ input and the output passes through memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,13 +46,15 @@ class WinogradConfig:
 
     Attributes:
         m: output rows and columns of a tile: 2 or 4.
-        lanes: float32 per accumulator vector; divides both blocks.
+        lanes: float32 per accumulator vector; a divisor or a multiple of the output's block.
         oc_vectors: accumulator vectors of output channels per panel.
         points: tiles per register tile.
         block: tiles transformed together.
         group: panels whose products are computed before they are transformed back, component by component: the
             patches are read once a group.
-        by_group: one block holds all tiles and threads share it, each with groups of its own; otherwise threads take blocks.
+        by_group: one block holds all tiles and threads take groups; otherwise threads take blocks.
+        private: with ``by_group``: each thread transforms all patches for itself, once a group. What another core has in its cache
+            is dear to fetch, and there is nothing to wait for.
     """
 
     m: int
@@ -61,6 +64,7 @@ class WinogradConfig:
     block: int
     group: int = 1
     by_group: bool = False
+    private: bool = False
 
     @property
     def side(self) -> int:
@@ -144,18 +148,22 @@ def emit(
             grid_rows, grid_columns, tiles,
         )  # fmt: skip
         groups = packed_weight_shape(spec, config)[0]
-        if config.by_group:
+        blocks = spec.in_channels // spec.in_block
+        if config.by_group and not config.private:
             patches = kernel.patches()
-            with T.parallel(0, spec.in_channels // spec.in_block * config.block) as flat:
+            with T.parallel(0, blocks * config.block) as flat:
                 kernel.transform_patch(patches, tirx.floordiv(flat, config.block), 0, tirx.floormod(flat, config.block))
             with T.parallel(0, groups) as group:
                 kernel.group(patches, group, 0)
             return
-        with T.parallel(0, ceil_div(tiles, config.block)) as number:
-            first = bind(number * config.block)
+        with T.parallel(0, groups if config.by_group else ceil_div(tiles, config.block)) as number:
+            first = 0 if config.by_group else bind(number * config.block)
             patches = kernel.patches()
-            with T.serial(0, spec.in_channels // spec.in_block) as channels, T.serial(0, config.block) as tile:
+            with T.serial(0, blocks) as channels, T.serial(0, config.block) as tile:
                 kernel.transform_patch(patches, channels, first, tile)
+            if config.by_group:
+                kernel.group(patches, number, first)
+                return
             with T.serial(0, groups) as group:
                 kernel.group(patches, group, first)
 
@@ -304,12 +312,13 @@ class _Kernel:
     ) -> None:
         """Emits the outputs of one tile: all channels of a panel."""
         spec, config = self.spec, self.config
-        side, m, lanes = config.side, config.m, config.lanes
+        side, m = config.side, config.m
+        lanes = math.gcd(config.lanes, spec.out_block)
         image, top, left = self._place(number)
         rows = bind(tirx.min(m, spec.out_height - top))
         columns = bind(tirx.min(m, spec.out_width - left))
         ragged = spec.out_channels % config.panel != 0
-        with T.serial(0, config.oc_vectors) as vector:
+        with T.serial(0, config.panel // lanes) as vector:
             base = (group * config.group + panel) * config.panel + vector * lanes
             with guarded(base < spec.out_channels if ragged else None):
                 half = T.alloc_buffer((m, side, lanes), "float32", scope="local", annotations=ON_STACK)

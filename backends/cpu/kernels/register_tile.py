@@ -60,40 +60,35 @@ class RegisterTile:
         columns: int,
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
         style: StoreStyle = StoreStyle.unrolled,
+        width: int | None = None,
     ) -> None:
         """Emits ``store(accumulator, point, column)`` lane by lane in vectors, for the columns below ``columns``.
 
         Args:
-            first_column: column of the tile's first lane, a multiple of ``lanes``.
-            columns: valid columns, a multiple of ``lanes``.
+            first_column: column of the tile's first lane, a multiple of ``width``.
+            columns: valid columns, a multiple of ``width``.
             store: emits one (vectorised) store.
             style: how the loops around the stores are written.
+            width: lanes stored together, a divisor of ``lanes``; all of them by default.
         """
-        if style is not StoreStyle.unrolled:
-            self._store_rolled(first_column, columns, store, style)
+        width = width or self.lanes
+        count = self.vectors * self.lanes // width
+        ragged = columns % (self.vectors * self.lanes) != 0
+        if style is StoreStyle.unrolled:
+            with T.unroll(0, count) as u:
+                base = first_column + u * width
+                guard = guarded(base < columns if ragged else None)
+                with guard, T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
+                    vector, place = tirx.floordiv(u * width, self.lanes), tirx.floormod(u * width, self.lanes)
+                    store(self._registers[p, vector, place + lane], p, base + lane)
             return
-        ragged = columns % (self.vectors * self.lanes) != 0
-        with T.unroll(0, self.vectors) as v:
-            base = first_column + v * self.lanes
-            guard = guarded(base < columns if ragged else None)
-            with guard, T.unroll(0, self.points) as p, T.vectorized(0, self.lanes) as lane:
-                store(self._registers[p, v, lane], p, base + lane)
-
-    def _store_rolled(
-        self,
-        first_column: tirx.Expr,
-        columns: int,
-        store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
-        style: StoreStyle,
-    ) -> None:
         staged = self._staged()
-        ragged = columns % (self.vectors * self.lanes) != 0
         lanes = T.serial if style is StoreStyle.scalar else T.vectorized
-        with T.serial(0, self.vectors) as v:
-            base = first_column + v * self.lanes
+        with T.serial(0, count) as u:
+            base = first_column + u * width
             guard = guarded(base < columns if ragged else None)
-            with guard, T.serial(0, self.points) as p, lanes(0, self.lanes) as lane:
-                store(staged[p, v * self.lanes + lane], p, base + lane)
+            with guard, T.serial(0, self.points) as p, lanes(0, width) as lane:
+                store(staged[p, u * width + lane], p, base + lane)
 
     def _staged(self) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""

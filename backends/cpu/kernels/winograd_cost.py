@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.cpu.kernels.conv2d_direct import vector_lanes
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
 from graphopt.backends.cpu.kernels.memory_cost import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
@@ -37,7 +39,7 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
 
 
 def _candidates(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
-    lanes = math.gcd(math.gcd(spec.out_block, spec.in_block), caps.lanes(4))
+    lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     tiles_of_registers = _widest(register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32))
     for m in (2, 4):
@@ -47,7 +49,8 @@ def _candidates(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
             if spec.static_plane and isinstance(spec.batch, int) and tiles <= _MAX_TILES:
                 for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)} | {panels}:
                     group = -(-panels // groups)
-                    yield WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True)
+                    config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True)
+                    yield from (config, replace(config, private=True))
             if tiles > points:
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for group in {1, -(-panels // 4), -(-panels // 2), panels}:
@@ -81,17 +84,20 @@ def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> fl
     spilled = 0.0
     if patches + products > 0.6 * caps.l2_bytes:
         spilled = ((1 + groups) * patches + 2 * groups * products) / LAST_LEVEL_BYTES_PER_CYCLE
-    scale = 16 / config.lanes if spec.in_block > config.lanes else 1.0
     into, out = _TRANSFORM_CYCLES[config.m]
-    transforms = (
-        config.block * scale * (into * spec.in_channels / spec.in_block + out * spec.out_channels / spec.out_block)
-    )
+    in_lanes, out_lanes = (math.gcd(caps.lanes(4), block) for block in (spec.in_block, spec.out_block))
+    into *= config.block * spec.in_channels / in_lanes
+    out *= config.block * spec.out_channels / out_lanes
     if config.by_group:
-        share = -(-groups // caps.cores) / groups
-        busy = max(multiply * share, stream_cycles(weights * share, caps)) + (transforms + spilled) * share
-        return busy + fork_cycles(caps)
+        turns = -(-groups // caps.cores)
+        share = turns / groups
+        busy = max(multiply * share, stream_cycles(weights * share, caps)) + (out + spilled) * share + fork_cycles(caps)
+        if config.private:
+            return busy + turns * into
+        fetched = 2 * patches * (caps.cores - 1) / caps.cores / LAST_LEVEL_BYTES_PER_CYCLE
+        return busy + into / caps.cores + fetched + fork_cycles(caps)
     rounds = -(-blocks // caps.cores)
-    return rounds * (max(multiply, stream_cycles(weights, caps)) + transforms + spilled) + fork_cycles(caps)
+    return rounds * (max(multiply, stream_cycles(weights, caps)) + into + out + spilled) + fork_cycles(caps)
 
 
 def _tiles(spec: Conv2dSpec, m: int) -> int:

@@ -96,12 +96,12 @@ def test_against_float64(name: str, level: str) -> None:
 
 
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize("by_group", [False, True])
+@pytest.mark.parametrize(("by_group", "private"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(("block", "group"), [(1, 1), (5, 3), (12, 2), (30, 5)])
-def test_any_configuration_is_right(m: int, by_group: bool, block: int, group: int) -> None:
+def test_any_configuration_is_right(m: int, by_group: bool, private: bool, block: int, group: int) -> None:
     spec = spec_of(16, (13, 10), 144, (3, 3), **ONE)
     tiles = -(-13 // m) * -(-10 // m)
-    config = kernel.WinogradConfig(m, 8, 2, 5, tiles if by_group else block, group, by_group)
+    config = kernel.WinogradConfig(m, 8, 2, 5, tiles if by_group else block, group, by_group, private)
     x, weight = inputs_of(spec)
     assert error(run(spec, "x86-64-v3", x, weight, config), oracle(x, weight, spec)) < BOUND[m]
 
