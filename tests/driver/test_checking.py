@@ -11,8 +11,6 @@ from onnx import TensorProto, helper
 
 from graphopt.driver import checking
 from graphopt.driver.accuracy import compare, compare_all, longest_sum, sum_length, summing_depth
-from graphopt.driver.bench import measure as bench_measure
-from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.checking import Options, check_model
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.random_inputs import random_inputs
@@ -177,17 +175,3 @@ def test_comparison_of_what_is_not_float() -> None:
     assert compare("e", np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32)).ok
     assert not compare("z", np.full(3, 1e-30, np.float32), np.zeros(3, np.float32)).ok
     assert compare_all({}, {"gone": np.zeros(2)})[0].problem == "missing"
-
-
-def test_measuring_alternates_and_relates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_measure, "SETTLE_S", 0.0)
-    monkeypatch.setattr(bench_measure, "WARM_S", 0.0)
-    order: list[str] = []
-    contenders = [Contender(name, lambda name=name: order.append(name)) for name in ("a", "b")]
-    found = measure(contenders, repeat=3)
-    assert order == ["a", "b"] + ["a", "a", "b", "b"] * 3  # one run to wake the threads, one that counts
-    assert [r.name for r in found] == ["a", "b"]
-    assert found[0].ratio == 1.0
-    assert all(r.runs == 3 for r in found)
-    with pytest.raises(UserError, match="at least 1"):
-        measure(contenders, repeat=0)

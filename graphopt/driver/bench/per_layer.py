@@ -130,19 +130,22 @@ def measure_layers(
             model.run(feed)
         times.append(np.diff(clock.nanoseconds()))
     spent = np.median(times, 0)
-    found = [(name, float(spent[i]) / 1e6) for name, i in _kernels(calls)]
-    return PerLayer(_named(kernel_facts(model), found), statistics.median(plain), len(times))
+    facts = kernel_facts(model)
+    known = {fact.function for fact in facts}
+    found = [(name, float(spent[i]) / 1e6) for name, i in _kernels(calls) if name in known or not known]
+    return PerLayer(_named(facts, found), statistics.median(plain), len(times))
 
 
 def _kernels(calls: Sequence[tuple[str, bool]]) -> list[tuple[str, int]]:
     """Names of kernels, with the place of the event before each.
 
-    The virtual machine's own functions are not kernels, nor is a call that contains others (a branch).
+    The virtual machine's own functions and those that it computes sizes with are not kernels, nor is a call that contains
+    others (a branch).
     """
     return [
         (symbol, i)
         for i, ((symbol, before), (_, still_before)) in enumerate(pairwise(calls))
-        if before and not still_before and not symbol.startswith("vm.")
+        if before and not still_before and not symbol.startswith(("vm.", "shape_func"))
     ]
 
 
