@@ -12,8 +12,10 @@ from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
 from graphopt.backends.common.builder import Nest
+from graphopt.backends.common.lower.attention import attention_form
 from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
+from graphopt.backends.cpu.attention import FusedAttention
 from graphopt.backends.cpu.batched_matmul import BatchedMatmul
 from graphopt.backends.cpu.conv2d import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
@@ -47,6 +49,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         BlockedLrn(),
         RowSoftmax(),
         RowNorm(),
+        FusedAttention(),
     ]
 
 
@@ -67,6 +70,8 @@ def build_program(program: Program, cache: ObjectCache | None = None, jobs: int 
 
 def is_lowerable(node: Node) -> bool:
     """Whether the operator has a lowering of its own (or is control flow); others are expanded or refused."""
+    if node.op == "Attention" and isinstance(attention_form(node), str):
+        return False
     return node.op in CONTROL or lookup(node.op, node.domain) is not None
 
 

@@ -2,6 +2,7 @@
 
 from graphopt.backends.common.lower import (
     arithmetic,
+    attention,
     casts,
     deform_conv,
     determinant,
@@ -30,6 +31,7 @@ from graphopt.backends.common.lower import (
 
 __all__ = [
     "arithmetic",
+    "attention",
     "casts",
     "deform_conv",
     "determinant",

@@ -42,14 +42,18 @@ class Row:
     Attributes:
         length: elements, at least ``lanes``.
         lanes: float32 per vector.
+        whole: whether the length is known to be a multiple of ``lanes``.
     """
 
     length: tirx.Expr | int
     lanes: int
+    whole: bool = False
 
     @property
     def rest(self) -> tirx.Expr | int:
         """Elements behind the last whole vector."""
+        if self.whole:
+            return 0
         return self.length % self.lanes if isinstance(self.length, int) else tirx.floormod(self.length, self.lanes)
 
     @property
@@ -69,7 +73,8 @@ class Row:
         Args:
             value: of element ``i``, which may be asked for twice near the end of the row.
             kind: ``sum`` or ``max``.
-            keep: emits a store of ``(i, value)`` and returns an expression that reads it back.
+            keep: emits a store of ``(i, value)`` and returns an expression that reads it back. It must not overwrite what
+                ``value`` reads, unless the row is ``whole``.
             ahead: matrix and number of a row to fetch in the meantime.
         """
         combine, neutral = _COMBINE[kind], tirx.const(_NEUTRAL[kind], "float32")

@@ -1,0 +1,135 @@
+"""Attention as a template: the plain form of ONNX's operator, exact softmax over rows of scores that stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.epilogue import Epilogue
+from graphopt.backends.common.lower.attention import AttentionForm, attention_form
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue, store_style
+from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
+from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
+from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Value
+
+_STORE_CYCLES = 2.0
+_TYPICAL = 64
+"""Extent assumed where one is symbolic."""
+
+
+class FusedAttention(KernelTemplate[AttentionConfig]):
+    """Scaled dot-product attention with or without a mask, grouped heads, causal or not; sizes may be symbolic."""
+
+    name: ClassVar[str] = "attention"
+    anchors: ClassVar[frozenset[str]] = frozenset({"Attention"})
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        form = attention_form(call.group.anchor)
+        if isinstance(form, str):
+            return No(form)
+        reason = plain_epilogue(call.group)
+        if reason is not None:
+            return No(reason)
+        if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+            return No("needs plain layouts")
+        operands = _operands(call)
+        allowed = {d for v in operands for d in v.shape if isinstance(d, SymExpr)}
+        if any(isinstance(d, SymExpr) and d not in allowed for v in call.group.inputs for d in v.shape):
+            return No("an epilogue operand has a symbolic dimension of its own")
+        return Yes()
+
+    def default(self, call: KernelCall, caps: Caps) -> AttentionConfig:
+        """Tiles as for products of these sizes; the queries of a head divided until the threads are equally busy."""
+        form = _form(call)
+
+        def typical(extent: Dim) -> int:
+            return max(extent, 1) if isinstance(extent, int) else _TYPICAL
+
+        queries, keys = typical(form.queries), typical(form.keys)
+        lanes = caps.lanes(4)
+
+        def panels(columns: int, vectors: int) -> tuple[int, int]:
+            """How many panels of at most ``vectors`` vectors, and of how many."""
+            needed = -(-columns // lanes)
+            count = -(-needed // vectors)
+            return count, -(-needed // count)
+
+        def cycles(tile: tuple[int, int]) -> tuple[float, int]:
+            points, vectors = tile
+            k_count, k_vectors = panels(keys, vectors)
+            v_count, v_vectors = panels(form.v_size, vectors)
+            total = 0.0
+            for segment in split_balanced(queries, points):
+                height = segment.tile
+                scores = k_count * (form.size * tile_cycles(height, k_vectors) + _STORE_CYCLES * height * k_vectors)
+                result = v_count * (keys * tile_cycles(height, v_vectors) + _STORE_CYCLES * height * v_vectors)
+                total += int(segment.count) * (scores + result)
+            return total, -points * vectors
+
+        points, vectors = min(register_tiles(caps.vector_registers, 4, queries), key=cycles)
+        tasks = typical(form.batch) * form.heads
+        shares = next(
+            (s for s in range(1, caps.cores + 1) if tasks * s % caps.cores == 0 or tasks >= 4 * caps.cores), 1
+        )
+        seconds = 2.0 * tasks * queries * keys * (form.size + form.v_size) / (4 * lanes * CLOCK)
+        return AttentionConfig(
+            points, panels(keys, vectors)[1], panels(form.v_size, vectors)[1], lanes,
+            min(shares, -(-queries // points)), caps.cores > 1 and seconds > WORTH_TWO_THREADS,
+        )  # fmt: skip
+
+    def cost(self, call: KernelCall, config: AttentionConfig, caps: Caps) -> float:
+        """Multiply-adds over the peak rate of the vector units."""
+        form = _form(call)
+        flops = 2.0 * (form.size + form.v_size)
+        for d in form.scores:
+            flops *= d if isinstance(d, int) else _TYPICAL
+        return flops / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+
+    def emit(self, call: KernelCall, config: AttentionConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel."""
+        form = _form(call)
+        operands = _operands(call)
+        dims: dict[Dim, Expr] = {}
+        for v in operands:
+            for d in v.shape:
+                if isinstance(d, SymExpr):
+                    dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
+        epilogue = Epilogue(call, caps, dims)
+        extras = [
+            ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
+            for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
+        ]
+        function = emit(_spec(form, dims), config, epilogue.function(), extras, name, store_style(epilogue))
+        return Emitted(function, [*operands, *epilogue.values])
+
+
+def _form(call: KernelCall) -> AttentionForm:
+    form = attention_form(call.group.anchor)
+    assert not isinstance(form, str)
+    return form
+
+
+def _operands(call: KernelCall) -> list[Value]:
+    return [v for v in call.group.anchor.inputs[:4] if v is not None]
+
+
+def _spec(form: AttentionForm, dims: Mapping[Dim, Expr]) -> AttentionSpec:
+    def extent(d: Dim) -> Any:
+        return dims.get(d, d)
+
+    mask = form.mask
+    return AttentionSpec(
+        extent(form.batch), form.heads, form.kv_heads, extent(form.queries), extent(form.keys), form.size, form.v_size,
+        form.scale, form.causal, form.packed,
+        None if mask is None else tuple(extent(d) for d in mask.shape),
+        "bool" if mask is not None and mask.dtype is DType.bool_ else "float32",
+    )  # fmt: skip

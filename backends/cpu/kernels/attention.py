@@ -1,0 +1,298 @@
+"""``softmax(scale * q kT + mask) v`` of one head after another, scores never leaving the cache.
+
+A task takes one head and a share of its queries. It copies keys and values into panels once; then each register tile of
+queries makes its rows of scores, their exponentials and the product with the values, while these rows are in cache. The
+quotient of softmax is taken last, on the products, as in Dao et al., "FlashAttention" (2022); rows of scores are kept whole,
+so that there is no rescaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common import math as m
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
+from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
+from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, for_each_tile, tile_count
+from graphopt.backends.cpu.kernels.row import Row
+from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Extents and options, float32.
+
+    Attributes:
+        batch, queries, keys: ints or symbolic.
+        heads, kv_heads: query head i reads key head ``i // (heads / kv_heads)``.
+        size, v_size: length of a query or key, and of a value.
+        scale: factor of the scores.
+        causal: whether query i sees keys up to i only.
+        packed: operands are (batch, length, heads * size) instead of (batch, heads, length, size).
+        mask_shape: shape of the mask, which broadcasts to (batch, heads, queries, keys); None if there is none.
+        mask_dtype: ``float32``: added to the scores; ``bool``: tells which of them count.
+    """
+
+    batch: Expr
+    heads: int
+    kv_heads: int
+    queries: Expr
+    keys: Expr
+    size: int
+    v_size: int
+    scale: float
+    causal: bool = False
+    packed: bool = False
+    mask_shape: tuple[Expr, ...] | None = None
+    mask_dtype: str = "float32"
+
+    def shape(self, heads: int, length: Expr, size: int) -> tuple[Expr, ...]:
+        """Shape of an operand."""
+        return (self.batch, length, heads * size) if self.packed else (self.batch, heads, length, size)
+
+    def at(self, batch: Expr, head: Expr, position: Expr, i: Expr, size: int) -> tuple[Expr, ...]:
+        """Index of an operand's element."""
+        return (batch, position, head * size + i) if self.packed else (batch, head, position, i)
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How to compute it.
+
+    Attributes:
+        m_tile: queries per register tile.
+        n_vectors: accumulator vectors of a tile of scores.
+        v_vectors: of a tile of results.
+        lanes: float32 per vector.
+        shares: tasks that the queries of a head are divided among.
+        parallel: whether tasks are shared among threads.
+    """
+
+    m_tile: int
+    n_vectors: int
+    v_vectors: int
+    lanes: int
+    shares: int = 1
+    parallel: bool = True
+
+
+def emit(
+    spec: AttentionSpec,
+    config: AttentionConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "attention",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(q, k, v, [mask,] *extras, output)`` with shapes as in `AttentionSpec`.
+
+    Args:
+        spec: the problem.
+        config: tiles and tasks.
+        epilogue: maps a result at its index in the output to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    has_mask = spec.mask_shape is not None
+    masks = [] if spec.mask_shape is None else [ExtraOperand("mask", spec.mask_shape, spec.mask_dtype)]
+
+    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        q, k, v = inputs
+        mask = operands[0] if has_mask else None
+        finish = _Finish(spec, epilogue or store_accumulator, operands[len(masks) :], output, style)
+        segments = bind_segments(row_tiles(spec.queries, config.m_tile))
+        tiles = bind(tile_count(segments))
+        heads = spec.heads * config.shares
+        with (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:
+            batch = bind(tirx.floordiv(flat, heads), not isinstance(spec.batch, int))
+            head = tirx.floordiv(tirx.floormod(flat, heads), config.shares)
+            first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)
+            kv_head = tirx.floordiv(head, spec.heads // spec.kv_heads)
+            keys = _Panels(config.n_vectors, config.lanes, spec.size, spec.keys)
+            keys.fill(lambda i, c: k[spec.at(batch, kv_head, c, i, spec.size)], transposed=True)
+            values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size)
+            values.fill(lambda i, c: v[spec.at(batch, kv_head, i, c, spec.v_size)], transposed=False)
+            padded = keys.count * keys.width
+            scores = T.alloc_buffer((config.m_tile, padded), "float32", scope="local")
+            inverse = T.alloc_buffer((config.m_tile,), "float32", scope="local")
+            work = _Work(spec, config, (batch, head), keys, values, scores, inverse)
+
+            def tile_of(row: Expr, segment: Segment) -> None:
+                work.score(q, mask, row, segment)
+                with T.serial(0, segment.tile) as p:
+                    work.exponentials(Row(padded, config.lanes, whole=True), p)
+                work.weigh(row, segment, finish)
+
+            with T.serial(0, count) as i:
+                for_each_tile(first + i, segments, tile_of)
+
+    return build_prim_func(
+        name,
+        [
+            ("q", spec.shape(spec.heads, spec.queries, spec.size)),
+            ("k", spec.shape(spec.kv_heads, spec.keys, spec.size)),
+            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size)),
+        ],
+        [*masks, *extras],
+        spec.shape(spec.heads, spec.queries, spec.v_size),
+        body,
+    )
+
+
+class _Panels:
+    """A matrix of ``k`` rows copied into panels, its columns filled up with zeros."""
+
+    def __init__(self, vectors: int, lanes: int, k: Expr, columns: Expr) -> None:
+        self.k, self.columns, self.vectors, self.lanes = k, columns, vectors, lanes
+        self.width = vectors * lanes
+        self.count = bind(ceil_div(columns, self.width))
+        self.buffer = T.alloc_buffer((self.count, k, self.width), "float32", scope="local")
+
+    def fill(self, read: Callable[[Expr, Expr], Expr], transposed: bool) -> None:
+        """Emits the copy of ``read(row, column)``."""
+
+        def panel_of(panel: Expr, columns: Expr) -> None:
+            PanelCopy(
+                lambda i, c: read(i, panel * self.width + c),
+                lambda i, c, value: T.buffer_store(self.buffer, value, [panel, i, c]),
+                self.k, self.width, self.lanes, transposed,
+            ).emit(columns)  # fmt: skip
+
+        self.each(panel_of)
+
+    def each(self, body: Callable[[Expr, Expr], None]) -> None:
+        """Emits ``body(panel, columns in it)`` for all panels."""
+        if not isinstance(self.columns, int):
+            with T.serial(0, self.count) as panel:
+                body(panel, bind(tirx.min(self.width, self.columns - panel * self.width)))
+            return
+        whole, rest = divmod(self.columns, self.width)
+        if whole:
+            with T.serial(0, whole) as panel:
+                body(panel, self.width)
+        if rest:
+            body(whole, rest)
+
+    def multiply(self, tile: PanelTile, panel: Expr, scalar: Callable[[Expr, Expr], Expr]) -> None:
+        """Emits the sums of ``scalar(point, k)`` times the panel."""
+        tile.clear()
+        with T.serial(0, self.k) as k:
+            tile.multiply_add(lambda p: scalar(p, k), lambda c: self.buffer[panel, k, c])
+
+    def store(self, tile: PanelTile, columns: Expr, store: Store, style: StoreStyle) -> None:
+        """Emits ``store`` for a tile's columns."""
+        if isinstance(columns, int):
+            tile.store_columns(columns, store, style)
+            return
+        with T.If(columns >= self.width):
+            with T.Then():
+                tile.store_columns(self.width, store, style)
+            with T.Else():
+                tile.store_some(columns, store)
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What is done with a result."""
+
+    spec: AttentionSpec
+    epilogue: EpilogueFn
+    operands: Sequence[tirx.Buffer]
+    output: tirx.Buffer
+    style: StoreStyle
+
+    def store(self, value: Expr, index: tuple[Expr, ...]) -> None:
+        T.buffer_store(self.output, self.epilogue(value, index, self.operands), list(index))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The three steps of a tile of queries: rows of scores, their exponentials, the weighted values."""
+
+    spec: AttentionSpec
+    config: AttentionConfig
+    at: tuple[Expr, Expr]
+    keys: _Panels
+    values: _Panels
+    scores: tirx.Buffer
+    inverse: tirx.Buffer
+
+    def score(self, q: tirx.Buffer, mask: tirx.Buffer | None, row: Expr, segment: Segment) -> None:
+        """Emits the scores of the queries from ``row``."""
+        spec, (batch, head) = self.spec, self.at
+
+        def panel_of(panel: Expr, columns: Expr) -> None:
+            tile = PanelTile(segment.tile, self.config.n_vectors, self.config.lanes)
+            self.keys.multiply(tile, panel, lambda p, k: q[spec.at(batch, head, row + p, k, spec.size)])
+
+            # whole vectors are stored faster than some columns; but a mask has none for the padding
+            hides_padding = mask is None and not (isinstance(columns, int) and columns == self.keys.width)
+
+            def store(value: Expr, p: Expr, c: Expr) -> None:
+                column = panel * self.keys.width + c
+                value = value * tirx.const(spec.scale, "float32")
+                if mask is not None:
+                    index = (batch, head, row + p, column)[4 - len(mask.shape) :]
+                    here = mask[tuple(0 if _is_one(d) else i for i, d in zip(index, mask.shape))]
+                    value = _masked(value, here, spec.mask_dtype)
+                if spec.causal:
+                    value = tirx.Select(column <= row + p, value, tirx.const(float("-inf"), "float32"))
+                if hides_padding:
+                    value = tirx.Select(column < spec.keys, value, tirx.const(float("-inf"), "float32"))
+                T.buffer_store(self.scores, value, [p, column])
+
+            if hides_padding:
+                tile.store_columns(self.keys.width, store, StoreStyle.unrolled)
+                return
+            self.keys.store(tile, columns, store, StoreStyle.unrolled)
+            if not (isinstance(columns, int) and columns == self.keys.width):
+                with T.serial(0, segment.tile) as p, T.serial(0, self.keys.width - columns) as c:
+                    column = panel * self.keys.width + columns + c
+                    T.buffer_store(self.scores, tirx.const(float("-inf"), "float32"), [p, column])
+
+        self.keys.each(panel_of)
+
+    def exponentials(self, r: Row, p: Expr) -> None:
+        """Emits the exponentials of row ``p`` of the scores, in place, and the inverse of their sum."""
+        scores = self.scores
+        top = r.reduce(lambda i: scores[p, i], "max")
+
+        def keep(i: Expr, value: Expr) -> Expr:
+            T.buffer_store(scores, value, [p, i])
+            return scores[p, i]
+
+        total = r.reduce(lambda i: m.exp(scores[p, i] - top), keep=keep)
+        T.buffer_store(self.inverse, tirx.const(1.0, "float32") / total, [p])
+
+    def weigh(self, row: Expr, segment: Segment, finish: _Finish) -> None:
+        """Emits the products with the values, divided by the sums, into the output."""
+        spec, (batch, head) = self.spec, self.at
+
+        def panel_of(panel: Expr, columns: Expr) -> None:
+            tile = PanelTile(segment.tile, self.config.v_vectors, self.config.lanes)
+            self.values.multiply(tile, panel, lambda p, k: self.scores[p, k])
+
+            def store(value: Expr, p: Expr, c: Expr) -> None:
+                index = spec.at(batch, head, row + p, panel * self.values.width + c, spec.v_size)
+                finish.store(value * self.inverse[p], index)
+
+            self.values.store(tile, columns, store, finish.style)
+
+        self.values.each(panel_of)
+
+
+def _is_one(extent: Expr) -> bool:
+    return isinstance(extent, (int, tirx.IntImm)) and int(extent) == 1
+
+
+def _masked(score: Expr, mask: Expr, dtype: str) -> Expr:
+    if dtype == "bool":
+        return tirx.Select(mask, score, tirx.const(float("-inf"), "float32"))
+    return score + mask
