@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import optimize
 from graphopt.ir.onnx_io import graph_to_onnx
+from graphopt.passes.fold.subnormals import _has_subnormals
 from graphopt.rewrite.remarks import Remarks
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -57,3 +59,14 @@ def test_nothing_to_do() -> None:
     remarks = Remarks()
     optimize(import_onnx(found), passes=["flush-subnormals"], remarks=remarks, for_export=True)
     assert len(remarks) == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bits", [0, 1, 2, 0x7FFFFE, 0x7FFFFF, 0x800000, 0x800001, 0x3F800000, 0x7F800000, 0x7FC00000])
+def test_the_look_at_the_bits(bits: int, sign: int) -> None:
+    """At the end of the second block, against numpy's own opinion."""
+    array = np.ones(2 * (1 << 16), np.float32)
+    array.view(np.uint32)[-1] = bits | (0x80000000 if sign < 0 else 0)
+    expected = bool((np.abs(array[-1]) < np.finfo(np.float32).tiny) & (array[-1] != 0))
+    assert _has_subnormals(array) == expected
+    assert _has_subnormals(array.reshape(2, -1).T) == expected
