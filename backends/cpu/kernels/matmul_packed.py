@@ -17,7 +17,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.cpu.kernels.packed_array import aligned_zeros
+from graphopt.backends.cpu.kernels.packed_array import aligned_zeros, for_each
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import (
@@ -195,11 +195,13 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: Matmu
         raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
     panels, k, width = packed_weight_shape(spec, config)
     packed = aligned_zeros((panels, k, width))
-    for panel in range(
-        panels
-    ):  # one at a time: a transposed B of hundreds of megabytes is read where it lies in caches
+
+    def fill(panel: int) -> None:
         columns = weight[:, panel * width : (panel + 1) * width]
         packed[panel, :, : columns.shape[1]] = columns
+
+    # one panel at a time: a transposed B of hundreds of megabytes is read where it lies in caches
+    for_each(fill, panels, packed.nbytes)
     return packed
 
 

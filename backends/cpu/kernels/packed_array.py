@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.backends.base.host import default_threads
+
 ALIGNMENT = 64
 """Bytes."""
+_WORTH_THREADS = 16 << 20
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -22,3 +28,17 @@ def aligned_copy(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     copy = aligned_zeros(array.shape)
     copy[...] = array
     return copy
+
+
+def for_each(work: Callable[[int], None], count: int, nbytes: int) -> None:
+    """Calls ``work`` with 0 ... count - 1, on several threads where the bytes written are worth it.
+
+    First touches of fresh pages are most of the time then, and numpy lets other threads run while it copies.
+    """
+    if nbytes < _WORTH_THREADS:
+        for i in range(count):
+            work(i)
+        return
+    with ThreadPoolExecutor(min(default_threads(), 8)) as pool:
+        for _ in pool.map(work, range(count)):
+            pass
