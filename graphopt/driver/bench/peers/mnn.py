@@ -38,7 +38,7 @@ session_run(Path(sys.argv[1]), feed, int(sys.argv[3]))()
 """
 
 
-def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
+def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -> Run:
     """A session of the converted model.
 
     Raises:
@@ -46,7 +46,7 @@ def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
     """
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         fixed, converted, arrays = (Path(folder) / name for name in ("fixed.onnx", "model.mnn", "feed.npz"))
-        _child("converter", _CONVERT, str(with_fixed_shapes(source, feed, fixed)), str(converted))
+        _child("converter", _CONVERT, str(with_fixed_shapes(source, model, feed, fixed)), str(converted))
         if not converted.exists():
             raise RuntimeError("its converter makes no model of it")
         np.savez(arrays, **{"x" + name.encode().hex(): array for name, array in feed.items()})  # type: ignore[arg-type]
@@ -54,11 +54,17 @@ def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
         return session_run(converted, feed, threads)
 
 
-def with_fixed_shapes(source: Path, feed: Mapping[str, Array], to: Path) -> Path:
-    """The model with its inputs' open dimensions set to those of the feed: ``source`` itself when none is open."""
+def with_fixed_shapes(source: Path, head: Any, feed: Mapping[str, Array], to: Path) -> Path:
+    """The model with its inputs' open dimensions set to those of the feed: ``source`` itself when none is open.
+
+    Args:
+        source: path of the model.
+        head: the model as read; changed.
+        feed: inputs.
+        to: where to write it.
+    """
     import onnx
 
-    head = onnx.load_model(source, load_external_data=False)
     dims = [
         (dim, extent)
         for item in head.graph.input

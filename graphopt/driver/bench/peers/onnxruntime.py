@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from graphopt.driver.bench.measure import Run
 from graphopt.ir.graph import Array
 
 
-def prepare(source: Path, feed: Mapping[str, Array], threads: int) -> Run:
+def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -> Run:
     """A session with named dimensions fixed; numpy inputs are read in place."""
-    import onnx
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     extents: dict[str, set[int]] = {}
-    for item in onnx.load_model(source, load_external_data=False).graph.input:
+    for item in model.graph.input:
         for dim, extent in zip(item.type.tensor_type.shape.dim, feed[item.name].shape if item.name in feed else ()):
             extents.setdefault(dim.dim_param, set()).add(extent)
     for name, found in extents.items():

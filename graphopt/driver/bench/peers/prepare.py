@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from graphopt.driver.bench.measure import Contender, Run
 from graphopt.driver.bench.peers import mnn, onnxruntime, openvino, tvm
 from graphopt.errors import CompileError, GraphOptError, UserError, did_you_mean
 from graphopt.ir.graph import Array
 
-Prepare = Callable[[Path, Mapping[str, Array], int], Run]
+Prepare = Callable[[Path, Any, Mapping[str, Array], int], Run]
+"""Path of the model, the model as read (large tensors kept in other files left there), inputs, threads."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Peer:
         title: how it is spelt.
         module: what to import.
         package: its name for pip.
-        prepare: makes a run of (model, inputs, threads); may raise anything.
+        prepare: makes a run; may raise anything.
     """
 
     title: str
@@ -85,10 +87,13 @@ def peer(name: str, source: str | Path, feed: Mapping[str, Array], threads: int)
         UserError: unknown or not installed.
         CompileError: the peer can't take the model.
     """
+    import onnx
+
     info = peer_info(name)
+    model = onnx.load_model(source, load_external_data=False)
     start = time.perf_counter()
     try:
-        run = info.prepare(Path(source), feed, threads)
+        run = info.prepare(Path(source), model, feed, threads)
         ready = time.perf_counter() - start
         run()
     except GraphOptError:
