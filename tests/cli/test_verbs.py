@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
+from graphopt.driver.bench.peers.prepare import PEERS
+from graphopt.models import zoo
 from tests.cli.conftest import Cli, small_model
 
 
@@ -120,7 +122,61 @@ def test_bench(cli: Cli, model: Path, artifact: Path) -> None:
     assert done.code == 0, done.err
     assert [r["name"] for r in done.json["results"]] == ["graphopt", "onnxruntime"]
     assert all(r["runs"] >= 1 and r["median_ms"] > 0 for r in done.json["results"])
+    assert done.json["results"][1]["problem"] is None
+    assert done.json["absent"] == []
     assert "graphopt" in cli("bench", artifact, "--repeat", 1).out
+
+
+def test_bench_lists_peers_in_one_go(cli: Cli, model: Path) -> None:
+    for package in ("onnxruntime", "openvino", "MNN"):
+        pytest.importorskip(package)
+    done = cli("bench", model, "--repeat", 1, "--compare", "onnxruntime, openvino", "--compare", "mnn,onnxruntime")
+    assert done.code == 0, done.err
+    lines = {line.split()[0]: line for line in done.out.splitlines() if line.split()}
+    assert [line for line in lines if line in ("graphopt", *PEERS)] == ["graphopt", "onnxruntime", "openvino", "mnn"]
+    assert all("ok, error" in lines[name] for name in ("onnxruntime", "openvino", "mnn"))
+
+
+def test_bench_reports_peers_that_fail_or_differ(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.driver.bench.peers import prepare
+
+    def fails(*_: object) -> object:
+        raise RuntimeError("no such operator\nstack")
+
+    def differs(source: Path, model: object, feed: dict[str, np.ndarray], threads: int) -> object:
+        return lambda: {"y": np.zeros((len(feed["x"]), 5), np.float32)}
+
+    monkeypatch.setitem(prepare._TABLE, "openvino", prepare.Peer("OpenVINO", "numpy", "numpy", fails))  # type: ignore[arg-type]
+    monkeypatch.setitem(prepare._TABLE, "mnn", prepare.Peer("MNN", "numpy", "numpy", differs))  # type: ignore[arg-type]
+    done = cli("bench", model, "--repeat", 1, "--compare", "openvino,mnn", "--threads", 1)
+    assert done.code == 0, done.err
+    assert "OpenVINO can't take the model: RuntimeError: no such operator" in done.out
+    assert "DIFFERS: y: error" in done.out
+    found = cli("bench", model, "--repeat", 1, "--compare", "openvino,mnn", "--threads", 1, "--json").json
+    assert [entry["name"] for entry in found["absent"]] == ["openvino"]
+    assert "error" in found["results"][1]["problem"]
+
+
+def test_bench_per_layer(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from graphopt.driver.bench import machine_peak
+
+    bandwidth = machine_peak.Bandwidth("memory", 20.0, 10.0, 15.0, 17.0)
+    peaks = machine_peak.MachinePeaks(1, 100.0, 100.0, (bandwidth,))
+    monkeypatch.setattr(machine_peak, "machine_peaks", lambda target: peaks)
+    model = zoo.get("digits").path()
+    options = ("--shape", "image=1x1x8x8", "--threads", 1, "--repeat", 2)
+    done = cli("bench", model, *options, "--per-layer", "--roofline", "r.png")
+    assert done.code == 0, done.err
+    assert "conv_relu" in done.out
+    assert "Measured peaks: 100 GFLOP/s" in done.out
+    assert Path("r.png").stat().st_size > 1000
+    found = cli("bench", model, *options, "--per-layer", "--json").json["per_layer"]
+    assert found["peaks"]["gflops"] == 100.0
+    assert found["kernels_ms"] == pytest.approx(sum(layer["ms"] for layer in found["layers"]))
+    assert {layer["bound"] for layer in found["layers"]} <= {"compute", "memory"}
+    assert cli("compile", model, *options[:4], "-o", "d.gopt").code == 0
+    assert "conv_relu" in cli("bench", "d.gopt", "--repeat", 1, "--per-layer").out
 
 
 def test_bench_against_tvms_defaults(cli: Cli, model: Path) -> None:
