@@ -10,6 +10,7 @@ import pytest
 
 from graphopt.backends.base import object_cache
 from graphopt.backends.base.object_cache import CacheUsage, ObjectCache, default_cache
+from graphopt.models.cache import cache_dir
 
 KEY, OTHER = "ab" + "0" * 62, "cd" + "1" * 62
 
@@ -174,8 +175,10 @@ def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert folder() == tmp_path / "xdg" / "graphopt" / "kernels"
     monkeypatch.setenv("GRAPHOPT_CACHE", "~/here")
     assert folder() == tmp_path / "home" / "here" / "kernels"
+    assert cache_dir() == tmp_path / "home" / "here" / "zoo"
     monkeypatch.setenv("GRAPHOPT_CACHE", "OFF")
     assert default_cache() is None
+    assert cache_dir() == tmp_path / "home" / ".cache" / "graphopt" / "zoo"  # models still need a place
 
 
 def test_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
