@@ -9,7 +9,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.reduce import Axes
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
-from graphopt.backends.common.tensor import Expr, Index, Tensor, broadcast_index, elementwise
+from graphopt.backends.common.tensor import Expr, Index, Tensor, broadcast_index, elementwise, let
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
@@ -135,7 +135,13 @@ def _attention(c: LowerContext) -> Lowered:
     scores = c.k.stage(Tensor(shape, "float32", score))
     axes = Axes(scores, (3,))
     top = c.k.stage(axes.reduce(c, lambda i: scores(*i), "float32", "max"))
-    power = c.k.stage(elementwise(lambda s, t: m.exp(s - t), "float32", shape, scores, top))
+
+    def exponential(score: Expr, top: Expr) -> Expr:
+        # a query that sees no key gets weights of 0, as in ONNX's reference
+        top = let(top)
+        return m.exp(score - tirx.Select(top > const(-math.inf, "float32"), top, const(0.0, "float32")))
+
+    power = c.k.stage(elementwise(exponential, "float32", shape, scores, top))
     total = c.k.stage(axes.reduce(c, lambda i: power(*i), "float32"))
 
     def weighted(i: Index, r: Index) -> Expr:
@@ -146,7 +152,8 @@ def _attention(c: LowerContext) -> Lowered:
 
     def element(*i: Expr) -> Expr:
         b, head, row, _ = _place(i, form)
-        return out(*i) / total(b, head, row, 0)
+        weight = let(total(b, head, row, 0))
+        return out(*i) / tirx.Select(tirx.EQ(weight, const(0.0, "float32")), const(1.0, "float32"), weight)
 
     return Tensor(c.out_shape(), "float32", element)
 

@@ -21,6 +21,7 @@ from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.row import Row
+from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div
 
 
@@ -260,16 +261,21 @@ class _Work:
         self.keys.each(panel_of)
 
     def exponentials(self, r: Row, p: Expr) -> None:
-        """Emits the exponentials of row ``p`` of the scores, in place, and the inverse of their sum."""
-        scores = self.scores
+        """Emits the exponentials of row ``p`` of the scores, in place, and the inverse of their sum.
+
+        A query that sees no key gets weights of 0, as in ONNX's reference.
+        """
+        scores, zero = self.scores, tirx.const(0.0, "float32")
         top = r.reduce(lambda i: scores[p, i], "max")
+        base = scalar(tirx.Select(top > tirx.const(float("-inf"), "float32"), top, zero))
 
         def keep(i: Expr, value: Expr) -> Expr:
             T.buffer_store(scores, value, [p, i])
             return scores[p, i]
 
-        total = r.reduce(lambda i: m.exp(scores[p, i] - top), keep=keep)
-        T.buffer_store(self.inverse, tirx.const(1.0, "float32") / total, [p])
+        total = r.reduce(lambda i: m.exp(scores[p, i] - base), keep=keep)
+        inverse = tirx.Select(total > zero, tirx.const(1.0, "float32") / total, total)
+        T.buffer_store(self.inverse, inverse, [p])
 
     def weigh(self, row: Expr, segment: Segment, finish: _Finish) -> None:
         """Emits the products with the values, divided by the sums, into the output."""

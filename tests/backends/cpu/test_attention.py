@@ -76,14 +76,18 @@ def test_masks(shape: tuple[int, ...], boolean: bool, level: int) -> None:
     np.testing.assert_allclose(run(feed, level=level), attention(*feed.values()), 1e-5, 2e-6)
 
 
-def test_a_query_that_sees_nothing_is_nan_as_in_the_definition() -> None:
-    mask = np.zeros((3, 20), np.float32)
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_query_that_sees_nothing_gets_zeros_as_in_the_reference(level: int) -> None:
+    mask = np.zeros((4, 20), np.float32)
     mask[1] = -np.inf
     mask[2, 1:] = -1e9
-    feed = {"q": noise(1, 2, 3, 8), "k": noise(1, 2, 20, 8, seed=1), "v": noise(1, 2, 20, 8, seed=2), "m": mask}
-    got = run(feed)
-    assert np.isnan(got[:, :, 1]).all()
+    feed = {"q": noise(1, 2, 4, 8), "k": noise(1, 2, 20, 8, seed=1), "v": noise(1, 2, 20, 8, seed=2), "m": mask}
+    feed["q"][0, 1, 3, 0] = np.nan
+    got = run(feed, level=level)
+    np.testing.assert_array_equal(got[:, :, 1], 0)
     np.testing.assert_allclose(got[:, :, 2], feed["v"][:, :, 0], 1e-6)
+    assert np.isnan(got[0, 1, 3]).all()
+    assert np.isfinite(got[0, 0]).all()
 
 
 @pytest.mark.parametrize("level", [0, 2])
