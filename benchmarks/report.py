@@ -64,9 +64,7 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     caches = ", ".join(f"{n} {size >> 10} KB" for n, size in (("L1", caps.l1_bytes), ("L2", caps.l2_bytes)))
     l3 = f", L3 {caps.l3_bytes >> 20} MB" if caps.l3_bytes else ""
-    return (
-        f"{cpu}, {cores} cores, {caps.vector_bits}-bit vectors, {caches}{l3}, {platform.system()}"
-    )
+    return f"{cpu}, {cores} cores, {caps.vector_bits}-bit vectors, {caches}{l3}, {platform.system()}"
 
 
 def versions() -> str:

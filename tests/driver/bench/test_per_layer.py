@@ -9,14 +9,14 @@ import pytest
 
 from graphopt.driver.bench import roofline
 from graphopt.driver.bench.machine_peak import Bandwidth, MachinePeaks
-from graphopt.driver.bench.per_layer import LayerTime, PerLayer, measure_layers
+from graphopt.driver.bench.per_layer import LayerTime, PerLayer, _named, measure_layers
 from graphopt.driver.bench.roofline import write_roofline
 from graphopt.driver.compiling import compile
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import ArtifactError, UserError
 from graphopt.models import zoo
 from graphopt.runtime.artifact import read_artifact, write_artifact
-from graphopt.runtime.kernel_facts import kernel_facts
+from graphopt.runtime.kernel_facts import KernelFacts, kernel_facts
 from graphopt.runtime.model import CompiledModel
 from graphopt.runtime.store import load
 from tests.support.onnx_graphs import model_of
@@ -44,6 +44,18 @@ def test_every_kernel_is_timed_in_order(digits: CompiledModel, measured: PerLaye
     assert measured.runs == 3
     assert measured.kernels_ms == pytest.approx(sum(layer.ms for layer in measured.layers))
     assert measured.total_ms > 0
+
+
+def test_the_nth_call_of_a_function_is_its_nth_in_the_program() -> None:
+    facts = [KernelFacts("f", "first"), KernelFacts("g", "other", flops=5), KernelFacts("f", "second")]
+    found = _named(facts, [("f", 1.0), ("g", 2.0), ("f", 3.0), ("unknown", 4.0)])
+    assert [(layer.label, layer.ms) for layer in found] == [
+        ("first", 1.0),
+        ("other", 2.0),
+        ("second", 3.0),
+        ("unknown", 4.0),
+    ]
+    assert found[1].flops == 5
 
 
 def test_a_model_runs_as_before_once_it_was_measured(digits: CompiledModel, measured: PerLayer) -> None:
