@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.plan import plan_buffers
-from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.base.program import BindStep, BranchStep, Buffer, JoinStep, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, weigh
 from graphopt.backends.base.tvm_api import tvm_ffi
@@ -19,6 +19,7 @@ from graphopt.backends.base.work import kernel_bytes
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
+from graphopt.backends.common.unaligned import accept_unaligned
 from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.placement import place
 from graphopt.errors import UnsupportedOpError
@@ -46,6 +47,7 @@ class Lowering:
     Attributes:
         functions: PrimFuncs by name, shared with the programs of subgraphs.
         defined: symbols with a value at run time at the current step.
+        own: buffers that the first ``seen`` steps write.
     """
 
     fused: FusedGraph
@@ -57,6 +59,8 @@ class Lowering:
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
+    own: set[Buffer] = field(default_factory=set)
+    seen: int = 0
     outer_names: DimNames | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
 
@@ -175,7 +179,8 @@ class Lowering:
     def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
         target = integers(f"{name}_dims", count)
         sources = [self.buffer(v) for v in inputs]
-        self.out.steps.append(KernelStep(self._add(function, "dims"), sources, [target], symbols, f"{name} dims"))
+        kernel = self._add(function, "dims", sources)
+        self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims"))
         return target
 
     def _define(self, source: Buffer, names: list[str]) -> None:
@@ -195,6 +200,16 @@ class Lowering:
         while buffer in views:
             buffer = views[buffer]
         return any(isinstance(s, (KernelStep, BranchStep)) and buffer in s.outputs for s in self.out.steps)
+
+    def _is_own(self, buffer: Buffer) -> bool:
+        """Whether the memory of a buffer is of this program."""
+        for step in self.out.steps[self.seen :]:
+            if isinstance(step, (KernelStep, BranchStep)):
+                self.own.update(step.outputs)
+            elif isinstance(step, JoinStep):
+                self.own.add(step.output)
+        self.seen = len(self.out.steps)
+        return buffer.root[0] in self.own
 
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""
@@ -218,8 +233,9 @@ class Lowering:
         copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(physical(value.shape, block)))
         function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, block)
         self._settle(value.name)
-        kernel = self._add(function, "copy")
-        self.out.steps.append(KernelStep(kernel, [self.buffer(v) for v in sources], [copy], symbols, "copy"))
+        operands = [self.buffer(v) for v in sources]
+        kernel = self._add(function, "copy", operands)
+        self.out.steps.append(KernelStep(kernel, operands, [copy], symbols, "copy"))
         return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -242,7 +258,7 @@ class Lowering:
             self.buffer(v) if isinstance(v, Value) else self.constant(v, f"{group.anchor.name}_packed{i}")
             for i, v in enumerate(emitted.inputs)
         ]
-        name = self._add(emitted.function, group.label)
+        name = self._add(emitted.function, group.label, inputs)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
@@ -290,8 +306,14 @@ class Lowering:
             )  # fmt: skip
 
     # -- functions ----------------------------------------------------------------------------------------------
-    def _add(self, function: Any, label: str) -> str:
-        """Register a PrimFunc, or find the structurally equal one that is there."""
+    def _add(self, function: Any, label: str, operands: Sequence[Buffer]) -> str:
+        """Register a PrimFunc, or find the structurally equal one that is there.
+
+        What is not made in this program may be the caller's arrays, which start anywhere.
+        """
+        foreign = [i for i, b in enumerate(operands) if b.data is None and not self._is_own(b)]
+        if foreign and not self.target.caps.is_gpu:
+            function = accept_unaligned(function, foreign)
         anonymous = function.without_attr("global_symbol")
         key = int(tvm_ffi.structural_hash(anonymous))
         for name in self.by_hash.get(key, []):

@@ -83,9 +83,7 @@ class Executor:
         """A tensor of the array: the array itself where kernels can read it, else a copy in memory that is kept for it."""
         if not self._on_host:
             return self._tensor(array, device=self._device)
-        if (
-            array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable and array.size
-        ):  # DLPack exports nothing read-only
+        if array.flags.aligned and array.flags.writeable and array.size:  # DLPack exports nothing read-only
             return self._borrow(array)
         tensor, view = self._staging.get(position, (None, None))
         if view is None or view.shape != array.shape or view.dtype != array.dtype:

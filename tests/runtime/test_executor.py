@@ -40,7 +40,7 @@ def check(y: np.ndarray, x: np.ndarray) -> None:
     np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shift", [0, 4, 16, 60, 64])
+@pytest.mark.parametrize("shift", [0, 1, 4, 16, 60, 64])
 def test_inputs_may_start_anywhere(model: Any, shift: int) -> None:
     memory = np.zeros(17 * 33 * 4 + 256, np.uint8)
     start = -memory.ctypes.data % 64 + shift
