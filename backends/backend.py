@@ -19,7 +19,7 @@ from graphopt.backends.cpu.attention import FusedAttention
 from graphopt.backends.cpu.batched_matmul import BatchedMatmul
 from graphopt.backends.cpu.conv2d import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
-from graphopt.backends.cpu.conv_transpose import PatchConvTranspose2d
+from graphopt.backends.cpu.conv_transpose import PatchConvTranspose2d, PhasedConvTranspose2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
 from graphopt.backends.cpu.lrn import BlockedLrn

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.conv2d import plain_epilogue, store_style
+from graphopt.backends.cpu.conv2d import channel_block, plain_epilogue, store_style
 from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
-from graphopt.backends.cpu.kernels import patch_upsample
+from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
+from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.conv import transposed_window
 
 
-class PatchConvTranspose2d(KernelTemplate[PatchConfig]):
-    """ConvTranspose with kernel = stride (float32, constant weights, no padding, one group) on plain data."""
+class _ConvTranspose(KernelTemplate[ConfigT]):
+    """ConvTranspose (rank 4, float32, constant weights, one group) with an element-wise epilogue.
 
-    name: ClassVar[str] = "conv-transpose-patch"
+    Attributes:
+        kernel: the module that emits the code.
+    """
+
     anchors: ClassVar[frozenset[str]] = frozenset({"ConvTranspose"})
+    kernel: ClassVar[Any]
+
+    @abstractmethod
+    def spec(self, call: KernelCall) -> tuple[Any, dict[Dim, Any]]:
+        """The kernel's specification and its expressions for the symbolic dimensions.
+
+        Raises:
+            UnsupportedOpError: the kernel has no form for the node.
+        """
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -39,27 +56,26 @@ class PatchConvTranspose2d(KernelTemplate[PatchConfig]):
             return No("needs float32 data of rank 4 with a known number of channels")
         if known_array(w) is None:
             return No("needs constant weights")
-        if call.block(x) or call.block(call.group.outputs[0]):
-            return No("needs plain layouts")
         try:
-            spec, _ = patch_of(call)
+            spec, _ = self.spec(call)
         except GraphOptError as e:
             return No(e.message)
-        reason = patch_upsample.supports(spec, caps)
+        reason = self.kernel.supports(spec, caps)
         return symbolic_operands_fit(call) if reason is None else No(reason)
 
-    def default(self, call: KernelCall, caps: Caps) -> PatchConfig:
+    def default(self, call: KernelCall, caps: Caps) -> ConfigT:
         """The tile that the kernel predicts to be fastest."""
-        return patch_upsample.default_config(patch_of(call)[0], caps)
+        config: ConfigT = self.kernel.default_config(self.spec(call)[0], caps)
+        return config
 
-    def cost(self, call: KernelCall, config: PatchConfig, caps: Caps) -> float:
+    def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time over the cores."""
-        return min(patch_upsample.seconds(patch_of(call)[0], config), 1.0) / max(caps.cores, 1)
+        return min(float(self.kernel.seconds(self.spec(call)[0], config)), 1.0) / max(caps.cores, 1)
 
-    def emit(self, call: KernelCall, config: PatchConfig, caps: Caps, name: str) -> Emitted:
+    def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
         node = call.group.anchor
-        spec, dims = patch_of(call)
+        spec, dims = self.spec(call)
         x, w = node.inputs[0], node.inputs[1]
         bias = node.input(2)
         assert x is not None
@@ -67,11 +83,48 @@ class PatchConvTranspose2d(KernelTemplate[PatchConfig]):
         weight = known_array(w)
         assert weight is not None
         epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
-        function = patch_upsample.emit(
+        function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = patch_upsample.pack_weight(np.asarray(weight, np.float32), spec, config)
+        packed = self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config)
         return Emitted(function, [x, packed, *epilogue.values])
+
+
+class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
+    """Kernel = stride and no padding, on plain data."""
+
+    name: ClassVar[str] = "conv-transpose-patch"
+    kernel: ClassVar[Any] = patch_upsample
+
+    def spec(self, call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
+        """The kernel's specification."""
+        return patch_of(call)
+
+
+class PhasedConvTranspose2d(_ConvTranspose[SlidingConfig]):
+    """Kernels no shorter than the stride, undilated, on plain data or channel blocks."""
+
+    name: ClassVar[str] = "conv-transpose"
+    kernel: ClassVar[Any] = conv_transpose
+
+    def spec(self, call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
+        """The kernel's specification."""
+        return transposed_of(call)
+
+    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
+        """A vector of channels; patches only stay in blocks between neighbours that are."""
+        node = call.group.anchor
+        x: Any = node.inputs[0]
+        block = channel_block(node.out.shape[1], caps) if len(node.out.shape) == 4 else 0
+        try:
+            patch_of(call)
+        except GraphOptError:
+            return block
+        readers = {use.node.op for use in call.group.outputs[0].uses}
+        return block if call.block(x) and readers and readers <= _READERS_OF_BLOCKS else 0
+
+
+_READERS_OF_BLOCKS = frozenset({"Conv", "Concat", "Add"})
 
 
 def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
@@ -81,8 +134,9 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         UnsupportedOpError: windows overlap or leave gaps, or the result is cropped or padded.
     """
     node = call.group.anchor
-    assert node.graph is not None
-    context = InferContext(node, node.graph)
+    if call.block(node.inputs[0]) or call.block(call.group.outputs[0]):  # type: ignore[arg-type]
+        raise _context(call).unsupported("channel blocks")
+    context = _context(call)
     window = transposed_window(context)
     x, w = context.value(0), context.value(1)
     whole = tuple(d * s for d, s in zip(x.shape[2:], window.strides))
@@ -90,11 +144,7 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         raise context.unsupported("windows that overlap, leave gaps or are cropped")
     if any(p != 0 for p in (*window.pads_begin, *window.pads_end)) or int(context.attr("group") or 1) != 1:
         raise context.unsupported("padding or groups")
-    dims: dict[Dim, Any] = {}
-    batch, height, width = (
-        d if isinstance(d, int) else dims.setdefault(d, tirx.Var(name, "int64"))
-        for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
-    )
+    (batch, height, width), dims = _extents(x)
     spec = PatchSpec(
         batch,
         int(x.shape[1]),  # type: ignore[arg-type]
@@ -103,7 +153,66 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         int(w.shape[1]),  # type: ignore[arg-type]
         (window.kernel[0], window.kernel[1]),
     )
-    for dim, value in zip(node.out.shape[2:], spec.output_shape[2:]):
+    _name(dims, node.out.shape[2:], spec.output_shape[2:])
+    return spec, dims
+
+
+def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
+    """The phased kernel's specification and its expressions for the symbolic dimensions.
+
+    Raises:
+        UnsupportedOpError: groups, dilation, or padding that depends on a symbolic size.
+    """
+    node = call.group.anchor
+    context = _context(call)
+    window = transposed_window(context)
+    x, w = context.value(0), context.value(1)
+    if window.dilations != (1, 1) or int(context.attr("group") or 1) != 1:
+        raise context.unsupported("dilation or groups")
+    ends = [
+        (extent - 1) * stride + kernel - begin - out
+        for extent, stride, kernel, begin, out in zip(
+            x.shape[2:], window.strides, window.kernel, window.pads_begin, window.out
+        )
+    ]
+    if not all(isinstance(p, int) for p in (*window.pads_begin, *ends)):
+        raise context.unsupported("padding that depends on a symbolic size")
+    top, left, bottom, right = (int(p) for p in (*window.pads_begin, *ends))  # type: ignore[arg-type]
+    (batch, height, width), dims = _extents(x)
+    spec = TransposedSpec(
+        batch=batch,
+        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
+        height=height,
+        width=width,
+        out_channels=int(w.shape[1]),  # type: ignore[arg-type]
+        kernel=(window.kernel[0], window.kernel[1]),
+        strides=(window.strides[0], window.strides[1]),
+        pads=(top, left, bottom, right),
+        in_block=call.block(x) or 1,
+        out_block=call.block(call.group.outputs[0]) or 1,
+    )
+    _name(dims, node.out.shape[2:], (spec.out_extent(0), spec.out_extent(1)))
+    return spec, dims
+
+
+def _context(call: KernelCall) -> InferContext:
+    node = call.group.anchor
+    assert node.graph is not None
+    return InferContext(node, node.graph)
+
+
+def _extents(x: Value) -> tuple[list[Any], dict[Dim, Any]]:
+    """Batch, height and width, symbolic ones as variables of the kernel."""
+    dims: dict[Dim, Any] = {}
+    extents = [
+        d if isinstance(d, int) else dims.setdefault(d, tirx.Var(name, "int64"))
+        for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
+    ]
+    return extents, dims
+
+
+def _name(dims: dict[Dim, Any], shape: Sequence[Dim], extents: Sequence[Any]) -> None:
+    """Expressions for the symbolic dimensions of a result."""
+    for dim, value in zip(shape, extents):
         if isinstance(dim, SymExpr):
             dims.setdefault(dim, value)
-    return spec, dims

@@ -116,16 +116,74 @@ def emit(
         style: how the loops around the epilogue are written.
     """
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
-        kernel = _Kernel(spec, config, operator(buffers), operands, output, epilogue or store_accumulator, style)
-        kernel.loops()
+    phases = [Phase(spec, operator)]
+    return emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style)
 
-    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+
+@dataclass(frozen=True)
+class Phase:
+    """One of several windows that share out an output: every ``step``-th row and column of it, from ``first``.
+
+    Attributes:
+        spec: the window, and the extent of the share.
+        operator: what to compute, given the buffers of the inputs.
+    """
+
+    spec: Conv2dSpec
+    operator: Callable[[list[tirx.Buffer]], Operator]
+    first: tuple[int, int] = (0, 0)
+    step: tuple[int, int] = (1, 1)
+
+
+def emit_phases(
+    phases: Sequence[Phase],
+    output_shape: Sequence[tirx.Expr | int],
+    config: SlidingConfig,
+    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "sliding_window",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """As `emit`, with several windows that run over the same data; the first has the most rows.
+
+    The result may be plain here (a block of 1): it is then stored element by element.
+    """
+
+    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        complete = epilogue or store_accumulator
+        kernels = [_Kernel(p, config, p.operator(buffers), operands, output, complete, style) for p in phases]
+        _loops(kernels, config)
+
+    return build_prim_func(name, inputs, extras, output_shape, body)
+
+
+def _loops(kernels: Sequence[_Kernel], config: SlidingConfig) -> None:
+    """Emits the loops over all rows of all images and blocks."""
+    spec = kernels[0].spec
+    symbolic = spec.static_plane is None
+    columns = [bind_segments(kernel.columns()) for kernel in kernels]
+    heights = [bind(kernel.spec.out_height, symbolic) for kernel in kernels]
+    most = heights[0]
+    block = config.lanes if spec.out_block == 1 else spec.out_block
+    blocks = -(-spec.out_channels // block)
+    rows = T.parallel if config.parallel else T.serial
+    with rows(0, spec.batch * (blocks * most)) as flat:
+        top = bind(tirx.floormod(flat, most), symbolic)
+        plane = bind(tirx.floordiv(flat, most), symbolic)
+        image = bind(tirx.floordiv(plane, blocks), symbolic)
+        index = bind(tirx.floormod(plane, blocks), symbolic)
+        for kernel, segments, height in zip(kernels, columns, heights):
+            if isinstance(height, int) and isinstance(most, int) and height == most:
+                kernel.row(image, index, top, segments)
+            else:
+                with T.If(top < height), T.Then():
+                    kernel.row(image, index, top, segments)
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    spec: Conv2dSpec
+    phase: Phase
     config: SlidingConfig
     operator: Operator
     operands: Sequence[tirx.Buffer]
@@ -133,41 +191,38 @@ class _Kernel:
     epilogue: EpilogueFn
     style: StoreStyle
 
-    def loops(self) -> None:
-        """Emits the loops over all rows of all images and blocks."""
-        spec = self.spec
-        height, symbolic = spec.out_height, spec.static_plane is None
-        columns = bind_segments(self._columns())
-        vectors = spec.out_block // self.config.lanes
-        rows = T.parallel if self.config.parallel else T.serial
+    @property
+    def spec(self) -> Conv2dSpec:
+        """The window."""
+        return self.phase.spec
+
+    def row(self, image: tirx.Expr, block: tirx.Expr, top: tirx.Expr, columns: Sequence[Segment]) -> None:
+        """Emits row ``top`` of a block of channels."""
+        spec, symbolic = self.spec, self.spec.static_plane is None
+        vectors = 1 if spec.out_block == 1 else spec.out_block // self.config.lanes
         written_out = self._written_out(columns)
-        height = bind(height, symbolic)
-        with rows(0, spec.batch * (spec.out_channels // spec.out_block * height)) as flat:
-            top = bind(tirx.floormod(flat, height), symbolic)
-            plane = bind(tirx.floordiv(flat, height), symbolic)
-            image = bind(tirx.floordiv(plane, spec.out_channels // spec.out_block), symbolic)
-            block = bind(tirx.floormod(plane, spec.out_channels // spec.out_block), symbolic)
 
-            def row(inside: bool) -> None:
-                for column in columns:
-                    with serial_loop(column.count) as index, serial_loop(vectors) as part:
-                        left = bind(column.start + index * column.tile, symbolic)
-                        self._tile(image, block * vectors + part, top, left, column, inside)
+        def tiles(inside: bool) -> None:
+            for column in columns:
+                with serial_loop(column.count) as index, serial_loop(vectors) as part:
+                    left = bind(column.start + index * column.tile, symbolic)
+                    self._tile(image, block * vectors + part, top, left, column, inside)
 
-            if not spec.pads[0] and not spec.pads[2]:
-                row(written_out)
-            elif not written_out:
-                row(False)
-            else:
-                first = top * spec.strides[0] - spec.pads[0]
-                reach = (spec.kernel[0] - 1) * spec.dilations[0]
-                with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
-                    with T.Then():
-                        row(True)
-                    with T.Else():
-                        row(False)
+        if not spec.pads[0] and not spec.pads[2]:
+            tiles(written_out)
+        elif not written_out:
+            tiles(False)
+        else:
+            first = top * spec.strides[0] - spec.pads[0]
+            reach = (spec.kernel[0] - 1) * spec.dilations[0]
+            with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
+                with T.Then():
+                    tiles(True)
+                with T.Else():
+                    tiles(False)
 
-    def _columns(self) -> list[Segment]:
+    def columns(self) -> list[Segment]:
+        """The tiles along a row."""
         spec, tile = self.spec, self.config.tile
         if not isinstance(spec.out_width, int):
             return split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3])
@@ -197,13 +252,21 @@ class _Kernel:
                 self._kernel_rows(registers, image, vector, step, top, left, column, inside)
         whole = (inside or not padded) and column.taps is None and not column.clipped
 
+        (first_row, first_column), (down, across) = self.phase.first, self.phase.step
+
         def store(total: tirx.Expr, point: tirx.Expr | int, channel: tirx.Expr) -> None:
-            w = left + point
-            result = self.epilogue(operator.finish(total, top, w, whole), (image, channel, top, w), self.operands)
-            at = [image, tirx.floordiv(channel, spec.out_block), top, w, tirx.floormod(channel, spec.out_block)]
+            h, w = top * down + first_row, (left + point) * across + first_column
+            finished = operator.finish(total, top, left + point, whole)
+            result = self.epilogue(finished, (image, channel, h, w), self.operands)
+            at = [image, channel, h, w]
+            if spec.out_block > 1:
+                at = [image, tirx.floordiv(channel, spec.out_block), h, w, tirx.floormod(channel, spec.out_block)]
             T.buffer_store(self.output, result, at)
 
-        registers.store([vector * lanes], store, self.style)
+        if spec.out_block > 1:
+            registers.store([vector * lanes], store, self.style)
+        else:
+            registers.store_elements(vector * lanes, spec.out_channels, store)
 
     def _kernel_rows(
         self,

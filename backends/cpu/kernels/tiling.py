@@ -117,7 +117,7 @@ def split_symbolic_window(out_extent: tirx.Expr, tile: int, window: Window, trai
     if window.lead == 0 and trail == 0:
         return split_symbolic(out_extent, tile)
     reach = (window.kernel - 1) * window.dilation
-    first_inner = tirx.min(ceil_div(window.lead, window.stride), out_extent)
+    first_inner = tirx.min(max(ceil_div(window.lead, window.stride), 0), out_extent)  # a lead below 0 skips input
     first_outer = ceil_div(window.extent + window.lead - reach, window.stride)
     first_outer = tirx.max(tirx.min(first_outer, out_extent), first_inner)
     return [

@@ -77,14 +77,34 @@ class VectorTile:
                     with T.vectorized(0, self.lanes) as lane:
                         store(self._registers[row, vector, lane], row, column + lane)
             return
-        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=ON_STACK)
-        for row in range(self.rows):
-            for vector in range(self.vectors):
-                T.buffer_store(staged, self.get(row, vector), [vector, row, ramp(0, self.lanes)])
+        staged = self._staged()
         lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         for vector, column in enumerate(columns):
             with T.serial(0, self.rows) as turn, lanes(0, self.lanes) as lane:
                 store(staged[vector, turn, lane], turn, column + lane)
+
+    def store_elements(
+        self, first: tirx.Expr, columns: int, store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]
+    ) -> None:
+        """Emits ``store(accumulator, row, column)`` for one vector a row, element by element, rows innermost.
+
+        Args:
+            first: column of the first lane.
+            columns: columns that there are; lanes beyond are left out.
+            store: emits one store.
+        """
+        staged = self._staged()
+        count = self.lanes if columns % self.lanes == 0 else tirx.min(self.lanes, columns - first)
+        with T.serial(0, count) as lane, T.serial(0, self.rows) as turn:
+            store(staged[0, turn, lane], turn, first + lane)
+
+    def _staged(self) -> tirx.Buffer:
+        """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
+        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=ON_STACK)
+        for row in range(self.rows):
+            for vector in range(self.vectors):
+                T.buffer_store(staged, self.get(row, vector), [vector, row, ramp(0, self.lanes)])
+        return staged
 
 
 @dataclass(frozen=True)

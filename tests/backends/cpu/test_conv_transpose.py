@@ -11,11 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import patch_upsample
+from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
+from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
 from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
 from graphopt.driver.compiling import to_program
-from tests.support.conv_kernels import LEVELS, assert_close, build, call, caps_of
+from tests.support.conv_kernels import LEVELS, assert_close, build, call, caps_of, to_logical, to_physical
 from tests.support.run_node import reference, run, same
 
 PATCHES = {
@@ -108,6 +109,98 @@ def test_patches_pack_weight_rejects_another_shape() -> None:
         patch_upsample.pack_weight(np.zeros((7, 5, 2, 2), np.float32), PATCHES["several tiles"], PatchConfig(8, 1, 1))
 
 
+PHASED = {
+    "3x3 stride 2": TransposedSpec(1, 8, 5, 19, 16, (3, 3), (2, 2), (1, 1, 0, 0), 8, 16),
+    "4x4 stride 2": TransposedSpec(2, 16, 6, 7, 32, (4, 4), (2, 2), (1, 1, 1, 1), 16, 16),
+    "3x3 stride 1": TransposedSpec(1, 16, 5, 33, 16, (3, 3), (1, 1), (1, 1, 1, 1), 16, 16),
+    "2x2 stride 2": TransposedSpec(1, 16, 5, 6, 16, (2, 2), (2, 2), (0, 0, 0, 0), 16, 16),
+    "cropped by more than its reach": TransposedSpec(1, 4, 8, 9, 8, (3, 2), (2, 2), (2, 3, 3, 1), 1, 8),
+    "padded at the end": TransposedSpec(1, 4, 4, 5, 8, (3, 3), (3, 3), (0, 0, -2, -1), 4, 8),
+    "strides differ": TransposedSpec(1, 3, 4, 6, 8, (5, 4), (3, 1), (1, 2, 2, 0), 1, 8),
+    "one row": TransposedSpec(1, 4, 1, 1, 8, (2, 2), (2, 2), (1, 0, 0, 1), 4, 8),
+    "plain result": TransposedSpec(1, 16, 4, 6, 21, (4, 4), (2, 2), (1, 1, 1, 1), 16, 1),
+    "plain result of one channel": TransposedSpec(2, 5, 4, 6, 1, (3, 3), (2, 2), (0, 0, 0, 0), 1, 1),
+}
+
+
+def phased_oracle(x: np.ndarray, weight: np.ndarray, spec: TransposedSpec) -> np.ndarray:
+    """Every input pixel spreads over its window of the output, in float64; what lies outside is dropped."""
+    n, _, height, width = x.shape
+    out = np.zeros((n, spec.out_channels, int(spec.out_extent(0)), int(spec.out_extent(1))))
+    for y in range(height):
+        for x_ in range(width):
+            for ky in range(spec.kernel[0]):
+                for kx in range(spec.kernel[1]):
+                    oy, ox = y * spec.strides[0] + ky - spec.pads[0], x_ * spec.strides[1] + kx - spec.pads[1]
+                    if 0 <= oy < out.shape[2] and 0 <= ox < out.shape[3]:
+                        out[:, :, oy, ox] += x[:, :, y, x_].astype(np.float64) @ weight[:, :, ky, kx].astype(np.float64)
+    return out
+
+
+def phased_inputs(spec: TransposedSpec) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((spec.batch, spec.in_channels, spec.height, spec.width), dtype=np.float32)
+    return x, rng.standard_normal((spec.in_channels, spec.out_channels, *spec.kernel), dtype=np.float32)
+
+
+def compute_phased(spec: TransposedSpec, level: str, x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
+    caps = caps_of(level)
+    assert conv_transpose.supports(spec, caps) is None
+    config = conv_transpose.default_config(spec, caps)
+    function = options.pop("function", None) or build(conv_transpose.emit(spec, config, **options), level)
+    arrays = [to_physical(x, spec.in_block), conv_transpose.pack_weight(weight, spec, config)]
+    return to_logical(call(function, arrays, tuple(int(d) for d in spec.output_shape)), spec.out_block)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", PHASED)
+def test_phases_match_oracle(name: str, level: str) -> None:
+    spec = PHASED[name]
+    x, weight = phased_inputs(spec)
+    reduction = spec.in_channels * spec.kernel[0] * spec.kernel[1]
+    assert_close(compute_phased(spec, level, x, weight), phased_oracle(x, weight, spec), reduction)
+
+
+@pytest.mark.parametrize("name", ["3x3 stride 2", "4x4 stride 2", "plain result"])
+def test_phases_of_symbolic_sizes(name: str) -> None:
+    base = replace(PHASED[name], batch=1)
+    symbolic = replace(base, height=tirx.Var("h", "int64"), width=tirx.Var("w", "int64"))
+    config = conv_transpose.default_config(symbolic, caps_of("x86-64-v3"))
+    function = build(conv_transpose.emit(symbolic, config), "x86-64-v3")
+    for height, width in [(1, 1), (4, 21)]:
+        spec = replace(base, height=height, width=width)
+        x, weight = phased_inputs(spec)
+        actual = compute_phased(spec, "x86-64-v3", x, weight, function=function)
+        assert_close(actual, phased_oracle(x, weight, spec), spec.in_channels * 16)
+
+
+@pytest.mark.parametrize("name", ["4x4 stride 2", "plain result"])
+def test_phases_epilogue_sees_logical_indices(name: str) -> None:
+    spec = PHASED[name]
+    x, weight = phased_inputs(spec)
+
+    def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
+        n, c, h, w = (tirx.Cast("float32", i) for i in index)
+        return n * 1000000.0 + c * 10000.0 + h * 100.0 + w
+
+    actual = compute_phased(spec, "x86-64-v3", x, weight, epilogue=epilogue)
+    n, c, h, w = np.indices(actual.shape)
+    np.testing.assert_array_equal(actual, n * 1000000 + c * 10000 + h * 100 + w)
+
+
+def test_phases_refuse_with_a_reason() -> None:
+    base = PHASED["4x4 stride 2"]
+    caps = caps_of("x86-64-v2")
+    refusals = {
+        "gaps": replace(base, strides=(5, 5)),
+        "block": replace(base, out_channels=24),
+        "empty": replace(base, height=0),
+        "may be": replace(base, height=tirx.Var("h", "int64"), pads=(2, 1, 2, 1)),
+    }
+    for word, spec in refusals.items():
+        assert word in (conv_transpose.supports(spec, caps) or "")
+
+
 def model_of(outputs: int, attributes: dict[str, Any], size: tuple[int | str, int | str], activation: str) -> Any:
     """A convolution, a transposed one with bias, and an activation."""
     rng = np.random.default_rng(3)
@@ -133,8 +226,14 @@ PATCH = {"kernel_shape": [2, 2], "strides": [2, 2]}
 NODES: dict[str, tuple[int, dict[str, Any], str]] = {
     "patches": (5, PATCH, "conv-transpose-patch"),
     "one channel": (1, PATCH, "conv-transpose-patch"),
-    "cropped": (4, {**PATCH, "pads": [1, 0, 0, 1]}, "generic"),
-    "padded at the end": (4, {**PATCH, "output_padding": [1, 1]}, "generic"),
+    "cropped": (4, {**PATCH, "pads": [1, 1, 0, 0]}, "conv-transpose"),
+    "padded at the end": (4, {**PATCH, "output_padding": [1, 1]}, "conv-transpose"),
+    "overlapping, in blocks": (
+        8,
+        {"kernel_shape": [3, 3], "strides": [2, 2], "output_padding": [1, 1]},
+        "conv-transpose",
+    ),
+    "stride 1": (8, {"kernel_shape": [4, 3], "pads": [1, 1, 2, 1]}, "conv-transpose"),
     "gaps": (4, {"kernel_shape": [1, 1], "strides": [2, 2]}, "generic"),
 }
 

@@ -1,0 +1,242 @@
+"""Transposed convolution as one ordinary convolution for each phase of its strides: a lane is an output channel.
+
+Output row ``o`` takes input row ``i`` through kernel row ``k`` where ``i * stride + k = o + pad``. For the rows ``o`` of one
+remainder by the stride these ``k`` are the same, so the rows of a phase are a convolution of stride 1 with that part of the
+kernel, reversed. All phases of a row run together, while their input is in cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels import sliding_window
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.sliding_window import Phase, SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
+
+_KEPT_WEIGHTS = 3
+_PRODUCTS_PER_SECOND = 3e9
+_ELEMENTS_PER_SECOND = 1e9
+
+
+@dataclass(frozen=True)
+class TransposedSpec:
+    """One float32 transposed convolution in one group (ONNX ConvTranspose, dilation 1).
+
+    Attributes:
+        batch: images; an int or a symbolic ``tirx.Var``.
+        in_channels: input channels.
+        height: input rows; an int or a symbolic ``tirx.Var``.
+        width: input columns; an int or a symbolic ``tirx.Var``.
+        out_channels: output channels.
+        kernel: kernel (height, width).
+        strides: steps (vertical, horizontal), not above the kernel's extents.
+        pads: rows and columns that the result lacks (top, left, bottom, right), output padding subtracted.
+        in_block: channels innermost in the data, 1 if plain.
+        out_block: the same of the result.
+    """
+
+    batch: tirx.Expr | int
+    in_channels: int
+    height: tirx.Expr | int
+    width: tirx.Expr | int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    in_block: int = 1
+    out_block: int = 1
+
+    def out_extent(self, axis: int) -> tirx.Expr | int:
+        """Output rows (0) or columns (1)."""
+        extent = (self.height, self.width)[axis]
+        return (extent - 1) * self.strides[axis] + self.kernel[axis] - self.pads[axis] - self.pads[axis + 2]
+
+    @property
+    def input_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """Physical shape of the data."""
+        return _physical(self.batch, self.in_channels, self.height, self.width, self.in_block)
+
+    @property
+    def output_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """Physical shape of the result."""
+        return _physical(self.batch, self.out_channels, self.out_extent(0), self.out_extent(1), self.out_block)
+
+    def taps(self, axis: int, phase: int) -> range:
+        """Kernel elements of a phase, last first: the order in which they meet the data."""
+        remainder = (phase + self.pads[axis]) % self.strides[axis]
+        return range(remainder, self.kernel[axis], self.strides[axis])[::-1]
+
+    def phase(self, vertical: int, horizontal: int) -> Conv2dSpec:
+        """The convolution that gives the output rows and columns of a phase."""
+        lead, trail, kernel = [0, 0], [0, 0], [0, 0]
+        for axis, phase in enumerate((vertical, horizontal)):
+            stride, taps = self.strides[axis], self.taps(axis, phase)
+            kernel[axis] = len(taps)
+            lead[axis] = len(taps) - 1 - (phase + self.pads[axis]) // stride
+            # rows of the phase: ceil((out_extent - phase) / stride) = extent + more
+            more = -(-(self.kernel[axis] - self.pads[axis] - self.pads[axis + 2] - phase) // stride) - 1
+            trail[axis] = more + len(taps) - 1 - lead[axis]
+        return Conv2dSpec(
+            self.batch, self.in_channels, self.height, self.width, self.out_channels, (kernel[0], kernel[1]),
+            pads=(lead[0], lead[1], trail[0], trail[1]), in_block=self.in_block, out_block=self.out_block,
+        )  # fmt: skip
+
+
+def _physical(
+    batch: tirx.Expr | int, channels: int, height: tirx.Expr | int, width: tirx.Expr | int, block: int
+) -> tuple[tirx.Expr | int, ...]:
+    return (batch, channels, height, width) if block == 1 else (batch, channels // block, height, width, block)
+
+
+def supports(spec: TransposedSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if any(k < s for k, s in zip(spec.kernel, spec.strides)):
+        return "gaps between windows"
+    if (
+        spec.in_channels % spec.in_block
+        or spec.out_channels % spec.out_block
+        or (spec.out_block > 1 and spec.out_block % 4)
+    ):
+        return "channels that aren't a multiple of their block"
+    known = [
+        d for d in (spec.batch, spec.height, spec.width, spec.out_extent(0), spec.out_extent(1)) if isinstance(d, int)
+    ]
+    if min(1, *known, spec.in_channels, spec.out_channels) < 1:
+        return "an empty dimension"
+    # every phase must have at least no rows, and the first one some
+    for axis, extent in enumerate((spec.height, spec.width)):
+        if not isinstance(extent, int) and spec.kernel[axis] - spec.pads[axis] - spec.pads[axis + 2] < 1:
+            return "a result that may be empty"
+    return None
+
+
+def default_config(spec: TransposedSpec, caps: Caps) -> SlidingConfig:
+    """A row of pixels that fills the registers."""
+    if spec.out_block == 1:
+        lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
+    else:
+        lanes = math.gcd(spec.out_block, caps.lanes(4))
+    config = SlidingConfig(lanes, tile_for(spec.phase(0, 0), caps, _KEPT_WEIGHTS))
+    return replace(config, parallel=worth_threads(seconds(spec, config), caps))
+
+
+def seconds(spec: TransposedSpec, config: SlidingConfig) -> float:
+    """Rough time on one core, infinite for symbolic sizes."""
+    if not (isinstance(spec.batch, int) and isinstance(spec.height, int) and isinstance(spec.width, int)):
+        return math.inf
+    products = spec.batch * spec.in_channels * spec.height * spec.width * spec.kernel[0] * spec.kernel[1]
+    total = products * -(-spec.out_channels // config.lanes) / _PRODUCTS_PER_SECOND
+    if spec.out_block == 1:
+        total += spec.batch * spec.out_channels * spec.out_extent(0) * spec.out_extent(1) / _ELEMENTS_PER_SECOND
+    return float(total)
+
+
+def pack_weight(
+    weight: npt.NDArray[np.float32], spec: TransposedSpec, config: SlidingConfig
+) -> npt.NDArray[np.float32]:
+    """Packs (I, O, height, width) weights as (O / lanes, I, taps, lanes), the taps phase by phase; the last lanes may be 0.
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected = (spec.in_channels, spec.out_channels, *spec.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
+    order = [
+        (ky, kx)
+        for vertical in range(spec.strides[0])
+        for horizontal in range(spec.strides[1])
+        for ky in spec.taps(0, vertical)
+        for kx in spec.taps(1, horizontal)
+    ]
+    lanes = config.lanes
+    vectors = -(-spec.out_channels // lanes)
+    padded = np.zeros((spec.in_channels, vectors * lanes, len(order)), np.float32)
+    for tap, (ky, kx) in enumerate(order):
+        padded[:, : spec.out_channels, tap] = weight[:, :, ky, kx]
+    return np.ascontiguousarray(padded.reshape(spec.in_channels, vectors, lanes, -1).transpose(1, 0, 3, 2))
+
+
+@dataclass(frozen=True)
+class _Multiply:
+    """Products of every input channel with a part of the kernel."""
+
+    spec: Conv2dSpec
+    first_tap: int
+    lanes: int
+    data: tirx.Buffer
+    weight: tirx.Buffer
+    start: float = 0.0
+    separable: bool = False
+    written_out: bool = False
+
+    def steps(self, vector: tirx.Expr) -> int:
+        """Input channels."""
+        return self.spec.in_channels
+
+    def value(
+        self, image: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, y: tirx.Expr, x: tirx.Expr
+    ) -> tirx.Expr:
+        """An input channel in every lane."""
+        block = self.spec.in_block
+        at = [image, step, y, x]
+        if block > 1:
+            at = [image, tirx.floordiv(step, block), y, x, tirx.floormod(step, block)]
+        return broadcast(tirx.BufferLoad(self.data, at), self.lanes)
+
+    def accumulate(
+        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+    ) -> tirx.Expr:
+        """A fused multiply-add."""
+        tap = self.first_tap + ky * self.spec.kernel[1] + kx
+        return old + value * tirx.BufferLoad(self.weight, [vector, step, tap, ramp(0, self.lanes)])
+
+    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
+        """The sum."""
+        return total
+
+
+def emit(
+    spec: TransposedSpec,
+    config: SlidingConfig,
+    epilogue: EpilogueFn | None = None,
+    extras: Sequence[ExtraOperand] = (),
+    name: str = "conv_transpose",
+    style: StoreStyle = StoreStyle.unrolled,
+) -> tirx.PrimFunc:
+    """Emits ``name(data: spec.input_shape, weight: as packed, *extras, output: spec.output_shape)``.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: the tile; weights must be packed with the same.
+        epilogue: maps an accumulator at ``(n, c, h, w)`` to the stored value.
+        extras: further inputs for the epilogue.
+        name: global symbol of the function.
+        style: how the loops around the epilogue are written.
+    """
+    phases: list[Phase] = []
+    taps = 0
+    for vertical in range(spec.strides[0]):
+        for horizontal in range(spec.strides[1]):
+            window = spec.phase(vertical, horizontal)
+
+            def operator(buffers: list[tirx.Buffer], window: Conv2dSpec = window, first: int = taps) -> _Multiply:
+                return _Multiply(window, first, config.lanes, *buffers)
+
+            if not any(isinstance(d, int) and d == 0 for d in (window.out_height, window.out_width)):
+                phases.append(Phase(window, operator, (vertical, horizontal), spec.strides))
+            taps += window.kernel[0] * window.kernel[1]
+    weight = (-(-spec.out_channels // config.lanes), spec.in_channels, taps, config.lanes)
+    inputs = [("data", spec.input_shape), ("weight", weight)]
+    return sliding_window.emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style)
