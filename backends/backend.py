@@ -25,6 +25,7 @@ from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
+from graphopt.backends.cpu.reductions import RowReduction
 from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
@@ -49,6 +50,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         BlockedLrn(),
         RowSoftmax(),
         RowNorm(),
+        RowReduction(),
         FusedAttention(),
     ]
 

@@ -83,14 +83,19 @@ def flattened(function: Any, m: Matrix) -> Any:
     return with_shapes(function, {0: m.shape, len(function.params) - 1: m.shape}, m.defined)
 
 
-def _single(call: KernelCall) -> str | None:
-    """Why a group is not one node over plain float32 data that the row kernels take, None if it is."""
+def single_node(call: KernelCall, data: int | None = None) -> str | None:
+    """Why a group is not one node over plain float32 data that the row kernels take, None if it is.
+
+    Args:
+        call: the group.
+        data: how many of the node's inputs are data; by default all.
+    """
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
     if len(call.group.nodes) != 1 or call.group.outputs != [node.out]:
         return "more than one result"
-    if any(v is not None and v.dtype is not DType.f32 for v in (*node.inputs, node.out)):
+    if any(v is not None and v.dtype is not DType.f32 for v in (*node.inputs[:data], node.out)):
         return "needs float32"
     if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
         return "needs plain layouts"
@@ -99,7 +104,7 @@ def _single(call: KernelCall) -> str | None:
     return None
 
 
-class _Rows(KernelTemplate[RowConfig]):
+class RowTemplate(KernelTemplate[RowConfig]):
     """What the row kernels have in common."""
 
     seconds_per_vector: ClassVar[float]
@@ -118,10 +123,12 @@ class _Rows(KernelTemplate[RowConfig]):
 
 
 def _elements(call: KernelCall) -> int:
-    return math.prod(d if isinstance(d, int) else 64 for d in call.group.anchor.out.shape)
+    x = call.group.anchor.inputs[0]
+    assert x is not None
+    return math.prod(d if isinstance(d, int) else 64 for d in x.shape)
 
 
-class RowSoftmax(_Rows):
+class RowSoftmax(RowTemplate):
     """Softmax and LogSoftmax over the last axis."""
 
     name: ClassVar[str] = "softmax-rows"
@@ -131,7 +138,7 @@ class RowSoftmax(_Rows):
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
         node = call.group.anchor
-        reason = _single(call)
+        reason = single_node(call)
         if reason is not None:
             return No(reason)
         rank = len(node.out.shape)
@@ -149,7 +156,7 @@ class RowSoftmax(_Rows):
         return Emitted(flattened(softmax_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m), [x])
 
 
-class RowNorm(_Rows):
+class RowNorm(RowTemplate):
     """LayerNormalization, RMSNormalization, InstanceNormalization and GroupNormalization with one result."""
 
     name: ClassVar[str] = "norm-rows"
@@ -161,7 +168,7 @@ class RowNorm(_Rows):
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
         node = call.group.anchor
-        reason = _single(call)
+        reason = single_node(call)
         if reason is not None:
             return No(reason)
         x, scale, bias = node.inputs[0], node.inputs[1], node.input(2)

@@ -1,0 +1,76 @@
+"""Reductions of rows that lie contiguously in memory, at the speed of reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common.tensor import Expr, let
+from graphopt.backends.cpu.kernels.register_tile import build_prim_func
+from graphopt.backends.cpu.kernels.row import Row, with_row
+
+
+def _squared(x: Expr) -> Expr:
+    x = let(x)
+    return x * x
+
+
+_BEFORE: dict[str, Callable[[Expr], Expr]] = {
+    "ReduceSum": lambda x: x,
+    "ReduceMean": lambda x: x,
+    "ReduceL1": tirx.abs,
+    "ReduceL2": _squared,
+    "ReduceSumSquare": _squared,
+}
+REDUCTIONS = frozenset(_BEFORE)
+"""Operators that the kernel computes."""
+
+
+@dataclass(frozen=True)
+class ReduceSpec:
+    """A reduction of the last axis of a matrix, float32.
+
+    Attributes:
+        op: one of `REDUCTIONS`.
+        rows, length: ints or symbolic.
+    """
+
+    op: str
+    rows: tirx.Expr | int
+    length: tirx.Expr | int
+
+
+def emit(
+    spec: ReduceSpec, lanes: int, parallel: bool = True, prefetch: bool = False, name: str = "reduce"
+) -> tirx.PrimFunc:
+    """Emits ``name(x: (rows, length), output: (rows,))``.
+
+    Args:
+        spec: the problem.
+        lanes: float32 per vector.
+        parallel: whether rows are shared among threads.
+        prefetch: whether a row is fetched while the one before is computed: for data outside of the cache.
+        name: global symbol.
+    """
+    length = spec.length
+
+    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        (x,) = inputs
+
+        def reduce(r: Row, row: Expr) -> None:
+            ahead = (x, row + 1) if prefetch else None
+            total = r.reduce(lambda i: _BEFORE[spec.op](x[row, i]), ahead=ahead)
+            if spec.op == "ReduceMean":
+                total = total / (
+                    tirx.const(float(length), "float32") if isinstance(length, int) else length.astype("float32")
+                )
+            elif spec.op == "ReduceL2":
+                total = tirx.sqrt(total)
+            T.buffer_store(output, total, [row])
+
+        with (T.parallel if parallel else T.serial)(0, spec.rows) as row:
+            with_row(length, lanes, lambda r: reduce(r, row))
+
+    return build_prim_func(name, [("x", (spec.rows, length))], [], (spec.rows,), body)
