@@ -16,7 +16,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import REDUCERS, NestBody, Reduction, identity_of
-from graphopt.backends.common.tensor import Expr, Index, Scope, let
+from graphopt.backends.common.tensor import Expr, Index, Scope, let, weight
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
 
@@ -32,12 +32,22 @@ def cpu_nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[An
     dtypes = [str(value.ty.dtype) for _, value, _ in probe.stores]
     lanes = caps.lanes(max(_bytes(str(t)) for t in dtypes))
     if reduction is None:
-        return _Plain(shape, evaluate, caps, lanes).statements()
+        return _Plain(shape, evaluate, caps, lanes, _density(probe, lanes)).statements()
     lanes = caps.lanes(_bytes(reduction.dtype))
     last = shape[-1] if shape else 1
     if isinstance(last, int) and last * 2 <= lanes and _reducible_by_lanes(reduction, lanes):
         return _LaneReduction(shape, evaluate, caps, lanes, reduction).statements()
     return _VectorReduction(shape, evaluate, caps, lanes, reduction).statements()
+
+
+def _density(body: NestBody, lanes: int) -> float:
+    """How much dearer an element is than an operation of ``PARALLEL_WORK``.
+
+    Measured with 16 lanes on two cores: two threads draw level at 24 thousand elements of Relu or Add (0.11 ns each), and at
+    6 thousand of Sigmoid (0.5 ns for 630 operations, those behind a name counted wherever it is used).
+    """
+    operations = sum(weight(value) for _, value, _ in body.stores) + body.scope.kept_weight
+    return 0.65 + 0.0035 * operations * 16 / lanes
 
 
 def _reducible_by_lanes(r: Reduction, lanes: int) -> bool:
@@ -83,6 +93,7 @@ class _Nest:
     evaluate: Evaluate
     caps: Caps
     lanes: int
+    density: float = 1.0
 
     @property
     def axes(self) -> list[int]:
@@ -91,7 +102,7 @@ class _Nest:
 
     def work(self) -> float:
         """Scalar operations, infinite if symbolic."""
-        total = 1.0
+        total = self.density
         for d in self.shape:
             total *= d if isinstance(d, int) else math.inf
         return total

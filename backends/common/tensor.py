@@ -101,6 +101,11 @@ class Scope:
         _WEIGHTS[var] = size
         return var
 
+    @property
+    def kept_weight(self) -> int:
+        """Operations behind the values that went through memory."""
+        return sum(weight(bound) for target, bound in self.binds if hash(target) in self._cuts)
+
     def wrap(self, value: Expr) -> Expr:
         """``value`` within this scope's bindings, as one expression."""
         for var, bound in reversed(self.binds):

@@ -128,3 +128,23 @@ def test_blocked_results_hold_the_same_elements() -> None:
 def test_empty_tensors_need_no_loops() -> None:
     x = np.zeros((0, 3), F32)
     assert run(lambda _, a: elementwise(lambda v: v + v, F32, a.shape, a), [x], (0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("op", "count", "parallel"),
+    [
+        ("relu", 8192, False),
+        ("relu", 65536, True),
+        ("sigmoid", 2048, False),
+        ("sigmoid", 16384, True),
+        ("erf", 16384, True),
+    ],
+)
+def test_threads_start_where_the_work_pays(op: str, count: int, parallel: bool) -> None:
+    from graphopt.backends.common import math as m
+
+    function = {"relu": lambda v: tirx.max(v, tirx.const(0.0, F32)), "sigmoid": m.sigmoid, "erf": m.erf}[op]
+    builder = KernelBuilder(CAPS, cpu_nest, {})
+    x, out = (tirx.decl_buffer((count,), F32, name) for name in ("x", "out"))
+    builder.emit([Output(elementwise(function, F32, (count,), reader(x, (count,), F32)), out)])
+    assert ("T.parallel" in builder.finish([x, out], "f").script()) == parallel
