@@ -13,15 +13,9 @@ from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, Kernel
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.kernels.conv2d_direct import (
-    Conv2dConfig,
-    default_config,
-    emit,
-    pack_weight,
-    predicted_cycles,
-    supports,
-)
+from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, pack_weight, supports
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.direct_cost import default_config, predicted_cycles
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr, known

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.cpu.kernels.conv2d_direct import vector_lanes
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
+from graphopt.backends.cpu.kernels.direct_cost import vector_lanes
 from graphopt.backends.cpu.kernels.memory_cost import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 
@@ -46,12 +46,13 @@ def _candidates(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
         tiles = _tiles(spec, m)
         for points, vectors in tiles_of_registers:
             panels = -(-spec.out_channels // (vectors * lanes))
-            if spec.static_plane and isinstance(spec.batch, int) and tiles <= _MAX_TILES:
+            static = spec.static_plane is not None and isinstance(spec.batch, int)
+            if static and tiles <= _MAX_TILES:
                 for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)} | {panels}:
                     group = -(-panels // groups)
                     config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True)
                     yield from (config, replace(config, private=True))
-            if tiles > points:
+            if tiles > points or not static:
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for group in {1, -(-panels // 4), -(-panels // 2), panels}:
                         yield WinogradConfig(m, lanes, vectors, points, block, group)

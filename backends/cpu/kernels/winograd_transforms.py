@@ -28,6 +28,7 @@ WEIGHT_TRANSFORM: dict[int, npt.NDArray[np.float64]] = {
 }
 """G of shape (m + 2, 3), by m."""
 
+
 def transform_input_row(d: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
     """``B^T d`` for one row or column of a patch.
 

@@ -15,6 +15,7 @@ from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tirx, tvm
 from graphopt.backends.cpu.kernels import conv2d_direct as kernel
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.direct_cost import default_config
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
@@ -115,7 +116,7 @@ def run(
     """Compiles, runs and returns the output as NCHW; the output starts as NaN so that no element may be left out."""
     caps = caps_of(level)
     assert kernel.supports(spec, caps) is None
-    config = config or kernel.default_config(spec, caps)
+    config = config or default_config(spec, caps)
     operands = tuple(ExtraOperand(name, value.shape) for name, value in extras)
     func = kernel.emit(spec, config, epilogue, operands, "conv")
     module = build(func, level)
@@ -231,7 +232,7 @@ def test_symbolic_batch(dtype: str) -> None:
 def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
     base = SPECS[name]
     symbolic = replace(base, in_height=tirx.Var("h", dtype), in_width=tirx.Var("w", dtype))
-    config = kernel.default_config(symbolic, caps_of(level))
+    config = default_config(symbolic, caps_of(level))
     module = build(kernel.emit(symbolic, config, name="conv"), level)
     for height, width in [(4, 4), (5, 33), (9, 14), (3, 71)]:
         spec = replace(base, in_height=height, in_width=width)
@@ -247,7 +248,7 @@ def test_one_symbolic_size(axis: str) -> None:
     base = SPECS["3x3 stride 2"]
     spec = replace(base, **{axis: tirx.Var("s", "int64")})
     x, weight = inputs_of(base)
-    config = kernel.default_config(spec, caps_of("x86-64-v3"))
+    config = default_config(spec, caps_of("x86-64-v3"))
     module = build(kernel.emit(spec, config, name="conv"), "x86-64-v3")
     output = tvm.runtime.tensor(np.full([int(d) for d in base.output_shape], np.nan, np.float32))
     arrays = to_physical(x, base.in_block), kernel.pack_weight(weight, spec, config)
@@ -261,7 +262,7 @@ def test_runs_in_the_relax_vm() -> None:
     """The emitted function has no block structure; the VM must take it through ``call_tir`` all the same."""
     spec = SPECS["3x3"]
     caps = caps_of("x86-64-v3")
-    config = kernel.default_config(spec, caps)
+    config = default_config(spec, caps)
     x, weight = inputs_of(spec)
     builder = relax.BlockBuilder()
     func = builder.add_func(kernel.emit(spec, config, name="conv"), "conv")
@@ -282,7 +283,7 @@ def test_runs_in_the_relax_vm() -> None:
 def test_default_config_fits_the_registers(bits: int, registers: int, most: int) -> None:
     caps = Caps(vector_bits=bits, vector_registers=registers, fma=True)
     for spec in SPECS.values():
-        config = kernel.default_config(spec, caps)
+        config = default_config(spec, caps)
         assert config.accumulators <= most
         assert config.accumulators + config.oc_vectors + 1 <= registers
         assert config.lanes * 32 <= bits
@@ -306,6 +307,6 @@ def test_refuses_with_a_reason() -> None:
 
 def test_pack_weight_rejects_another_shape() -> None:
     spec = SPECS["3x3"]
-    config = kernel.default_config(spec, Caps(vector_bits=256))
+    config = default_config(spec, Caps(vector_bits=256))
     with pytest.raises(ValueError, match="expected"):
         kernel.pack_weight(np.zeros((1, 2, 3, 3), np.float32), spec, config)

@@ -139,6 +139,14 @@ def test_symbolic_sizes() -> None:
         assert error(run(spec, "x86-64-v3", x, weight, config), oracle(x, weight, fixed)) < BOUND[config.m]
 
 
+def test_symbolic_batch_of_single_tiles() -> None:
+    spec = Conv2dSpec(tirx.Var("n", "int64"), 16, 3, 4, 32, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16)
+    config = default_config(spec, caps_of("x86-64-v3"))
+    fixed = replace(spec, batch=7)
+    x, weight = inputs_of(fixed)
+    assert error(run(spec, "x86-64-v3", x, weight, config), oracle(x, weight, fixed)) < BOUND[config.m]
+
+
 def test_default_is_the_cheapest_candidate() -> None:
     caps = caps_of("x86-64-v3")
     for spec in SPECS.values():
