@@ -21,7 +21,7 @@ class VmCode:
 
     target: Target
     kernels: dict[str, Any]
-    _builder: Any
+    _lowered: Any
     _constants: dict[str, Any]
 
     def executable(self, objects: list[Path]) -> Any:
@@ -32,8 +32,11 @@ class VmCode:
         """
         # The first object stands for "the library" in the tree of modules that is packed into the exported file.
         library = tvm.runtime.load_static_library(str(objects[0]), list(self.kernels))
+        # Linking adds the library to the builder's executable for good, so each takes bytecode of its own.
+        builder = relax.ExecBuilder()
+        get_global_func("relax.VMCodeGen")(builder, self._lowered)
         link = get_global_func("relax.VMLink")
-        return relax.VMExecutable(link(self._builder, self.target.tvm_target(), library, [], self._constants))
+        return relax.VMExecutable(link(builder, self.target.tvm_target(), library, [], self._constants))
 
     def pack(self, module: Any, is_system_lib: bool, prefix: str, folder: str) -> str:
         """TVM's ``fpack_imports``: the bytecode as an object file. TVM's own way wants an LLVM module to be there."""
@@ -56,8 +59,6 @@ def vm_code(mod: Any, target: Target, lowering: Any) -> VmCode:
     with target.tvm_target():
         mod = lowering(mod)
     attributes = dict(mod.attrs) if mod.attrs else {}
-    builder = relax.ExecBuilder()
-    rest = get_global_func("relax.VMCodeGen")(builder, mod)
-    kernels = {str(var.name_hint): f for var, f in rest.functions.items() if isinstance(f, tirx.PrimFunc)}
+    kernels = {str(var.name_hint): f for var, f in mod.functions.items() if isinstance(f, tirx.PrimFunc)}
     constants = dict(attributes.get("const_name_to_constant", {}))
-    return VmCode(target, dict(sorted(kernels.items())), builder, constants)
+    return VmCode(target, dict(sorted(kernels.items())), mod, constants)

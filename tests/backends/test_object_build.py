@@ -270,3 +270,15 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.stdout.split("\n")[:2] == ["start", "True []"], done.stderr
+
+
+def test_exports_as_often_as_one_likes(tmp_path: Path) -> None:
+    """Once for running, once or more for saving: each links the same kernels anew."""
+    target = parse_target("native")
+    built = build_module(demo_module(), target)
+    assert isinstance(built, BuiltOfObjects)
+    arrays, _ = demo_arrays()
+    want = run(built.vm(), arrays)
+    for name in ("a.so", "b.so"):
+        built.export(tmp_path / name)
+        np.testing.assert_array_equal(run(build.open_library(tmp_path / name, target)[0], arrays), want)
