@@ -98,6 +98,8 @@ class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
 
     def spec(self, call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         """The kernel's specification."""
+        if call.block(call.group.anchor.inputs[0]) or call.block(call.group.outputs[0]):  # type: ignore[arg-type]
+            raise _context(call).unsupported("channel blocks")
         return patch_of(call)
 
 
@@ -128,14 +130,12 @@ _READERS_OF_BLOCKS = frozenset({"Conv", "Concat", "Add"})
 
 
 def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
-    """The kernel's specification and its expressions for the symbolic dimensions.
+    """The patch kernel's specification, layouts aside, and its expressions for the symbolic dimensions.
 
     Raises:
         UnsupportedOpError: windows overlap or leave gaps, or the result is cropped or padded.
     """
     node = call.group.anchor
-    if call.block(node.inputs[0]) or call.block(call.group.outputs[0]):  # type: ignore[arg-type]
-        raise _context(call).unsupported("channel blocks")
     context = _context(call)
     window = transposed_window(context)
     x, w = context.value(0), context.value(1)
