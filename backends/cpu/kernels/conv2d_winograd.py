@@ -22,7 +22,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.packed_array import aligned_copy
-from graphopt.backends.cpu.kernels.prefetch import prefetch_panel_share, prefetch_row_ahead
+from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
     RegisterTile,
@@ -290,12 +290,18 @@ class _Kernel:
         sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes)
         sums.clear()
         blocks = spec.in_channels // spec.in_block
+        following = [group, component, panel + 1, 0, 0]
+        panel_bytes = 4 * spec.in_channels * config.panel
+        # evenly over the whole time, so at the finer places only where each has a line to fetch
+        each_channel = panel_bytes // LINE_BYTES >= tiles * spec.in_channels
         with T.serial(0, blocks) as block:
-            panel_bytes = 4 * spec.in_channels * config.panel
-            step = index * blocks + block
-            prefetch_panel_share(self.weight, [group, component, panel + 1, 0, 0], panel_bytes, step, tiles * blocks)
+            if not each_channel:
+                prefetch_panel_share(self.weight, following, panel_bytes, index * blocks + block, tiles * blocks)
             with T.serial(0, spec.in_block) as lane:
                 channel = block * spec.in_block + lane
+                if each_channel:
+                    step, steps = index * spec.in_channels + channel, tiles * spec.in_channels
+                    prefetch_panel_share(self.weight, following, panel_bytes, step, steps)
                 prefetch_row_ahead(self.weight, [group, component, panel, channel])
                 sums.multiply_add(
                     lambda p: patches[component, block, start + p, lane],
