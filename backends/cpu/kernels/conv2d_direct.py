@@ -19,8 +19,15 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.kernels.epilogue import (
+    EpilogueFn,
+    ExtraOperand,
+    StoreStyle,
+    depends_on_point,
+    store_accumulator,
+)
 from graphopt.backends.cpu.kernels.packed_array import aligned_copy
+from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
@@ -29,6 +36,7 @@ from graphopt.backends.cpu.kernels.register_tile import (
     build_prim_func,
     each_tile,
     for_each_tile,
+    guarded,
     tile_count,
 )
 from graphopt.backends.cpu.kernels.tiling import (
@@ -37,6 +45,12 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_by_taps,
     split_symbolic_window,
 )
+
+_PLAIN_GROUP = 16
+"""Most channels of a plain input that the innermost loop takes."""
+_CHANNELS_AHEAD = 8
+"""How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
+_LINE = LINE_BYTES // 4
 
 
 @dataclass(frozen=True)
@@ -112,9 +126,21 @@ def plane(spec: Conv2dSpec) -> tuple[tirx.Expr | int, tirx.Expr | int]:
 
 
 def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, int, int, int, int, int]:
-    """Shape of the packed weights: (panels, C / in_block, kernel height, kernel width, in_block, panel width)."""
+    """Shape of the packed weights: (panels, C / g, kernel height, kernel width, g, panel width), ``g`` = `channel_group`."""
     panels = -(-spec.out_channels // config.oc_panel)
-    return panels, spec.in_channels // spec.in_block, *spec.kernel, spec.in_block, config.oc_panel
+    group = channel_group(spec)
+    return panels, spec.in_channels // group, *spec.kernel, group, config.oc_panel
+
+
+def channel_group(spec: Conv2dSpec) -> int:
+    """Input channels of the innermost loop: those of a block, or as many of a plain input.
+
+    One channel at a time would make the elements of a kernel's row innermost: LLVM unrolls those few, keeps the points that they
+    share in registers, and spills the accumulators for it.
+    """
+    if spec.in_block > 1:
+        return spec.in_block
+    return next(g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0)
 
 
 def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2dConfig) -> npt.NDArray[np.float32]:
@@ -126,10 +152,10 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2
     expected = (spec.out_channels, spec.in_channels, *spec.kernel)
     if weight.shape != expected:
         raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    panels, blocks, kh, kw, in_block, width = packed_weight_shape(spec, config)
+    panels, blocks, kh, kw, group, width = packed_weight_shape(spec, config)
     padded = np.zeros((panels * width, *expected[1:]), np.float32)
     padded[: spec.out_channels] = weight
-    return aligned_copy(padded.reshape(panels, width, blocks, in_block, kh, kw).transpose(0, 2, 4, 5, 3, 1))
+    return aligned_copy(padded.reshape(panels, width, blocks, group, kh, kw).transpose(0, 2, 4, 5, 3, 1))
 
 
 def emit(
@@ -212,25 +238,59 @@ class _Kernel:
         accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes)
         accumulators.clear()
         spec = self.spec
-        blocks = spec.in_channels // spec.in_block
+        blocks = spec.in_channels // channel_group(spec)
         with T.serial(0, blocks) as block:
-            if isinstance(self.tiles, int):
-                panel_bytes = 4 * spec.reduction * config.oc_panel
-                step = index * blocks + block
-                prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, self.tiles * blocks)
-            self._taps(accumulators, image, panel, block, top, row, left, column)
+            self._prefetch_output(image, panel, block, top, left, column.tile)
+            self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
 
-        def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+        def finish(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
             h, w = self._pixel(top, left, column.tile, point)
-            stored = self.epilogue(value, (image, channel, h, w), self.operands)
-            T.buffer_store(self.output, stored, list(_index(image, channel, h, w, spec.out_block)))
+            return self.epilogue(value, (image, channel, h, w), self.operands)
 
         first = panel * config.oc_panel
         if spec.out_block == 1:
-            accumulators.store_scalars(first, spec.out_channels, store, self.style)
-        else:
-            together = math.gcd(config.lanes, spec.out_block)
-            accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
+            self._store_plain(accumulators, finish, first, image, top, left, column)
+            return
+
+        def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+            h, w = self._pixel(top, left, column.tile, point)
+            block, lane = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
+            T.buffer_store(self.output, finish(value, point, channel), [image, block, h, w, lane])
+
+        together = math.gcd(config.lanes, spec.out_block)
+        accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
+
+    def _store_plain(
+        self,
+        accumulators: RegisterTile,
+        finish: Finish,
+        first: tirx.Expr,
+        image: tirx.Expr,
+        top: tirx.Expr,
+        left: tirx.Expr,
+        column: Segment,
+    ) -> None:
+        """Emits the stores of a tile into NCHW."""
+        spec = self.spec
+        whole = spec.pointwise or column.tile == spec.out_width
+        flat = T.decl_buffer((math.prod(self.output.shape),), "float32", data=self.output.data)
+
+        def place(point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
+            plane = (tirx.Cast("int64", image) * spec.out_channels + channel) * (spec.out_height * spec.out_width)
+            if whole:
+                return plane + (top * spec.out_width + left + point)
+            h, w = self._pixel(top, left, column.tile, point)
+            return plane + (h * spec.out_width + w)
+
+        PlainStore(
+            flat,
+            place,
+            spec.out_channels,
+            accumulators.points if whole else column.tile,
+            finish,
+            depends_on_point(self.epilogue, self.operands),
+            self.style,
+        ).emit(accumulators, first)
 
     def _pixel(self, top: tirx.Expr, left: tirx.Expr, width: int, point: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """Output row and column of a tile's point."""
@@ -244,15 +304,17 @@ class _Kernel:
         accumulators: RegisterTile,
         image: tirx.Expr,
         panel: tirx.Expr,
+        step_of_block: tirx.Expr,
         block: tirx.Expr,
         top: tirx.Expr,
         row: Segment,
         left: tirx.Expr,
         column: Segment,
     ) -> None:
-        """Emits the products of one block of input channels with every kernel element that meets the input."""
+        """Emits the products of one group of input channels with every kernel element that meets the input."""
         spec = self.spec
         kernel_height, kernel_width = spec.kernel
+        group = channel_group(spec)
 
         def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int]) -> None:
             def scalar(point: tirx.Expr) -> tirx.Expr:
@@ -260,10 +322,17 @@ class _Kernel:
                 y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
                 x = w * spec.strides[1] + (kx * spec.dilations[1] - spec.pads[1])
                 if spec.in_block == 1:
-                    return self.data[image, block, y, x]
+                    return self.data[image, block * group + lane, y, x]
                 return self.data[image, block, y, x, lane]
 
-            with T.serial(0, spec.in_block) as lane:
+            if isinstance(self.tiles, int):
+                # a tap's share at a time: the more of a block's in one burst would leave no room for the loads in between
+                taps = spec.kernel[0] * spec.kernel[1]
+                step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
+                steps = self.tiles * (spec.in_channels // group) * taps
+                panel_bytes = 4 * spec.reduction * self.config.oc_panel
+                prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, steps)
+            with T.serial(0, group) as lane:
                 prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._prefetch_data(image, block, lane, top, left, column.tile)
                 accumulators.multiply_add(scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points)
@@ -303,18 +372,35 @@ class _Kernel:
     ) -> None:
         """Emits the prefetch of the tile's points in the next block of channels, one line or more a lane.
 
+        Of a plain input, those of a channel some steps ahead: a tile's channels lie pages apart, which no hardware foresees.
         Only for kernels of one element: others read every point several times.
         """
         spec = self.spec
+        if spec.kernel == (1, 1) and spec.in_block == 1:
+            channel = block * channel_group(spec) + lane + _CHANNELS_AHEAD
+            points = -(-_LINE // spec.strides[1])
+            for point in dict.fromkeys((*range(0, width, points), width - 1)):
+                h, w = self._pixel(top, left, width, T.int64(point))
+                prefetch(self.data, [image, channel, h * spec.strides[0], w * spec.strides[1]])
+            return
         if spec.kernel != (1, 1) or spec.in_block * 4 < LINE_BYTES:
             return
         with T.unroll(0, -(-width // spec.in_block)) as i:
             h, w = self._pixel(top, left, width, lane + i * spec.in_block)
             prefetch(self.data, [image, block + 1, h * spec.strides[0], w * spec.strides[1], 0])
 
-
-def _index(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, block: int) -> tuple[tirx.Expr, ...]:
-    """Physical index of a logical one."""
-    if block == 1:
-        return n, c, h, w
-    return n, tirx.floordiv(c, block), h, w, tirx.floormod(c, block)
+    def _prefetch_output(
+        self, image: tirx.Expr, panel: tirx.Expr, block: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
+    ) -> None:
+        """Emits the prefetch of a share of the tile's lines in a plain output, whose channels lie pages apart."""
+        spec, config = self.spec, self.config
+        if spec.out_block != 1:
+            return
+        blocks = spec.in_channels // channel_group(spec)
+        share = -(-config.oc_panel // blocks)
+        with T.serial(0, share) as i:
+            channel = block * share + i
+            with guarded(channel < config.oc_panel if share * blocks > config.oc_panel else None):
+                for point in dict.fromkeys((*range(0, width, _LINE), width - 1)):
+                    h, w = self._pixel(top, left, width, T.int64(point))
+                    prefetch(self.output, [image, panel * config.oc_panel + channel, h, w])

@@ -47,3 +47,10 @@ class StoreStyle(Enum):
 def store_accumulator(accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extras: Sequence[tirx.Buffer]) -> tirx.Expr:
     """The epilogue of a kernel with none: the accumulator as it is."""
     return accumulator
+
+
+def depends_on_point(epilogue: EpilogueFn, extras: Sequence[tirx.Buffer]) -> bool:
+    """Whether a convolution's epilogue takes the row or the column of a point into account, not only its channel."""
+    n, c, h, w = (tirx.Var(name, "int64") for name in "nchw")
+    used = tirx.analysis.undefined_vars(epilogue(tirx.const(0, "float32"), (n, c, h, w), extras), [])
+    return any(var.same_as(place) for var in used for place in (h, w))

@@ -88,7 +88,7 @@ class PanelTile(RegisterTile):
         if columns % self.lanes == 0:
             self.store_vectors(0, columns, store, style)
             return
-        staged = self._staged()
+        staged = self.staged()
         lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         first = columns // self.lanes * self.lanes
         with T.serial(0, self.points) as p:
@@ -109,7 +109,7 @@ class PanelTile(RegisterTile):
 
     def store_some(self, columns: tirx.Expr, store: Store) -> None:
         """As `store_columns` for a number of columns known at run time, one at a time."""
-        staged = self._staged()
+        staged = self.staged()
         with T.serial(0, self.points) as p, T.serial(0, columns) as column:
             store(staged[p, column], p, column)
 

@@ -82,7 +82,7 @@ class RegisterTile:
                     vector, place = tirx.floordiv(u * width, self.lanes), tirx.floormod(u * width, self.lanes)
                     store(self._registers[p, vector, place + lane], p, base + lane)
             return
-        staged = self._staged()
+        staged = self.staged()
         lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         with T.serial(0, count) as u:
             base = first_column + u * width
@@ -90,13 +90,20 @@ class RegisterTile:
             with guard, T.serial(0, self.points) as p, lanes(0, width) as lane:
                 store(staged[p, u * width + lane], p, base + lane)
 
-    def _staged(self) -> tirx.Buffer:
-        """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
-        staged = T.alloc_buffer(
-            (self.points, self.vectors * self.lanes), "float32", scope="local", annotations=ON_STACK
-        )
+    def staged(
+        self, points: int = 0, finish: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr] | None = None
+    ) -> tirx.Buffer:
+        """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves.
+
+        Args:
+            points: rows of the copy, if there should be more than the tile has; those hold anything.
+            finish: ``(accumulator, point, column)`` to the value that is copied, vectorised over columns.
+        """
+        rows = max(points, self.points)
+        staged = T.alloc_buffer((rows, self.vectors * self.lanes), "float32", scope="local", annotations=ON_STACK)
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(staged, self._registers[p, v, lane], [p, v * self.lanes + lane])
+            value, column = self._registers[p, v, lane], v * self.lanes + lane
+            T.buffer_store(staged, finish(value, p, column) if finish else value, [p, column])
         return staged
 
     def store_scalars(
@@ -104,11 +111,10 @@ class RegisterTile:
         first_column: tirx.Expr,
         columns: int,
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
-        style: StoreStyle = StoreStyle.scalar,
     ) -> None:
-        """As `store_vectors`, one element at a time: for any number of columns, or points innermost in the output."""
+        """As `store_vectors`, one element at a time: for any number of columns."""
         width = self.vectors * self.lanes
-        staged = self._staged()
+        staged = self.staged()
         valid = width if columns % width == 0 else tirx.min(width, columns - first_column)
         with T.serial(0, valid) as column, T.serial(0, self.points) as p:
             store(staged[p, column], p, first_column + column)

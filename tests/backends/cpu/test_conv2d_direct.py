@@ -16,7 +16,8 @@ from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tirx, tvm
 from graphopt.backends.cpu.kernels import conv2d_direct as kernel
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.direct_cost import default_config
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand
+from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.cpu.kernels.packed_array import aligned_copy
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
 
@@ -47,6 +48,13 @@ SPECS = {
     "plain in and out, odd channels": spec_of(5, (9, 10), 13, (3, 3), pads=(1, 1, 1, 1), batch=2),
     "plain out, one channel": spec_of(16, (8, 8), 1, (3, 3), pads=(1, 1, 1, 1), in_block=16),
     "plain out, several panels": spec_of(16, (6, 7), 150, (1, 1), in_block=16),
+    "plain, 24 channels": spec_of(24, (5, 13), 24, (3, 3), pads=(1, 1, 1, 1), batch=2),
+    "plain, one column": spec_of(5, (7, 1), 24, (3, 1), pads=(1, 0, 1, 0)),
+    "plain, wide": spec_of(3, (4, 225), 32, (3, 3), strides=(2, 1), pads=(1, 1, 1, 1)),
+    "plain, rows of 7": spec_of(16, (7, 7), 64, (3, 3), pads=(1, 1, 1, 1)),
+    "plain 1x1": spec_of(24, (9, 7), 64, (1, 1), batch=2),
+    "plain 1x1, 1000 channels": spec_of(32, (7, 7), 1000, (1, 1)),
+    "plain 1x1 stride 2": spec_of(16, (9, 13), 40, (1, 1), strides=(2, 2)),
     "many blocks": spec_of(16, (4, 4), 176, (3, 3), in_block=16, out_block=16),
     "blocks of 24": spec_of(24, (6, 5), 24, (3, 3), pads=(1, 1, 1, 1), in_block=24, out_block=24),
 }
@@ -112,13 +120,14 @@ def run(
     config: kernel.Conv2dConfig | None = None,
     epilogue: EpilogueFn | None = None,
     extras: tuple[tuple[str, np.ndarray], ...] = (),
+    style: StoreStyle = StoreStyle.unrolled,
 ) -> np.ndarray:
     """Compiles, runs and returns the output as NCHW; the output starts as NaN so that no element may be left out."""
     caps = caps_of(level)
     assert kernel.supports(spec, caps) is None
     config = config or default_config(spec, caps)
     operands = tuple(ExtraOperand(name, value.shape) for name, value in extras)
-    func = kernel.emit(spec, config, epilogue, operands, "conv")
+    func = kernel.emit(spec, config, epilogue, operands, "conv", style)
     module = build(func, level)
     shape = [x.shape[0], *(int(d) for d in spec.output_shape[1:])]
     output = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
@@ -158,7 +167,18 @@ def test_every_config_is_correct(name: str, config: kernel.Conv2dConfig) -> None
     assert_close(run(spec, "x86-64-v3", x, weight, config=config), oracle(x, weight, spec), spec.reduction)
 
 
-@pytest.mark.parametrize("name", ["3x3", "plain in and out, odd channels", "1x1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "3x3",
+        "plain in and out, odd channels",
+        "1x1",
+        "plain 1x1",
+        "plain, rows of 7",
+        "plain, wide",
+        "plain 1x1, 1000 channels",
+    ],
+)
 def test_epilogue_of_scale_bias_residual_relu(name: str) -> None:
     spec = SPECS[name]
     x, weight = inputs_of(spec)
@@ -181,8 +201,41 @@ def test_epilogue_of_scale_bias_residual_relu(name: str) -> None:
     assert_close(actual, expected, spec.reduction)
 
 
-def test_epilogue_sees_logical_indices() -> None:
-    spec = replace(SPECS["3x3"], batch=2)
+@pytest.mark.parametrize("style", StoreStyle)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["plain 1x1", "plain, 24 channels", "plain, one column"])
+def test_plain_output_with_an_epilogue_of_the_channel_alone(name: str, level: str, style: StoreStyle) -> None:
+    spec = SPECS[name]
+    x, weight = inputs_of(spec)
+    bias = np.random.default_rng(1).standard_normal(spec.out_channels, dtype=np.float32)
+
+    def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
+        return tirx.max(value + extras[0][index[1]], tirx.const(0, "float32"))
+
+    actual = run(spec, level, x, weight, epilogue=epilogue, extras=(("bias", bias),), style=style)
+    assert_close(actual, np.maximum(oracle(x, weight, spec) + bias[:, None, None], 0), spec.reduction)
+
+
+def test_stores_stay_within_the_output() -> None:
+    """What lies behind a plane and behind the output keeps its value."""
+    spec = SPECS["plain 1x1, 1000 channels"]
+    x, weight = inputs_of(spec)
+    size = spec.out_channels * 49
+    for level in LEVELS:
+        config = default_config(spec, caps_of(level))
+        memory = aligned_copy(np.full(size + 64, 7, np.float32))
+        output = tvm.runtime.from_dlpack(memory[:size].reshape(1, spec.out_channels, 7, 7))
+        packed = kernel.pack_weight(weight, spec, config)
+        build(kernel.emit(spec, config, name="conv"), level)["conv"](
+            tvm.runtime.tensor(x), tvm.runtime.tensor(packed), output
+        )
+        assert (memory[size:] == 7).all()
+        assert_close(memory[:size].reshape(1, spec.out_channels, 7, 7), oracle(x, weight, spec), spec.reduction)
+
+
+@pytest.mark.parametrize("name", ["3x3", "plain 1x1", "plain, rows of 7"])
+def test_epilogue_sees_logical_indices(name: str) -> None:
+    spec = replace(SPECS[name], batch=2)
     x, weight = inputs_of(spec)
 
     def epilogue(value: Any, index: tuple[Any, ...], extras: Any) -> Any:
