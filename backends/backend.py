@@ -17,11 +17,12 @@ from graphopt.backends.common.lower.registry import lookup
 from graphopt.backends.common.nest_cpu import cpu_nest
 from graphopt.backends.cpu.attention import FusedAttention
 from graphopt.backends.cpu.batched_matmul import BatchedMatmul
-from graphopt.backends.cpu.conv2d import DirectConv2d
+from graphopt.backends.cpu.conv2d_direct import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
 from graphopt.backends.cpu.conv_transpose import PatchConvTranspose2d, PhasedConvTranspose2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
+from graphopt.backends.cpu.layout_copy import LayoutCopy
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
@@ -54,6 +55,7 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         PlainWindowPool(),
         GlobalPool(),
         BlockedLrn(),
+        LayoutCopy(),
         RowSoftmax(),
         RowNorm(),
         RowReduction(),

@@ -1,0 +1,167 @@
+"""Copies between NCHW and NCHW{b}c: planes of points by channels, turned in vector registers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.cost_constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
+from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
+from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
+
+_TASK_POINTS = 1024
+"""Points of a block of channels that a thread takes at a time: 64 KB of each side."""
+
+
+@dataclass(frozen=True)
+class LayoutCopySpec:
+    """Problem of one copy.
+
+    Attributes:
+        batch: images.
+        channels: channels, a multiple of ``block``.
+        height: rows.
+        width: columns.
+        block: channel block of the blocked side, a multiple of 4.
+        to_blocks: whether the blocked side is written, else it is read.
+    """
+
+    batch: tirx.Expr | int
+    channels: int
+    height: tirx.Expr | int
+    width: tirx.Expr | int
+    block: int
+    to_blocks: bool
+
+    @property
+    def plain_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """NCHW."""
+        return self.batch, self.channels, self.height, self.width
+
+    @property
+    def blocked_shape(self) -> tuple[tirx.Expr | int, ...]:
+        """NCHW{b}c."""
+        return self.batch, self.channels // self.block, self.height, self.width, self.block
+
+
+@dataclass(frozen=True)
+class LayoutCopyConfig:
+    """How to compute it.
+
+    Attributes:
+        lanes: float32 per vector.
+        parallel: whether threads share the work.
+    """
+
+    lanes: int
+    parallel: bool
+
+
+def supports(spec: LayoutCopySpec, caps: Caps) -> str | None:
+    """Why this kernel can't make the copy, None if it can."""
+    if caps.is_gpu:
+        return "needs a CPU"
+    if spec.block % QUAD or spec.channels % spec.block:
+        return "blocks of a multiple of 4 channels"
+    return None
+
+
+def predicted_cycles(elements: float, caps: Caps, cores: int) -> float:
+    """Cycles to copy float32 ``elements`` that come from the last-level cache and go back to it."""
+    start = fork_cycles(caps) if cores > 1 else 0.0
+    return start + 8.0 * elements / LAST_LEVEL_BYTES_PER_CYCLE / cores
+
+
+def default_config(spec: LayoutCopySpec, caps: Caps) -> LayoutCopyConfig:
+    """Whole vectors; threads where they save time."""
+    elements = math.prod(d if isinstance(d, int) else 1 << 12 for d in spec.plain_shape)
+    parallel = caps.cores > 1 and predicted_cycles(elements, caps, caps.cores) < predicted_cycles(elements, caps, 1)
+    return LayoutCopyConfig(min(caps.lanes(4), 16), parallel)
+
+
+def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_copy") -> tirx.PrimFunc:
+    """Emits ``name(source, target)`` over `LayoutCopySpec.plain_shape` and `LayoutCopySpec.blocked_shape`, or the reverse.
+
+    Args:
+        spec: the problem; `supports` must accept it.
+        config: how to compute it.
+        name: global symbol of the function.
+    """
+    shapes = (spec.plain_shape, spec.blocked_shape)
+
+    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        points = spec.height * spec.width
+        symbolic = not isinstance(points, int)
+        rows = spec.batch * (spec.channels // spec.block)
+        source, target = (
+            T.decl_buffer(
+                (rows * spec.block, points) if plain else (rows, points, spec.block), "float32", data=buffer.data
+            )
+            for buffer, plain in ((inputs[0], spec.to_blocks), (output, not spec.to_blocks))
+        )
+        kernel = _Kernel(spec, config, source, target)
+        share = min(_TASK_POINTS, points) if isinstance(points, int) else _TASK_POINTS
+        shares = bind(tirx.floordiv(points + (share - 1), share), symbolic) if symbolic else -(-points // share)
+        with (T.parallel if config.parallel else T.serial)(0, rows * shares) as flat:
+            row = bind(tirx.floordiv(flat, shares), symbolic)
+            start = bind(tirx.floormod(flat, shares) * share, symbolic)
+            ragged = symbolic or points % share
+            count = bind(tirx.min(share, points - start), symbolic) if ragged else share
+            kernel.plane(row, start, count)
+
+    return build_prim_func(name, [("source", shapes[not spec.to_blocks])], (), shapes[spec.to_blocks], body)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Emits the copy of runs of points of one block of channels."""
+
+    spec: LayoutCopySpec
+    config: LayoutCopyConfig
+    source: tirx.Buffer
+    target: tirx.Buffer
+
+    def plane(self, row: tirx.Expr, start: tirx.Expr, count: tirx.Expr | int) -> None:
+        """Emits the copy of ``count`` points from ``start`` of the block number ``row``."""
+        step = QUAD if self.spec.to_blocks else self.config.lanes
+        turn = self._into_blocks if self.spec.to_blocks else self._out_of_blocks
+        full = count // step if isinstance(count, int) else tirx.floordiv(count, step)
+        with T.serial(0, full) as i:
+            turn(row, start + i * step, step)
+        done = full * step
+        if not isinstance(count, int) or count % step:
+            if step > QUAD:
+                quads = tirx.floordiv(count - done, QUAD)
+                with T.serial(0, quads) as i:
+                    turn(row, start + done + i * QUAD, QUAD)
+                done = done + quads * QUAD
+            with T.serial(0, count - done) as i, T.serial(0, self.spec.block) as c:
+                self._one(row, start + done + i, c)
+
+    def _into_blocks(self, row: tirx.Expr, point: tirx.Expr, _: int) -> None:
+        """Emits four points of a block: vectors of channels from runs of four points."""
+        block = self.spec.block
+        width = math.gcd(block, self.config.lanes)
+        run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), QUAD)
+        for first in range(0, block, width):
+            vectors = transposed_quad(lambda c, at=first: self.source[row * block + at + c, run], width)  # type: ignore[misc]
+            lanes = tirx.Ramp(T.int64(first), T.int64(1), width)
+            for i, vector in enumerate(vectors):
+                T.buffer_store(self.target, vector, [row, point + i, lanes])
+
+    def _out_of_blocks(self, row: tirx.Expr, point: tirx.Expr, width: int) -> None:
+        """Emits ``width`` points of every channel of a block: vectors of points from runs of four channels."""
+        run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), width)
+        for first in range(0, self.spec.block, QUAD):
+            four = tirx.Ramp(T.int64(first), T.int64(1), QUAD)
+            vectors = transposed_quad(lambda p, four=four: self.source[row, point + p, four], width)  # type: ignore[misc]
+            for i, vector in enumerate(vectors):
+                T.buffer_store(self.target, vector, [row * self.spec.block + (first + i), run])
+
+    def _one(self, row: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
+        plain, blocked = [row * self.spec.block + channel, point], [row, point, channel]
+        read, write = (plain, blocked) if self.spec.to_blocks else (blocked, plain)
+        T.buffer_store(self.target, self.source[tuple(read)], write)

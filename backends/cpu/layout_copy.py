@@ -1,0 +1,80 @@
+"""Copies into and out of channel blocks as a template: the borders of regions of convolutions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.conv2d import CLOCK
+from graphopt.backends.cpu.kernels import layout_copy as kernels
+from graphopt.backends.cpu.kernels.layout_copy import LayoutCopyConfig, LayoutCopySpec
+from graphopt.ir.dims import Dim
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Value
+
+_NOMINAL = 56
+"""Rows or columns assumed when they are symbolic."""
+
+
+def copy_seconds(value: Value, caps: Caps) -> float:
+    """Predicted seconds to copy a value from one layout into another, at a nominal clock."""
+    elements = 1.0
+    for place, dim in enumerate(value.shape):
+        elements *= dim if isinstance(dim, int) else (1, 1, _NOMINAL, _NOMINAL)[place]
+    serial, parallel = (kernels.predicted_cycles(elements, caps, cores) for cores in (1, caps.cores))
+    return min(serial, parallel) / CLOCK
+
+
+class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
+    """Identity of a float32 value of rank 4 between NCHW and NCHW{b}c, with no epilogue."""
+
+    name: ClassVar[str] = "layout-copy"
+    anchors: ClassVar[frozenset[str]] = frozenset({"Identity"})
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        node = call.group.anchor
+        x = node.inputs[0]
+        if len(call.group.nodes) != 1 or x is None or x.is_const:
+            return No("more than a copy")
+        if x.dtype is not DType.f32 or len(x.shape) != 4:
+            return No("needs float32 data of rank 4")
+        if not isinstance(x.shape[1], int) or any(d == 0 for d in x.shape):
+            return No("needs a known number of channels and no empty dimension")
+        if bool(call.block(x)) == bool(call.block(node.out)):
+            return No("the layouts are alike")
+        reason = kernels.supports(_spec_of(call), caps)
+        return No(reason) if reason is not None else Yes()
+
+    def default(self, call: KernelCall, caps: Caps) -> LayoutCopyConfig:
+        """Whole vectors; threads where they save time."""
+        return kernels.default_config(_spec_of(call), caps)
+
+    def cost(self, call: KernelCall, config: LayoutCopyConfig, caps: Caps) -> float:
+        """Predicted seconds at a nominal clock."""
+        return copy_seconds(call.group.anchor.out, caps)
+
+    def emit(self, call: KernelCall, config: LayoutCopyConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel over source and target."""
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        return Emitted(kernels.emit(_spec_of(call), config, name), [x])
+
+
+def _spec_of(call: KernelCall) -> LayoutCopySpec:
+    node = call.group.anchor
+    x = node.inputs[0]
+    assert x is not None
+    variables: dict[Dim, Any] = {}
+
+    def extent(dim: Dim, name: str) -> Any:
+        return dim if isinstance(dim, int) else variables.setdefault(dim, tirx.Var(name, "int64"))
+
+    n, c, h, w = x.shape
+    assert isinstance(c, int)
+    return LayoutCopySpec(
+        extent(n, "n"), c, extent(h, "h"), extent(w, "w"),
+        call.block(x) or call.block(node.out), to_blocks=not call.block(x),
+    )  # fmt: skip
