@@ -1,10 +1,10 @@
 """Elementary functions as arithmetic that vectorises, and the C library's where none is provided.
 
-TVM's own intrinsics become one libm call a lane (2.4 to 11 ns an element; the forms here take 0.3 to 0.5 ns with AVX2), and it
-can't vectorise the others at all. The float32 forms follow Cephes (S. Moshier, single precision: exp, log) and Eigen
-(MathFunctionsImpl.h: tanh, erf). Largest errors measured against float64, in units in the last place: exp 1, log 1, tanh 5, erf 6,
-sigmoid 3; tests/backends/common/test_math.py holds these lines. Infinities, NaN, overflow and denormal results are as in C.
-float16 goes through float32; float64 uses libm.
+TVM's own intrinsics become one libm call a lane (2.4 to 11 ns an element; the forms here take 0.3 to 0.5 ns with AVX-512), and it
+can't vectorise the others at all. The float32 exp and log follow Cephes (S. Moshier, single precision); tanh and erf are minimax
+polynomials near 0 and go through exp elsewhere. Largest errors measured against float64, in units in the last place: exp 1, log 1,
+expm1 2, tanh 2, erf 2, sigmoid 2, softplus 3; tests/backends/common/test_math.py holds these lines. Infinities, NaN, overflow and
+denormal results are as in C. float16 goes through float32; float64 uses libm.
 """
 
 from __future__ import annotations
@@ -148,18 +148,28 @@ def expm1(x: Expr) -> Expr:
 
 def _split_exponent(x: Expr) -> tuple[Expr, Expr, Expr]:
     """m, i, j of e**x = (1 + m) * 2**i * 2**j: two powers, because denormal results leave one exponent's range."""
-    x = let(at_most(at_least(x, like(-105.0, x)), like(90.0, x)))
-    # rounding by adding and subtracting 1.5 * 2**23 would not do: TVM folds (a + c) - c, floats or not
-    n = let(tirx.round(x * like(LOG2_E, x)))
+    m, k = _reduced(let(at_most(at_least(x, like(-105.0, x)), like(90.0, x))))
+    half = let(tirx.shift_right(k, tirx.const(1, "int32")))
+    return m, half, k - half
+
+
+def _reduced(x: Expr) -> tuple[Expr, Expr]:
+    """m and k of e**x = (1 + m) * 2**k, for -105 <= x <= 90 or NaN."""
+    # Not tirx.round: without SSE 4.1 that is a call of the C library. Not a conversion either: it is undefined for NaN.
+    rounded = let(opaque(x * like(LOG2_E, x) + like(ROUNDER, x)))
+    n = let(rounded - like(ROUNDER, x))
     r = let(x - n * like(LN2_HIGH, x) - n * like(LN2_LOW, x))
     p = polynomial(
         r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
     )
-    m = let(p * (r * r) + r)
-    # no float-to-int conversion: it is undefined for NaN
-    k = let(tirx.reinterpret("int32", n + like(ROUNDER, x)) - tirx.const(ROUNDER_BITS, "int32"))
-    half = let(tirx.shift_right(k, tirx.const(1, "int32")))
-    return m, half, k - half
+    return let(p * (r * r) + r), let(tirx.reinterpret("int32", rounded) - tirx.const(ROUNDER_BITS, "int32"))
+
+
+def _exp_in_range(x: Expr) -> Expr:
+    """e**x for -80 <= x <= 80 or NaN."""
+    m, k = _reduced(x)
+    power = let(_power_of_two(k))
+    return m * power + power
 
 
 def _power_of_two(k: Expr) -> Expr:
@@ -229,12 +239,13 @@ def tanh(x: Expr) -> Expr:
 
 
 def _tanh(x: Expr) -> Expr:
-    v = let(at_most(at_least(x, like(-7.90531110763549805, x)), like(7.90531110763549805, x)))
-    z = let(v * v)
-    p = polynomial(z, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
-                       1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03))  # fmt: skip
-    q = polynomial(z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03))
-    return tirx.Select(z < like(1.6e-7, x), x, v * (p / q))
+    t = let(at_most(tirx.abs(x), like(10.0, x)))
+    z = let(t * t)
+    p = polynomial(z, (-0.005717043299227953, 0.020650586113333702, -0.05374349653720856, 0.13331490755081177,
+                       -0.3333328366279602))  # fmt: skip
+    near = let(p * z * x + x)
+    far = let(like(1.0, x) - like(2.0, x) / (_exp_in_range(let(t + t)) + like(1.0, x)))
+    return tirx.Select(t < like(0.625, x), near, with_sign(far, x))
 
 
 def erf(x: Expr) -> Expr:
@@ -242,24 +253,42 @@ def erf(x: Expr) -> Expr:
     return _by_precision(x, _erf, lambda v: libm("erf", v))
 
 
+def with_sign(magnitude: Expr, x: Expr) -> Expr:
+    """The float32 ``magnitude``, not negative, with the sign of ``x``."""
+    sign = reinterpret("int32", x) & tirx.const(-(2**31), "int32")
+    return tirx.reinterpret("float32", reinterpret("int32", magnitude) | sign)
+
+
 def _erf(x: Expr) -> Expr:
-    v = let(at_most(at_least(x, like(-4.0, x)), like(4.0, x)))
-    z = let(v * v)
-    p = polynomial(z, (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-                       -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02))  # fmt: skip
-    q = polynomial(z, (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-                       -1.42647390514189e-02))  # fmt: skip
-    return v * (p / q)
+    t = let(at_most(tirx.abs(x), like(4.0, x)))
+    z = let(t * t)
+    p = polynomial(z, (-0.0006013370002619922, 0.004997995216399431, -0.026770226657390594, 0.11281926929950714,
+                       -0.3761250674724579, 0.12837915122509003))  # fmt: skip
+    near = let(p * x + x)
+    # q(t) t is -log(1 - erf(t))
+    q = polynomial(t, (-0.00021454179659485817, 0.0032195388339459896, -0.022904638200998306, 0.10528469830751419,
+                       0.6357010006904602, 1.1285194158554077))  # fmt: skip
+    far = let(like(1.0, x) - _exp_in_range(let(like(0.0, x) - q * t)))
+    return tirx.Select(t < like(0.921875, x), near, with_sign(far, x))
 
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e**-x), exact for very negative x too."""
+    return _by_precision(x, _sigmoid, _sigmoid64)
 
-    def single(v: Expr) -> Expr:
-        e = let(exp(like(0.0, v) - tirx.abs(v)))
-        return tirx.Select(v < like(0.0, v), e, like(1.0, v)) / (like(1.0, v) + e)
 
-    return _by_precision(x, single, single)
+def _sigmoid(x: Expr) -> Expr:
+    m, k = _reduced(let(at_most(at_least(like(0.0, x) - x, like(-105.0, x)), like(105.0, x))))
+    # e**-x is (1 + m) 2**i 2**j; both sides of the fraction times 2**-j, so that nothing overflows;
+    # the larger summand comes last
+    i = let(tirx.shift_right(k, tirx.const(1, "int32")))
+    scale, a = let(_power_of_two(i - k)), let(_power_of_two(i))
+    return tirx.Select(x < like(-104.0, x), like(0.0, x), scale) / ((m * a + tirx.min(a, scale)) + tirx.max(a, scale))
+
+
+def _sigmoid64(x: Expr) -> Expr:
+    e = let(exp(like(0.0, x) - tirx.abs(x)))
+    return tirx.Select(x < like(0.0, x), e, like(1.0, x)) / (like(1.0, x) + e)
 
 
 def softplus(x: Expr) -> Expr:
