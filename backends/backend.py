@@ -10,7 +10,7 @@ from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes, weigh
 from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.lower.attention import attention_form
 from graphopt.backends.common.lower.registry import lookup
@@ -19,10 +19,11 @@ from graphopt.backends.cpu.attention import FusedAttention
 from graphopt.backends.cpu.batched_matmul import BatchedMatmul
 from graphopt.backends.cpu.conv2d_direct import DirectConv2d
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
+from graphopt.backends.cpu.conv_template import channel_block
 from graphopt.backends.cpu.conv_transpose import PatchConvTranspose2d, PhasedConvTranspose2d
 from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
 from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
-from graphopt.backends.cpu.layout_copy import LayoutCopy
+from graphopt.backends.cpu.layout_copy import LayoutCopy, copy_seconds
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
@@ -34,6 +35,7 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node
 from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
 from graphopt.passes.layout.assign import BlockPolicy, assign_layouts
+from graphopt.passes.layout.borders import LayoutCosts
 
 
 def templates_of(target: Target) -> list[KernelTemplate[Any]]:
@@ -89,7 +91,7 @@ def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> F
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
     fused = fuse_kernels(graph, fuse=level > 0)
     fused.level, fused.exact = level, exact
-    return assign_layouts(fused, block_policy(target)) if level > 0 else fused
+    return assign_layouts(fused, block_policy(target), layout_costs(target)) if level > 0 else fused
 
 
 def block_policy(target: Target) -> BlockPolicy:
@@ -106,6 +108,19 @@ def block_policy(target: Target) -> BlockPolicy:
         return 0
 
     return policy
+
+
+def layout_costs(target: Target) -> LayoutCosts | None:
+    """What layouts cost by the models of the target's templates; None where it has none."""
+    templates, caps = templates_of(target), target.caps
+    if not templates:
+        return None
+
+    def kernel(fused: FusedGraph, group: Group) -> float | None:
+        candidates = weigh(templates, KernelCall(fused, group), caps)
+        return candidates[0].seconds if candidates else None
+
+    return LayoutCosts(kernel, lambda v: copy_seconds(v, caps), lambda v: channel_block(v.shape[1], caps))
 
 
 def _with_block(call: KernelCall, block: int) -> KernelCall:

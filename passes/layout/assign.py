@@ -12,6 +12,7 @@ from graphopt.ops.context import InferContext, attr
 from graphopt.ops.infer import infer_node
 from graphopt.ops.movement import slice_bounds, split_sizes
 from graphopt.ops.registry import ELEMENTWISE, has_trait
+from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 
 BlockPolicy = Callable[[FusedGraph, Group], int]
 """Channel block that a group's kernel would like its result in, 0 for none or plain."""
@@ -22,24 +23,35 @@ TRANSPARENT = frozenset({
 """Operators as fast on blocked channels as on plain ones (a lane is a channel)."""
 
 
-def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
+def assign_layouts(fused: FusedGraph, policy: BlockPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
     """Decide ``fused.blocks`` and insert copies where a blocked value meets a group that wants it plain.
 
     A value is blocked if its kernel produces blocks (a convolution) or passes them on (element-wise, pooling, Concat) from operands
     of the same block. A copy of a value with one pixel is a view. The graph is edited in place.
+
+    With ``costs``, a convolution whose operands or results are plain anyway has the layouts of least predicted time, copies
+    included; else one of more than a pixel's window has its result in blocks, and operands stay as they come.
     """
     users = _users(fused)
-    for group in fused.groups:
-        block = _block_of(fused, group, policy)
-        if block and (
-            all(_is_point(v) for v in group.outputs)
-            or _pays_for_a_copy(group)
-            or any(_accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, []))
-        ):
-            for value in group.outputs:
-                fused.blocks[value] = block
     editor = Editor(fused.graph, infer_node)
+    copies: dict[Value, Value] = {}
     ordered: list[Group] = []
+    for group in fused.groups:
+        border = _border(fused, group, users, policy, costs, copies)
+        for value in border.copied:
+            assert costs is not None
+            if value not in copies:
+                ordered.append(_copy_into_blocks(editor, value, group))
+                copies[value] = ordered[-1].outputs[0]
+                fused.blocks[copies[value]] = costs.block(value)
+            _read_from(editor, group, value, copies[value])
+            users.setdefault(copies[value], []).append(group)
+            users[value].remove(group)
+        ordered.append(group)
+        if border.block:
+            for value in group.outputs:
+                fused.blocks[value] = border.block
+    fused.groups, ordered = ordered, []
     for group in fused.groups:
         ordered.append(group)
         for value in list(group.outputs):
@@ -53,6 +65,28 @@ def assign_layouts(fused: FusedGraph, policy: BlockPolicy) -> FusedGraph:
                 ordered.append(Group([copy], copy, kind, outputs=[copy.out]))
     fused.groups = ordered
     return fused
+
+
+def _border(
+    fused: FusedGraph,
+    group: Group,
+    users: dict[Value, list[Group]],
+    policy: BlockPolicy,
+    costs: LayoutCosts | None,
+    copies: dict[Value, Value],
+) -> Border:
+    """The layouts of a group."""
+    block = _block_of(fused, group, policy)
+    if not block:
+        return Border(0)
+    wanted = all(_is_point(v) for v in group.outputs) or any(
+        _accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, [])
+    )
+    if costs is not None and _is_dense_conv(group):
+        found = cheapest_border(fused, group, block, wanted, costs, set(copies))
+        if found is not None:
+            return found
+    return Border(block if wanted or _pays_for_a_copy(group) else 0)
 
 
 def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
@@ -130,6 +164,20 @@ def _pays_for_a_copy(group: Group) -> bool:
 def _is_dense_conv(group: Group) -> bool:
     node = group.anchor
     return node.op == "Conv" and not node.domain and attr(node, "group") == 1
+
+
+def _copy_into_blocks(editor: Editor, value: Value, group: Group) -> Group:
+    """A kernel that copies a plain value, before the first node of ``group``."""
+    first = min(group.nodes, key=editor.graph.nodes.index)
+    node = editor.node("Identity", [value], before=first, name=f"{value.name}_blocked")
+    return Group([node], node, GroupKind.kernel, outputs=[node.out])
+
+
+def _read_from(editor: Editor, group: Group, value: Value, copy: Value) -> None:
+    """Makes the nodes of a group read ``copy`` in place of ``value``."""
+    for use in list(value.uses):
+        if use.node in group.nodes:
+            editor.set_input(use.node, use.index, copy)
 
 
 def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:

@@ -86,3 +86,65 @@ def test_cuts_through_blocks_are_made_on_plain_data() -> None:
     proto = model([conv("x", "w", "c"), cut, helper.make_node("Exp", ["b"], ["y"])], "y")
     assert layouts(fused(proto))["Split"] == "plain"
     check(proto)
+
+
+def lone_conv(size: int, kernel: int = 3, channels: int = 64, residual: bool = False) -> ModelProto:
+    weight = RNG.standard_normal((64, channels, kernel, kernel)).astype(np.float32) / (kernel * 8)
+    nodes = [helper.make_node("Conv", ["x", "k"], ["c" if residual else "y"], pads=[kernel // 2] * 4)]
+    if residual:
+        nodes.append(helper.make_node("Add", ["c", "x"], ["y"]))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)], [numpy_helper.from_array(weight, "k")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def check_lone(proto: ModelProto) -> None:
+    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    x = RNG.standard_normal(shape).astype(np.float32)
+    got = graphopt.compile(proto, "native", threads=1).run({"x": x})
+    np.testing.assert_allclose(got["y"], ReferenceEvaluator(proto).run(None, {"x": x})[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_alone_runs_by_winograd_between_two_copies() -> None:
+    proto = lone_conv(29)
+    assert [g.anchor.op for g in fused(proto).groups] == ["Identity", "Conv", "Identity"]
+    check_lone(proto)
+
+
+def test_the_copy_serves_the_residual_too() -> None:
+    proto = lone_conv(29, residual=True)
+    graph = fused(proto)
+    assert [g.anchor.op for g in graph.groups] == ["Identity", "Conv", "Identity"]
+    assert graph.groups[1].inputs.count(graph.graph.inputs[0]) == 0
+    check_lone(proto)
+
+
+@pytest.mark.parametrize(("size", "kernel", "channels"), [(29, 1, 64), (29, 3, 5), (29, 3, 3)])
+def test_copies_that_save_nothing_are_not_made(size: int, kernel: int, channels: int) -> None:
+    proto = lone_conv(size, kernel, channels)
+    graph = fused(proto)
+    assert [(g.anchor.op, graph.layout(g.outputs[0])) for g in graph.groups] == [("Conv", "plain")]
+    check_lone(proto)
+
+
+def test_exact_compilation_has_no_use_for_copies() -> None:
+    graph = fuse_for(import_onnx(lone_conv(29)), parse_target("x86-64-v3"), 2, exact=True)
+    assert [g.anchor.op for g in graph.groups] == ["Conv"]
+
+
+def test_convolutions_share_the_copy_of_their_input() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "k"], ["a"], pads=[1] * 4), helper.make_node("Conv", ["x", "l"], ["b"], pads=[1] * 4)],
+        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 29, 29])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * 4) for n in "ab"],
+        [numpy_helper.from_array(RNG.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24, n) for n in "kl"],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    ops = [g.anchor.op for g in fused(proto).groups]
+    assert (ops.count("Identity"), ops.count("Conv")) == (3, 2)
+    x = RNG.standard_normal((1, 64, 29, 29)).astype(np.float32)
+    got = graphopt.compile(proto, "native", threads=1).run({"x": x})
+    for name, want in zip("ab", ReferenceEvaluator(proto).run(None, {"x": x})):
+        np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-4)

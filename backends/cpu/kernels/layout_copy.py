@@ -14,6 +14,8 @@ from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
 
 _TASK_POINTS = 1024
 """Points of a block of channels that a thread takes at a time: 64 KB of each side."""
+_CALL_CYCLES = 2500.0
+"""To call one more kernel: about 1 us."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def supports(spec: LayoutCopySpec, caps: Caps) -> str | None:
 
 def predicted_cycles(elements: float, caps: Caps, cores: int) -> float:
     """Cycles to copy float32 ``elements`` that come from the last-level cache and go back to it."""
-    start = fork_cycles(caps) if cores > 1 else 0.0
+    start = _CALL_CYCLES + (fork_cycles(caps) if cores > 1 else 0.0)
     return start + 8.0 * elements / LAST_LEVEL_BYTES_PER_CYCLE / cores
 
 
