@@ -27,8 +27,8 @@ from graphopt.backends.cpu.layout_copy import LayoutCopy, copy_seconds
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
-from graphopt.backends.cpu.reductions import RowReduction
-from graphopt.backends.cpu.rows import RowNorm, RowSoftmax
+from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
+from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
 from graphopt.backends.cuda.nest import gpu_nest
 from graphopt.backends.lowering import lower
 from graphopt.ir.fused import FusedGraph, Group
@@ -59,8 +59,10 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
         BlockedLrn(),
         LayoutCopy(),
         RowSoftmax(),
+        ColumnSoftmax(),
         RowNorm(),
         RowReduction(),
+        ColumnReduction(),
         FusedAttention(),
     ]
 

@@ -1,12 +1,14 @@
-"""Reductions over trailing axes of plain float32 data as a template."""
+"""Reductions of plain float32 data as templates: over trailing axes and over axes in front of them."""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
 from graphopt.backends.common.flatten import with_shapes
+from graphopt.backends.cpu.kernels import reduce_columns
 from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, ReduceSpec, emit
 from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, single_node
 from graphopt.ops.context import InferContext
@@ -14,7 +16,7 @@ from graphopt.ops.reduction import reduced_axes
 
 
 class RowReduction(RowTemplate):
-    """Sum, mean and norms over one or several trailing axes, at least ``MIN_LENGTH`` elements long."""
+    """Sum, mean, norms and extremes over one or several trailing axes, at least ``MIN_LENGTH`` elements long."""
 
     name: ClassVar[str] = "reduce-rows"
     anchors: ClassVar[frozenset[str]] = REDUCTIONS
@@ -62,3 +64,49 @@ def _axes(call: KernelCall) -> tuple[int, ...]:
     node = call.group.anchor
     assert node.graph is not None
     return tuple(sorted(reduced_axes(InferContext(node, node.graph))))
+
+
+class ColumnReduction(RowTemplate):
+    """Reductions over neighbouring axes in front of the last ones: every extent known, rows of at least a vector."""
+
+    name: ClassVar[str] = "reduce-columns"
+    anchors: ClassVar[frozenset[str]] = REDUCTIONS
+    seconds_per_vector: ClassVar[float] = 2e-9
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        reason = single_node(call, data=1)
+        if reason is not None:
+            return No(reason)
+        axes = _axes(call)
+        if not axes or axes != tuple(range(axes[0], axes[-1] + 1)) or axes[-1] == len(_shape(call)) - 1:
+            return No("not over neighbouring axes before the last")
+        if not all(isinstance(d, int) for d in _shape(call)):
+            return No("unknown extents")
+        _, rows, columns = _parts(call)
+        if rows == 1 or columns < caps.lanes(4):
+            return No("few columns")
+        return Yes()
+
+    def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel."""
+        node = call.group.anchor
+        x = node.inputs[0]
+        assert x is not None
+        matrices, rows, columns = _parts(call)
+        spec = reduce_columns.ColumnSpec(node.op, matrices, rows, columns)
+        vectors = column_vectors(matrices, columns, config, caps, caps.vector_registers // 2)
+        function = reduce_columns.emit(spec, config.lanes, vectors, config.parallel, config.prefetch, name)
+        return Emitted(with_shapes(function, {0: x.shape, 1: node.out.shape}, {}), [x])
+
+
+def column_vectors(matrices: int, columns: int, config: RowConfig, caps: Caps, most: int) -> int:
+    """Vectors a tile of columns: ``most``, fewer where threads would get none."""
+    tiles = -(-4 * caps.cores // matrices) if config.parallel else 1
+    return max(1, min(most, columns // config.lanes // tiles))
+
+
+def _parts(call: KernelCall) -> tuple[int, int, int]:
+    shape, axes = [d for d in _shape(call) if isinstance(d, int)], _axes(call)
+    first, behind = axes[0], axes[-1] + 1
+    return math.prod(shape[:first]), math.prod(shape[first:behind]), math.prod(shape[behind:])

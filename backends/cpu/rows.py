@@ -14,7 +14,7 @@ from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate,
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.kernels import norm_rows, softmax_rows
+from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value
@@ -154,6 +154,44 @@ class RowSoftmax(RowTemplate):
         m = matrix(x.shape, len(x.shape) - 1)
         spec = softmax_rows.SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax")
         return Emitted(flattened(softmax_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m), [x])
+
+
+class ColumnSoftmax(RowTemplate):
+    """Softmax and LogSoftmax over another axis than the last: every extent known, rows of at least a vector."""
+
+    name: ClassVar[str] = "softmax-columns"
+    anchors: ClassVar[frozenset[str]] = RowSoftmax.anchors
+    seconds_per_vector: ClassVar[float] = 1e-8
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        node = call.group.anchor
+        reason = single_node(call)
+        if reason is not None:
+            return No(reason)
+        shape = node.out.shape
+        if not shape or _axis(call) == len(shape) - 1:
+            return No("over the last axis")
+        known = [d for d in shape if isinstance(d, int)]
+        if len(known) < len(shape):
+            return No("unknown extents")
+        if math.prod(known[_axis(call) + 1 :]) < caps.lanes(4):
+            return No("few columns")
+        return Yes()
+
+    def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
+        """The kernel; tiles of up to 8 vectors that fit in the second-level cache."""
+        node = call.group.anchor
+        x = node.inputs[0]
+        assert x is not None
+        shape, axis = [d for d in x.shape if isinstance(d, int)], _axis(call)
+        matrices, rows, columns = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        fits = caps.l2_bytes // 4 // (4 * rows * config.lanes)
+        tiles = -(-4 * caps.cores // matrices) if config.parallel else 1
+        vectors = max(1, min(8, fits, columns // config.lanes // tiles))
+        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, node.op == "LogSoftmax")
+        function = softmax_columns.emit(spec, config.lanes, vectors, config.parallel, name)
+        return Emitted(with_shapes(function, {0: shape, 1: shape}, {}), [x])
 
 
 class RowNorm(RowTemplate):

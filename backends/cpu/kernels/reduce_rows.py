@@ -23,9 +23,28 @@ _BEFORE: dict[str, Callable[[Expr], Expr]] = {
     "ReduceL1": tirx.abs,
     "ReduceL2": _squared,
     "ReduceSumSquare": _squared,
+    "ReduceMax": lambda x: x,
+    "ReduceMin": lambda x: x,
 }
 REDUCTIONS = frozenset(_BEFORE)
-"""Operators that the kernel computes."""
+"""Operators that the kernels compute."""
+
+
+def before(op: str, x: Expr) -> Expr:
+    """What of an element is reduced."""
+    return _BEFORE[op](x)
+
+
+def kind_of(op: str) -> str:
+    """How it is reduced: a key of ``row.COMBINE``."""
+    return {"ReduceMax": "max or nan", "ReduceMin": "min or nan"}.get(op, "sum")
+
+
+def finished(op: str, total: Expr, length: tirx.Expr | int) -> Expr:
+    """The result for ``length`` elements."""
+    if op == "ReduceMean":
+        return total / (tirx.const(float(length), "float32") if isinstance(length, int) else length.astype("float32"))
+    return tirx.sqrt(total) if op == "ReduceL2" else total
 
 
 @dataclass(frozen=True)
@@ -61,14 +80,8 @@ def emit(
 
         def reduce(r: Row, row: Expr) -> None:
             ahead = (x, row + 1) if prefetch else None
-            total = r.reduce(lambda i: _BEFORE[spec.op](x[row, i]), ahead=ahead)
-            if spec.op == "ReduceMean":
-                total = total / (
-                    tirx.const(float(length), "float32") if isinstance(length, int) else length.astype("float32")
-                )
-            elif spec.op == "ReduceL2":
-                total = tirx.sqrt(total)
-            T.buffer_store(output, total, [row])
+            total = r.reduce(lambda i: before(spec.op, x[row, i]), kind_of(spec.op), ahead=ahead)
+            T.buffer_store(output, finished(spec.op, total, length), [row])
 
         with (T.parallel if parallel else T.serial)(0, spec.rows) as row:
             with_row(length, lanes, lambda r: reduce(r, row))

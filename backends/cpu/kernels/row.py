@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.tensor import Expr, Scope
+from graphopt.backends.common.math import is_nan
+from graphopt.backends.common.tensor import Expr, Scope, let
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
 
@@ -20,12 +21,25 @@ CHAINS = 4
 INTO_L2 = 2
 """LLVM's name for the second-level cache as the goal of a prefetch."""
 
-_COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
+
+def _or_nan(better: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr], Expr]:
+    def combine(total: Expr, v: Expr) -> Expr:
+        v = let(v)
+        return tirx.Select(tirx.Or(better(v, total), is_nan(v)), v, total)
+
+    return combine
+
+
+COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda total, v: total + v,
     # a NaN is left out: whoever reduces to a maximum meets it again
     "max": lambda total, v: tirx.Select(v > total, v, total),
+    "max or nan": _or_nan(lambda v, total: v > total),
+    "min or nan": _or_nan(lambda v, total: v < total),
 }
-_NEUTRAL = {"sum": 0.0, "max": float("-inf")}
+"""How a value joins a total."""
+NEUTRAL = {"sum": 0.0, "max": float("-inf"), "max or nan": float("-inf"), "min or nan": float("inf")}
+"""What totals begin with."""
 
 
 def bound(make: Callable[[], Expr]) -> Expr:
@@ -72,12 +86,12 @@ class Row:
 
         Args:
             value: of element ``i``, which may be asked for twice near the end of the row.
-            kind: ``sum`` or ``max``.
+            kind: a key of `COMBINE`.
             keep: emits a store of ``(i, value)`` and returns an expression that reads it back. It must not overwrite what
                 ``value`` reads, unless the row is ``whole``.
             ahead: matrix and number of a row to fetch in the meantime.
         """
-        combine, neutral = _COMBINE[kind], tirx.const(_NEUTRAL[kind], "float32")
+        combine, neutral = COMBINE[kind], tirx.const(NEUTRAL[kind], "float32")
         sums = T.alloc_buffer((CHAINS, self.lanes), "float32", scope="local", annotations=ON_STACK)
 
         def add(chain: Expr, lane: Expr, at: Expr, counts: Expr | None = None) -> None:
@@ -86,7 +100,7 @@ class Row:
                 v = keep(at, v)
             if counts is not None:
                 v = tirx.Select(counts, v, neutral)
-            T.buffer_store(sums, combine(sums[chain, lane], v), [chain, lane])
+            T.buffer_store(sums, bound(lambda: combine(sums[chain, lane], v)), [chain, lane])
 
         with T.unroll(0, CHAINS) as chain, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(sums, neutral, [chain, lane])
@@ -113,16 +127,21 @@ class Row:
 
     def _across(self, sums: tirx.Buffer, combine: Callable[[Expr, Expr], Expr]) -> Expr:
         """Emits the reduction of the accumulators to ``sums[0, 0]``, by halves."""
+
+        def join(chain: Expr, lane: Expr, other_chain: Expr, other_lane: Expr) -> None:
+            value = bound(lambda: combine(sums[chain, lane], sums[other_chain, other_lane]))
+            T.buffer_store(sums, value, [chain, lane])
+
         for chains in (2, 1):
             with T.unroll(0, chains) as chain, T.vectorized(0, self.lanes) as lane:
-                T.buffer_store(sums, combine(sums[chain, lane], sums[chain + chains, lane]), [chain, lane])
+                join(chain, lane, chain + chains, lane)
         width = self.lanes // 2
         while width:
             if width == 1:
-                T.buffer_store(sums, combine(sums[0, 0], sums[0, 1]), [0, 0])
+                join(0, 0, 0, 1)
             else:
                 with T.vectorized(0, width) as lane:
-                    T.buffer_store(sums, combine(sums[0, lane], sums[0, lane + width]), [0, lane])
+                    join(0, lane, 0, lane + width)
             width //= 2
         return sums[0, 0]
 

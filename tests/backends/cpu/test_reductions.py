@@ -1,4 +1,4 @@
-"""Reductions of trailing axes against numpy in float64."""
+"""Reductions against numpy in float64: over trailing axes, over axes before them, and those left to the generic schedule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.backends.base.runnable import can_run_here
+from graphopt.backends.base.target import parse_target
 from graphopt.driver.compiling import compile, to_program
 from tests.support.run_node import model_with, node
 
@@ -16,6 +18,8 @@ REDUCERS = {
     "ReduceL1": lambda v, a, k: np.abs(v).sum(a, keepdims=k),
     "ReduceL2": lambda v, a, k: np.sqrt((v * v).sum(a, keepdims=k)),
     "ReduceSumSquare": lambda v, a, k: (v * v).sum(a, keepdims=k),
+    "ReduceMax": lambda v, a, k: v.max(a, keepdims=k),
+    "ReduceMin": lambda v, a, k: v.min(a, keepdims=k),
 }
 
 
@@ -56,9 +60,40 @@ def test_symbolic_rows() -> None:
         np.testing.assert_allclose(compiled.run({"x": x[:n]})["y"], x[:n].astype(np.float64).mean(-1), 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("axes", [(0, 2), (0, 1, 2), (1,)])
 def test_others_are_left_to_the_generic_schedule(axes: tuple[int, ...]) -> None:
-    check(np.random.default_rng(0).standard_normal((4, 40, 6)).astype(np.float32), axes, False, "generic")
+    check(np.random.default_rng(0).standard_normal((4, 40, 3)).astype(np.float32), axes, False, "generic")
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_leading_and_middle_axes(axes: tuple[int, ...], target: str) -> None:
+    if not can_run_here(parse_target(target, 1)):
+        pytest.skip(f"needs a processor of {target}")
+    x = np.random.default_rng(0).standard_normal((4, 9, 16 * 9 + 15)).astype(np.float32)
+    check(x, axes, axes == (1,), "reduce-columns", target)
+
+
+@pytest.mark.parametrize("columns", [16, 17, 300])
+def test_many_matrices_and_threads(columns: int) -> None:
+    check(np.random.default_rng(0).standard_normal((900, 5, columns)).astype(np.float32), (1,), False, "reduce-columns")
+
+
+def test_long_columns_out_of_cache() -> None:
+    check(np.random.default_rng(0).standard_normal((20000, 50)).astype(np.float32), (0,), True, "reduce-columns")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_extremes_of_nan_and_infinities(axis: int) -> None:
+    x = np.random.default_rng(0).standard_normal((70, 75)).astype(np.float32)
+    x[3, 0], x[5, 60], x[69, 74], x[40] = np.nan, -np.nan, np.nan, -np.inf
+    x[:, 33], x[12, 12], x[50, 32:48] = np.inf, -np.inf, -0.0
+    x[0, 64], x[1, 64] = np.nan, 7
+    nodes = [node(op, "x a", op, keepdims=0) for op in ("ReduceMax", "ReduceMin")]
+    model = model_with(nodes, {"x": x}, {"a": np.array([axis], np.int64)})
+    got = compile(model, "x86", threads=2).run({"x": x})
+    np.testing.assert_array_equal(got["ReduceMax"], x.max(axis))
+    np.testing.assert_array_equal(got["ReduceMin"], x.min(axis))
 
 
 def test_extremes() -> None:

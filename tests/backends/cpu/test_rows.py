@@ -10,7 +10,7 @@ import pytest
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
-from graphopt.backends.cpu.kernels import norm_rows, softmax_rows
+from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
 from graphopt.driver.compiling import compile, to_program
 from tests.support.run_node import model_with, node
 
@@ -198,3 +198,24 @@ def test_exponentials_are_vectors_in_registers() -> None:
     assert "expf" not in assembly
     assert "TVMBackendAllocWorkspace" not in assembly
     assert "vfmadd" in assembly
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax_over_other_axes(level: str, log: bool) -> None:
+    lanes = parse_target(level).caps.lanes(4)
+    for matrices, rows, columns, vectors in ((1, 21, 200, 4), (3, 7, 63, 2), (5, 1, 31, 1), (2, 90, 16, 1)):
+        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, log)
+        x = noise(matrices, rows, columns)
+        x[0, 0, 3], x[0, :, 5], x[-1, -1, -1] = np.nan, -np.inf, np.inf
+        want = np.moveaxis(softmax(np.moveaxis(x, 1, -1), log), -1, 1)
+        got = call(build(softmax_columns.emit(spec, lanes, vectors), level), x)
+        np.testing.assert_allclose(got, want, 2e-6, 3e-6 if log else 1e-30)
+
+
+def test_softmax_template_by_axis() -> None:
+    x = noise(4, 21, 10, 11)
+    nodes = [node("Softmax", "x", "a", axis=1), node("LogSoftmax", "x", "b", axis=0)]
+    assert templates(nodes, {"x": x}, {}) == ["softmax-columns"] * 2
+    got = outputs(nodes, {"x": x}, {})
+    np.testing.assert_allclose(got["a"], np.moveaxis(softmax(np.moveaxis(x, 1, -1)), -1, 1), 2e-6, 1e-30)
+    np.testing.assert_allclose(got["b"], np.moveaxis(softmax(np.moveaxis(x, 0, -1), True), -1, 0), 2e-6, 3e-6)

@@ -1,0 +1,76 @@
+"""Loops over the columns of row-major matrices, a lane a column: for what is reduced along another axis than the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.kernels.prefetch import prefetch
+from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+
+_AHEAD = 8
+_LINE = 16
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Neighbouring columns of one matrix.
+
+    Attributes:
+        matrix: which one.
+        first: the first column.
+        vectors, lanes: how many vectors of how many columns.
+    """
+
+    matrix: Expr
+    first: Expr
+    vectors: int
+    lanes: int
+
+    def accumulators(self, start: float) -> tirx.Buffer:
+        """Emits registers, one a column, that begin with ``start``."""
+        cells = T.alloc_buffer((self.vectors, self.lanes), "float32", scope="local", annotations=ON_STACK)
+        self.each(lambda v, lane, _: T.buffer_store(cells, tirx.const(start, "float32"), [v, lane]))
+        return cells
+
+    def fetch(self, x: tirx.Buffer, row: Expr) -> None:
+        """Emits prefetches of these columns of ``x[matrix, row + 8]``: the hardware follows no stride of more than a page."""
+        with T.unroll(0, max(self.vectors * self.lanes // _LINE, 1)) as line:
+            prefetch(x, (self.matrix, row + _AHEAD, self.first + line * _LINE))
+
+    def each(self, body: Callable[[Expr, Expr, Expr], None]) -> None:
+        """Emits ``body(vector, lane, column)`` for every column."""
+        with T.unroll(0, self.vectors) as v:
+            if self.lanes == 1:
+                body(v, 0, self.first + v)
+                return
+            with T.vectorized(0, self.lanes) as lane:
+                body(v, lane, self.first + v * self.lanes + lane)
+
+
+def for_columns(
+    matrices: int, columns: int, lanes: int, vectors: int, parallel: bool, body: Callable[[Columns], None]
+) -> None:
+    """Emits ``body`` over all columns of all matrices: tiles of ``vectors`` vectors, then what is left in ever narrower ones."""
+    width = lanes * vectors
+    full = columns // width
+    if full:
+        with (T.parallel if parallel else T.serial)(0, matrices * full) as i:
+            body(Columns(tirx.floordiv(i, full), tirx.floormod(i, full) * width, vectors, lanes))
+    done = full * width
+    if done == columns:
+        return
+    with (T.parallel if parallel and matrices > 1 else T.serial)(0, matrices) as matrix:
+        left = (columns - done) // lanes
+        if left:
+            body(Columns(matrix, done, left, lanes))
+            done += left * lanes
+        narrow = lanes // 2
+        while done < columns:
+            if columns - done >= narrow:
+                body(Columns(matrix, done, 1, narrow))
+                done += narrow
+            narrow //= 2

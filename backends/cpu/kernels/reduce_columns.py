@@ -1,0 +1,68 @@
+"""Reductions along a leading or middle axis: rows added up lane by lane, at the speed of reading them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.columns import Columns, for_columns
+from graphopt.backends.cpu.kernels.reduce_rows import before, finished, kind_of
+from graphopt.backends.cpu.kernels.register_tile import build_prim_func
+from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A reduction of the middle axis of ``(matrices, rows, columns)``, float32.
+
+    Attributes:
+        op: one of ``reduce_rows.REDUCTIONS``.
+        matrices, rows, columns: extents.
+    """
+
+    op: str
+    matrices: int
+    rows: int
+    columns: int
+
+
+def emit(
+    spec: ColumnSpec, lanes: int, vectors: int, parallel: bool = True, ahead: bool = False, name: str = "reduce"
+) -> tirx.PrimFunc:
+    """Emits ``name(x: (matrices, rows, columns), output: (matrices, columns))``.
+
+    Args:
+        spec: the problem.
+        lanes: float32 per vector.
+        vectors: accumulators.
+        parallel: whether tiles are shared among threads.
+        ahead: whether rows are fetched before their use: for data outside of the cache.
+        name: global symbol.
+    """
+    kind = kind_of(spec.op)
+
+    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        (x,) = inputs
+
+        def reduce(c: Columns) -> None:
+            total = c.accumulators(NEUTRAL[kind])
+            with T.serial(0, spec.rows) as row:
+                if ahead:
+                    c.fetch(x, row)
+
+                def add(v: tirx.Expr, lane: tirx.Expr, column: tirx.Expr) -> None:
+                    value = bound(lambda: COMBINE[kind](total[v, lane], before(spec.op, x[c.matrix, row, column])))
+                    T.buffer_store(total, value, [v, lane])
+
+                c.each(add)
+            c.each(
+                lambda v, lane, column: T.buffer_store(
+                    output, finished(spec.op, total[v, lane], spec.rows), [c.matrix, column]
+                )
+            )
+
+        for_columns(spec.matrices, spec.columns, lanes, vectors, parallel, reduce)
+
+    shape = (spec.matrices, spec.rows, spec.columns)
+    return build_prim_func(name, [("x", shape)], [], (spec.matrices, spec.columns), body)

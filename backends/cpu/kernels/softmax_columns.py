@@ -1,0 +1,91 @@
+"""Softmax and LogSoftmax along a leading or middle axis: a lane is a column, the tile stays in cache between three passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.common import math as m
+from graphopt.backends.common.tensor import Expr, let
+from graphopt.backends.cpu.kernels.columns import Columns, for_columns
+from graphopt.backends.cpu.kernels.register_tile import build_prim_func
+from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
+
+
+@dataclass(frozen=True)
+class ColumnSoftmaxSpec:
+    """Softmax over the middle axis of ``(matrices, rows, columns)``, float32.
+
+    Attributes:
+        matrices, rows, columns: extents.
+        log: the logarithm of the result instead.
+    """
+
+    matrices: int
+    rows: int
+    columns: int
+    log: bool = False
+
+
+def emit(
+    spec: ColumnSoftmaxSpec,
+    lanes: int,
+    vectors: int,
+    parallel: bool = True,
+    name: str = "softmax",
+) -> tirx.PrimFunc:
+    """Emits ``name(x, output)``, both ``(matrices, rows, columns)``.
+
+    Args:
+        spec: the problem.
+        lanes: float32 per vector.
+        vectors: vectors of columns side by side.
+        parallel: whether tiles are shared among threads.
+        name: global symbol.
+    """
+
+    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+        def tile(c: Columns) -> None:
+            _tile(spec, c, inputs[0], output)
+
+        for_columns(spec.matrices, spec.columns, lanes, vectors, parallel, tile)
+
+    shape = (spec.matrices, spec.rows, spec.columns)
+    return build_prim_func(name, [("x", shape)], [], shape, body)
+
+
+def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: tirx.Buffer, output: tirx.Buffer) -> None:
+    top, total = c.accumulators(NEUTRAL["max"]), c.accumulators(0.0)
+    with T.serial(0, spec.rows) as row:
+
+        def larger(v: Expr, lane: Expr, column: Expr) -> None:
+            T.buffer_store(top, COMBINE["max"](top[v, lane], x[c.matrix, row, column]), [v, lane])
+
+        c.each(larger)
+    with T.serial(0, spec.rows) as row:
+
+        def power(v: Expr, lane: Expr, column: Expr) -> None:
+            value = bound(lambda: m.exp(x[c.matrix, row, column] - top[v, lane]))
+            if not spec.log:
+                T.buffer_store(output, value, [c.matrix, row, column])
+                value = output[c.matrix, row, column]
+            T.buffer_store(total, total[v, lane] + value, [v, lane])
+
+        c.each(power)
+
+    def last(v: Expr, lane: Expr, _: Expr) -> None:
+        value = bound(lambda: m.log(let(total[v, lane]))) if spec.log else tirx.const(1.0, "float32") / total[v, lane]
+        T.buffer_store(total, value, [v, lane])
+
+    c.each(last)
+    with T.serial(0, spec.rows) as row:
+
+        def write(v: Expr, lane: Expr, column: Expr) -> None:
+            at = [c.matrix, row, column]
+            if spec.log:
+                T.buffer_store(output, x[c.matrix, row, column] - top[v, lane] - total[v, lane], at)
+            else:
+                T.buffer_store(output, output[c.matrix, row, column] * total[v, lane], at)
+
+        c.each(write)
