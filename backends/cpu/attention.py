@@ -11,8 +11,9 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.lower.attention import AttentionForm, attention_form
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue, store_style
+from graphopt.backends.cpu.fitted_epilogue import plain_epilogue, store_style
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
@@ -92,7 +93,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         flops = 2.0 * (form.size + form.v_size)
         for d in form.scores:
             flops *= d if isinstance(d, int) else _TYPICAL
-        return flops / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return flops / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: AttentionConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""

@@ -10,7 +10,8 @@ from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate,
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue, store_style
+from graphopt.backends.cpu.fitted_epilogue import plain_epilogue, store_style
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.matmul_batched import BatchedConfig, BatchedSpec, default_batched, emit
 from graphopt.ir.dims import Dim, SymExpr
@@ -70,7 +71,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
         flops = 2.0
         for d in (*spec.batch, spec.m, spec.n, spec.k):
             flops *= d if isinstance(d, int) else 64
-        return flops / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return flops / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: BatchedConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""

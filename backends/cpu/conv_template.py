@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,16 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.conv2d import plain_epilogue, spec_of, store_style
+from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.fitted_epilogue import extra_operands, plain_epilogue, store_style, symbolic_operands_fit
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
-from graphopt.ir.dims import SymExpr, known
+from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
-from graphopt.ops.context import known_array
+from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.conv import conv_window
+
+NOMINAL_SECONDS = 1.0
+"""Predicted time where a template can't tell because sizes are symbolic."""
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
@@ -37,7 +43,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
 
     @abstractmethod
     def kernel_seconds(self, spec: Conv2dSpec, config: ConfigT, caps: Caps) -> float:
-        """Predicted time on one core; infinite for symbolic sizes."""
+        """Predicted time on all of the target's cores; infinite for symbolic sizes."""
 
     @abstractmethod
     def kernel_weight(
@@ -84,8 +90,9 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         return self.kernel_default(spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
-        """The kernel's predicted time over the cores."""
-        return min(self.kernel_seconds(spec_of(call)[0], config, caps), 1.0) / max(caps.cores, 1)
+        """The kernel's predicted time."""
+        seconds = self.kernel_seconds(spec_of(call)[0], config, caps)
+        return seconds if math.isfinite(seconds) else NOMINAL_SECONDS
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
@@ -105,21 +112,55 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         return Emitted(function, [x, packed, *epilogue.values])
 
 
-def extra_operands(epilogue: Epilogue) -> list[ExtraOperand]:
-    """Parameters of a kernel that its epilogue reads."""
-    return [
-        ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
-        for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
-    ]
+def channel_block(channels: Dim, caps: Caps) -> int:
+    """The channel block for a number of channels: 16 or a vector if that is longer, 8 where 16 does not divide, else plain."""
+    if not isinstance(channels, int):
+        return 0
+    for block in (16, 8):
+        if channels % block == 0 and caps.lanes(4) <= 16:
+            return block
+    return 0
 
 
-def symbolic_operands_fit(call: KernelCall) -> Support:
-    """Epilogue operands may use only the dimensions that the kernel can read off its data."""
+def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
+    """The kernel's specification and its expressions for the symbolic dimensions.
+
+    Dimensions that are symbolic become variables of the kernel, read off the shape of its data.
+    """
     node = call.group.anchor
-    x: Any = node.inputs[0]
-    allowed = {d for d in (*x.shape, *node.out.shape) if isinstance(d, SymExpr)}
-    for n in call.group.epilogue:
-        for v in n.inputs:
-            if v is not None and not known(d for d in v.shape if d not in allowed):
-                return No("an epilogue operand has a symbolic dimension of its own")
-    return Yes()
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    window = conv_window(context)
+    x, w = context.value(0), context.value(1)
+    dims: dict[Dim, Any] = {}
+
+    def extent(dim: Dim, name: str) -> Any:
+        if isinstance(dim, int):
+            return dim
+        if dim not in dims:
+            dims[dim] = tirx.Var(name, "int64")
+        return dims[dim]
+
+    pads = (*window.pads_begin, *window.pads_end)
+    if not all(isinstance(p, int) for p in pads):
+        raise context.unsupported("padding that depends on a symbolic size")
+    top, left, bottom, right = (int(p) for p in pads)  # type: ignore[arg-type]
+    out_block = call.block(call.group.outputs[0]) or 1
+    spec = Conv2dSpec(
+        batch=extent(x.shape[0], "n"),
+        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
+        in_height=extent(x.shape[2], "h"),
+        in_width=extent(x.shape[3], "w"),
+        out_channels=int(w.shape[0]),  # type: ignore[arg-type]
+        kernel=(window.kernel[0], window.kernel[1]),
+        strides=(window.strides[0], window.strides[1]),
+        pads=(top, left, bottom, right),
+        dilations=(window.dilations[0], window.dilations[1]),
+        groups=int(context.attr("group") or 1),
+        in_block=call.block(x) or 1,
+        out_block=out_block,
+    )
+    for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):
+        if isinstance(dim, SymExpr):
+            dims.setdefault(dim, value)
+    return spec, dims

@@ -12,8 +12,8 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.conv2d import channel_block, plain_epilogue, store_style
-from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
+from graphopt.backends.cpu.conv_template import channel_block
+from graphopt.backends.cpu.fitted_epilogue import extra_operands, plain_epilogue, store_style, symbolic_operands_fit
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec

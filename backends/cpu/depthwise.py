@@ -34,8 +34,8 @@ class DepthwiseConv2d(ConvTemplate[SlidingConfig]):
         return depthwise.default_config(spec, caps)
 
     def kernel_seconds(self, spec: Conv2dSpec, config: SlidingConfig, caps: Caps) -> float:
-        """Predicted time on one core."""
-        return depthwise.seconds(spec, config.lanes)
+        """Predicted time."""
+        return depthwise.seconds(spec, config.lanes) / max(caps.cores, 1)
 
     def kernel_weight(
         self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: SlidingConfig
@@ -78,8 +78,8 @@ class PlainDepthwiseConv2d(ConvTemplate[PlainWindowConfig]):
         return depthwise_plain.default_config(spec, caps)
 
     def kernel_seconds(self, spec: Conv2dSpec, config: PlainWindowConfig, caps: Caps) -> float:
-        """Predicted time on one core."""
-        return depthwise_plain.predicted_seconds(spec, caps)
+        """Predicted time."""
+        return depthwise_plain.predicted_seconds(spec, caps) / max(caps.cores, 1)
 
     def kernel_weight(
         self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: PlainWindowConfig

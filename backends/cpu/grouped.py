@@ -11,8 +11,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.conv2d import channel_block
-from graphopt.backends.cpu.conv_template import ConvTemplate
+from graphopt.backends.cpu.conv_template import ConvTemplate, channel_block
 from graphopt.backends.cpu.kernels import grouped_blocked, grouped_pointwise
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
@@ -35,8 +34,8 @@ class GroupedPointwiseConv2d(ConvTemplate[GroupedPointwiseConfig]):
         return grouped_pointwise.default_config(spec, caps)
 
     def kernel_seconds(self, spec: Conv2dSpec, config: GroupedPointwiseConfig, caps: Caps) -> float:
-        """Predicted time on one core."""
-        return grouped_pointwise.seconds(spec, config)
+        """Predicted time."""
+        return grouped_pointwise.seconds(spec, config) / max(caps.cores, 1)
 
     def kernel_weight(
         self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: GroupedPointwiseConfig
@@ -71,8 +70,8 @@ class GroupedConv2d(ConvTemplate[SlidingConfig]):
         return grouped_blocked.default_config(spec, caps)
 
     def kernel_seconds(self, spec: Conv2dSpec, config: SlidingConfig, caps: Caps) -> float:
-        """Predicted time on one core."""
-        return grouped_blocked.seconds(spec, config.lanes)
+        """Predicted time."""
+        return grouped_blocked.seconds(spec, config.lanes) / max(caps.cores, 1)
 
     def kernel_weight(
         self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: SlidingConfig

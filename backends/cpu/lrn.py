@@ -6,12 +6,10 @@ from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnSpec, emit
 from graphopt.ir.dtypes import DType
 from graphopt.ops.context import attr
-
-CLOCK = 2.5e9
-"""Hertz assumed when predicting seconds: only ratios between templates matter."""
 
 
 class BlockedLrn(KernelTemplate[None]):

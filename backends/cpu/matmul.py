@@ -13,7 +13,8 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.conv2d import CLOCK, FLOPS_PER_LANE, plain_epilogue, store_style
+from graphopt.backends.cpu.fitted_epilogue import plain_epilogue, store_style
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
@@ -70,7 +71,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of a core's vector units."""
-        return (spec_of(call)[0].flops or 1e9) / (FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return (spec_of(call)[0].flops or 1e9) / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, its right-hand side packed."""

@@ -11,8 +11,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.conv2d import plain_epilogue, store_style
-from graphopt.backends.cpu.conv_template import extra_operands, symbolic_operands_fit
+from graphopt.backends.cpu.fitted_epilogue import extra_operands, plain_epilogue, store_style, symbolic_operands_fit
 from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle

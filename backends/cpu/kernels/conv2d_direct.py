@@ -18,7 +18,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec, channel_group
 from graphopt.backends.cpu.kernels.epilogue import (
     EpilogueFn,
     ExtraOperand,
@@ -46,8 +46,6 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_symbolic_window,
 )
 
-_PLAIN_GROUP = 16
-"""Most channels of a plain input that the innermost loop takes."""
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
 _LINE = LINE_BYTES // 4
@@ -130,17 +128,6 @@ def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, in
     panels = -(-spec.out_channels // config.oc_panel)
     group = channel_group(spec)
     return panels, spec.in_channels // group, *spec.kernel, group, config.oc_panel
-
-
-def channel_group(spec: Conv2dSpec) -> int:
-    """Input channels of the innermost loop: those of a block, or as many of a plain input.
-
-    One channel at a time would make the elements of a kernel's row innermost: LLVM unrolls those few, keeps the points that they
-    share in registers, and spills the accumulators for it.
-    """
-    if spec.in_block > 1:
-        return spec.in_block
-    return next(g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0)
 
 
 def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2dConfig) -> npt.NDArray[np.float32]:

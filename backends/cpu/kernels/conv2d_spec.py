@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.tiling import Window
 
+_PLAIN_GROUP = 16
+"""Most channels of a plain input that the innermost loop takes."""
+
 
 @dataclass(frozen=True)
 class Conv2dSpec:
@@ -102,3 +105,14 @@ class Conv2dSpec:
         if block == 1:
             return self.batch, channels, height, width
         return self.batch, channels // block, height, width, block
+
+
+def channel_group(spec: Conv2dSpec) -> int:
+    """Input channels of the innermost loop: those of a block, or as many of a plain input.
+
+    One channel at a time would make the elements of a kernel's row innermost: LLVM unrolls those few, keeps the points that they
+    share in registers, and spills the accumulators for it.
+    """
+    if spec.in_block > 1:
+        return spec.in_block
+    return next(g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, plane, segments
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.memory_cost import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
+from graphopt.backends.cpu.kernels.cost_constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 
 _MAX_VECTORS = 8

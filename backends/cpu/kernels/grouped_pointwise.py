@@ -18,6 +18,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
@@ -34,7 +35,6 @@ from graphopt.backends.cpu.kernels.vector_tile import (
 _MAX_VECTORS = 4
 _TILE_CYCLES = 30.0
 _STORE_CYCLES = 2.0
-_CLOCK = 2.5e9
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int) -> float:
 def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> float:
     """Predicted time on one core."""
     cycles = _cycles(spec, config.lanes, config.vectors, config.channels)
-    return int(spec.batch) * spec.groups * cycles / _CLOCK
+    return int(spec.batch) * spec.groups * cycles / CLOCK
 
 
 def pack_weight(

@@ -13,6 +13,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.common.tensor import Expr
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
@@ -92,7 +93,7 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
     if caps.cores > 1 and (batch % caps.cores or batch < caps.cores) and batch < 4 * caps.cores:
         enough = -(-4 * caps.cores // batch)
         groups = min(panels, next((g for g in range(1, enough) if batch * g % caps.cores == 0), enough))
-    seconds = 2.0 * batch * m * n * k / (4 * caps.lanes(4) * _CLOCK)
+    seconds = 2.0 * batch * m * n * k / (4 * caps.lanes(4) * CLOCK)
     symbolic = not all(isinstance(d, int) for d in (*spec.batch, spec.m, spec.n, spec.k))
     product = MatmulConfig(
         single.m_tile,
@@ -106,7 +107,6 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
     )
 
 
-_CLOCK = 2.5e9
 _WORTH_TWO_THREADS = 1e-5
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.packed_array import aligned_zeros, for_each
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
@@ -38,7 +39,6 @@ _LEAST_STEPS = 192
 _PANEL_LOAD_TILES = 0.3
 """What bringing a panel into the first tile of a block of rows costs, in tiles."""
 _F32 = 4
-CLOCK = 2.5e9
 READ_RATE = 1e10
 """Bytes a core reads from memory in a second, and hertz: assumed where only the order of magnitude matters."""
 WORTH_TWO_THREADS = 1e-5

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
@@ -37,7 +38,6 @@ _NOMINAL = 64
 
 _TILE_CYCLES = 30.0
 _STORE_CYCLES = 3.0
-_CLOCK = 2.5e9
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def seconds(spec: PatchSpec, config: PatchConfig) -> float:
     """Predicted time on one core, infinite for symbolic sizes."""
     if not (isinstance(spec.batch, int) and isinstance(spec.height, int) and isinstance(spec.width, int)):
         return math.inf
-    return spec.batch * spec.height * _row_cycles(spec, config, spec.width) / _CLOCK
+    return spec.batch * spec.height * _row_cycles(spec, config, spec.width) / CLOCK
 
 
 def pack_weight(weight: npt.NDArray[np.float32], spec: PatchSpec, config: PatchConfig) -> npt.NDArray[np.float32]:

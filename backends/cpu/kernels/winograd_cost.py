@@ -13,8 +13,8 @@ from dataclasses import replace
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
+from graphopt.backends.cpu.kernels.cost_constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.direct_cost import vector_lanes
-from graphopt.backends.cpu.kernels.memory_cost import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 
 _NOMINAL = 56

@@ -1,9 +1,13 @@
-"""What operands cost that don't fit the caches: shared by the cost models of kernels."""
+"""What the cost models of kernels assume of a core: only ratios between templates matter, so nominal values do."""
 
 from __future__ import annotations
 
 from graphopt.backends.base.caps import Caps
 
+CLOCK = 2.5e9
+"""Hertz."""
+FMA_FLOPS_PER_LANE = 4.0
+"""A cycle: two multiply-adds."""
 L2_BYTES_PER_CYCLE = 32.0
 """What a core loads from its second-level cache while it computes (Skylake to Sapphire Rapids, Zen: 32 to 64)."""
 LAST_LEVEL_BYTES_PER_CYCLE = 10.0
