@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -11,7 +13,8 @@ import graphopt
 from graphopt.backends.backend import fuse_for
 from graphopt.backends.base.target import parse_target
 from graphopt.driver.importing import import_onnx
-from graphopt.ir.fused import FusedGraph, GroupKind
+from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -148,3 +151,28 @@ def test_convolutions_share_the_copy_of_their_input() -> None:
     got = graphopt.compile(proto, "native", threads=1).run({"x": x})
     for name, want in zip("ab", ReferenceEvaluator(proto).run(None, {"x": x})):
         np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("copy", "ready", "wanted", "block", "copied"),
+    [
+        (2, False, False, 16, True),
+        (3.5, False, False, 0, False),
+        (3.5, True, False, 16, True),
+        (7, False, True, 16, False),
+    ],
+)
+def test_copies_count_against_what_they_save(copy: float, ready: bool, wanted: bool, block: int, copied: bool) -> None:
+    """A kernel takes 10 s, 9 with results in blocks, 4 with operands in blocks as well."""
+    graph = fused(lone_conv(29, kernel=1))
+    (group,) = graph.groups
+    x, y = group.inputs[0], group.outputs[0]
+
+    def seconds(trial: FusedGraph, _: Group) -> float:
+        return 4 if trial.blocks.get(x) and trial.blocks.get(y) else 9 if trial.blocks.get(y) else 10
+
+    costs = LayoutCosts(seconds, lambda _: copy, lambda _: 16)
+    assert cheapest_border(graph, group, 16, wanted, costs, {x} if ready else set()) == Border(
+        block, (x,) if copied else ()
+    )
+    assert cheapest_border(graph, group, 16, wanted, replace(costs, kernel=lambda *_: None), set()) is None
