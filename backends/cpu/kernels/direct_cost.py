@@ -16,6 +16,8 @@ _MAX_CODE = 3000
 """Most vector multiply-adds in the text of a kernel, all its tile variants together: about 0.4 s of compile time."""
 
 _STORE_CYCLES = 2.0
+_PLAIN_STORE_CYCLES = 7.0
+"""For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
 _NOMINAL = 56
 """Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
 
@@ -74,7 +76,8 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
         for column in split_balanced(out_columns, config.ow_tile):
             points = row.tile * column.tile
             step = max(tile_cycles(points, config.oc_vectors), stream)
-            store = _TILE_CYCLES + _STORE_CYCLES * points * config.oc_vectors
+            each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
+            store = _TILE_CYCLES + each * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (spec.reduction * step + store)
     return total
 
