@@ -6,6 +6,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.pointwise import binary, cast, float_unary, unary, working_dtype, zero
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.power import power_float32
 from graphopt.backends.common.tensor import Expr, elementwise, let
 
 for _op, _name in {
@@ -133,8 +134,12 @@ def _pow(c: LowerContext) -> Lowered:
     double = not (m.is_float(dtype) and exponent.dtype in ("float32", "float16", "int8", "uint8", "int16", "uint16"))
     work = "float64" if double or dtype == "float64" else "float32"
 
+    # below 8 lanes the C library is as fast; few GPUs are quick at float64
+    vector = work == "float32" and not c.k.caps.is_gpu and c.k.caps.lanes(4) >= 8
+    raised = power_float32 if vector else m.power
+
     def power(x: Expr, y: Expr) -> Expr:
-        out = m.power(cast(x, work), cast(y, work))
+        out = raised(cast(x, work), cast(y, work))
         return cast(out, dtype) if m.is_float(dtype) else out.astype("int64").astype(dtype)
 
     return elementwise(power, dtype, c.out_shape(), base, exponent)
