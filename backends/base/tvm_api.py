@@ -47,9 +47,12 @@ def cpu_pass_context() -> Any:
 
     CompactBufferAllocation shrinks scratch to the region it believes to be used. It takes a position that is read from
     memory for a constant, so it would shrink scratch that loops over symbolic sizes fill, and it drops what is never read.
+
+    CommonSubexprElim binds what several places share; code generation then finds such a variable where its definition does not
+    reach ("Instruction does not dominate all uses"). LLVM eliminates common subexpressions itself, and better.
     """
     return tvm.transform.PassContext(
-        config={"tirx.disable_storage_rewrite": True}, disabled_pass=["s_tir.CompactBufferAllocation", *_GPU_PASSES]
+        config={"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}, disabled_pass=["s_tir.CompactBufferAllocation", *_GPU_PASSES]
     )
 
 
