@@ -52,7 +52,8 @@ def cpu_pass_context() -> Any:
     reach ("Instruction does not dominate all uses"). LLVM eliminates common subexpressions itself, and better.
     """
     return tvm.transform.PassContext(
-        config={"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}, disabled_pass=["s_tir.CompactBufferAllocation", *_GPU_PASSES]
+        config={"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True},
+        disabled_pass=["s_tir.CompactBufferAllocation", *_GPU_PASSES],
     )
 
 

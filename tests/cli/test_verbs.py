@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_inspect_stages(cli: Cli, model: Path, stage: str, text: str) -> None:
 def test_exact_leaves_winograd_out_and_costs_say_so(cli: Cli, tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32), "w")
     names = "xaby"  # the middle one has channels in blocks on both sides
-    convs = [helper.make_node("Conv", [a, "w"], [b], f"c{a}", pads=[1, 1, 1, 1]) for a, b in zip(names, names[1:])]
+    convs = [helper.make_node("Conv", [a, "w"], [b], f"c{a}", pads=[1, 1, 1, 1]) for a, b in itertools.pairwise(names)]
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64, 56, 56]) for n in "xy")
     path = tmp_path / "conv.onnx"
     onnx.save_model(helper.make_model(helper.make_graph(convs, "g", [x], [y], [weight])), path)

@@ -45,7 +45,13 @@ LEVELS = [("x86-64", "sse2"), ("haswell", "avx2"), ("skylake-avx512", "avx512f")
 @pytest.mark.parametrize(("cpu", "feature"), LEVELS)
 @pytest.mark.parametrize(
     ("shape", "block", "size"),
-    [((1, 64, 5, 7), 16, 5), ((2, 24, 3, 1), 8, 5), ((1, 16, 2, 3), 16, 4), ((1, 32, 2, 2), 8, 17), ((3, 8, 1, 1), 8, 1)],
+    [
+        ((1, 64, 5, 7), 16, 5),
+        ((2, 24, 3, 1), 8, 5),
+        ((1, 16, 2, 3), 16, 4),
+        ((1, 32, 2, 2), 8, 17),
+        ((3, 8, 1, 1), 8, 1),
+    ],
 )
 def test_against_float64(shape: tuple[int, int, int, int], block: int, size: int, cpu: str, feature: str) -> None:
     if not host_has(feature):
