@@ -26,7 +26,12 @@ def aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 def aligned_copy(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """A contiguous copy of an array of any strides."""
     copy = aligned_zeros(array.shape)
-    copy[...] = array
+    places = list(np.ndindex(array.shape[:2]))
+
+    def work(i: int) -> None:
+        copy[places[i]] = array[places[i]]
+
+    for_each(work, len(places), copy.nbytes)
     return copy
 
 
@@ -35,7 +40,7 @@ def for_each(work: Callable[[int], None], count: int, nbytes: int) -> None:
 
     First touches of fresh pages are most of the time then, and numpy lets other threads run while it copies.
     """
-    if nbytes < _WORTH_THREADS:
+    if nbytes < _WORTH_THREADS or count < 2:
         for i in range(count):
             work(i)
         return

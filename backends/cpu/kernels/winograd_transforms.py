@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels.packed_array import for_each
 
 WEIGHT_TRANSFORM: dict[int, npt.NDArray[np.float64]] = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
@@ -27,6 +28,10 @@ WEIGHT_TRANSFORM: dict[int, npt.NDArray[np.float64]] = {
     ),
 }
 """G of shape (m + 2, 3), by m."""
+
+
+_CHUNK = 4096
+"""Filters transformed at a time."""
 
 
 def transform_input_row(d: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
@@ -73,6 +78,13 @@ def transform_weight(weight: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.
     """``G w G^T`` of OIHW weights with 3 x 3 kernels, computed in float64: shape ((m + 2)^2, I, O)."""
     outputs, inputs = weight.shape[:2]
     both = np.kron(WEIGHT_TRANSFORM[m], WEIGHT_TRANSFORM[m])
-    flat = weight.transpose(2, 3, 1, 0).reshape(9, inputs * outputs).astype(np.float64)
-    transformed: npt.NDArray[np.float32] = (both @ flat).astype(np.float32)
-    return transformed.reshape(-1, inputs, outputs)
+    transformed = np.empty((len(both), inputs, outputs), np.float32)
+    chunk = max(_CHUNK // max(outputs, 1), 1)
+
+    def transform(i: int) -> None:
+        """One chunk of input channels, whose float64 copies stay in cache."""
+        part = weight[:, i * chunk : (i + 1) * chunk].transpose(2, 3, 1, 0).reshape(9, -1).astype(np.float64)
+        transformed[:, i * chunk : (i + 1) * chunk] = (both @ part).reshape(len(both), -1, outputs)
+
+    for_each(transform, -(-inputs // chunk), transformed.nbytes)
+    return transformed
