@@ -19,7 +19,9 @@ _BLOCK = 1 << 16
 @register_pass
 @dataclass(frozen=True)
 class FlushSubnormals(Pass):
-    """Conv/ConvTranspose/Gemm/MatMul/LSTM/GRU/RNN(x, W) -> the same, float32 weights below 2^-126 in magnitude set to 0
+    """Sets float32 weights of products that are below 2^-126 in magnitude to 0.
+
+    Conv/ConvTranspose/Gemm/MatMul/LSTM/GRU/RNN(x, W, ...) -> the same with W flushed.
 
     Training with weight decay leaves many of them in dead channels. A product with one is below 2^-126 |x|: lost to rounding
     in any sum that is not itself near the smallest float. A multiply-add with one takes over a hundred cycles, not half of one.

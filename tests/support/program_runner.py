@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, SubProgram, ViewStep
+from graphopt.backends.base.program import (
+    BindStep,
+    BranchStep,
+    Buffer,
+    JoinStep,
+    KernelStep,
+    Program,
+    SubProgram,
+    ViewStep,
+)
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cuda.cpu_check import without_threads
 from graphopt.ir.dims import Dim, as_symbol, subs
@@ -65,13 +74,27 @@ class _Run:
         if isinstance(step, KernelStep):
             self._kernel(step)
         elif isinstance(step, ViewStep):
-            self.arrays[step.output] = self.arrays[step.input].reshape(self._shape(step.output))
+            source, shape = self.arrays[step.input].reshape(-1), self._shape(step.output)
+            first = step.shift // source.itemsize
+            self.arrays[step.output] = source[first : first + int(np.prod(shape))].reshape(shape)
+        elif isinstance(step, JoinStep):
+            self._join(step)
         elif isinstance(step, BindStep):
             self.symbols.update(zip(step.symbols, self.arrays[step.input].reshape(-1).tolist(), strict=True))
         elif isinstance(step, BranchStep):
             taken = step.then if bool(self.arrays[step.condition].reshape(-1)[0]) else step.otherwise
             for buffer, array in zip(step.outputs, self._call(taken), strict=True):
                 self._enter(buffer, array)
+
+    def _join(self, step: JoinStep) -> None:
+        """What the parts wrote, each at its own place; a place that none of them fills stays unwritten."""
+        whole = _unwritten(self._shape(step.output), step.output.type.dtype.numpy)
+        flat = whole.reshape(-1)
+        for part in step.parts:
+            assert part.home is step.output
+            first = part.shift // whole.itemsize
+            flat[first : first + self.arrays[part].size] = self.arrays[part].reshape(-1)
+        self.arrays[step.output] = whole
 
     def _call(self, sub: SubProgram) -> list[Array]:
         symbols = {name: self.symbols[name] for name in sub.symbols}
