@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -28,40 +28,30 @@ NOMINAL_SECONDS = 1.0
 """Predicted time where a template can't tell because sizes are symbolic."""
 
 
+@dataclass(frozen=True)
+class ConvKernel(Generic[ConfigT]):
+    """The functions of a kernel that takes a ``Conv2dSpec``.
+
+    Attributes:
+        supports: why it can't compute a specification, or None if it can.
+        default_config: its own choice of configuration.
+        seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
+        pack_weight: OIHW weights in the order in which the kernel reads them.
+        emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
+    """
+
+    supports: Callable[[Conv2dSpec, Caps], str | None]
+    default_config: Callable[[Conv2dSpec, Caps], ConfigT]
+    seconds: Callable[[Conv2dSpec, ConfigT, Caps], float]
+    pack_weight: Callable[[npt.NDArray[np.float32], Conv2dSpec, ConfigT], npt.NDArray[np.float32]]
+    emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
+
+
 class ConvTemplate(KernelTemplate[ConfigT]):
-    """Conv (rank 4, float32, constant weights) with an element-wise epilogue, by a kernel that takes a ``Conv2dSpec``."""
+    """Conv (rank 4, float32, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
-
-    @abstractmethod
-    def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
-        """Why the kernel can't compute ``spec``, or None if it can."""
-
-    @abstractmethod
-    def kernel_default(self, spec: Conv2dSpec, caps: Caps) -> ConfigT:
-        """The kernel's own choice of configuration."""
-
-    @abstractmethod
-    def kernel_seconds(self, spec: Conv2dSpec, config: ConfigT, caps: Caps) -> float:
-        """Predicted time on all of the target's cores; infinite for symbolic sizes."""
-
-    @abstractmethod
-    def kernel_weight(
-        self, weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: ConfigT
-    ) -> npt.NDArray[np.float32]:
-        """Packed weights."""
-
-    @abstractmethod
-    def kernel_emit(
-        self,
-        spec: Conv2dSpec,
-        config: ConfigT,
-        epilogue: EpilogueFn,
-        extras: Sequence[ExtraOperand],
-        name: str,
-        style: StoreStyle,
-    ) -> tirx.PrimFunc:
-        """The function ``name(data, weight, *extras, output)``."""
+    kernel: ConvKernel[ConfigT]
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -82,16 +72,16 @@ class ConvTemplate(KernelTemplate[ConfigT]):
             spec, _ = spec_of(call)
         except GraphOptError as e:
             return No(e.message)
-        reason = self.kernel_supports(spec, caps)
+        reason = self.kernel.supports(spec, caps)
         return symbolic_operands_fit(call) if reason is None else No(reason)
 
     def default(self, call: KernelCall, caps: Caps) -> ConfigT:
         """The configuration that the kernel predicts to be fastest."""
-        return self.kernel_default(spec_of(call)[0], caps)
+        return self.kernel.default_config(spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time."""
-        seconds = self.kernel_seconds(spec_of(call)[0], config, caps)
+        seconds = self.kernel.seconds(spec_of(call)[0], config, caps)
         return seconds if math.isfinite(seconds) else NOMINAL_SECONDS
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
@@ -105,10 +95,10 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         weight = known_array(w)
         assert weight is not None
         epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
-        function = self.kernel_emit(
+        function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = self.kernel_weight(np.asarray(weight, np.float32), spec, config)
+        packed = self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config)
         return Emitted(function, [x, packed, *epilogue.values])
 
 
