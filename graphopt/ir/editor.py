@@ -103,6 +103,18 @@ class Editor:
             node.inputs.pop()
         self._touch()
 
+    def set_constant(self, value: Value, array: Array) -> None:
+        """Another array, maybe of another shape, under a constant's name; types of its users are to be inferred again.
+
+        Raises:
+            InternalError: the value is no constant.
+        """
+        if value.data is None:
+            raise InternalError(f"%{value.name} is no constant")
+        value.type = TensorType(DType.from_numpy(array.dtype), tuple(int(d) for d in array.shape))
+        value.data, value.content = array, None
+        self._touch()
+
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it when ``value`` is None."""
         if value is None:

@@ -1,0 +1,255 @@
+"""Coupled channel groups: channels that can only go together, all over the graph, and families of such channels.
+
+A *channel* here is one independent decision: a token that other tokens depend on. A *group* is a family of channels that
+stand in the same axes of the same tensors, such as the 64 output channels of a convolution with everything that reads them.
+(The dependency graph of DepGraph, Fang et al., CVPR 2023, arXiv:2301.12900, for operators with index maps instead of modules.)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.ir.graph import Graph, Node, Use, Value
+from graphopt.passes.prune.labels import Labelling, Role, RuleContext, Slot, shape_of, slot_value
+from graphopt.passes.prune.rules.registry import label_rule
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis that a group's channels stand in.
+
+    Attributes:
+        slot: the tensor: a value, or a constant as one node uses it.
+        axis: of the tensor.
+        positions: int64 [channels, copies]: where each channel stands along the axis.
+        role: what the axis is to the layer, for constants of layers.
+    """
+
+    slot: Slot
+    axis: int
+    positions: Indices
+    role: Role | None
+
+    @property
+    def value(self) -> Value:
+        """The tensor."""
+        return slot_value(self.slot)
+
+    @property
+    def extent(self) -> int:
+        """Indices of the whole axis."""
+        extent = self.value.shape[self.axis]
+        assert isinstance(extent, int)
+        return extent
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the constant that one channel of the group takes with it; 0 for values computed at run time."""
+        data = self.value.data
+        return 0 if data is None or isinstance(self.slot, Value) else data.size // self.extent * self.positions.shape[1]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that stand in the same axes, each to be kept or removed by itself.
+
+    Attributes:
+        index: position in ``PruneGroups.groups``.
+        name: the layer that makes the channels (node name), or the tensor that holds them first.
+        channels: int64 [channels]: their tokens.
+        members: the axes.
+    """
+
+    index: int
+    name: str
+    channels: Indices
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.channels)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of constants that go with one channel."""
+        return sum(m.parameters for m in self.members)
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """Nodes whose weights have the group's channels as output or input channels, in graph order."""
+        uses = (m.slot for m in self.members if isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN))
+        return tuple(dict.fromkeys(use.node for use in uses))
+
+    def of_role(self, role: Role) -> tuple[Member, ...]:
+        """Members of constants with a role."""
+        return tuple(m for m in self.members if m.role is role)
+
+
+@dataclass(frozen=True)
+class FrozenGroup:
+    """Channels of layers that must stay, with the reason.
+
+    Attributes:
+        name: the layer that makes them.
+        size: how many.
+        reason: why none of them can go.
+    """
+
+    name: str
+    size: int
+    reason: str
+
+
+@dataclass
+class PruneGroups:
+    """What can be removed from a graph, and what can't.
+
+    Attributes:
+        labelling: tokens of every axis, settled.
+        groups: prunable ones, in graph order.
+        frozen: output channels of layers that stay, with the reason.
+    """
+
+    labelling: Labelling
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenGroup, ...] = ()
+    _by_name: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that was analysed."""
+        return self.labelling.graph
+
+    @cached_property
+    def layer_groups(self) -> dict[str, tuple[Group, ...]]:
+        """By name of a layer with weights: groups of its output channels."""
+        found: dict[str, list[Group]] = defaultdict(list)
+        for group in self.groups:
+            for member in group.of_role(Role.OUT):
+                assert isinstance(member.slot, Use)
+                if group not in found[member.slot.node.name]:
+                    found[member.slot.node.name].append(group)
+        return {name: tuple(groups) for name, groups in found.items()}
+
+
+def find_groups(graph: Graph) -> PruneGroups:
+    """Analyse a graph; it is not changed. Takes time proportional to the sum of all extents of all tensors."""
+    labelling = label(graph)
+    return PruneGroups(labelling, *_families(labelling))
+
+
+def label(graph: Graph) -> Labelling:
+    """Walk over the nodes and put labels on every tensor; interface and control flow stay as they are."""
+    labelling = Labelling(graph)
+    for value in graph.inputs:
+        labelling.freeze_all(value, "they come from an input of the graph")
+    for node in graph.nodes:
+        context = RuleContext(labelling, node)
+        rule = label_rule(node)
+        if any(v is not None and shape_of(v) is None for v in (*node.inputs, *node.outputs)):
+            rule = None
+        if rule is None:
+            context.refuse(f"there is no pruning rule for {node.label}")
+        else:
+            rule(context)
+        for sub in node.subgraphs:
+            _freeze_captured(labelling, sub, node)
+    for value in graph.outputs:
+        labelling.freeze_all(value, f"they leave the graph as output {value.name!r}")
+    labelling.tokens.settle()
+    return labelling
+
+
+def _freeze_captured(labelling: Labelling, sub: Graph, holder: Node) -> None:
+    inner = {id(v) for n in sub.walk() for v in n.outputs if v is not None} | {id(v) for v in sub.inputs}
+    outside = [v for n in sub.walk() for v in n.inputs if v is not None and not v.is_const and id(v) not in inner]
+    for value in (*outside, *(v for v in sub.outputs if not v.is_const and id(v) not in inner)):
+        if value in labelling.slots:
+            labelling.freeze_all(value, f"{holder.label} uses %{value.name} in a branch or body")
+
+
+def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGroup, ...]]:
+    """Group channels by the axes they stand in."""
+    tokens = labelling.tokens
+    arrays: dict[int, npt.NDArray[np.int64]] = {}
+    places: dict[int, list[tuple[Slot, int]]] = defaultdict(list)
+    for slot, axes in labelling.slots.items():
+        for axis, labels in enumerate(axes):
+            if labels is not None:
+                arrays[id(labels)] = labels
+                places[id(labels)].append((slot, axis))
+    where: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))  # channel -> array -> positions
+    atoms_of: dict[int, tuple[int, ...]] = {}
+    for key, labels in arrays.items():
+        for position, token in enumerate(labels.tolist()):
+            if token not in atoms_of:
+                atoms_of[token] = tokens.atoms(token)
+            for atom in atoms_of[token]:
+                where[atom][key].append(position)
+    families: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for atom, found in where.items():
+        families[tuple((key, len(positions)) for key, positions in found.items())].append(atom)
+    groups = []
+    for signature, atoms in families.items():
+        members = []
+        for key, _ in signature:
+            positions = np.asarray([where[atom][key] for atom in atoms], np.int64)
+            members += [
+                Member(slot, axis, positions, labelling.roles.get((slot, axis)) if isinstance(slot, Use) else None)
+                for slot, axis in places[key]
+            ]
+        groups.append((atoms, tuple(members)))
+    order = {node: i for i, node in enumerate(labelling.graph.nodes)}
+    groups = [g for g in groups if any(isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN) for m in g[1])]
+    groups.sort(key=lambda g: min(_first(m.slot, order) for m in g[1]))
+    named = _names([_name_of(members) for _, members in groups])
+    return (
+        tuple(Group(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
+        _frozen(labelling),
+    )
+
+
+def _first(slot: Slot, order: dict[Node, int]) -> int:
+    node = slot.node if isinstance(slot, Use) else slot.producer
+    return -1 if node is None else order.get(node, -1)
+
+
+def _name_of(members: Iterable[Member]) -> str:
+    listed = list(members)
+    for role in (Role.OUT, Role.IN):
+        for member in listed:
+            if member.role is role and isinstance(member.slot, Use):
+                return member.slot.node.name
+    return listed[0].value.name
+
+
+def _names(names: list[str]) -> list[str]:
+    """The same names, numbered where one comes twice."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return out
+
+
+def _frozen(labelling: Labelling) -> tuple[FrozenGroup, ...]:
+    """Output channels of layers that stay, one entry a layer and reason."""
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    for (use, axis), role in labelling.roles.items():
+        labels = labelling.slots[use][axis]
+        if role is not Role.OUT or labels is None:
+            continue
+        for token in labels.tolist():
+            if not labelling.tokens.atoms(token):
+                found[use.node.name, labelling.tokens.reason(token) or "frozen"] += 1
+    return tuple(FrozenGroup(name, size, reason) for (name, reason), size in found.items())

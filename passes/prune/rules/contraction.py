@@ -1,0 +1,193 @@
+"""Layers that sum over channels: Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM and its kin."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.ops.context import attr
+from graphopt.passes.prune.labels import Role, RuleContext
+from graphopt.passes.prune.rules.balance import balance, fits_product
+from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
+from graphopt.passes.prune.tokens import Labels
+
+
+@labels_of("Conv", "ConvTranspose")
+def convolution(c: RuleContext) -> None:
+    """x: [N, G*K, ...]; Conv W: [G*M, K, ...], ConvTranspose W: [G*K, M, ...]; y: [N, G*M, ...].
+
+    Channel (g, k) of x goes with group g or with position k of every group, (g, m) of y with group g or position m.
+    """
+    transposed = c.node.op == "ConvTranspose"
+    x, w = c.labels(0), c.labels(1)
+    groups = int(attr(c.node, "group") or 1)
+    for kernel in w[2:]:
+        c.freeze(kernel, f"it is a tap of {c.node.label}'s kernel")
+    for axis in x[2:]:
+        c.freeze(axis, f"{c.node.label} works over space")
+    inner, outer = (w[1], w[0]) if not transposed else (w[0], w[1])
+    if x[1] is None or inner is None or outer is None:
+        c.refuse(f"{c.node.label} has a number of channels that is not known when compiling")
+        return
+    if groups == 1:
+        c.unify(x[1], inner)
+        channels = outer
+    elif not transposed and not fits_product(c.tokens, x[1], groups):
+        reason = f"{c.node.label} needs equally many channels in every group"
+        balance(c.tokens, x[1], groups, reason)
+        c.freeze(inner, reason)  # each group loses other positions: the adjusting rule cuts the weights
+        channels = outer
+        c.tokens.unify(channels, np.tile(c.fresh(len(channels) // groups), groups))
+    else:
+        group = c.fresh(groups)
+        if transposed:
+            c.unify(x[1], w[0])
+            inner = c.fresh(len(x[1]) // groups)
+            channels = c.fresh(groups * len(outer))
+            _bind_product(c, channels, group, outer)
+        else:
+            channels = outer
+            _bind_product(c, channels, group, c.fresh(len(channels) // groups))
+        _bind_product(c, x[1], group, inner)
+    if c.has(2):
+        c.unify(c.labels(2)[0], channels)
+        c.role(2, 0, Role.PARAMETER)
+    c.role(1, 1 if transposed else 0, Role.OUT)
+    c.role(1, 0 if transposed else 1, Role.IN)
+    c.set([x[0], channels, *[None] * (len(c.out_shape()) - 2)])
+
+
+def _bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:
+    """Index (i, j) of the whole axis goes with row i or with column j."""
+    width = len(columns)
+    for index, token in enumerate(whole.tolist()):
+        c.tokens.bind(token, (int(rows[index // width]), int(columns[index % width])))
+
+
+@adjusts("Conv", "ConvTranspose")
+def follow_groups(a: AdjustContext) -> None:
+    """The number of groups that are left; where each group loses other positions, the weights group by group."""
+    groups = int(attr(a.node, "group") or 1)
+    source, result = a.inputs[0][1], a.outputs[0][1]
+    if groups == 1 or source is None or result is None:
+        return
+    if a.node.op == "ConvTranspose":
+        a.editor.set_attr(a.node, "group", int(result.sum()) // a.kept(1, 1))
+        return
+    inner = a.inputs[1][1]
+    assert inner is not None
+    per_group = source.reshape(groups, -1)
+    if not inner.all() or not per_group.any(axis=1).all() or ((per_group == per_group[0]).all() and per_group.all()):
+        a.editor.set_attr(a.node, "group", int(source.sum()) // int(inner.sum()))
+    elif not source.all():
+        weight = a.node.inputs[1]
+        assert weight is not None
+        assert weight.data is not None
+        rows = result.reshape(groups, -1)
+        blocks = weight.data.reshape(groups, -1, *weight.data.shape[1:])
+        cut = [block[row][:, column] for block, row, column in zip(blocks, rows, per_group)]
+        a.replace_operand(1, np.concatenate(cut))
+
+
+@labels_of("Gemm")
+def gemm(c: RuleContext) -> None:
+    """y[m, n] = sum over k of a[m, k] b[k, n], plus c[m, n] broadcast."""
+    a, b = c.labels(0), c.labels(1)
+    rows, summed = (a[1], a[0]) if attr(c.node, "transA") else (a[0], a[1])
+    inner, columns = (b[1], b[0]) if attr(c.node, "transB") else (b[0], b[1])
+    c.unify(summed, inner)
+    if c.has(2):
+        shape, bias = c.shape(2), c.labels(2)
+        for axis, target in ((-1, columns), (-2, rows)):
+            if len(shape) >= -axis and shape[axis] != 1:
+                c.unify(bias[axis], target)
+        if bias:
+            c.role(2, len(shape) - 1, Role.PARAMETER)
+    for index, out, summed_axis in ((0, "transA", 1), (1, "transB", 0)):
+        turned = bool(attr(c.node, out))
+        at = summed_axis ^ turned
+        c.role(index, at, Role.IN)
+        c.role(index, 1 - at, Role.OUT)
+    c.set([rows, columns])
+
+
+@labels_of("MatMul")
+def matmul(c: RuleContext) -> None:
+    """y[..., m, n] = sum over k of a[..., m, k] b[..., k, n], with numpy's rules for vectors and broadcast."""
+    a, b = list(c.labels(0)), list(c.labels(1))
+    sa, sb = list(c.shape(0)), list(c.shape(1))
+    c.unify(a[-1], b[-2] if len(b) > 1 else b[0])
+    c.role(0, len(a) - 1, Role.IN)
+    c.role(1, max(len(b) - 2, 0), Role.IN)
+    if len(a) > 1:
+        c.role(0, len(a) - 2, Role.OUT)
+    if len(b) > 1:
+        c.role(1, len(b) - 1, Role.OUT)
+    batch = broadcast_labels(
+        c, [(sa[:-2], a[:-2]), (sb[:-2], b[:-2])], len(c.out_shape()) - (len(a) > 1) - (len(b) > 1)
+    )
+    c.set([*batch, *([a[-2]] if len(a) > 1 else []), *([b[-1]] if len(b) > 1 else [])])
+
+
+def broadcast_labels(
+    c: RuleContext, operands: list[tuple[list[object], list[Labels | None]]], rank: int
+) -> list[Labels | None]:
+    """Labels of a broadcast: axes aligned at the end; those that are not stretched lose the same indices.
+
+    Args:
+        operands: shape and labels of each.
+        rank: of the result.
+    """
+    out: list[Labels | None] = [None] * rank
+    for axis in range(rank):
+        found = [
+            labels[len(shape) - rank + axis]
+            for shape, labels in operands
+            if len(shape) - rank + axis >= 0 and shape[len(shape) - rank + axis] != 1
+        ]
+        for other in found[1:]:
+            c.unify(found[0], other)
+        out[axis] = found[0] if found else None
+    return out
+
+
+@labels_of("Einsum")
+def einsum(c: RuleContext) -> None:
+    """Axes with the same letter lose the same indices; letters missing in the result are summed over."""
+    equation = str(attr(c.node, "equation")).replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    letters = terms.split(",")
+    if not arrow or "." in equation or any(len(set(t)) != len(t) for t in (*letters, result)):
+        c.refuse(f"{c.node.label} is an einsum with implicit results, an ellipsis or a diagonal")
+        return
+    known: dict[str, Labels | None] = {}
+    for index, term in enumerate(letters):
+        for axis, (letter, labels) in enumerate(zip(term, c.labels(index), strict=True)):
+            if c.shape(index)[axis] == 1:
+                known.setdefault(letter, labels)
+                continue
+            if letter in known and known[letter] is not None and labels is not None and len(known[letter]) == 1:  # type: ignore[arg-type]
+                known[letter] = labels  # the other operand's axis of 1 is stretched
+            elif letter in known:
+                c.unify(known[letter], labels)
+            else:
+                known[letter] = labels
+            c.role(index, axis, Role.OUT if letter in result else Role.IN)
+    c.set([known[letter] for letter in result])
+
+
+@labels_of("LSTM", "GRU", "RNN")
+def recurrent(c: RuleContext) -> None:
+    """Channels of the input sequence are summed over; the hidden state stays whole."""
+    reason = f"it belongs to the state of {c.node.label}"
+    x, w = c.labels(0), c.labels(1)
+    c.unify(x[2], w[2])
+    c.role(1, 2, Role.IN)
+    for labels in (x[0], x[1], w[0], w[1]):
+        c.freeze(labels, reason)
+    for index in range(2, len(c.node.inputs)):
+        if c.has(index):
+            for labels in c.labels(index):
+                c.freeze(labels, reason)
+    for index, out in enumerate(c.node.outputs):
+        if out is not None:
+            c.set([None] * len(c.out_shape(index)), index)
