@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.graph import Graph, Node, Use, Value
+from graphopt.passes.prune.balance import bundle
 from graphopt.passes.prune.labels import Labelling, Role, RuleContext, Slot, shape_of, slot_value
 from graphopt.passes.prune.rules.registry import label_rule
 
@@ -166,6 +167,9 @@ def label(graph: Graph) -> Labelling:
     for value in graph.outputs:
         labelling.freeze_all(value, f"they leave the graph as output {value.name!r}")
     labelling.tokens.settle()
+    if labelling.balances:
+        bundle(labelling.tokens, labelling.balances)
+        labelling.tokens.settle()
     return labelling
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from graphopt.ir.graph import Graph, Node, Use, Value
 from graphopt.ir.types import TensorType
+from graphopt.passes.prune.balance import Balance
 from graphopt.passes.prune.tokens import Labels, Tokens
 
 Slot: TypeAlias = Value | Use
@@ -39,12 +40,14 @@ class Labelling:
         tokens: the equations.
         slots: labels of every tensor, by value or by use of a constant.
         roles: of the axes of layers' constants.
+        balances: sets of channels that have to lose equally many in every group.
     """
 
     graph: Graph
     tokens: Tokens = field(default_factory=Tokens)
     slots: dict[Slot, AxisLabels] = field(default_factory=dict)
     roles: dict[tuple[Use, int], Role] = field(default_factory=dict)
+    balances: list[Balance] = field(default_factory=list)
 
     def of(self, slot: Slot) -> AxisLabels:
         """Labels of a slot; constants get fresh ones when they are first asked for."""

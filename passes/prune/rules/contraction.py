@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ops.context import attr
+from graphopt.passes.prune.balance import Balance, fits_product
 from graphopt.passes.prune.labels import Role, RuleContext
-from graphopt.passes.prune.rules.balance import balance, fits_product
 from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
 from graphopt.passes.prune.tokens import Labels
 
@@ -31,12 +31,12 @@ def convolution(c: RuleContext) -> None:
     if groups == 1:
         c.unify(x[1], inner)
         channels = outer
-    elif not transposed and not fits_product(c.tokens, x[1], groups):
+    elif not transposed and not _by_group_or_position(c, x[1], groups):
         reason = f"{c.node.label} needs equally many channels in every group"
-        balance(c.tokens, x[1], groups, reason)
         c.freeze(inner, reason)  # each group loses other positions: the adjusting rule cuts the weights
         channels = outer
-        c.tokens.unify(channels, np.tile(c.fresh(len(channels) // groups), groups))
+        for side in (x[1], channels):
+            c.labelling.balances.append(Balance(side, groups, reason))
     else:
         group = c.fresh(groups)
         if transposed:
@@ -54,6 +54,12 @@ def convolution(c: RuleContext) -> None:
     c.role(1, 1 if transposed else 0, Role.OUT)
     c.role(1, 0 if transposed else 1, Role.IN)
     c.set([x[0], channels, *[None] * (len(c.out_shape()) - 2)])
+
+
+def _by_group_or_position(c: RuleContext, channels: Labels, groups: int) -> bool:
+    """Whether whole groups and equal positions are the better choice: many small groups, and channels so far free."""
+    width = len(channels) // groups
+    return width == 1 or (groups > width and fits_product(c.tokens, channels, groups))
 
 
 def _bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:
