@@ -214,11 +214,13 @@ def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGrou
         groups.append((atoms, tuple(members)))
     order = {node: i for i, node in enumerate(labelling.graph.nodes)}
     groups = [g for g in groups if any(isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN) for m in g[1])]
+    single = {g[0][0] for g in groups if len(g[0]) == 1}  # one of each kind stays
+    groups = [g for g in groups if len(g[0]) > 1]
     groups.sort(key=lambda g: min(_first(m.slot, order) for m in g[1]))
     named = _names([_name_of(members) for _, members in groups])
     return (
         tuple(Group(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
-        _frozen(labelling),
+        _frozen(labelling, single),
     )
 
 
@@ -246,7 +248,7 @@ def _names(names: list[str]) -> list[str]:
     return out
 
 
-def _frozen(labelling: Labelling) -> tuple[FrozenGroup, ...]:
+def _frozen(labelling: Labelling, single: set[int]) -> tuple[FrozenGroup, ...]:
     """Output channels of layers that stay, one entry a layer and reason."""
     found: dict[tuple[str, str], int] = defaultdict(int)
     for (use, axis), role in labelling.roles.items():
@@ -254,6 +256,9 @@ def _frozen(labelling: Labelling) -> tuple[FrozenGroup, ...]:
         if role is not Role.OUT or labels is None:
             continue
         for token in labels.tolist():
-            if not labelling.tokens.atoms(token):
+            atoms = labelling.tokens.atoms(token)
+            if not atoms:
                 found[use.node.name, labelling.tokens.reason(token) or "frozen"] += 1
+            elif single.issuperset(atoms):
+                found[use.node.name, "nothing else is coupled like it, and one of each kind stays"] += 1
     return tuple(FrozenGroup(name, size, reason) for (name, reason), size in found.items())
