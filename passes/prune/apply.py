@@ -20,10 +20,25 @@ def apply_plan(plan: PrunePlan) -> Graph:
     Raises:
         GraphOptError: a node can't follow; it is named. Nothing is changed then.
     """
-    graph = plan.groups.graph
-    work = clone(graph)
+    work = clone(plan.groups.graph)
+    _carry_out(plan, work)
+    return work
+
+
+def apply_in_place(plan: PrunePlan, graph: Graph) -> None:
+    """Remove the plan's channels from ``graph``, of which the plan's own graph is a clone. Rehearsed on another clone.
+
+    Raises:
+        GraphOptError: a node can't follow; it is named. Nothing is changed then.
+    """
+    apply_plan(plan)
+    _carry_out(plan, graph)
+
+
+def _carry_out(plan: PrunePlan, work: Graph) -> None:
     if plan.is_empty:
-        return work
+        return
+    graph = plan.groups.graph
     editor = Editor(work, infer_node)
     pairs = list(zip(graph.nodes, list(work.nodes), strict=True))
     for old, new in pairs:
@@ -32,7 +47,6 @@ def apply_plan(plan: PrunePlan) -> Graph:
     for node in work.nodes:
         _infer(node)
     _check_shapes(plan, pairs)
-    return work
 
 
 def keep_of(plan: PrunePlan, node: Node, index: int) -> list[Mask | None]:
