@@ -56,6 +56,22 @@ def normal(std: float) -> Signal:
     return lambda rng, shape: (std * rng.standard_normal(shape)).astype(np.float32)
 
 
+def token_ids(vocabulary: int) -> Signal:
+    """Token numbers below ``vocabulary``, int64; small ones come often, as words do."""
+
+    def make(rng: Generator, shape: Shape) -> Array:
+        return np.floor(vocabulary ** rng.random(shape)).astype(np.int64) - 1
+
+    return make
+
+
+def padding_mask(rng: Generator, shape: Shape) -> Array:
+    """Ones for tokens and zeros for the padding behind them, int64 batch x sequence; at least half are tokens."""
+    batch, length = shape
+    used = rng.integers((length + 1) // 2, length + 1, (batch, 1))
+    return (np.arange(length) < used).astype(np.int64)
+
+
 def photo(mean: tuple[float, ...], std: tuple[float, ...], *, scale: float = 1.0, nhwc: bool = False) -> Signal:
     """Images of smooth shading with sharp-edged objects, normalised per channel as ``(pixel * scale - mean) / std``.
 

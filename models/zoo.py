@@ -21,6 +21,11 @@ from numpy.typing import NDArray
 from graphopt.errors import InputError, ModelError, did_you_mean
 from graphopt.models import signals
 from graphopt.models.digits import MODEL_PATH, digits_test
+from graphopt.models.generated import GeneratedModel
+from graphopt.models.generated.bert_tiny import VOCABULARY, bert_tiny
+from graphopt.models.generated.mobilenet_v2 import mobilenet_v2
+from graphopt.models.generated.provider import Recipe
+from graphopt.models.generated.vit_tiny import vit_tiny
 from graphopt.models.light import LightModel
 from graphopt.models.signals import Shape, Signal
 from graphopt.models.wheels import NUDENET, OPENNSFW, RAPIDOCR, SILERO, Wheel, WheelFile
@@ -178,6 +183,24 @@ def _light(name: str, logit_gain: float, description: str, *, input_name: str = 
     )
 
 
+def _generated(
+    name: str, recipe: Recipe, description: str, *feeds: Feed, dynamic: tuple[dict[str, Shape], ...] = ()
+) -> ZooModel:
+    return ZooModel(
+        name,
+        f"{description}, random weights",
+        "MIT",
+        f"models/generated/{name}.py",
+        GeneratedModel(name, recipe),
+        feeds,
+        dynamic,
+    )
+
+
+def _text_shapes(batch: int, sequence: int) -> dict[str, Shape]:
+    return dict.fromkeys(("input_ids", "attention_mask"), (batch, sequence))
+
+
 def _wheel_source(wheel: Wheel, member: str) -> str:
     return f"{member} in the wheel {wheel.project} {wheel.version} on PyPI"
 
@@ -243,6 +266,26 @@ _MODELS = (
     _light("inception_v2", 1.3, "Inception v2 classifier with batch normalisation"),
     _light("bvlc_alexnet", 1.0, "AlexNet classifier with local response normalisation"),
     _light("zfnet512", 3.4, "ZFNet-512 classifier", input_name="gpu_0/data_0"),
+    _generated(
+        "mobilenet_v2",
+        mobilenet_v2,
+        "MobileNetV2 classifier for 96x96 images",
+        Feed("image", (1, 3, 96, 96), signals.photo(signals.IMAGENET_MEAN, signals.IMAGENET_STD)),
+    ),
+    _generated(
+        "vit_tiny",
+        vit_tiny,
+        "vision transformer with fused Q, K and V, 65 tokens of 192 channels",
+        Feed("image", (1, 3, 128, 128), signals.photo(signals.IMAGENET_MEAN, signals.IMAGENET_STD)),
+    ),
+    _generated(
+        "bert_tiny",
+        bert_tiny,
+        "BERT encoder with a padding mask, 128 channels, open batch and sequence",
+        Feed("input_ids", (1, 32), signals.token_ids(VOCABULARY), dynamic=True),
+        Feed("attention_mask", (1, 32), signals.padding_mask, dynamic=True),
+        dynamic=(_text_shapes(2, 48), _text_shapes(3, 17), _text_shapes(1, 1)),
+    ),
     _vision(
         "opennsfw",
         OPENNSFW,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graphopt.errors import GraphOptError, InputError, ModelError
 from graphopt.models import zoo
+from graphopt.models.generated import GeneratedModel
 from graphopt.models.light import LightModel
 from graphopt.models.wheels import Wheel, WheelFile
 
@@ -25,6 +26,7 @@ Arrays = dict[str, NDArray[Any]]
 HEAVY = {"vgg19", "bvlc_alexnet", "zfnet512", "densenet121"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in zoo.names()]
 LIGHT = [param for param in NAMES if isinstance(zoo.get(str(param.values[0])).provider, LightModel)]
+GENERATED = [name for name in zoo.names() if isinstance(zoo.get(name).provider, GeneratedModel)]
 DYNAMIC = [name for name in zoo.names() if zoo.get(name).dynamic_shapes]
 
 # What any comparison of a compiled model would allow, and how far beyond it two different inputs must differ.
@@ -154,6 +156,46 @@ def test_dynamic_shapes_run(name: str) -> None:
         feed = model.inputs(shapes=shapes)
         assert {key: feed[key].shape for key in shapes} == shapes
         assert all(np.isfinite(value).all() for value in _run(session, feed).values()), shapes
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("name", GENERATED)
+def test_logits_of_generated_models_tell_inputs_apart(name: str) -> None:
+    model = _model(name)
+    session = _session(model.path())
+    logits = np.concatenate([next(iter(_run(session, model.inputs(seed)).values())) for seed in range(6)])
+    assert 0.5 < logits.std() < 5
+    assert np.abs(logits).max() < 20
+    # What one input's scores have of their own, beside what they share with all others.
+    assert (logits - logits.mean(0)).std() > 0.2 * logits.std()
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_models_have_named_nodes_and_depend_on_the_seed(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provider = zoo.get(name).provider
+    assert isinstance(provider, GeneratedModel)
+    proto = provider.recipe(0)
+    names = [node.name for node in proto.graph.node]
+    assert len(set(names)) == len(names)
+    assert proto == provider.recipe(0)
+    assert proto != provider.recipe(1)
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    assert provider.path().is_relative_to(tmp_path)
+    assert onnx.load_model(provider.path()) == proto
+
+
+@needs_onnxruntime
+def test_padding_does_not_reach_the_scores() -> None:
+    model = _model("bert_tiny")
+    session, feed = _session(model.path()), model.inputs(1)
+    used = int(feed["attention_mask"].sum())
+    assert used < feed["attention_mask"].size
+    (one,) = _run(session, feed).values()
+    feed["input_ids"][0, used:] = 0
+    (other,) = _run(session, feed).values()
+    assert np.array_equal(one, other)
 
 
 def test_light_weights_depend_on_name_and_seed_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
