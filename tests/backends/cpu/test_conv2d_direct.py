@@ -18,8 +18,7 @@ from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.direct_cost import default_config
 from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.packed_array import aligned_copy
-
-LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
+from tests.support.conv_kernels import LEVELS, inputs_of, oracle, to_logical, to_physical
 
 
 def spec_of(channels: int, size: tuple[int, int], out: int, kernel_size: tuple[int, int], **options: Any) -> Conv2dSpec:
@@ -65,45 +64,6 @@ def caps_of(level: str) -> Caps:
     if not can_run_here(target):
         pytest.skip(f"needs a processor of {level}")
     return target.caps
-
-
-def to_physical(x: np.ndarray, block: int) -> np.ndarray:
-    if block == 1:
-        return x
-    n, c, h, w = x.shape
-    return np.ascontiguousarray(x.reshape(n, c // block, block, h, w).transpose(0, 1, 3, 4, 2))
-
-
-def to_logical(x: np.ndarray, block: int) -> np.ndarray:
-    if block == 1:
-        return x
-    n, c, h, w, _ = x.shape
-    merged: np.ndarray = x.transpose(0, 1, 4, 2, 3).reshape(n, c * block, h, w)
-    return merged
-
-
-def oracle(x: np.ndarray, weight: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """Convolution in float64 by its definition: one output pixel at a time, taps outside the input left out."""
-    n, _, height, width = x.shape
-    out = np.zeros((n, weight.shape[0], spec.out_height, spec.out_width))
-    for oy in range(spec.out_height):
-        for ox in range(spec.out_width):
-            for ky in range(spec.kernel[0]):
-                for kx in range(spec.kernel[1]):
-                    y = oy * spec.strides[0] - spec.pads[0] + ky * spec.dilations[0]
-                    x_ = ox * spec.strides[1] - spec.pads[1] + kx * spec.dilations[1]
-                    if 0 <= y < height and 0 <= x_ < width:
-                        taps = weight[:, :, ky, kx].astype(np.float64)
-                        out[:, :, oy, ox] += x[:, :, y, x_].astype(np.float64) @ taps.T
-    return out
-
-
-def inputs_of(spec: Conv2dSpec, batch: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(7)
-    n = batch if batch is not None else int(spec.batch)
-    x = rng.standard_normal((n, spec.in_channels, spec.in_height, spec.in_width), dtype=np.float32)
-    weight = rng.standard_normal((spec.out_channels, spec.in_channels, *spec.kernel), dtype=np.float32)
-    return x, weight
 
 
 def build(func: Any, level: str) -> Any:

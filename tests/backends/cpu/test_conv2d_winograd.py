@@ -18,16 +18,8 @@ from graphopt.backends.cpu.kernels.winograd_transforms import (
     transform_input_row,
     transform_output_row,
 )
-from tests.backends.cpu.test_conv2d_direct import (
-    LEVELS,
-    build,
-    caps_of,
-    inputs_of,
-    oracle,
-    spec_of,
-    to_logical,
-    to_physical,
-)
+from tests.backends.cpu.test_conv2d_direct import build, caps_of, spec_of
+from tests.support.conv_kernels import LEVELS, inputs_of, oracle, to_logical, to_physical
 
 ONE = {"pads": (1, 1, 1, 1), "in_block": 16, "out_block": 16}
 SPECS = {
