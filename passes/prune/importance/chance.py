@@ -1,0 +1,20 @@
+"""Random scores: the control that every criterion has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.importance.criterion import Criterion, Moments, Scores, register
+
+
+@register
+class Random(Criterion):
+    """Uniform numbers from the seed."""
+
+    name = "random"
+    description = "random numbers, as a control"
+
+    def score_group(self, group: Group, stats: Moments | None, rng: np.random.Generator) -> Scores:
+        """Uniform in [0, 1)."""
+        return rng.random(group.size)
