@@ -9,15 +9,16 @@ Layout (little-endian)::
     manifest: JSON                                       then zeros up to a multiple of 64: the data start
     library section, constants section                   each at a multiple of 64 from the data start
 
-Each constant starts at a multiple of 64 bytes and is mapped, not read. Sections are hashed with BLAKE3, on all CPUs at once:
-checking hundreds of megabytes of weights must not be what loading waits for.
+Constants follow one another, each at the next multiple of 64 bytes. They are mapped, not read, but for those with so many zeros
+that storing a bitmap and the other elements pays (``graphopt.runtime.zero_bitmap``, format version 3), which are expanded into
+memory. Sections are hashed with BLAKE3, on all CPUs at once, as they are stored: checking hundreds of megabytes of weights
+must not be what loading waits for. ``docs/artifact-format.md`` says all that another reader needs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import struct
@@ -29,15 +30,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 from blake3 import blake3
 
 from graphopt.errors import ArtifactError
+from graphopt.runtime.constant_section import Entry, aligned, constant_arrays, natural, pack_constants, parse_entries
+from graphopt.runtime.zero_bitmap import ALIGNMENT
 
 MAGIC = b"\x89GOPT\r\n\x1a"
-FORMAT_VERSION = 2
-ALIGNMENT = 64
+FORMAT_VERSION = 3
+"""The newest that is read. A file gets the oldest version that can say what is in it: 3 with compressed constants, else 2."""
+OLDEST_VERSION = 2
 
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST_SIZE = 32
@@ -47,17 +50,6 @@ _OWN_KEYS = ("constants", "format", "sections", "versions")
 _PACKAGES = {"graphopt": "graphopt", "tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi"}
 _RECOMPILE = "compile the model again"
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(name)
-    for name in (
-        *("bool", "float16", "float32", "float64", "complex64", "complex128"),
-        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-    )
-} | {
-    name: np.dtype(getattr(ml_dtypes, name))
-    for name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
-}
-
 
 @dataclass(frozen=True)
 class Artifact:
@@ -66,7 +58,7 @@ class Artifact:
     Attributes:
         path: the file.
         manifest: everything the writer put in, and ``versions``, ``sections``, ``constants``.
-        constants: read-only arrays on the mapped file, in the order they were written.
+        constants: read-only arrays, in the order they were written: on the mapped file, or expanded in memory.
     """
 
     path: Path
@@ -107,6 +99,7 @@ def write_artifact(
     library: bytes,
     constants: Sequence[np.ndarray[Any, Any]],
     manifest: dict[str, Any],
+    compressed: bool = True,
 ) -> None:
     """Write an artefact; on any failure the file at ``path`` stays what it was.
 
@@ -116,6 +109,8 @@ def write_artifact(
         constants: arrays of a numpy type, bfloat16 or float8.
         manifest: JSON-ready facts (signature, target, source model); keys `constants`, `format`, `sections` and
             `versions` are taken.
+        compressed: store constants with many zeros as bitmap and values. What is not compressed is mapped when it is
+            loaded, so processes share its memory.
 
     Raises:
         ArtifactError: the file can't be written, or an array has a type that the format lacks.
@@ -125,26 +120,26 @@ def write_artifact(
     if taken:
         raise ValueError(f"manifest keys {taken} are the format's own")
     target = Path(path)
-    arrays = [_little_endian(target, array) for array in constants]
-    entries, size = [], 0
-    for shape, array in zip((np.shape(constant) for constant in constants), arrays):
-        entries.append({"dtype": array.dtype.name, "shape": list(shape), "offset": size, "nbytes": array.nbytes})
-        size = _aligned(size + array.nbytes)
+    try:
+        packed = pack_constants(constants, compressed)
+    except ValueError as error:
+        raise ArtifactError(f"cannot write {target}: {error}") from error
+    version = FORMAT_VERSION if packed.has_compressed else OLDEST_VERSION
     sections = {
         "library": {"offset": 0, "size": len(library), "blake3": _digest([library])},
-        "constants": {"offset": _aligned(len(library)), "size": size, "blake3": _digest(_constant_chunks(arrays))},
+        "constants": {"offset": aligned(len(library)), "size": packed.size, "blake3": _digest(packed.chunks())},
     }
-    own = {"format": FORMAT_VERSION, "versions": _versions(), "sections": sections, "constants": entries}
+    own = {"format": version, "versions": _versions(), "sections": sections, "constants": packed.entries}
     text = json.dumps({**manifest, **own}, sort_keys=True, allow_nan=False).encode()
     if len(text) > _MAX_MANIFEST:
         raise ArtifactError(f"manifest of {target} would have {len(text)} bytes; at most {_MAX_MANIFEST} fit")
-    head = _HEAD.pack(MAGIC, FORMAT_VERSION, 0, len(text))
+    head = _HEAD.pack(MAGIC, version, 0, len(text))
     with _replacing(target) as file:
         file.write(head + hashlib.sha256(head + text).digest() + text)
         _pad(file)
         file.write(library)
         _pad(file)
-        for chunk in _constant_chunks(arrays):
+        for chunk in packed.chunks():
             file.write(chunk)
 
 
@@ -163,14 +158,14 @@ def read_artifact(path: str | os.PathLike[str], verify: bool = True, *, check_ve
     file = Path(path)
     data = _mapped(file)
     manifest = _manifest(file, data)
-    start = _aligned(_MANIFEST_START + _HEAD.unpack_from(data)[3])
+    start = aligned(_MANIFEST_START + _HEAD.unpack_from(data)[3])
     try:
         sections = {name: _section(manifest["sections"][name]) for name in ("library", "constants")}
-        entries = [_entry(entry, sections["constants"][1]) for entry in manifest["constants"]]
+        entries = parse_entries(manifest["constants"], sections["constants"][1])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, f"its manifest is malformed ({error})") from error
     (library_at, library_size, _), (constants_at, constants_size, _) = sections["library"], sections["constants"]
-    if library_at != 0 or constants_at != _aligned(library_size):
+    if library_at != 0 or constants_at != aligned(library_size):
         raise _damaged(file, "its sections overlap")
     expected = start + constants_at + constants_size
     if len(data) != expected:
@@ -181,31 +176,11 @@ def read_artifact(path: str | os.PathLike[str], verify: bool = True, *, check_ve
     if check_versions:
         _check_versions(file, manifest)
     library = memoryview(data)[start : start + library_size]
-    at = start + constants_at
-    arrays = tuple(
-        np.frombuffer(data, dtype, math.prod(shape), at + offset).reshape(shape) for dtype, shape, offset in entries
-    )
-    return Artifact(file, manifest, arrays, library)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return Artifact(file, manifest, _constants(file, data, start + constants_at, entries), library)
 
 
 def _pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % ALIGNMENT))
-
-
-def _little_endian(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if array.dtype.name not in _DTYPES:
-        raise ArtifactError(f"cannot write {path}: the format has no element type {array.dtype.name}")
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
-def _constant_chunks(arrays: Sequence[np.ndarray[Any, Any]]) -> Iterator[bytes | memoryview]:
-    for array in arrays:
-        yield array.reshape(-1).view(np.uint8).data  # no copy; not every type has a buffer of its own
-        yield bytes(-array.nbytes % ALIGNMENT)
 
 
 def _digest(chunks: Iterable[bytes | memoryview]) -> str:
@@ -270,9 +245,9 @@ def _manifest(path: Path, data: mmap.mmap | bytes) -> dict[str, Any]:
     if len(data) < _MANIFEST_START:
         raise _damaged(path, f"it is truncated to {len(data)} bytes")
     _, version, _, size = _HEAD.unpack_from(data)
-    if version < FORMAT_VERSION:
+    if version < OLDEST_VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}; this graphopt reads {FORMAT_VERSION}",
+            f"{path} has format version {version}; this graphopt reads {OLDEST_VERSION} to {FORMAT_VERSION}",
             code="older-artifact",
             hint=_RECOMPILE,
         )
@@ -296,23 +271,21 @@ def _manifest(path: Path, data: mmap.mmap | bytes) -> dict[str, Any]:
     return manifest
 
 
-def _natural(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no size")
-    return value
-
-
 def _section(entry: dict[str, Any]) -> tuple[int, int, str]:
-    return _natural(entry["offset"]), _natural(entry["size"]), str(entry["blake3"])
+    return natural(entry["offset"]), natural(entry["size"]), str(entry["blake3"])
 
 
-def _entry(entry: dict[str, Any], section_size: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Type, shape and offset of a constant that lies inside its section."""
-    dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(map(_natural, entry["shape"])), _natural(entry["offset"])
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes != entry["nbytes"] or offset % ALIGNMENT or offset + nbytes > section_size:
-        raise ValueError(f"constant of shape {shape} at {offset} doesn't fit")
-    return dtype, shape, offset
+def _constants(
+    path: Path, data: mmap.mmap | bytes, section: int, entries: Sequence[Entry]
+) -> tuple[np.ndarray[Any, Any], ...]:
+    try:
+        return constant_arrays(data, section, entries)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    except MemoryError as error:
+        raise ArtifactError(
+            f"{path} can't be loaded: {error}", code="out-of-memory", hint="free some memory"
+        ) from error
 
 
 def _verify(path: Path, data: mmap.mmap | bytes, start: int, sections: dict[str, tuple[int, int, str]]) -> None:

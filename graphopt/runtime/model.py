@@ -89,11 +89,17 @@ class CompiledModel:
             )
         return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.base.link``)."""
+    def save(self, path: str | os.PathLike[str], *, compressed: bool = True) -> None:
+        """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.base.link``).
+
+        Args:
+            path: file to write or replace.
+            compressed: constants with many zeros take less room in the file; False keeps them all as they are in memory, so
+                that processes that load the file share them.
+        """
         from graphopt.runtime.store import save_model
 
-        save_model(self, path)
+        save_model(self, path, compressed=compressed)
 
     def _loaded(self) -> Executor:
         if self._executor is None:

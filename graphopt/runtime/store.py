@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 _OWN_KEYS = ("signature", "target", "source", "threads")
 
 
-def save_model(model: CompiledModel, path: str | os.PathLike[str]) -> None:
+def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed: bool = True) -> None:
     """Write a compiled model as one self-contained file; the file appears complete or not at all.
 
     Args:
         model: just compiled, or loaded.
         path: file to write or replace.
+        compressed: as in ``graphopt.runtime.artifact.write_artifact``.
 
     Raises:
         CompileError: no linker is at hand; the hint says what to install.
@@ -53,7 +54,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str]) -> None:
             "threads": target.caps.cores,
             "kernels": facts_json(model),
         }
-    write_artifact(path, library=library, constants=model.constants, manifest=manifest)
+    write_artifact(path, library=library, constants=model.constants, manifest=manifest, compressed=compressed)
 
 
 def load(path: str | os.PathLike[str]) -> CompiledModel:

@@ -122,7 +122,7 @@ def test_not_an_artefact(tmp_path: Path, content: bytes) -> None:
 
 def test_older_format(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    struct.pack_into("<I", data, len(MAGIC), module.FORMAT_VERSION - 1)
+    struct.pack_into("<I", data, len(MAGIC), module.OLDEST_VERSION - 1)
     file.write_bytes(data)
     _reject(file, "older-artifact")
 
@@ -148,7 +148,7 @@ def _rewrite_manifest(path: Path, **changes: Any) -> None:
     manifest = json.loads(data[56 : 56 + size]) | changes
     text = json.dumps(manifest).encode()
     body = data[-(-(56 + size) // 64) * 64 :]
-    head = struct.pack("<8sIIQ", MAGIC, module.FORMAT_VERSION, 0, len(text))
+    head = struct.pack("<8sIIQ", MAGIC, manifest["format"], 0, len(text))
     content = head + module.hashlib.sha256(head + text).digest() + text
     path.write_bytes(content + bytes(-len(content) % 64) + body)
 

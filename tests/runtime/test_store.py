@@ -195,3 +195,26 @@ def test_a_failed_save_leaves_nothing(source: Path, tmp_path: Path, monkeypatch:
 
 def test_the_manifest_is_json(saved: Path) -> None:
     assert json.loads(json.dumps(read_artifact(saved).manifest))
+
+
+def test_models_with_many_zeros_take_less_room_and_compute_the_same(source: Path, tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((256, 200)).astype(np.float32)
+    w[np.random.default_rng(1).random(w.shape) < 0.8] = 0
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "sparse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 200])],
+        [onnx.numpy_helper.from_array(w, "w")],
+    )
+    model = graphopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "native", threads=1)
+    small, large, again = tmp_path / "small.gopt", tmp_path / "large.gopt", tmp_path / "again.gopt"
+    model.save(small)
+    model.save(large, compressed=False)
+    assert large.stat().st_size - small.stat().st_size > w.nbytes * 0.7
+    x = {"x": np.random.default_rng(2).standard_normal((3, 256)).astype(np.float32)}
+    want = model.run(x)["y"]
+    for path in (small, large):
+        np.testing.assert_array_equal(graphopt.load(path).run(x)["y"], want)
+    graphopt.load(small).save(again)
+    assert again.read_bytes() == small.read_bytes()
