@@ -45,8 +45,12 @@ class AdjustContext:
         return int(mask.sum())
 
     def replace_operand(self, index: int, array: Array) -> None:
-        """Give input ``index`` a constant instead of what it has; what computed it dies if nobody else needs it."""
+        """Give input ``index`` a constant instead of what it has, under the same name where nobody else uses it; what
+        computed it dies if nobody else needs it."""
         old = self.node.input(index)
+        if old is not None and old.is_const and old.only_use is not None:
+            self.editor.set_constant(old, array)
+            return
         hint = old.name if old is not None else f"{self.node.name}_operand"
         self.editor.set_input(self.node, index, self.editor.constant(array, hint))
         if old is not None and not old.is_const:
