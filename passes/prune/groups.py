@@ -19,6 +19,7 @@ from graphopt.ir.graph import Graph, Node, Use, Value
 from graphopt.passes.prune.balance import bundle
 from graphopt.passes.prune.labels import Labelling, Role, RuleContext, Slot, shape_of, slot_value
 from graphopt.passes.prune.rules.registry import label_rule
+from graphopt.passes.prune.tokens import Labels, Tokens
 
 Indices = npt.NDArray[np.int64]
 
@@ -183,35 +184,34 @@ def _freeze_captured(labelling: Labelling, sub: Graph, holder: Node) -> None:
 
 def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGroup, ...]]:
     """Group channels by the axes they stand in."""
-    tokens = labelling.tokens
-    arrays: dict[int, npt.NDArray[np.int64]] = {}
-    places: dict[int, list[tuple[Slot, int]]] = defaultdict(list)
+    arrays: list[Labels] = []
+    places: list[list[tuple[Slot, int]]] = []
+    known: dict[int, int] = {}
     for slot, axes in labelling.slots.items():
         for axis, labels in enumerate(axes):
             if labels is not None:
-                arrays[id(labels)] = labels
-                places[id(labels)].append((slot, axis))
-    where: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))  # channel -> array -> positions
-    atoms_of: dict[int, tuple[int, ...]] = {}
-    for key, labels in arrays.items():
-        for position, token in enumerate(labels.tolist()):
-            if token not in atoms_of:
-                atoms_of[token] = tokens.atoms(token)
-            for atom in atoms_of[token]:
-                where[atom][key].append(position)
-    families: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for atom, found in where.items():
-        families[tuple((key, len(positions)) for key, positions in found.items())].append(atom)
+                key = known.setdefault(id(labels), len(arrays))
+                if key == len(arrays):
+                    arrays.append(labels)
+                    places.append([])
+                places[key].append((slot, axis))
+    families: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+    where = _occurrences(labelling.tokens, arrays)
+    for channel, (keys, positions) in where.items():
+        axes, copies = np.unique(keys, return_counts=True)
+        families[axes.tobytes(), copies.tobytes()].append(channel)
     groups = []
-    for signature, atoms in families.items():
-        members = []
-        for key, _ in signature:
-            positions = np.asarray([where[atom][key] for atom in atoms], np.int64)
+    for (axes_of, copies_of), channels in families.items():
+        table = np.stack([where[channel][1] for channel in channels])  # [channels, all copies]
+        members, start = [], 0
+        for key, copies in zip(np.frombuffer(axes_of, np.int64), np.frombuffer(copies_of, np.int64)):
+            positions = table[:, start : start + copies]
+            start += int(copies)
             members += [
                 Member(slot, axis, positions, labelling.roles.get((slot, axis)) if isinstance(slot, Use) else None)
                 for slot, axis in places[key]
             ]
-        groups.append((atoms, tuple(members)))
+        groups.append((channels, tuple(members)))
     order = {node: i for i, node in enumerate(labelling.graph.nodes)}
     groups = [g for g in groups if any(isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN) for m in g[1])]
     single = {g[0][0] for g in groups if len(g[0]) == 1}  # one of each kind stays
@@ -222,6 +222,29 @@ def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGrou
         tuple(Group(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
         _frozen(labelling, single),
     )
+
+
+def _occurrences(tokens: Tokens, arrays: list[Labels]) -> dict[int, tuple[Indices, Indices]]:
+    """For every channel, in the order of first appearance: the arrays it stands in, ascending, and where in each."""
+    if not arrays:
+        return {}
+    labels = tokens.roots(np.concatenate(arrays))
+    keys = np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
+    positions = np.concatenate([np.arange(len(a)) for a in arrays])
+    roots, index = np.unique(labels, return_inverse=True)
+    atoms = [tokens.atoms(root) for root in roots.tolist()]
+    counts = np.asarray([len(a) for a in atoms], np.int64)
+    flat = np.asarray([a for found in atoms for a in found], np.int64)
+    starts = np.cumsum(counts) - counts
+    copies = counts[index]
+    source = np.repeat(np.arange(len(labels)), copies)  # one entry for each channel of each place
+    nth = np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
+    channels = flat[starts[index[source]] + nth]
+    order = np.lexsort((source, channels))
+    channels, source = channels[order], source[order]
+    bounds = np.flatnonzero(np.diff(channels, prepend=-1))
+    runs = sorted(zip(bounds.tolist(), [*bounds[1:].tolist(), len(channels)]), key=lambda run: int(source[run[0]]))
+    return {int(channels[a]): (keys[source[a:b]], positions[source[a:b]]) for a, b in runs}
 
 
 def _first(slot: Slot, order: dict[Node, int]) -> int:

@@ -50,11 +50,11 @@ class Labelling:
     balances: list[Balance] = field(default_factory=list)
 
     def of(self, slot: Slot) -> AxisLabels:
-        """Labels of a slot; constants get fresh ones when they are first asked for."""
+        """Labels of a slot. Constants get fresh ones when they are first asked for; what no rule has labelled stays."""
         if slot not in self.slots:
-            value = slot_value(slot)
-            shape = shape_of(value)
-            self.slots[slot] = [] if shape is None else [self._fresh_axis(d) for d in shape]
+            shape = shape_of(slot_value(slot)) or ()
+            free = isinstance(slot, Use)
+            self.slots[slot] = [self._fresh_axis(d) if free else self._unknown_axis(d) for d in shape]
         return self.slots[slot]
 
     def freeze_all(self, slot: Slot, reason: str) -> None:
@@ -68,6 +68,9 @@ class Labelling:
             return None
         return self.tokens.fresh(dim) if dim > 1 else self.tokens.frozen(dim, ONE)
 
+    def _unknown_axis(self, dim: object) -> Labels | None:
+        return self.tokens.frozen(dim, "no rule says what they are") if isinstance(dim, int) else None
+
 
 class RuleContext:
     """What a rule sees of its node: labels of inputs, and where it puts those of outputs."""
@@ -76,6 +79,7 @@ class RuleContext:
         self.labelling = labelling
         self.tokens = labelling.tokens
         self.node = node
+        self._handed: set[int] = set()
 
     # -- inputs -------------------------------------------------------------------------------------------------
     def has(self, index: int) -> bool:
@@ -90,6 +94,7 @@ class RuleContext:
 
     def labels(self, index: int) -> AxisLabels:
         """Labels of input ``index``, one entry an axis."""
+        self._handed.add(index)
         return self.labelling.of(self.slot(index))
 
     def shape(self, index: int) -> tuple[object, ...]:
@@ -151,6 +156,19 @@ class RuleContext:
                 self.freeze(axis, f"{self.node.label} pairs it with an extent that is not known when compiling")
         else:
             self.tokens.unify(a, b)
+
+    def tie(self, index: int, axis: int, labels: Labels | None) -> None:
+        """An axis of input ``index`` loses the same indices as ``labels``.
+
+        Like ``unify``, but a constant that has not been asked for yet takes the labels over, which saves the equations.
+        """
+        slot = self.slot(index)
+        own = self.labelling.of(slot)
+        if isinstance(slot, Use) and index not in self._handed and own[axis] is not None and labels is not None:
+            assert len(labels) == self.shape(index)[axis], (self.node.label, index, axis)
+            own[axis] = labels
+        else:
+            self.unify(labels, own[axis])
 
     def refuse(self, reason: str) -> None:
         """Freeze every axis of every input and output."""

@@ -30,6 +30,8 @@ class Tokens:
         self._parts: dict[int, tuple[int, ...]] = {}
         self._reason: dict[int, str] = {}
         self._frozen_by_reason: dict[str, int] = {}
+        self._atoms: dict[int, tuple[int, ...]] = {}
+        self._roots: Labels | None = None
 
     # -- making -------------------------------------------------------------------------------------------------
     def fresh(self, count: int) -> Labels:
@@ -60,7 +62,7 @@ class Tokens:
         if a is b:
             return
         for x, y in zip(a.tolist(), b.tolist(), strict=True):
-            if x != y:
+            if self.find(x) != self.find(y):
                 self._union(x, y)
 
     def freeze(self, labels: Labels, reason: str) -> None:
@@ -92,7 +94,8 @@ class Tokens:
 
     # -- solution -----------------------------------------------------------------------------------------------
     def settle(self) -> None:
-        """Resolve what was defined before its parts were merged or frozen. Call once, after the last equation."""
+        """Resolve what was defined before its parts were merged or frozen. To be called after the last equation."""
+        self._atoms, self._roots = {}, None
         changed = True
         while changed:
             changed = False
@@ -123,13 +126,30 @@ class Tokens:
 
     def atoms(self, token: int) -> tuple[int, ...]:
         """The independent bits whose "or" is the token: empty when it is frozen. Valid after ``settle``."""
-        root = self.find(token)
-        if root in self._reason:
-            return ()
-        parts = self._parts.get(root)
-        if parts is None:
-            return (root,)
-        return tuple(sorted({a for p in parts for a in self.atoms(p)}))
+        stack = [self.find(token)]
+        while stack:
+            root = stack[-1]
+            if root in self._atoms:
+                stack.pop()
+                continue
+            parts = () if root in self._reason else self._parts.get(root)
+            if parts is None:
+                self._atoms[root] = (root,)
+            elif missing := [p for p in map(self.find, parts) if p not in self._atoms]:
+                stack.extend(missing)
+            else:
+                self._atoms[root] = tuple(sorted({a for p in parts for a in self._atoms[self.find(p)]}))
+        return self._atoms[self.find(token)]
+
+    def roots(self, labels: Labels) -> Labels:
+        """Representatives of the classes of labels. Valid after ``settle``."""
+        if self._roots is None:
+            parent = np.asarray(self._parent, np.int64)
+            while ((grand := parent[parent]) != parent).any():
+                parent = grand
+            self._roots = parent
+        found: Labels = self._roots[labels]
+        return found
 
     def reason(self, token: int) -> str | None:
         """Why the token can't be removed, None when it can."""
@@ -143,7 +163,8 @@ class Tokens:
             x, y = self.find(x), self.find(y)
             if x == y:
                 continue
-            x, y = min(x, y), max(x, y)
+            if x > y:
+                x, y = y, x
             self._parent[y] = x
             other, mine = self._parts.pop(y, None), self._parts.get(x)
             reason = self._reason.pop(y, None)
@@ -181,12 +202,12 @@ class Tokens:
                 self._union(root, part)
 
     def _freeze(self, token: int, reason: str) -> None:
-        root = self.find(token)
-        if root in self._reason:
-            return
-        self._reason[root] = reason
-        for part in self._parts.pop(root, ()):
-            self._freeze(part, reason)
+        stack = [token]
+        while stack:
+            root = self.find(stack.pop())
+            if root not in self._reason:
+                self._reason[root] = reason
+                stack.extend(self._parts.pop(root, ()))
 
     def _collapse(self, root: int) -> None:
         for part in self._parts.pop(root):

@@ -18,8 +18,11 @@ def convolution(c: RuleContext) -> None:
     Channel (g, k) of x goes with group g or with position k of every group, (g, m) of y with group g or position m.
     """
     transposed = c.node.op == "ConvTranspose"
-    x, w = c.labels(0), c.labels(1)
     groups = int(attr(c.node, "group") or 1)
+    x = c.labels(0)
+    if groups == 1:
+        c.tie(1, 0 if transposed else 1, x[1])
+    w = c.labels(1)
     for kernel in w[2:]:
         c.freeze(kernel, f"it is a tap of {c.node.label}'s kernel")
     for axis in x[2:]:
@@ -29,7 +32,6 @@ def convolution(c: RuleContext) -> None:
         c.refuse(f"{c.node.label} has a number of channels that is not known when compiling")
         return
     if groups == 1:
-        c.unify(x[1], inner)
         channels = outer
     elif not transposed and not _by_group_or_position(c, x[1], groups):
         reason = f"{c.node.label} needs equally many channels in every group"
@@ -49,7 +51,7 @@ def convolution(c: RuleContext) -> None:
             _bind_product(c, channels, group, c.fresh(len(channels) // groups))
         _bind_product(c, x[1], group, inner)
     if c.has(2):
-        c.unify(c.labels(2)[0], channels)
+        c.tie(2, 0, channels)
         c.role(2, 0, Role.PARAMETER)
     c.role(1, 1 if transposed else 0, Role.OUT)
     c.role(1, 0 if transposed else 1, Role.IN)
@@ -97,16 +99,16 @@ def follow_groups(a: AdjustContext) -> None:
 @labels_of("Gemm")
 def gemm(c: RuleContext) -> None:
     """y[m, n] = sum over k of a[m, k] b[k, n], plus c[m, n] broadcast."""
-    a, b = c.labels(0), c.labels(1)
+    a = c.labels(0)
     rows, summed = (a[1], a[0]) if attr(c.node, "transA") else (a[0], a[1])
-    inner, columns = (b[1], b[0]) if attr(c.node, "transB") else (b[0], b[1])
-    c.unify(summed, inner)
+    c.tie(1, 1 if attr(c.node, "transB") else 0, summed)
+    columns = c.labels(1)[0 if attr(c.node, "transB") else 1]
     if c.has(2):
-        shape, bias = c.shape(2), c.labels(2)
-        for axis, target in ((-1, columns), (-2, rows)):
-            if len(shape) >= -axis and shape[axis] != 1:
-                c.unify(bias[axis], target)
-        if bias:
+        shape = c.shape(2)
+        for axis, target in ((len(shape) - 1, columns), (len(shape) - 2, rows)):
+            if axis >= 0 and shape[axis] != 1:
+                c.tie(2, axis, target)
+        if shape:
             c.role(2, len(shape) - 1, Role.PARAMETER)
     for index, out, summed_axis in ((0, "transA", 1), (1, "transB", 0)):
         turned = bool(attr(c.node, out))
@@ -119,9 +121,10 @@ def gemm(c: RuleContext) -> None:
 @labels_of("MatMul")
 def matmul(c: RuleContext) -> None:
     """y[..., m, n] = sum over k of a[..., m, k] b[..., k, n], with numpy's rules for vectors and broadcast."""
-    a, b = list(c.labels(0)), list(c.labels(1))
     sa, sb = list(c.shape(0)), list(c.shape(1))
-    c.unify(a[-1], b[-2] if len(b) > 1 else b[0])
+    a = list(c.labels(0))
+    c.tie(1, max(len(sb) - 2, 0), a[-1])
+    b = list(c.labels(1))
     c.role(0, len(a) - 1, Role.IN)
     c.role(1, max(len(b) - 2, 0), Role.IN)
     if len(a) > 1:
@@ -169,16 +172,12 @@ def einsum(c: RuleContext) -> None:
     for index, term in enumerate(letters):
         for axis, (letter, labels) in enumerate(zip(term, c.labels(index), strict=True)):
             if c.shape(index)[axis] == 1:
-                known.setdefault(letter, labels)
-                continue
-            if letter in known and known[letter] is not None and labels is not None and len(known[letter]) == 1:  # type: ignore[arg-type]
-                known[letter] = labels  # the other operand's axis of 1 is stretched
-            elif letter in known:
+                continue  # stretched, if another operand has more
+            if letter in known:
                 c.unify(known[letter], labels)
-            else:
-                known[letter] = labels
+            known.setdefault(letter, labels)
             c.role(index, axis, Role.OUT if letter in result else Role.IN)
-    c.set([known[letter] for letter in result])
+    c.set([known.get(letter) for letter in result])
 
 
 @labels_of("LSTM", "GRU", "RNN")

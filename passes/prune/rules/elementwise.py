@@ -24,13 +24,24 @@ def unary(c: RuleContext) -> None:
 def broadcast(c: RuleContext) -> None:
     """Numpy's rules; per-channel constants are parameters of the channels."""
     rank = len(c.out_shape())
-    operands = []
-    for index, value in enumerate(c.node.inputs):
-        if value is None:
-            continue
-        shape = list(c.shape(index))
-        operands.append((shape, c.labels(index)))
+    present = [(index, value) for index, value in enumerate(c.node.inputs) if value is not None]
+    computed = [index for index, value in present if not value.is_const]
+    out = broadcast_labels(c, [(list(c.shape(i)), c.labels(i)) for i in computed], rank)
+    for index in (index for index, value in present if value.is_const):
+        shape = c.shape(index)
         for axis, dim in enumerate(shape):
-            if dim != 1:
-                c.role(index, axis, Role.PARAMETER)
-    c.set(broadcast_labels(c, operands, rank))
+            at = axis - len(shape) + rank
+            if dim == 1:
+                continue
+            c.role(index, axis, Role.PARAMETER)
+            if out[at] is None and not any(_stands_in(c, i, at - rank) for i in computed):
+                out[at] = c.labels(index)[axis]
+            else:
+                c.tie(index, axis, out[at])
+    c.set(out)
+
+
+def _stands_in(c: RuleContext, index: int, back: int) -> bool:
+    """Whether operand ``index`` has more than one index along axis ``back``, counted from the end."""
+    shape = c.shape(index)
+    return len(shape) >= -back and shape[back] != 1

@@ -18,8 +18,11 @@ def batch_norm(c: RuleContext) -> None:
         c.refuse(f"{c.node.label} is in training mode")
         return
     x = c.labels(0)
+    if len(x) < 2:
+        c.refuse(f"{c.node.label} has a single channel")
+        return
     for index in range(1, 5):
-        c.unify(x[1], c.labels(index)[0])
+        c.tie(index, 0, x[1])
         c.role(index, 0, Role.PARAMETER)
     c.set(x)
 
@@ -29,7 +32,7 @@ def instance_norm(c: RuleContext) -> None:
     """Statistics of each channel alone."""
     x = c.labels(0)
     for index in (1, 2):
-        c.unify(x[1], c.labels(index)[0])
+        c.tie(index, 0, x[1])
         c.role(index, 0, Role.PARAMETER)
     for axis in x[2:]:
         c.freeze(axis, _over_channels(c))
@@ -45,11 +48,10 @@ def group_norm(c: RuleContext) -> None:
         c.refuse(f"{c.node.label} has a number of channels that is not known when compiling")
         return
     width = len(x[1]) // groups
-    group = c.fresh(groups)
+    group = c.fresh(groups) if groups > 1 else c.frozen(groups, _over_channels(c))
     c.tokens.unify(x[1], group.repeat(width))
     for index in (1, 2):
-        own = c.labels(index)[0]
-        c.unify(own, x[1] if c.shape(index)[0] == len(x[1]) else group)
+        c.tie(index, 0, x[1] if c.shape(index)[0] == len(x[1]) else group)
         c.role(index, 0, Role.PARAMETER)
     for axis in x[2:]:
         c.freeze(axis, _over_channels(c))
@@ -74,10 +76,10 @@ def layer_norm(c: RuleContext) -> None:
         c.freeze(axis, _over_channels(c))
     for index in (1, 2):
         if c.has(index):
-            shape, labels = c.shape(index), c.labels(index)
-            for back in range(1, len(shape) + 1):
-                if shape[-back] != 1:
-                    c.unify(labels[-back], x[-back])
+            shape = c.shape(index)
+            for axis, dim in enumerate(shape):
+                if dim != 1:
+                    c.tie(index, axis, x[axis - len(shape)])
     c.set(x)
     for index in range(1, len(c.node.outputs)):
         if c.node.output(index) is not None:

@@ -16,6 +16,6 @@ def quantize(c: RuleContext) -> None:
         return
     for index in (1, 2):
         if c.has(index) and len(c.shape(index)) == 1 and c.shape(index)[0] != 1:
-            c.unify(x[int(attr(c.node, "axis")) % len(x)], c.labels(index)[0])
+            c.tie(index, 0, x[int(attr(c.node, "axis")) % len(x)])
             c.role(index, 0, Role.PARAMETER)
     c.set(x)

@@ -7,7 +7,7 @@ from graphopt.ops.reduction import REDUCE, reduced_axes
 from graphopt.passes.prune.labels import RuleContext
 from graphopt.passes.prune.rules.registry import labels_of
 
-_SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
+_SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"})
 
 
 @labels_of(*REDUCE)
