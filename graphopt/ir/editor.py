@@ -153,6 +153,15 @@ class Editor:
         value.escapes += 1
         self._touch()
 
+    def set_outputs(self, graph: Graph, values: Sequence[Value]) -> None:
+        """Make ``values`` the outputs of ``graph``, whatever they were."""
+        for old in graph.outputs:
+            old.escapes -= 1
+        graph.outputs = []
+        for index, value in enumerate(values):
+            self.set_output(graph, index, value)
+        self._touch()
+
     def replace(self, old: Value, new: Value) -> None:
         """Make every use of ``old`` use ``new``. A graph output keeps its name: ``new`` takes it over.
 
