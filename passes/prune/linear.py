@@ -90,18 +90,18 @@ class Linear:
             return w.reshape(self.groups, self.outs, self.ins)
         if self.node.op == "ConvTranspose":
             return w.reshape(self.groups, self.ins, self.outs).transpose(0, 2, 1)
-        return (w if self._rows_first else w.T).reshape(1, self.outs, self.ins)
+        return (w if self.rows_first else w.T).reshape(1, self.outs, self.ins)
 
     def array(self, matrix: Matrix, like: Array) -> Array:
         """Inverse of ``matrix``: an array of the shape and dtype of ``like``."""
         if self.node.op in _CONVS:
             turned = matrix if self.node.op == "Conv" else matrix.transpose(0, 2, 1)
         else:
-            turned = matrix[0] if self._rows_first else matrix[0].T
+            turned = matrix[0] if self.rows_first else matrix[0].T
         return np.ascontiguousarray(turned.reshape(like.shape).astype(like.dtype))
 
     @property
-    def _rows_first(self) -> bool:
+    def rows_first(self) -> bool:
         """Whether a stored matrix is [M, K] rather than [K, M]."""
         left = self.weight.index == 0
         if self.node.op == "Gemm":
