@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graphopt.driver.compiling import compile
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
+    from graphopt.driver.pruning import prune
     from graphopt.errors import (
         AccuracyError,
         ArtifactError,
@@ -36,6 +37,7 @@ _HOME = {
     "import_onnx": "graphopt.driver.importing",
     "load": "graphopt.runtime.store",
     "optimize": "graphopt.driver.optimizing",
+    "prune": "graphopt.driver.pruning",
     "AccuracyError": "graphopt.errors",
     "ArtifactError": "graphopt.errors",
     "CompileError": "graphopt.errors",
@@ -83,4 +85,5 @@ __all__ = [
     "import_onnx",
     "load",
     "optimize",
+    "prune",
 ]

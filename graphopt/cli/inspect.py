@@ -40,6 +40,9 @@ def inspect_verb(
         bool,
         typer.Option("--costs", help="With --stage program: work of each kernel, predictions of all its templates."),
     ] = False,
+    prune_groups: Annotated[
+        bool, typer.Option("--prune-groups", help="Channels that can be removed together, and those that can't.")
+    ] = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
     threads: ThreadsOpt = None,
@@ -52,9 +55,9 @@ def inspect_verb(
     if model is None:
         raise UserError("inspect needs a model", code="bad-usage", hint="graphopt inspect model.onnx, or --ops")
     if is_artifact(model):
-        if stage is not None:
+        if stage is not None or prune_groups:
             raise UserError(
-                f"{model} holds compiled code, which has no stages",
+                f"{model} holds compiled code, which has no {'stages' if stage else 'graph to prune'}",
                 code="bad-usage",
                 hint="inspect the ONNX model that it was compiled from",
             )
@@ -64,6 +67,13 @@ def inspect_verb(
         raise UserError(
             "--costs needs --stage program", code="bad-usage", hint="graphopt inspect m.onnx --stage program --costs"
         )
+    if prune_groups:
+        if stage is not None:
+            raise UserError("--prune-groups and --stage exclude each other", code="bad-usage", hint="leave one out")
+        from graphopt.cli.prune_groups import show_groups
+
+        show_groups(model, shapes_of(shape), json)
+        return
     if stage is None:
         _summary(model, shapes_of(shape), json)
         return

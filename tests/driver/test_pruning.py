@@ -1,0 +1,272 @@
+"""graphopt.prune: what comes back, that the proof catches wrong index maps, and that failures leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt.driver import prune_proof, pruning
+from graphopt.driver.prune_report import sqnr_db
+from graphopt.errors import AccuracyError, TargetError, UserError
+from graphopt.ir.printer import format_graph
+from graphopt.models import zoo
+from graphopt.passes.prune.groups import find_groups
+from graphopt.passes.prune.mask import masked_graph
+from tests.support.onnx_graphs import graph_of, rand
+from tests.support.ort import run_ort
+
+RESIDUAL = """
+a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+r = Relu(a)
+c = Conv<pads=[1,1,1,1]>(r, w2, b2)
+s = Add(c, r)
+p = GlobalAveragePool(s)
+f = Flatten(p)
+y = Gemm<transB=1>(f, w3, b3)
+"""
+
+
+def residual(scale: float = 1.0):
+    """Two convolutions of 32 channels coupled by an addition, and a classifier."""
+    return graph_of(
+        {"x": "float[N,3,8,8]"}, RESIDUAL, w1=rand(32, 3, 3, 3) * scale, b1=rand(32), w2=rand(32, 32, 3, 3) * 0.1,
+        b2=rand(32, seed=1), w3=rand(10, 32), b3=rand(10),
+    )  # fmt: skip
+
+
+def state(graph):
+    """Everything that could have changed."""
+    arrays = {v.name: (v.data, v.data.copy()) for v in graph.constants()}
+    return format_graph(graph), graph.version, arrays
+
+
+def assert_same(graph, before):
+    """Bit by bit as it was."""
+    text, version, arrays = before
+    assert format_graph(graph) == text
+    assert graph.version == version
+    for value in graph.constants():
+        same, copy = arrays[value.name]
+        assert value.data is same
+        assert np.array_equal(same, copy)
+
+
+def test_prunes_and_reports():
+    graph = residual()
+    before = state(graph)
+    pruned, report = graphopt.prune(graph, ratio=0.5, multiple=1)
+    assert_same(graph, before)
+    shapes = {v.name: v.shape for v in pruned.constants()}
+    assert shapes == {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3), "b2": (16,), "w3": (10, 16), "b3": (10,)}
+    assert [n.name for n in pruned.nodes] == [n.name for n in graph.nodes]
+    assert report.parameters.before == sum(v.data.size for v in graph.constants())
+    assert report.parameters.after == sum(v.data.size for v in pruned.constants())
+    assert report.bytes.after == 4 * report.parameters.after
+    assert 0.25 < report.flops.ratio < 0.5
+    (row,) = report.groups
+    assert (row.channels.before, row.channels.after) == (32, 16)
+    assert row.parameters.before == 32 * 27 + 32 + 32 * 32 * 9 + 32 + 10 * 32
+    assert row.parameters.after == 16 * 27 + 16 + 16 * 16 * 9 + 16 + 10 * 16
+    (frozen,) = report.frozen
+    assert frozen.size == 10
+    assert "output 'y'" in frozen.reason
+    assert report.reference == "onnxruntime"
+    (out,) = report.outputs
+    assert out.name == "y"
+    assert out.error <= out.allowed
+    x = {"x": rand(4, 3, 8, 8, seed=5)}
+    assert run_ort(graphopt.export_onnx(pruned), x)[0].shape == (4, 10)
+
+
+def test_the_report_is_json():
+    _, report = graphopt.prune(residual(), ratio=0.25, multiple=1, seed=3)
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["ratio"] == 0.25
+    assert data["seed"] == 3
+    assert data["parameters"]["ratio"] == pytest.approx(report.parameters.ratio, abs=1e-6)
+    assert data["groups"][0]["channels"] == {"before": 32, "after": 24, "ratio": 0.75}
+    assert set(data) == {f.name for f in dataclasses.fields(report)}
+
+
+def test_sqnr_is_of_the_outputs_against_the_original():
+    graph = residual()
+    pruned, report = graphopt.prune(graph, ratio=0.25, multiple=1)
+    x = pruning.random_inputs(pruning.signature_of(graph), 0)
+    want, got = (run_ort(graphopt.export_onnx(g), x)[0].astype(np.float64) for g in (graph, pruned))
+    expected = 10 * np.log10((want**2).sum() / ((got - want) ** 2).sum())
+    assert report.outputs[0].sqnr_db == pytest.approx(expected, rel=1e-4)
+
+
+def test_sqnr():
+    one, half = np.ones(4, np.float32), np.full(4, 0.5, np.float32)
+    assert sqnr_db([one], [half]) == pytest.approx(10 * math.log10(4))
+    assert sqnr_db([one, one], [half, one]) == pytest.approx(10 * math.log10(8))
+    assert sqnr_db([one], [one]) == math.inf
+    assert sqnr_db([0 * one], [one]) is None
+    assert sqnr_db([one], [one[:2]]) is None
+    assert sqnr_db([one * np.nan], [one]) is None
+    assert sqnr_db([np.arange(3)], [np.arange(3)]) is None
+
+
+def test_channels_come_in_multiples_that_suit_the_target():
+    pruned, report = graphopt.prune(residual(), ratio=0.4, target="x86-64-v3")
+    assert report.multiple == 8
+    assert pruned.nodes[0].inputs[1].shape[0] == 16
+    assert graphopt.prune(residual(), ratio=0.4, target="x86-64-v2")[1].multiple == 4
+    assert graphopt.prune(residual(), ratio=0.4, target="cuda:sm_80")[1].multiple == 8
+    _, small = graphopt.prune(residual(), ratio=0.4, multiple=1)
+    assert small.groups[0].channels.after == 19
+    with pytest.raises(UserError, match="multiple"):
+        graphopt.prune(residual(), ratio=0.4, multiple=32)
+
+
+def test_the_digits_network():
+    model = zoo.get("digits")
+    pruned, report = graphopt.prune(model.path(), ratio=0.5, multiple=1)
+    assert report.parameters.ratio < 0.3
+    feed = model.inputs(seed=1)
+    assert run_ort(graphopt.export_onnx(pruned), feed)[0].shape == (1, 10)
+    compiled = graphopt.compile(pruned, threads=1).run(feed)
+    np.testing.assert_allclose(compiled["logits"], run_ort(graphopt.export_onnx(pruned), feed)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_proof():
+    _, report = graphopt.prune(residual(), ratio=0.5, multiple=1, verify=False)
+    assert report.reference is None
+    assert report.outputs[0].error is None
+    assert report.outputs[0].sqnr_db is not None
+
+
+@pytest.mark.parametrize("absent", [("onnxruntime",), ("onnxruntime", "onnx")])
+def test_other_references(monkeypatch, absent):
+    whole = prune_proof.make_reference
+
+    def make(model, kind):
+        if kind in absent:
+            raise UserError("not here")
+        return whole(model, kind)
+
+    monkeypatch.setattr(prune_proof, "make_reference", make)
+    _, report = graphopt.prune(residual(), ratio=0.5, multiple=1, shapes=None)
+    assert report.reference == ("onnx" if len(absent) == 1 else "graphopt")
+    assert report.outputs[0].error <= report.outputs[0].allowed
+
+
+def test_a_wrong_index_map_is_caught_and_named(monkeypatch):
+    """A pruned graph in which the second convolution lost other input channels than the first lost."""
+    graph = residual()
+    before = state(graph)
+    honest = pruning.apply_plan
+
+    def shifted(plan):
+        work = honest(plan)
+        node = next(n for n in work.nodes if n.outputs[0].name == "c")
+        node.inputs[1].data = np.roll(node.inputs[1].data, 1, 1)
+        return work
+
+    monkeypatch.setattr(pruning, "apply_plan", shifted)
+    with pytest.raises(AccuracyError, match="same channels set to zero") as caught:
+        graphopt.prune(graph, ratio=0.5, multiple=1)
+    assert caught.value.code == "prune-differs"
+    assert "(Conv)" in caught.value.node
+    assert any("'c'" in note for note in caught.value.notes)
+    assert_same(graph, before)
+
+
+def test_the_proof_in_our_own_executor_names_the_node_too(monkeypatch):
+    graph = residual()
+    plan = pruning.select(find_groups(graph), {0: np.arange(32.0)}, ratio=0.5)
+    pruned, other = pruning.apply_plan(plan), pruning.apply_plan(plan)
+    weight = next(v for v in other.constants() if v.name == "w3")
+    weight.data = weight.data[:, ::-1].copy()
+    monkeypatch.setattr(prune_proof, "make_reference", lambda *_: (_ for _ in ()).throw(UserError("not here")))
+    feed = {"x": rand(1, 3, 8, 8)}
+    assert prune_proof.prove(plan, pruned, feed).reference == "graphopt"
+    with pytest.raises(AccuracyError) as caught:
+        prune_proof.prove(plan, other, feed)
+    assert "(Gemm)" in caught.value.node
+
+
+def test_a_masked_value_that_is_not_zero_is_caught(monkeypatch):
+    graph = residual()
+    whole = prune_proof.masked_graph
+
+    def leaky(plan):
+        work = whole(plan)
+        for value in work.constants():
+            if value.data is not None and value.data.shape == () and value.data.dtype == np.float32:
+                value.data = np.float32(0.5).reshape(())
+        return work
+
+    monkeypatch.setattr(prune_proof, "masked_graph", leaky)
+    with pytest.raises(AccuracyError):
+        graphopt.prune(graph, ratio=0.5, multiple=1)
+
+
+def test_a_failing_surgery_leaves_the_graph_alone(monkeypatch):
+    graph = residual()
+    before = state(graph)
+    from graphopt.passes.prune import apply
+
+    def refuse(*_):
+        raise NotImplementedError("not today")
+
+    monkeypatch.setattr(apply, "adjust_rule", lambda _node: refuse)
+    with pytest.raises(graphopt.InternalError, match="not today"):
+        graphopt.prune(graph, ratio=0.5, multiple=1)
+    assert_same(graph, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "say how much"),
+        ({"ratio": 0.0}, "above 0 and below 1"),
+        ({"ratio": 1.0}, "above 0 and below 1"),
+        ({"ratio": -0.5}, "above 0 and below 1"),
+        ({"ratio": math.nan}, "above 0 and below 1"),
+        ({"ratio": 0.5, "criterion": "l3"}, "criterion called 'l3'"),
+        ({"ratio": 0.5, "ranking": "globl"}, "did you mean 'global'"),
+        ({"ratio": 0.5, "exclude": ["nosuch*"]}, "nosuch"),
+        ({"ratio": 0.5, "ratios": {"aa": 0.3}}, "aa"),
+        ({"ratio": 0.5, "ratios": {"a": 1.5}}, "below 1"),
+        ({"ratio": 0.5, "exclude": ["*"]}, "excluded"),
+        ({"ratio": 0.5, "multiple": 0}, "multiple"),
+        ({"ratio": 0.5, "multiple": 32}, "no group loses a channel"),
+    ],
+)
+def test_bad_requests(options, message):
+    graph = residual()
+    before = state(graph)
+    with pytest.raises(UserError) as caught:
+        graphopt.prune(graph, **options)
+    assert message in str(caught.value)
+    assert_same(graph, before)
+
+
+def test_unknown_target():
+    with pytest.raises(TargetError):
+        graphopt.prune(residual(), ratio=0.5, target="x68")
+
+
+def test_a_graph_with_nothing_to_remove_says_why():
+    graph = graph_of({"x": "float[1,3,8,8]"}, "y = Conv<pads=[1,1,1,1]>(x, w)", w=rand(8, 3, 3, 3))
+    with pytest.raises(UserError) as caught:
+        graphopt.prune(graph, ratio=0.5)
+    assert caught.value.code == "nothing-to-prune"
+    assert any("output 'y'" in note for note in caught.value.notes)
+
+
+def test_masked_and_pruned_agree_value_by_value():
+    """The oracle itself: values of the pruned graph are those of the masked one at the channels that stay."""
+    graph = residual()
+    plan = pruning.select(find_groups(graph), {0: rand(32).astype(np.float64)}, ratio=0.5)
+    masked, feed = masked_graph(plan), {"x": rand(1, 3, 8, 8)}
+    kind, (a, b) = prune_proof.run_all([pruning.apply_plan(plan), masked], feed)
+    assert kind == "onnxruntime"
+    np.testing.assert_allclose(a["y"], b["y"], rtol=1e-4, atol=1e-4)
