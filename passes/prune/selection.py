@@ -65,11 +65,11 @@ def wanted_ratios(groups: PruneGroups, ratio: float, ratios: Mapping[str, float]
     for group in groups.groups:
         names = (group.name, *producers(group))
         if not any(fits(pattern, names) for pattern in exclude):
-            own = next((r for p, r in reversed(list(ratios.items())) if fits(p, names)), None)
-            if own is not None:
+            given = next((r for p, r in reversed(list(ratios.items())) if fits(p, names)), None)
+            if given is not None:
                 special.add(group.index)
-            if own != 0:
-                wanted[group.index] = ratio if own is None else own
+            if given != 0:
+                wanted[group.index] = ratio if given is None else given
     if not wanted:
         raise _nothing_left(groups, exclude)
     return Wanted(wanted, frozenset(special))
