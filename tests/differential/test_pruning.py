@@ -1,0 +1,212 @@
+"""Pruned models give what the original gives with the same channels set to zero: the proof that every index map is right."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt.driver.accuracy import compare_all
+from graphopt.ir.graph import Graph, Use
+from graphopt.passes.prune.apply import apply_plan
+from graphopt.passes.prune.groups import PruneGroups, find_groups
+from graphopt.passes.prune.labels import Role, Slot
+from graphopt.passes.prune.mask import masked_graph
+from graphopt.passes.prune.plan import Mask, PrunePlan
+from tests.support.ort import run_ort
+from tests.support.zoo_models import Arrays, assert_outputs, budget, zoo_model
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed (extra 'bench')"
+)
+
+RATIOS = (0.3, 0.5, 0.7)
+LIGHT = ("digits", "squeezenet", "mobilenet_v2", "vit_tiny", "bert_tiny", "ppocr_cls")
+MEDIUM = ("shufflenet", "ppocr_rec", "ppocr_det", "nudenet", "opennsfw")
+HEAVY = ("resnet50", "inception_v2", "densenet121")
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+SHAPE_ARITHMETIC = frozenset({"Shape", "Gather", "Slice", "Unsqueeze", "Concat", "Cast", "Mul", "Div", "Add", "Sub"})
+OPEN = ("bert_tiny", "ppocr_rec", "ppocr_det", "nudenet", "opennsfw", "digits")
+"""Models with open extents, pruned as they are: targets of reshapes are computed at run time."""
+
+
+def _cases(fast: Sequence[str], slow: Sequence[str]) -> list[Any]:
+    """Models by ratios; of the slow ones none is in the default run, of those in neither list the middle ratio."""
+    return [
+        pytest.param(name, ratio, marks=() if name in fast or (name not in slow and ratio == 0.5) else pytest.mark.slow)
+        for name in (*LIGHT, *MEDIUM, *HEAVY)
+        for ratio in RATIOS
+    ]
+
+
+@lru_cache(maxsize=2)
+def _groups(name: str, static: bool = True) -> PruneGroups:
+    model = zoo_model(name)
+    return find_groups(graphopt.import_onnx(_scores(name), shapes=(model.shapes or None) if static else None))
+
+
+def _scores(name: str) -> onnx.ModelProto:
+    """The model without a last Softmax or Sigmoid, which hides differences where it is saturated."""
+    proto = zoo_model(name).proto()
+    producers = {out: node for node in proto.graph.node for out in node.output}
+    for output in proto.graph.output:
+        last = producers[output.name]
+        if last.op_type in ("Softmax", "Sigmoid"):
+            output.name = last.input[0]
+            proto.graph.node.remove(last)
+    return proto
+
+
+def random_plan(groups: PruneGroups, ratio: float, seed: int) -> PrunePlan:
+    """The share of every group's channels, at random: no neighbours, no prefix, nothing that a wrong index would forgive."""
+    rng = np.random.default_rng(seed)
+    removed = {}
+    for group in groups.groups:
+        count = min(round(ratio * group.size), group.size - 1)
+        mask = np.zeros(group.size, bool)
+        mask[rng.permutation(group.size)[:count]] = True
+        removed[group.index] = mask
+    return PrunePlan(groups, removed)
+
+
+def _ort(graph: Graph, feed: Arrays, inner: Sequence[str] = ()) -> Arrays:
+    """Outputs, and inner values by name."""
+    proto = graphopt.export_onnx(graph)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    return dict(zip([o.name for o in proto.graph.output], run_ort(proto, feed), strict=True))
+
+
+def _weighted(plan: PrunePlan) -> dict[str, list[Mask | None]]:
+    """Results of all layers with weights, and what stays of their axes."""
+    outputs = {value.name for value in plan.groups.graph.outputs}
+    layers = dict.fromkeys(use.node for use, _ in plan.groups.labelling.roles if use.node.op in LAYERS)
+    return {node.out.name: plan.keep(node.out) for node in layers if node.out.name not in outputs}
+
+
+def _kept(array: np.ndarray[Any, Any], masks: list[Mask | None]) -> np.ndarray[Any, Any]:
+    for axis, mask in enumerate(masks):
+        if mask is not None:
+            array = np.compress(mask, array, axis)
+    return array
+
+
+def _parameters(graph: Graph) -> int:
+    return sum(value.data.size for value in graph.constants() if value.data is not None)
+
+
+def _masked(plan: PrunePlan, feed: Arrays, inner: dict[str, list[Mask | None]]) -> Arrays:
+    """What the pruned graph has to give."""
+    found = _ort(masked_graph(plan), feed, list(inner))
+    return {key: _kept(array, inner[key]) if key in inner else array for key, array in found.items()}
+
+
+def _check(name: str, plan: PrunePlan, *, compiled: bool) -> None:
+    feed = zoo_model(name).inputs(3)
+    pruned = apply_plan(plan)
+    onnx.checker.check_model(graphopt.export_onnx(pruned), full_check=True)
+    inner = {} if compiled else _weighted(plan)
+    want = _masked(plan, feed, inner)
+    assert all(want[output.name].std() > 0 for output in pruned.outputs), "the masked original computes nothing"
+    if not compiled:
+        assert_outputs(name, _ort(pruned, feed, list(inner)), want, "in ONNX Runtime")
+    else:
+        model = graphopt.compile(pruned, "x86")
+        assert_outputs(name, model.run({spec.name: feed[spec.name] for spec in model.inputs}), want, "compiled")
+
+
+@pytest.mark.parametrize(("name", "ratio"), _cases(LIGHT, HEAVY))
+def test_random_channels_in_onnxruntime(name: str, ratio: float) -> None:
+    _check(name, random_plan(_groups(name), ratio, seed=int(10 * ratio)), compiled=False)
+
+
+@pytest.mark.parametrize(("name", "ratio"), _cases(("digits", "bert_tiny"), (*MEDIUM, *HEAVY)))
+def test_random_channels_compiled(name: str, ratio: float) -> None:
+    _check(name, random_plan(_groups(name), ratio, seed=int(100 * ratio)), compiled=True)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("nudenet", "ppocr_det") else ()) for name in OPEN]
+)
+def test_open_extents(name: str) -> None:
+    model = zoo_model(name)
+    plan = random_plan(_groups(name, static=False), 0.5, seed=1)
+    pruned, masked = apply_plan(plan), masked_graph(plan)
+    onnx.checker.check_model(graphopt.export_onnx(pruned), full_check=True)
+    for shapes in ({}, *model.dynamic_shapes[:2]):
+        feed = model.inputs(2, shapes)
+        assert_outputs(name, _ort(pruned, feed), _ort(masked, feed), str(shapes or "standard shapes"))
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *MEDIUM])
+def test_interface_and_names_stay(name: str) -> None:
+    groups = _groups(name)
+    before = groups.graph
+    original = _parameters(before)
+    pruned = apply_plan(random_plan(groups, 0.5, seed=2))
+    assert [(v.name, v.type) for v in pruned.inputs] == [(v.name, v.type) for v in before.inputs]
+    assert [(v.name, v.type) for v in pruned.outputs] == [(v.name, v.type) for v in before.outputs]
+    # Targets of reshapes that were computed become numbers; everything else is there, in order.
+    names = {node.name for node in pruned.nodes}
+    assert [node.name for node in pruned.nodes] == [node.name for node in before.nodes if node.name in names]
+    assert {node.op for node in before.nodes if node.name not in names} <= SHAPE_ARITHMETIC
+    assert _parameters(pruned) < 0.7 * original
+    assert _parameters(before) == original, "the analysed graph is untouched"
+
+
+@dataclass
+class ShiftedPlan(PrunePlan):
+    """A plan that takes one weight's input channels off by one, as a wrong index map would."""
+
+    victim: Slot | None = field(default=None)
+
+    def keep(self, slot: Slot) -> list[Mask | None]:
+        masks = super().keep(slot)
+        if slot != self.victim:
+            return masks
+        (axis,) = (axis for (use, axis), role in self.groups.labelling.roles.items() if use == slot and role is Role.IN)
+        mask = masks[axis]
+        assert mask is not None
+        return [*masks[:axis], np.roll(mask, 1), *masks[axis + 1 :]]
+
+
+def _wrong(name: str, pruned: PrunePlan, masked: PrunePlan) -> bool:
+    """Whether the comparison notices that they differ, somewhere."""
+    feed, allowed, inner = zoo_model(name).inputs(3), budget(name), _weighted(masked)
+    found = compare_all(
+        _ort(apply_plan(pruned), feed, list(inner)),
+        _masked(masked, feed, inner),
+        reduction=allowed.reduction,
+        depth=allowed.depth,
+    )
+    return not all(c.ok for c in found)
+
+
+@pytest.mark.parametrize("name", [*LIGHT, "shufflenet", "ppocr_rec"])
+def test_one_wrong_channel_is_noticed(name: str) -> None:
+    plan = random_plan(_groups(name), 0.3, seed=4)
+    group = max(plan.groups.groups, key=lambda g: g.parameters * g.size)
+    mask = plan.removed[group.index].copy()
+    at = int(np.flatnonzero(mask[:-1] & ~mask[1:])[0])
+    mask[[at, at + 1]] = mask[[at + 1, at]]
+    other = PrunePlan(plan.groups, {**plan.removed, group.index: mask})
+    assert not _wrong(name, plan, plan)
+    assert _wrong(name, other, plan)
+
+
+@pytest.mark.parametrize("name", [*LIGHT, "shufflenet", "ppocr_rec"])
+def test_a_shifted_index_map_is_noticed(name: str) -> None:
+    plan = random_plan(_groups(name), 0.5, seed=5)
+    victims: list[Use] = [
+        use
+        for (use, axis), role in plan.groups.labelling.roles.items()
+        if role is Role.IN and (mask := plan.keep(use)[axis]) is not None and not mask.all()
+    ]
+    for victim in (victims[0], victims[len(victims) // 2], victims[-1]):
+        assert _wrong(name, ShiftedPlan(plan.groups, plan.removed, victim=victim), plan), victim.node.label
