@@ -22,13 +22,14 @@ from graphopt.passes.fuse.attention import RecogniseAttention
 from graphopt.passes.fuse.gelu import RecogniseGelu
 from graphopt.passes.fuse.norms import RecogniseNorms
 from graphopt.passes.fuse.softmax import RecogniseSoftmax
+from graphopt.passes.prune.dead_channels import RemoveDeadChannels
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
 LEVELS = {
     0: "nothing",
     1: "exact but for rounding in folded constants: dead code, no-ops, common subexpressions",
     2: "rounding may differ: weights folded, well-known subgraphs recognised, transposes moved",
-    3: "also what pays only sometimes: every BatchNormalization turned into arithmetic",
+    3: "also what pays only sometimes: every BatchNormalization turned into arithmetic; 0 * x is 0: dead channels removed",
 }
 ROUNDS = 8
 """A phase that has not settled by then is left as it is: each round is correct by itself."""
@@ -59,6 +60,9 @@ def level_pipeline(level: int) -> Pipeline:
         phases.append(Phase("reshuffle", (LowerBatchNorm(), FoldAffine(), *_canonical("").passes), ROUNDS))
     if level >= 2:
         phases.append(Phase("flush", (FlushSubnormals(),), 1))
+    if level >= 3:
+        # After folding and flushing, which make zeros; once more only where what became constant was computed meanwhile.
+        phases.append(Phase("prune", (RemoveDeadChannels(), *_canonical("").passes), 2))
     if level >= 1:
         # Merged last: a weight shared by two nodes can't be folded into.
         phases.append(Phase("share", (MergeConstants(), CommonSubexpressions(), DeadCode()), 3))

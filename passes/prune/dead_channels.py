@@ -1,0 +1,186 @@
+"""Dead channels: those that can't influence any output of the graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.errors import GraphOptError
+from graphopt.ir.editor import clone
+from graphopt.ir.graph import Graph, Node, Use, Value
+from graphopt.passes.prune.apply import apply_in_place
+from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
+from graphopt.passes.prune.labels import Role
+from graphopt.passes.prune.plan import Mask, PrunePlan
+from graphopt.passes.prune.readers import unread
+from graphopt.passes.prune.zeros import Zeros
+from graphopt.rewrite.passes import Pass, PassContext, register_pass
+
+_SUMMING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+_PICKING = ("Slice", "Split", "Gather")
+
+
+@register_pass
+@dataclass(frozen=True)
+class RemoveDeadChannels(Pass):
+    """Removes channels that can't influence the outputs: zero for every input, or read by nothing but zero weights.
+
+    A channel goes with everything that depends on it, where every node that sums over it multiplies it by zero or gets zero
+    from it. Chains are followed: the weights of a dead channel no longer read its inputs. Zeros come from weights and biases,
+    from normalisations with a scale of zero, from activations of known numbers; one channel of each coupled group stays.
+
+    Values computed at run time are taken to be finite: an infinity or NaN in a dead channel, which 0 times it would spread,
+    is lost. Sums may be rounded in another order.
+    """
+
+    name: ClassVar[str] = "remove-dead-channels"
+
+    def run(self, graph: Graph, ctx: PassContext) -> None:
+        """The outermost graph only: what branches and bodies use stays."""
+        if not _may_be_dead(graph):
+            return
+        copy = clone(graph)
+        groups = find_groups(copy)
+        removed, zeros = dead_channels(groups)
+        plan = PrunePlan(groups, {i: mask for i, mask in removed.items() if mask.any()})
+        nodes = dict(zip(copy.nodes, graph.nodes, strict=True))
+        if not plan.is_empty:
+            try:
+                apply_in_place(plan, graph)
+            except GraphOptError as e:
+                first = next(groups.groups[i] for i in plan.removed)
+                ctx.refuse(nodes[_layer(first)], f"dead channels stay: {e.message}")
+                return
+        for group in groups.groups:
+            gone = plan.removed.get(group.index)
+            if gone is not None:
+                ctx.applied(
+                    nodes[_layer(group)], f"{int(gone.sum())} of {group.size} channels of group {group.name} were dead"
+                )
+            _explain_constants(group, zeros, gone, nodes, ctx)
+        _explain_frozen(groups, zeros, nodes, ctx)
+
+
+def dead_channels(groups: PruneGroups) -> tuple[dict[int, Mask], Zeros]:
+    """By group index: bool [channels], True for those that can go without changing any output; and what is known of zeros
+    once they are gone.
+
+    Every round takes out what is dead by what is left. It is the same graph as before with more zeros in it, so each channel
+    is judged by itself: where it is zero nothing changes, and where it is not nothing reads it.
+    """
+    removed = {group.index: np.zeros(group.size, bool) for group in groups.groups}
+    while True:
+        plan = PrunePlan(groups, removed)
+        zeros = Zeros(groups.graph, plan.keep)
+        found = {g.index: removed[g.index] | _dead(g, zeros) for g in groups.groups}
+        for index, mask in found.items():
+            if mask.all():
+                kept = np.flatnonzero(~removed[index])[0]
+                mask[kept] = False
+        _keep_axes(groups, found, removed)
+        if all((found[i] == removed[i]).all() for i in found):
+            return removed, zeros
+        removed = found
+
+
+def _dead(group: Group, zeros: Zeros) -> Mask:
+    dead = np.ones(group.size, bool)
+    for member in group.members:
+        slot, axis = member.slot, member.axis
+        uses: Sequence[Use] = list(slot.uses) if isinstance(slot, Value) else [slot]
+        silent = zeros.zero_slot(slot, axis)
+        for use in uses:
+            idle = silent | unread(zeros, use, axis)
+            dead &= idle[member.positions].all(axis=1)
+        if not dead.any():
+            break
+    return dead
+
+
+def _keep_axes(groups: PruneGroups, found: dict[int, Mask], removed: dict[int, Mask]) -> None:
+    """Let no axis lose its last index: a piece of a group, such as a part of a Split, needs one as well."""
+    labelling = groups.labelling
+    place = {int(c): (g.index, i) for g in groups.groups for i, c in enumerate(g.channels)}
+    plan = PrunePlan(groups, found)
+    seen: set[int] = set()
+    for slot, axes in labelling.slots.items():
+        for axis, mask in enumerate(plan.keep(slot)):
+            labels = axes[axis]
+            if labels is None or mask is None or id(labels) in seen:
+                continue
+            seen.add(id(labels))
+            if not len(mask) or mask.any():
+                continue
+            for token in labels.tolist():
+                new = [place[a] for a in labelling.tokens.atoms(token) if a in place]
+                if not any(removed[g][i] for g, i in new):
+                    for g, i in new:
+                        found[g][i] = False
+                    break
+
+
+def _may_be_dead(graph: Graph) -> bool:
+    """Whether it is worth looking at channels at all."""
+    zeros = Zeros(graph)
+    if not zeros.is_empty:
+        return True
+    for node in graph.nodes:
+        if node.domain:
+            continue
+        if node.op in _PICKING and node.out.dtype.is_float:
+            return True
+        if node.op in _SUMMING and any(_has_zero_column(zeros, node, i) for i in (0, 1)):
+            return True
+    return False
+
+
+def _has_zero_column(zeros: Zeros, node: Node, index: int) -> bool:
+    value, partner = node.input(index), node.input(1 - index)
+    if value is None or value.is_const or partner is None or not partner.is_const:
+        return False
+    use = Use(node, index)
+    return any(
+        isinstance(d, int) and d > 1 and not (passing := unread(zeros, use, axis)).all() and bool(passing.any())
+        for axis, d in enumerate(value.shape)
+    )
+
+
+def _layer(group: Group) -> Node:
+    makers = [m.slot.node for m in group.of_role(Role.OUT) if isinstance(m.slot, Use)]
+    return (makers or list(group.layers))[0]
+
+
+def _explain_constants(
+    group: Group, zeros: Zeros, gone: Mask | None, nodes: dict[Node, Node], ctx: PassContext
+) -> None:
+    """Channels that are the same number everywhere could move into the next bias; that is not done."""
+    constant = np.zeros(group.size, bool)
+    for member in group.members:
+        known = zeros.known(member.slot, member.axis) if isinstance(member.slot, Value) else None
+        if known is not None:
+            constant |= (known.mask & (known.value != 0))[member.positions].all(axis=1)
+    if gone is not None:
+        constant &= ~gone
+    if constant.any():
+        ctx.refuse(
+            nodes[_layer(group)],
+            f"{int(constant.sum())} of {group.size} channels of group {group.name} are the same number everywhere, but not zero",
+        )
+
+
+def _explain_frozen(groups: PruneGroups, zeros: Zeros, nodes: dict[Node, Node], ctx: PassContext) -> None:
+    tokens = groups.labelling.tokens
+    for (use, axis), role in groups.labelling.roles.items():
+        labels = groups.labelling.slots[use][axis]
+        if role is not Role.OUT or labels is None or use.index == 0:
+            continue
+        silent = zeros.zero_slot(use, axis)
+        if not silent.any():
+            continue
+        reasons = Counter(tokens.reason(int(t)) for t in labels[silent] if not tokens.atoms(int(t)))
+        for reason, count in reasons.items():
+            ctx.refuse(nodes[use.node], f"{count} output channels with weights of zero stay: {reason}")

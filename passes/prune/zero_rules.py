@@ -1,0 +1,419 @@
+"""What each operator makes of known numbers (see ``zeros``): one function a family of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from graphopt.ir.editor import Editor
+from graphopt.ir.graph import Array, Graph, Node, Use, Value
+from graphopt.ops.context import attr
+from graphopt.ops.elementwise import UNARY
+from graphopt.ops.infer import infer_node
+from graphopt.ops.registry import BROADCAST, has_trait
+from graphopt.passes.fold.constants import evaluate_node
+from graphopt.passes.prune.labels import Labelling, RuleContext, Slot, shape_of
+from graphopt.passes.prune.rules.registry import label_rule
+from graphopt.passes.prune.zeros import Facts, Known, Mask, Zeros
+
+FactRule: TypeAlias = Callable[[Zeros, Node, int], Facts]
+"""What is known along every axis of output ``index``; [] for nothing."""
+
+EXACT_MOVES = frozenset({
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Results are elements of operands: any number stays what it is."""
+ZERO_KEEPING = frozenset({
+    "AveragePool", "Dropout", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample", "LpPool", "MaxPool",
+    "Pad", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+    "Resize",
+})  # fmt: skip
+"""A channel of zeros gives zeros; other numbers may meet padding or a count."""
+_ABSORBING = frozenset({"Mul", "And", "BitwiseAnd"})
+_PER_ELEMENT = frozenset({*UNARY, "Cast", "Clip", "IsNaN", "IsInf"})
+
+
+def rule_of(node: Node) -> FactRule | None:
+    """The rule of a node's operator."""
+    if node.domain:
+        return None
+    if node.op in _RULES:
+        return _RULES[node.op]
+    if node.op in EXACT_MOVES or node.op in ZERO_KEEPING:
+        return moved
+    if node.op in _PER_ELEMENT or has_trait(node.op, BROADCAST):
+        return element_wise
+    return None
+
+
+def slot(node: Node, index: int) -> Slot:
+    """Where facts of input ``index`` are kept."""
+    value = node.input(index)
+    assert value is not None
+    return Use(node, index) if value.is_const else value
+
+
+# -- element-wise -----------------------------------------------------------------------------------------------
+def element_wise(z: Zeros, node: Node, index: int) -> Facts:
+    """Known operands are computed with; a zero decides a product alone."""
+    if index or not _may_know(z, node):
+        return []
+    shape = node.out.shape
+    return [_along(z, node, axis, d) if isinstance(d, int) else None for axis, d in enumerate(shape)]
+
+
+def _may_know(z: Zeros, node: Node) -> bool:
+    if z.any_known(node):
+        return True
+    if node.op not in _ABSORBING:
+        return False
+    consts = [v.data for v in node.inputs if v is not None and v.data is not None]
+    return any(bool((data == 0).any()) for data in consts)
+
+
+def _along(z: Zeros, node: Node, axis: int, extent: int) -> Known | None:
+    operands = [None if v is None else _operand(z, node, i, axis, extent) for i, v in enumerate(node.inputs)]
+    present = [k for k, v in zip(operands, node.inputs) if v is not None]
+    dtype = node.out.dtype.numpy
+    if node.op in _ABSORBING:
+        absorbed = np.zeros(extent, bool)
+        for known in present:
+            absorbed |= False if known is None else known.zero
+        if absorbed.any():
+            return Known.zeros(absorbed, dtype)
+    if node.op == "PRelu":  # below zero only it takes notice of the slope
+        x = operands[0]
+        return None if x is None else _or_none(x.mask & (x.value >= 0), x.value)
+    if node.op == "Where":
+        a, b = operands[1:]
+        return None if a is None or b is None else _or_none(a.mask & b.mask & (a.value == b.value), a.value)
+    if any(k is None for k in present):
+        return None
+    mask = np.ones(extent, bool)
+    for known in present:
+        assert known is not None
+        mask &= known.mask
+    if not mask.any():
+        return None
+    numbers = _compute(node, operands, mask)
+    if numbers is None:
+        return None
+    if numbers.dtype.kind == "f":
+        finite = np.isfinite(numbers)
+        mask[mask] = finite
+        numbers = numbers[finite]
+    value = np.zeros(extent, dtype)
+    value[mask] = numbers
+    return _or_none(mask, value)
+
+
+def _or_none(mask: Mask, value: Array) -> Known | None:
+    return Known(mask, value) if mask.any() else None
+
+
+def _operand(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Known | None:
+    """What is known of an operand along an axis of the result."""
+    source = slot(node, index)
+    value = node.inputs[index]
+    assert value is not None
+    shape = shape_of(value)
+    if shape is None:
+        return None
+    at = axis - (len(node.out.shape) - len(shape))
+    if at >= 0 and shape[at] == extent and extent != 1:
+        return z.known(source, at)
+    number = z.whole(source)
+    return None if number is None else Known(np.ones(extent, bool), np.broadcast_to(number, (extent,)))
+
+
+def _compute(node: Node, operands: list[Known | None], mask: Mask) -> Array | None:
+    """The operator on vectors of known numbers; what it wants as a single number is given as one."""
+    editor = Editor(Graph("known"), infer_node)
+    inputs: list[Value | None] = []
+    for value, known in zip(node.inputs, operands):
+        if value is None or known is None:
+            inputs.append(None)
+        elif value.data is not None and value.data.size == 1:
+            inputs.append(editor.constant(value.data.reshape(())))
+        else:
+            inputs.append(editor.constant(np.ascontiguousarray(known.value[mask])))
+    made = editor.node(node.op, inputs, node.attrs, outputs=1)
+    found = evaluate_node(made, [None if v is None else v.data for v in made.inputs])
+    return None if isinstance(found, str) else np.broadcast_to(found[0], (int(mask.sum()),))
+
+
+# -- movement ---------------------------------------------------------------------------------------------------
+def moved(z: Zeros, node: Node, index: int) -> Facts:
+    """Where pruning's own labels go, the elements go: what carries one label in the result is made of nothing but what
+    carries that label in the operands."""
+    rule = label_rule(node)
+    if rule is None or not z.any_known(node) or not _zero_stays(node) or (index and node.op != "Split"):
+        return []
+    if any(v is not None and shape_of(v) is None for v in (*node.inputs, *node.outputs)):
+        return []
+    labelling = Labelling(z.graph)
+    for value in node.inputs:
+        if value is not None and not value.is_const:
+            axes = [labelling.tokens.fresh(d) if isinstance(d, int) else None for d in value.shape]
+            labelling.slots.setdefault(value, axes)
+    rule(RuleContext(labelling, node))
+    labelling.tokens.settle()
+    tokens = labelling.tokens
+    numbers: dict[int, object] = {}
+    for i, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        source = slot(node, i)
+        for axis, labels in enumerate(labelling.slots.get(source, [])):
+            if labels is None:
+                continue
+            known = z.known(source, axis)
+            if known is not None and node.op in ZERO_KEEPING:
+                known = known.only_zero()
+            for position, token in enumerate(labels.tolist()):
+                number = known.value[position] if known is not None and known.mask[position] else None
+                for atom in tokens.atoms(token):
+                    if numbers.setdefault(atom, number) != number:
+                        numbers[atom] = None
+    out = node.outputs[index]
+    assert out is not None
+    return [
+        None if labels is None else _from_atoms([tokens.atoms(t) for t in labels.tolist()], numbers, out)
+        for labels in labelling.slots.get(out, [None] * len(out.shape))
+    ]
+
+
+def _from_atoms(atoms: list[tuple[int, ...]], numbers: dict[int, object], out: Value) -> Known | None:
+    mask, value = np.zeros(len(atoms), bool), np.zeros(len(atoms), out.dtype.numpy)
+    for position, parts in enumerate(atoms):
+        for atom in parts:
+            number = numbers.get(atom)
+            if number is not None:
+                mask[position], value[position] = True, number
+    return _or_none(mask, value)
+
+
+def _zero_stays(node: Node) -> bool:
+    """Whether nothing but the operand's own elements comes in."""
+    if node.op == "Pad":
+        filler = node.input(2)
+        zero = filler is None or (filler.data is not None and not filler.data.any())
+        return attr(node, "mode") != "constant" or zero
+    return node.op != "Resize" or attr(node, "coordinate_transformation_mode") != "tf_crop_and_resize"
+
+
+# -- sums over channels -----------------------------------------------------------------------------------------
+def convolution(z: Zeros, node: Node, index: int) -> Facts:
+    """An output channel is its bias where every product that it sums is zero."""
+    x, w = node.inputs[:2]
+    assert x is not None
+    assert w is not None
+    channels, shape = x.shape[1], node.out.shape
+    if not isinstance(channels, int) or not isinstance(shape[1], int):
+        return []
+    silent = _silent_channels(z, node, ~z.zero(slot(node, 0), 1))
+    bias = _bias(z, node, shape[1])
+    return [None, _or_none(silent & bias.mask, bias.value), *[None] * (len(shape) - 2)]
+
+
+def _silent_channels(z: Zeros, node: Node, live: Mask) -> Mask:
+    """Bool [output channels]: where all products with live input channels are zero."""
+    w = node.inputs[1]
+    assert w is not None
+    transposed = node.op == "ConvTranspose"
+    groups = int(attr(node, "group") or 1)
+    out, inner = (1, 0) if transposed else (0, 1)
+    if w.data is None:
+        extent = node.out.shape[1]
+        assert isinstance(extent, int)
+        rows = (
+            z.zero(w, out) if isinstance(w.shape[out], int) else np.zeros(extent // (groups if transposed else 1), bool)
+        )
+        rows = np.tile(rows, groups) if transposed else rows
+        return rows if live.any() else np.ones_like(rows)
+    use = Use(node, 1)
+    if groups == 1:
+        return z.zero_along(use, out, {inner: live})
+    if live.all() and not transposed:
+        return z.zero_along(use, out, {})
+    pairs = nonzero_pairs(z, node)  # [groups, output, input]
+    summed = (pairs & live.reshape(groups, 1, -1)).any(axis=2)
+    return ~summed.reshape(-1)
+
+
+def nonzero_pairs(z: Zeros, node: Node) -> Mask:
+    """Of a grouped convolution: bool [groups, output, input channel of the group]: whether any tap between them is not
+    zero. Channels that are gone have none."""
+    w = node.inputs[1]
+    assert w is not None
+    assert w.data is not None
+    groups = int(attr(node, "group") or 1)
+    pairs = np.asarray((w.data != 0).any(axis=tuple(range(2, w.data.ndim))))
+    for axis, mask in enumerate(z.keep(Use(node, 1))):
+        if mask is not None and axis < 2:
+            pairs = pairs & (mask[:, None] if axis == 0 else mask)
+    by_group = pairs.reshape(groups, -1, pairs.shape[1])
+    return by_group.transpose(0, 2, 1) if node.op == "ConvTranspose" else by_group
+
+
+def _bias(z: Zeros, node: Node, extent: int, factor: float = 1.0) -> Known:
+    """What is known of a bias along the last axis of the result."""
+    value = node.input(2)
+    dtype = node.out.dtype.numpy
+    nothing = Known(np.zeros(extent, bool), np.zeros(extent, dtype))
+    if value is None or factor == 0:
+        return Known(np.ones(extent, bool), np.zeros(extent, dtype))
+    number = z.whole(slot(node, 2))
+    if number is not None:
+        known = Known(np.ones(extent, bool), np.broadcast_to(number, (extent,)))
+    elif value.shape and value.shape[-1] == extent:
+        known = z.known(slot(node, 2), len(value.shape) - 1) or nothing
+    else:
+        known = nothing
+    return known if factor == 1 else Known(known.mask, np.asarray(known.value * factor, dtype))
+
+
+def product(z: Zeros, node: Node, index: int) -> Facts:
+    """Gemm and MatMul of at least two axes: rows and columns whose products are all zero."""
+    a, b = node.inputs[:2]
+    assert a is not None
+    assert b is not None
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        return []
+    shape = node.out.shape
+    rank = len(shape)
+    row_axis, a_sum = _matrix_axes(node, 0)
+    b_sum, column_axis = _matrix_axes(node, 1)
+    facts: Facts = [None] * rank
+    for axis, own, other in (
+        (rank - 1, (1, column_axis, b_sum), (0, a_sum)),
+        (rank - 2, (0, row_axis, a_sum), (1, b_sum)),
+    ):
+        if isinstance(shape[axis], int):
+            silent = _silent_slices(z, node, own, other)
+            facts[axis] = Known.zeros(silent, node.out.dtype.numpy)
+    if node.op == "Gemm" and node.input(2) is not None:
+        columns = facts[1]
+        facts = [None, None]
+        if columns is not None:
+            bias = _bias(z, node, len(columns.mask), float(attr(node, "beta")))
+            facts[1] = _or_none(columns.mask & bias.mask, bias.value)
+    for axis in range(rank - 2):
+        facts[axis] = _batch(z, node, axis)
+    return facts
+
+
+def _matrix_axes(node: Node, index: int) -> tuple[int, int]:
+    """Row and column axis of an operand of a product."""
+    value = node.inputs[index]
+    assert value is not None
+    rank = len(value.shape)
+    turned = node.op == "Gemm" and attr(node, "transB" if index else "transA")
+    return (rank - 1, rank - 2) if turned else (rank - 2, rank - 1)
+
+
+def _silent_slices(z: Zeros, node: Node, own: tuple[int, int, int], other: tuple[int, int]) -> Mask:
+    """Where slices of operand ``own = (index, axis, summed axis)`` meet nothing but zeros of ``other = (index, summed)``."""
+    index, axis, summed = own
+    value, partner = node.inputs[index], node.inputs[other[0]]
+    assert value is not None
+    assert partner is not None
+    static = isinstance(partner.shape[other[1]], int) and isinstance(value.shape[summed], int)
+    live = ~z.zero(slot(node, other[0]), other[1]) if static else None
+    if live is not None and not live.any():
+        extent = value.shape[axis]
+        assert isinstance(extent, int)
+        return np.ones(extent, bool)
+    if value.data is not None and live is not None:
+        return z.zero_along(Use(node, index), axis, {summed: live})
+    return z.zero(slot(node, index), axis)
+
+
+def _batch(z: Zeros, node: Node, axis: int) -> Known | None:
+    extent = node.out.shape[axis]
+    if not isinstance(extent, int) or extent == 1:
+        return None
+    silent = np.zeros(extent, bool)
+    for index in (0, 1):
+        value = node.inputs[index]
+        assert value is not None
+        at = axis - (len(node.out.shape) - len(value.shape))
+        if at >= 0 and value.shape[at] == extent:
+            silent |= z.zero(slot(node, index), at)
+    return Known.zeros(silent, node.out.dtype.numpy)
+
+
+# -- normalisation and quantisation -----------------------------------------------------------------------------
+def normalisation(z: Zeros, node: Node, index: int) -> Facts:
+    """BatchNormalization, InstanceNormalization, GroupNormalization: a scale of zero leaves the bias."""
+    shape = node.out.shape
+    scale, bias = (z.known(slot(node, i), 0) for i in (1, 2))
+    if index or scale is None or bias is None or not isinstance(shape[1], int) or len(scale.mask) != shape[1]:
+        return []
+    if attr(node, "training_mode"):
+        return []
+    mask, value = scale.zero & bias.mask, bias.value
+    x = z.known(slot(node, 0), 1)
+    if node.op == "InstanceNormalization" and x is not None:
+        mask = mask | (x.zero & bias.mask)
+    if node.op == "BatchNormalization" and x is not None:
+        mean, var = (z.known(slot(node, i), 0) for i in (3, 4))
+        if mean is not None and var is not None:
+            wide = [k.value.astype(np.float64) for k in (x, scale, bias, mean, var)]
+            with np.errstate(all="ignore"):
+                through = (wide[0] - wide[3]) / np.sqrt(wide[4] + float(attr(node, "epsilon"))) * wide[1] + wide[2]
+            given = x.mask & scale.mask & bias.mask & mean.mask & var.mask & np.isfinite(through) & ~mask
+            mask, value = mask | given, np.where(given, through, value).astype(value.dtype)
+    return [None, _or_none(mask, value), *[None] * (len(shape) - 2)]
+
+
+def dequantized(z: Zeros, node: Node, index: int) -> Facts:
+    """DequantizeLinear: (x - zero point) * scale; QuantizeLinear of zero is the zero point."""
+    if attr(node, "block_size"):
+        return []
+    x = node.inputs[0]
+    assert x is not None
+    quantizes = node.op == "QuantizeLinear"
+    if not x.is_const and not z.any_known(node):
+        return []
+    facts: Facts = []
+    for axis, extent in enumerate(node.out.shape):
+        known = z.known(slot(node, 0), axis) if isinstance(extent, int) else None
+        point = None if known is None else _zero_point(z, node, axis, known)
+        if known is None or point is None:
+            facts.append(None)
+        elif quantizes:
+            facts.append(_or_none(known.zero & point.mask, point.value.astype(node.out.dtype.numpy)))
+        else:
+            facts.append(Known.zeros(known.mask & point.mask & (known.value == point.value), node.out.dtype.numpy))
+    return facts
+
+
+def _zero_point(z: Zeros, node: Node, axis: int, x: Known) -> Known | None:
+    """The zero point along an axis of the data."""
+    value = node.input(2)
+    extent = len(x.mask)
+    if value is None:
+        return Known(np.ones(extent, bool), np.zeros(extent, x.value.dtype))
+    if value.data is None:
+        return None
+    if value.data.size == 1 or (value.data == value.data.reshape(-1)[0]).all():
+        return Known(np.ones(extent, bool), np.broadcast_to(value.data.reshape(-1)[0], (extent,)))
+    own = int(attr(node, "axis")) % len(node.out.shape)
+    return Known(np.ones(extent, bool), value.data) if own == axis and value.data.shape == (extent,) else None
+
+
+_RULES: dict[str, FactRule] = {
+    "Conv": convolution,
+    "ConvTranspose": convolution,
+    "Gemm": product,
+    "MatMul": product,
+    "BatchNormalization": normalisation,
+    "InstanceNormalization": normalisation,
+    "GroupNormalization": normalisation,
+    "DequantizeLinear": dequantized,
+    "QuantizeLinear": dequantized,
+}
