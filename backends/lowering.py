@@ -264,6 +264,7 @@ class Lowering:
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
         step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
         step.candidates = tuple(map(str, candidates))
+        step.seconds = best.seconds if best is not None else None
         self.out.steps.append(step)
 
     def _view(self, group: Group) -> None:

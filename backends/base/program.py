@@ -57,6 +57,7 @@ class KernelStep:
         flops: operations that the nodes ask for (`graphopt.ops.flops`), None when sizes are symbolic.
         bytes: operands and results once each (`graphopt.backends.base.work`), None when sizes are symbolic.
         candidates: what each template for the anchor predicted, cheapest first, or why it can't.
+        seconds: what the template taken predicted, at the nominal clock of the cost models; None of the generic schedule.
     """
 
     function: str
@@ -70,6 +71,7 @@ class KernelStep:
     flops: int | None = None
     bytes: int | None = None
     candidates: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(eq=False)
