@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_text
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -75,7 +77,11 @@ def prune_verb(
         raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
     check_output(output, model)
     if report_file is not None:
-        check_output(report_file, model, output)
+        check_output(report_file, model)
+        if report_file.resolve() == output.resolve():
+            raise UserError(
+                "--report and -o name the same file", code="bad-output", hint="give the report another name"
+            )
     ratios = layer_ratios(layer_ratio)
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx
@@ -94,7 +100,7 @@ def prune_verb(
         **report.to_dict(),
     }
     if report_file is not None:
-        report_file.write_text(json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
+        _write(report_file, json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
     if json:
         console.print_json(facts)
     else:
@@ -117,6 +123,20 @@ def layer_ratios(items: list[str] | None) -> dict[str, float]:
                 hint="write a part of the channels such as 0.3",
             ) from None  # fmt: skip
     return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Complete or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = Path(folder) / path.name
+            part.write_text(text)
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror or error}", code="cannot-write",
+            hint="check that the folder is writable and has room",
+        ) from error  # fmt: skip
 
 
 def _print(report: PruneReport, title: str) -> None:

@@ -32,7 +32,8 @@ def show_groups(model: Path, shapes: dict[str, str], json: bool) -> None:
         return
     numbers = ("channels", "parameters a channel", "FLOPs a channel")
     channels = sum(group.size for group in found.groups)
-    title = f"{model.name}: {len(found.groups)} groups, {channels} channels that can be removed"
+    count = f"{len(found.groups)} group{'' if len(found.groups) == 1 else 's'}"
+    title = f"{model.name}: {count}, {channels} channels that can be removed"
     table = console.make_table(title, "group", *numbers, "members", right=numbers)
     for group, cost in zip(found.groups, costs):
         cells = [group.name, str(group.size), f"{cost.parameters:,}", f"{cost.flops:,}"]
@@ -58,7 +59,7 @@ def members_text(group: Group) -> str:
         if role and role not in roles.setdefault(name, []):
             roles[name].append(role)
     if roles:
-        weights = {name: [r for r in found if r != "parameter"] or found for name, found in roles.items()}
+        weights = {name: [r for r in ("out", "in") if r in found] or found for name, found in roles.items()}
         return ", ".join(f"{name} ({' and '.join(found)})" for name, found in weights.items())
     return ", ".join(f"%{member.value.name}" for member in group.members)
 
