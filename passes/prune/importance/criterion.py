@@ -17,21 +17,24 @@ Scores = npt.NDArray[np.float64]
 """One number a channel of a group."""
 
 
-class Moments(Protocol):
+class LayerMoments(Protocol):
     """What criteria read of the statistics of a calibration run, by the weight operand of a layer.
 
     K counts the rows that the weights multiply: input channels of one convolution group times taps of the kernel, in the
-    order of the weight's inner axes. Grouped layers have a leading axis of groups. All float64.
+    order of the weight's inner axes. Layers with several groups have a leading axis of groups. All float64.
     """
 
+    def __contains__(self, use: object) -> bool:
+        """Whether the layer was seen."""
+
     def gram(self, use: Use) -> npt.NDArray[np.float64] | None:
-        """Uncentred second moments E[x x^T], [K, K] or [groups, K, K]; None where too large or never seen."""
+        """Uncentred second moments E[x x^T], [K, K] or [groups, K, K]; None where too large."""
 
-    def mean(self, use: Use) -> npt.NDArray[np.float64] | None:
-        """E[x], [K] or [groups, K]; None where never seen."""
+    def mean(self, use: Use) -> npt.NDArray[np.float64]:
+        """E[x], [K] or [groups, K]."""
 
-    def energy(self, use: Use) -> npt.NDArray[np.float64] | None:
-        """E[x^2], [K] or [groups, K]; None where never seen."""
+    def energy(self, use: Use) -> npt.NDArray[np.float64]:
+        """E[x^2], [K] or [groups, K]."""
 
 
 class Criterion(ABC):
@@ -51,10 +54,10 @@ class Criterion(ABC):
     comparable: ClassVar[bool] = False
 
     @abstractmethod
-    def score_group(self, group: Group, stats: Moments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Scores of one group, float64 [group.size]."""
 
-    def score(self, groups: PruneGroups, stats: Moments | None = None, seed: int = 0) -> dict[int, Scores]:
+    def score(self, groups: PruneGroups, stats: LayerMoments | None = None, seed: int = 0) -> dict[int, Scores]:
         """Scores by group index: float64 [group.size], higher for channels that had better stay, never negative.
 
         Raises:
@@ -70,7 +73,7 @@ class Criterion(ABC):
         # A stream of its own for every group: what one group draws doesn't depend on the others.
         return {g.index: self.score_group(g, stats, np.random.default_rng((seed, g.index))) for g in groups.groups}
 
-    def fallbacks(self, groups: PruneGroups) -> tuple[str, ...]:
+    def fallbacks(self, groups: PruneGroups, stats: LayerMoments | None = None) -> tuple[str, ...]:
         """Names of groups that the criterion can't judge and that get their weights' L2 norm instead."""
         return ()
 
