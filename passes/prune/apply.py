@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.errors import GraphOptError, InternalError
-from graphopt.ir.dims import SymExpr
+from graphopt.errors import GraphOptError, InternalError, UserError
+from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ops.infer import infer_node
-from graphopt.passes.prune.labels import Slot, shape_of
+from graphopt.passes.prune.labels import Slot, shape_of, slot_value
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.passes.prune.rules.registry import AdjustContext, adjust_rule
+from graphopt.passes.prune.rules.shape import stale_values
 
 
 def apply_plan(plan: PrunePlan) -> Graph:
@@ -39,14 +40,56 @@ def _carry_out(plan: PrunePlan, work: Graph) -> None:
     if plan.is_empty:
         return
     graph = plan.groups.graph
+    _check_rest(plan)
     editor = Editor(work, infer_node)
     pairs = list(zip(graph.nodes, list(work.nodes), strict=True))
+    stale = stale_values(graph.nodes, _changed(plan))
     for old, new in pairs:
-        _adjust(plan, old, new, editor)
+        _adjust(plan, old, new, editor, frozenset(i for i, v in enumerate(old.inputs) if v in stale))
+    left = set(map(id, work.nodes))  # others computed extents that are numbers now
+    pairs = [(old, new) for old, new in pairs if id(new) in left]
     _slice_constants(plan, pairs, editor)
+    work.constraints = _given_constraints(graph)
     for node in work.nodes:
         _infer(node)
     _check_shapes(plan, pairs)
+
+
+def _changed(plan: PrunePlan) -> dict[Value, set[int]]:
+    """Values computed at run time that lose something, with the axes."""
+    found: dict[Value, set[int]] = {}
+    for slot in plan.groups.labelling.slots:
+        if isinstance(slot, Value):
+            axes = {axis for axis, mask in enumerate(plan.keep(slot)) if mask is not None and not mask.all()}
+            if axes:
+                found[slot] = axes
+    return found
+
+
+def _check_rest(plan: PrunePlan) -> None:
+    """Every axis has to keep something. (Where an index goes with one of two channels, all can go though not all
+    channels do.)"""
+    for slot in plan.groups.labelling.slots:
+        for axis, mask in enumerate(plan.keep(slot)):
+            if mask is not None and len(mask) and not mask.any():
+                node = slot.node if isinstance(slot, Use) else slot.producer
+                raise UserError(
+                    f"nothing would be left of axis {axis} of %{slot_value(slot).name}",
+                    code="nothing-left",
+                    node=None if node is None else node.label,
+                    hint="remove fewer channels, or leave the layers around it out with --exclude",
+                )
+
+
+def _given_constraints(graph: Graph) -> dict[tuple[Dim, Dim], str]:
+    """Assumptions that don't come from inferring types, which is repeated on what is left."""
+    if not graph.constraints:
+        return {}
+    bare = clone(graph)
+    bare.constraints = {}
+    for node in bare.nodes:
+        _infer(node)
+    return {pair: why for pair, why in graph.constraints.items() if pair not in bare.constraints}
 
 
 def keep_of(plan: PrunePlan, node: Node, index: int) -> list[Mask | None]:
@@ -61,14 +104,14 @@ def keep_of(plan: PrunePlan, node: Node, index: int) -> list[Mask | None]:
     return [np.ones(d, bool) if isinstance(d, int) else None for d in shape_of(value) or ()]
 
 
-def _adjust(plan: PrunePlan, old: Node, new: Node, editor: Editor) -> None:
+def _adjust(plan: PrunePlan, old: Node, new: Node, editor: Editor, stale: frozenset[int]) -> None:
     rule = adjust_rule(old)
     if rule is None or any(v is not None and shape_of(v) is None for v in (*old.inputs, *old.outputs)):
         return
     inputs = [keep_of(plan, old, i) for i in range(len(old.inputs))]
     outputs = [[] if v is None else plan.keep(v) for v in old.outputs]
     try:
-        rule(AdjustContext(new, inputs, outputs, editor))
+        rule(AdjustContext(new, inputs, outputs, editor, stale))
     except NotImplementedError as e:
         raise _cannot_follow(old, str(e)) from e
 
@@ -126,8 +169,8 @@ def _check_shapes(plan: PrunePlan, pairs: list[tuple[Node, Node]]) -> None:
                 continue
             masks = plan.keep(before)
             for dim, mask, now in zip(before.shape, masks, after.shape, strict=True):
-                if (mask is not None and int(mask.sum()) != now) or (isinstance(dim, SymExpr) and isinstance(now, int)):
-                    want = dim if mask is None else int(mask.sum())
+                want = dim if mask is None else int(mask.sum())
+                if now != want:
                     raise _cannot_follow(old, f"an extent of %{before.name} comes out as {now} instead of {want}")
 
 

@@ -197,9 +197,9 @@ def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGrou
                 places[key].append((slot, axis))
     families: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
     where = _occurrences(labelling.tokens, arrays)
-    for channel, (keys, positions) in where.items():
-        axes, copies = np.unique(keys, return_counts=True)
-        families[axes.tobytes(), copies.tobytes()].append(channel)
+    for channel, (keys, _) in where.items():
+        numbers, copied = np.unique(keys, return_counts=True)
+        families[numbers.tobytes(), copied.tobytes()].append(channel)
     groups = []
     for (axes_of, copies_of), channels in families.items():
         table = np.stack([where[channel][1] for channel in channels])  # [channels, all copies]

@@ -9,4 +9,5 @@ from graphopt.passes.prune.rules import (  # noqa: F401  (registration)
     quantization,
     reduction,
     reshape,
+    shape,
 )

@@ -76,16 +76,26 @@ def follow_sizes(a: AdjustContext) -> None:
 def slice_(c: RuleContext) -> None:
     """A range of the labels; what a stride skips could not be renumbered, so such axes stay."""
     x = c.labels(0)
+    bounds = slice_bounds(_infer_context(c))
+    # Bounds are rewritten one by one if they are constants, all together if they are numbers now.
+    fixed = all(v is None or v.is_const for v in c.node.inputs[1:]) or all(
+        _is_whole(cut, dim) or all(isinstance(d, int) for d in cut) for cut, dim in zip(bounds, c.shape(0))
+    )
     out: list[Labels | None] = []
-    for labels, (first, extent, step), dim in zip(x, slice_bounds(_infer_context(c)), c.shape(0)):
-        if labels is None or (first == 0 and extent == dim and step == 1):
+    for labels, cut, dim in zip(x, bounds, c.shape(0)):
+        first, extent, step = cut
+        if labels is None or _is_whole(cut, dim):
             out.append(labels)
-        elif isinstance(first, int) and isinstance(extent, int) and isinstance(step, int) and abs(step) == 1:
+        elif fixed and isinstance(first, int) and isinstance(extent, int) and isinstance(step, int) and abs(step) == 1:
             out.append(labels[first + step * np.arange(extent)])
         else:
             c.freeze(labels, f"{c.node.label} takes every few of them, or a range only known at run time")
             out.append(None)
     c.set(out)
+
+
+def _is_whole(cut: tuple[object, object, object], dim: object) -> bool:
+    return cut == (0, dim, 1)
 
 
 @adjusts("Slice")
@@ -94,23 +104,36 @@ def follow_bounds(a: AdjustContext) -> None:
     graph, source = a.node.graph, a.node.input(0)
     assert graph is not None
     assert source is not None
-    if all(mask is None or mask.all() for mask in a.inputs[0]):
-        return
     # The types still are those of the whole graph: only constants and attributes have changed so far.
-    axes, starts, ends, steps = [], [], [], []
-    for axis, (mask, (first, extent, step)) in enumerate(zip(a.inputs[0], slice_bounds(InferContext(a.node, graph)))):
-        if (first, step) == (0, 1) and extent == source.shape[axis]:
-            continue  # taken whole, whatever is left of it
-        if mask is None or not (isinstance(first, int) and isinstance(extent, int) and isinstance(step, int)):
-            raise NotImplementedError("it cuts one axis at run time and loses channels along another")
+    bounds = slice_bounds(InferContext(a.node, graph))
+    cut = {axis: b for axis, (b, dim) in enumerate(zip(bounds, source.shape)) if not _is_whole(b, dim)}
+    moved = {axis for axis in cut if (mask := a.inputs[0][axis]) is not None and not mask.all()}
+    if not moved:
+        return  # what is taken whole still is: bounds are clamped
+    rows: dict[int, tuple[int, int, int]] = {}  # by axis: start, end, step
+    operands = [a.node.input(i) for i in (1, 2, 3, 4)]
+    if all(v is None or v.is_const for v in operands):
+        starts, ends, axes, steps = (None if v is None or v.data is None else v.data.tolist() for v in operands)
+        assert starts is not None
+        assert ends is not None
+        for i, axis in enumerate(axes or range(len(starts))):
+            rows[int(axis) % len(bounds)] = (starts[i], ends[i], steps[i] if steps else 1)
+    else:
+        rows = dict.fromkeys(cut, (0, 0, 0))
+        moved = set(cut)
+    for axis in moved:
+        first, extent, step = cut[axis]
+        assert isinstance(first, int)
+        assert isinstance(extent, int)
+        assert isinstance(step, int)
+        mask = a.inputs[0][axis]
         taken = first + step * np.arange(extent)
-        new = (np.cumsum(mask) - 1)[taken[mask[taken]]]
-        axes.append(axis)
-        steps.append(step)
-        starts.append(int(new[0]) if len(new) else 0)
-        end = int(new[-1]) + (1 if step > 0 else -1) if len(new) else 0
-        ends.append(end if end >= 0 else np.iinfo(np.int64).min)  # -1 would count from the end
-    for index, values in ((1, starts), (2, ends), (3, axes), (4, steps)):
+        if mask is not None:
+            taken = (np.cumsum(mask) - 1)[taken[mask[taken]]]
+        end = int(taken[-1]) + (1 if step > 0 else -1) if len(taken) else 0
+        rows[axis] = (int(taken[0]) if len(taken) else 0, end if end >= 0 else np.iinfo(np.int64).min, step)
+    columns = ([r[0] for r in rows.values()], [r[1] for r in rows.values()], list(rows), [r[2] for r in rows.values()])
+    for index, values in zip((1, 2, 3, 4), columns):
         a.replace_operand(index, np.asarray(values, np.int64))
 
 

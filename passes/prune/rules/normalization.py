@@ -77,9 +77,9 @@ def layer_norm(c: RuleContext) -> None:
     for index in (1, 2):
         if c.has(index):
             shape = c.shape(index)
-            for axis, dim in enumerate(shape):
+            for place, dim in enumerate(shape):
                 if dim != 1:
-                    c.tie(index, axis, x[axis - len(shape)])
+                    c.tie(index, place, x[place - len(shape)])
     c.set(x)
     for index in range(1, len(c.node.outputs)):
         if c.node.output(index) is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from graphopt.ir.graph import Node
+from graphopt.ops.context import attr
 from graphopt.passes.prune.labels import RuleContext
 from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
+from graphopt.passes.prune.tokens import Labels
 
 
 @labels_of(
@@ -39,32 +40,32 @@ def _pass_channels(c: RuleContext) -> None:
 
 @labels_of("Resize")
 def resize(c: RuleContext) -> None:
-    """Axes that keep their extent pass, the others are interpolated along."""
-    x = c.labels(0)
-    out = c.out_shape()
-    axes: list[object] = []
-    for axis, (before, after) in enumerate(zip(c.shape(0), out)):
-        same = before == after and axis < 2
-        if not same:
-            c.freeze(x[axis], f"{c.node.label} interpolates along it")
-        axes.append(x[axis] if same else None)
-    c.set(axes)  # type: ignore[arg-type]
+    """Axes that are neither stretched nor cropped pass, the others are interpolated along."""
+    x, before, after = c.labels(0), c.shape(0), c.out_shape()
+    axes = _resized_axes(c.node, len(x))
+    scaled = c.node.input(2) if not c.has(3) else None
+    scales = {} if scaled is None or scaled.data is None else dict(zip(axes, scaled.data.reshape(-1).tolist()))
+    fitted = c.has(3) and (attr(c.node, "keep_aspect_ratio_policy") or "stretch") != "stretch"
+    cropped = attr(c.node, "coordinate_transformation_mode") == "tf_crop_and_resize"
+    out: list[Labels | None] = []
+    for axis, labels in enumerate(x):
+        touched = axis in axes and (fitted or cropped or scales.get(axis, 1.0) != 1.0)
+        if touched or before[axis] != after[axis]:
+            c.freeze(labels, f"{c.node.label} interpolates along it")
+            out.append(None)
+        else:
+            out.append(labels)
+    c.set(out)
 
 
 @adjusts("Resize")
 def follow_sizes(a: AdjustContext) -> None:
-    """Sizes and scales of the axes that really are resized only: the others keep what is left of them."""
-    named = a.node.attrs.get("axes")
-    axes = [int(axis) % len(a.outputs[0]) for axis in named] if named else list(range(len(a.outputs[0])))
-    lost = {axis for axis, mask in enumerate(a.outputs[0]) if mask is not None and not mask.all()}
-    sizes = a.node.input(3)
-    if sizes is None or not lost & set(axes):
-        return
-    stay = [i for i, axis in enumerate(axes) if axis not in lost]
-    if sizes.data is not None:
-        a.replace_operand(3, sizes.data[stay])
-    else:
-        places = a.editor.constant(np.asarray(stay, np.int64), "resized_axes")
-        picked = a.editor.node("Gather", [sizes, places], {"axis": 0}, before=a.node, like=[a.node])
-        a.editor.set_input(a.node, 3, picked.out)
-    a.editor.set_attr(a.node, "axes", [axes[i] for i in stay])
+    """Sizes by numbers: an axis that passes keeps what is left of it."""
+    masks = [a.outputs[0][axis] for axis in _resized_axes(a.node, len(a.outputs[0]))]
+    lost = any(mask is not None and not mask.all() for mask in masks)
+    if a.node.input(3) is not None and (lost or 3 in a.stale):
+        a.renumber(3, [None if mask is None else int(mask.sum()) for mask in masks])
+
+
+def _resized_axes(node: Node, rank: int) -> list[int]:
+    return [int(axis) % rank for axis in attr(node, "axes") or range(rank)]

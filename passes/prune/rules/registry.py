@@ -8,7 +8,7 @@ Operators without a rule keep everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,19 @@ class AdjustContext:
         inputs: per input, per axis: which indices stay; None for symbolic axes. Empty for absent inputs.
         outputs: the same for outputs.
         editor: of the graph being changed.
+        stale: inputs computed from extents that change.
     """
 
     node: Node
     inputs: list[list[Mask | None]]
     outputs: list[list[Mask | None]]
     editor: Editor
+    stale: frozenset[int] = frozenset()
+
+    @property
+    def lost(self) -> bool:
+        """Whether anything of the node's operands or results goes."""
+        return any(mask is not None and not mask.all() for axes in (*self.inputs, *self.outputs) for mask in axes)
 
     def kept(self, index: int, axis: int) -> int:
         """How many indices of an input's static axis stay."""
@@ -55,6 +62,22 @@ class AdjustContext:
         self.editor.set_input(self.node, index, self.editor.constant(array, hint))
         if old is not None and not old.is_const:
             self.editor.erase_dead([old])
+
+    def renumber(self, index: int, numbers: Sequence[int | None]) -> None:
+        """Write numbers into an operand of int64, which keeps what it has where there is None."""
+        old = self.node.input(index)
+        assert old is not None
+        known = np.asarray([n is not None for n in numbers], bool)
+        values = np.asarray([0 if n is None else n for n in numbers], np.int64)
+        if known.all():
+            self.replace_operand(index, values)
+        elif old.data is not None:
+            self.replace_operand(index, np.where(known, values, old.data))
+        else:
+            name = f"{self.node.name}_extents"
+            operands = [self.editor.constant(known, f"{name}_known"), self.editor.constant(values, f"{name}_left"), old]
+            chosen = self.editor.node("Where", operands, name=name, before=self.node)
+            self.editor.set_input(self.node, index, chosen.out)
 
 
 AdjustRule = Callable[[AdjustContext], None]

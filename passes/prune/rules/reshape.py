@@ -1,4 +1,4 @@
-"""Reshape and its relatives: which channel of the operand is which of the result, and shape operands that count channels."""
+"""Reshape and its relatives: which channel of the operand is which of the result."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from graphopt.ir.graph import Node, Use
 from graphopt.ops.context import attr, known_array
 from graphopt.passes.prune.labels import RuleContext
-from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
+from graphopt.passes.prune.rules.registry import AdjustContext, Mask, adjusts, labels_of
+from graphopt.passes.prune.rules.shape import number, reshape_target
 from graphopt.passes.prune.tokens import Labels
 
 MAX_POSITIONS = 1 << 20
 """A block of axes with more elements than this is not analysed."""
-
-_SHAPE_OPERANDS = frozenset({("Reshape", 1), ("Expand", 1), ("Resize", 3)})
-"""Operands that the adjusting rules rewrite, wherever their numbers come from."""
-_SHAPE_ARITHMETIC = frozenset({
-    "Add", "Cast", "Concat", "Div", "Floor", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze",
-})  # fmt: skip
 
 
 @labels_of("Reshape", "Flatten")
@@ -112,26 +106,21 @@ def _is_frozen(c: RuleContext, labels: Labels) -> bool:
 @adjusts("Reshape")
 def follow_shape(a: AdjustContext) -> None:
     """The target by numbers: extents of the result, 0 for a symbolic one that is copied, -1 for another."""
-    operand = a.node.input(1)
-    lost = any(m is not None and not m.all() for m in (*a.inputs[0], *a.outputs[0]))
-    if operand is None or (operand.is_const and not lost):
-        return
-    source, result = a.node.inputs[0], a.node.out
+    source = a.node.inputs[0]
     assert source is not None
-    target: list[int] = []
-    for axis, mask in enumerate(a.outputs[0]):
-        if mask is not None:
-            target.append(int(mask.sum()))
-        elif axis < len(source.shape) and source.shape[axis] == result.shape[axis]:
-            target.append(0)
-        else:
-            target.append(-1)
-    if target.count(-1) > 1 or (0 in target and any(m is not None and m.sum() == 0 for m in a.outputs[0])):
-        if lost:
-            raise NotImplementedError("more than one extent of the target is only known at run time")
+    if not (a.lost or 1 in a.stale):
         return
-    a.editor.set_attr(a.node, "allowzero", None)
-    a.replace_operand(1, np.asarray(target, np.int64))
+    after = [_left(dim, mask) for dim, mask in zip(a.node.out.shape, a.outputs[0])]
+    target = reshape_target([None if isinstance(d, int) else d for d in source.shape], after)
+    if None not in target:
+        a.editor.set_attr(a.node, "allowzero", 1 if 0 in after else None)
+    elif bool(attr(a.node, "allowzero")) or 0 in after:
+        raise NotImplementedError("its result is empty, and extents of it are only known at run time")
+    a.renumber(1, target)
+
+
+def _left(dim: object, mask: Mask | None) -> object:
+    return dim if mask is None else int(mask.sum())
 
 
 @labels_of("Squeeze")
@@ -154,7 +143,7 @@ def squeeze(c: RuleContext) -> None:
 def name_axes(a: AdjustContext) -> None:
     """Without names of axes, one that is left with a single channel would go too."""
     source = a.node.inputs[0]
-    if a.node.input(1) is None and source is not None:
+    if a.lost and a.node.input(1) is None and source is not None:
         gone = [i for i, d in enumerate(source.shape) if d == 1]
         a.replace_operand(1, np.asarray(gone, np.int64))
 
@@ -187,64 +176,11 @@ def expand(c: RuleContext) -> None:
 @adjusts("Expand")
 def follow_extent(a: AdjustContext) -> None:
     """1 asks for the operand's own extent, whatever is left of it."""
-    operand, source = a.node.input(1), a.node.input(0)
-    assert operand is not None
+    source = a.node.input(0)
     assert source is not None
-    lost = any(m is not None and not m.all() for m in a.outputs[0])
-    if operand.is_const and not lost:
+    if not (a.lost or 1 in a.stale):
         return
     after = a.node.out.shape
     lead = len(after) - len(source.shape)
-    target: list[int] = []
-    for axis, dim in enumerate(after):
-        if axis >= lead and source.shape[axis - lead] == dim:
-            target.append(1)
-        elif isinstance(dim, int):
-            target.append(dim)
-        elif lost:
-            raise NotImplementedError("an extent of the target is only known at run time")
-        else:
-            return
-    a.replace_operand(1, np.asarray(target, np.int64))
-
-
-@labels_of("Shape")
-def shape(c: RuleContext) -> None:
-    """Extents that count channels may only serve as shapes, which the surgery rewrites."""
-    x = c.labels(0)
-    start = int(attr(c.node, "start") or 0)
-    start = max(start + len(x), 0) if start < 0 else min(start, len(x))
-    (count,) = c.out_shape()
-    assert isinstance(count, int)
-    counted = range(start, start + count)
-    for use in c.node.out.uses:
-        if not _is_shape(use, set()):
-            for axis in _seen_axes(use, counted):
-                c.freeze(x[axis], f"{c.node.label} counts them for {use.node.label}")
-    if c.node.out.is_output:
-        for axis in counted:
-            c.freeze(x[axis], f"{c.node.label} counts them for an output of the graph")
-    c.set([None])
-
-
-def _seen_axes(use: Use, axes: Sequence[int]) -> list[int]:
-    """Those of the counted axes whose extents the reader of a vector of extents can see."""
-    operand = use.node.input(1)
-    if use.node.domain or use.node.op != "Gather" or use.index != 0 or operand is None:
-        return list(axes)
-    positions = known_array(operand)
-    return list(axes) if positions is None else [axes[int(p)] for p in positions.reshape(-1)]
-
-
-def _is_shape(use: Use, seen: set[Node]) -> bool:
-    """Whether a vector of extents, used so, ends in shape operands only."""
-    node = use.node
-    if (node.op, use.index) in _SHAPE_OPERANDS and not node.domain:
-        return True
-    if node in seen:
-        return True
-    seen.add(node)
-    if node.domain or node.op not in _SHAPE_ARITHMETIC:
-        return False
-    outs = [v for v in node.outputs if v is not None]
-    return all(not v.is_output and all(_is_shape(u, seen) for u in v.uses) for v in outs)
+    own = [axis >= lead and source.shape[axis - lead] == dim for axis, dim in enumerate(after)]
+    a.renumber(1, [1 if copied else number(dim) for copied, dim in zip(own, after)])
