@@ -29,7 +29,8 @@ PassOpt = Annotated[
     typer.Option(
         "--pass",
         metavar="NAME{OPT=V}",
-        help="Run these passes, in order, instead of the level's. Repeatable; `graphopt passes` lists them.",
+        help="Run these passes, in order, instead of the level's; O2 stands for all of -O2. Repeatable; "
+        "`graphopt passes` lists them.",
     ),
 ]
 SkipOpt = Annotated[list[str] | None, typer.Option("--skip-pass", metavar="NAME", help="Leave a pass out. Repeatable.")]

@@ -51,7 +51,7 @@ def compile(
         level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
         exact: leave out kernels that round otherwise than the sums that operators are defined by (Winograd convolution,
             some ten times the rounding error of a direct one, a fraction of its time).
-        passes: graph passes to run instead of the level's.
+        passes: graph passes to run instead of the level's; ``"O2"`` stands for all that level 2 runs.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
         remarks: receives what passes did and refused to do, with reasons.
@@ -113,7 +113,7 @@ def prepare(
     from graphopt.backends.backend import is_lowerable
     from graphopt.backends.compilable import require_compilable
     from graphopt.driver.importing import import_onnx
-    from graphopt.driver.optimizing import optimize
+    from graphopt.driver.optimizing import level_of, optimize
     from graphopt.passes.canonical.expand_functions import expand_functions
     from graphopt.passes.canonical.unroll_loops import unroll_loops
 
@@ -128,7 +128,7 @@ def prepare(
         if level > 0:  # what was inserted brings constants, casts, decided branches, maybe another loop's length
             graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
     require_compilable(graph, is_lowerable)
-    if level > 1 and passes is None:
+    if max([level] if passes is None else [level_of(p) or 0 for p in passes], default=0) > 1:
         for_kernels = [name for name in FOR_KERNELS if name not in skip]
         graph = optimize(graph, passes=for_kernels, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph

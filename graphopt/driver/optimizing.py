@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import onnx
@@ -17,12 +19,15 @@ from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.instruments import Instrument, VerifyEach
 from graphopt.rewrite.passes import Pass, PassContext, registered_passes
-from graphopt.rewrite.pipeline import Pipeline
+from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks
 from graphopt.rewrite.spec import parse_pass
 
 EXPORT_MAX_OPSET = 22
 """An exported graph gets no operator newer than this, unless the model itself is newer: deployed runtimes load it."""
+
+_LEVEL = re.compile(r"\s*O(\d+)\s*$")
+"""A level among passes."""
 
 _EXTERNAL_LIMIT = (1 << 31) - (1 << 20)
 """protobuf refuses messages of 2 GiB; some room is left for the rest of the model."""
@@ -45,7 +50,8 @@ def optimize(
     Args:
         graph: what ``import_onnx`` returns.
         level: 0 (nothing) to 3 (everything that is exact up to rounding); see ``graphopt.passes.pipelines``.
-        passes: run these instead of the level's: ``Pass`` objects, or text like ``"fold-constants{max-elements=9}"``.
+        passes: run these instead of the level's: ``Pass`` objects, or text like ``"fold-constants{max-elements=9}"``;
+            ``"O2"`` stands for all that level 2 runs.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.
         remarks: receives what was done and what was refused, with reasons.
@@ -57,7 +63,7 @@ def optimize(
         UserError: unknown level or pass.
         GraphOptError: a pass failed; it is named, and the input is as it was.
     """
-    pipeline = level_pipeline(level) if passes is None else Pipeline.of([_as_pass(p) for p in passes])
+    pipeline = level_pipeline(level) if passes is None else _pipeline_of(passes)
     for name in skip:
         if name not in registered_passes():
             raise UserError(
@@ -74,8 +80,21 @@ def optimize(
     return pipeline.without(skip).run(graph, ctx, watching)
 
 
-def _as_pass(p: str | Pass) -> Pass:
-    return parse_pass(p) if isinstance(p, str) else p
+def level_of(item: str | Pass) -> int | None:
+    """The optimisation level that an item of ``passes`` stands for, None for a pass."""
+    form = _LEVEL.match(item) if isinstance(item, str) else None
+    return None if form is None else int(form[1])
+
+
+def _pipeline_of(passes: Sequence[str | Pass]) -> Pipeline:
+    """The passes in order; those between two levels are one phase, which runs once."""
+    phases: list[Phase] = []
+    for is_level, items in groupby(passes, lambda item: level_of(item) is not None):
+        if is_level:
+            phases += [phase for item in items for phase in level_pipeline(level_of(item) or 0).phases]
+        else:
+            phases += Pipeline.of([parse_pass(item) if isinstance(item, str) else item for item in items]).phases
+    return Pipeline(tuple(phases))
 
 
 def export_onnx(graph: Graph, path: str | os.PathLike[str] | None = None) -> ModelProto:

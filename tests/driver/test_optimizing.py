@@ -32,6 +32,15 @@ def test_the_input_is_untouched_and_the_result_is_new():
     assert ops(graphopt.optimize(g, 0)) == ops(g)
 
 
+def test_a_level_among_passes():
+    whole = format_graph(graphopt.optimize(conv()))
+    assert format_graph(graphopt.optimize(conv(), passes=["O2"])) == whole
+    assert format_graph(graphopt.optimize(conv(), passes=["dead-code", "O2", "dead-code"])) == whole
+    assert ops(graphopt.optimize(conv(), passes=["O0"])) == ops(conv())
+    with pytest.raises(UserError, match="no optimisation level 7"):
+        graphopt.optimize(conv(), passes=["O7"])
+
+
 def test_skip_and_own_passes():
     assert "BatchNormalization" in ops(graphopt.optimize(conv(), skip=["fold-batch-norm"]))
     assert ops(graphopt.optimize(conv(), passes=["lower-batch-norm", "fold-affine"])) == ["Conv", "Relu"]
