@@ -89,7 +89,8 @@ class Linear:
         if self.node.op == "Conv":
             return w.reshape(self.groups, self.outs, self.ins)
         if self.node.op == "ConvTranspose":
-            return w.reshape(self.groups, self.ins, self.outs).transpose(0, 2, 1)
+            columns: Matrix = w.reshape(self.groups, self.ins, self.outs)
+            return np.swapaxes(columns, 1, 2)
         return (w if self.rows_first else w.T).reshape(1, self.outs, self.ins)
 
     def array(self, matrix: Matrix, like: Array) -> Array:
