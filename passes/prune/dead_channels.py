@@ -13,6 +13,7 @@ from graphopt.errors import GraphOptError
 from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph, Node, Use, Value
 from graphopt.passes.prune.apply import apply_in_place
+from graphopt.passes.prune.constant_channels import movable, move
 from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
@@ -43,10 +44,10 @@ class RemoveDeadChannels(Pass):
         """The outermost graph only: what branches and bodies use stays."""
         if not _may_be_dead(graph):
             return
-        copy = clone(graph)
-        groups = find_groups(copy)
-        removed, zeros = dead_channels(groups)
-        plan = PrunePlan(groups, {i: mask for i, mask in removed.items() if mask.any()})
+        copy, groups, found = _search(graph)
+        while _move_constants(graph, copy, found, ctx):
+            copy, groups, found = _search(graph)
+        plan = PrunePlan(groups, {i: mask for i, mask in found.removed.items() if mask.any()})
         nodes = dict(zip(copy.nodes, graph.nodes, strict=True))
         if not plan.is_empty:
             try:
@@ -58,36 +59,82 @@ class RemoveDeadChannels(Pass):
         for group in groups.groups:
             gone = plan.removed.get(group.index)
             if gone is not None:
-                ctx.applied(
-                    nodes[_layer(group)], f"{int(gone.sum())} of {group.size} channels of group {group.name} were dead"
-                )
-            _explain_constants(group, zeros, gone, nodes, ctx)
-        _explain_frozen(groups, zeros, nodes, ctx)
+                what = f"{int(gone.sum())} of {group.size} channels of group {group.name} were dead"
+                ctx.applied(nodes[_layer(group)], what)
+            count = int((_constant(group, found.zeros) & ~found.removed[group.index]).sum())
+            if count:
+                what = f"{count} of {group.size} channels of group {group.name} are the same number everywhere, but not zero"
+                ctx.refuse(nodes[_layer(group)], f"{what}, and not all that read them could hold that in a bias")
+        _explain_frozen(groups, found.zeros, nodes, ctx)
 
 
-def dead_channels(groups: PruneGroups) -> tuple[dict[int, Mask], Zeros]:
-    """By group index: bool [channels], True for those that can go without changing any output; and what is known of zeros
-    once they are gone.
+@dataclass(frozen=True)
+class DeadChannels:
+    """What a search found.
+
+    Attributes:
+        groups: that were searched.
+        removed: by group index: bool [channels], True for those that can go without changing any output.
+        zeros: what is known of zeros once they are gone.
+    """
+
+    groups: PruneGroups
+    removed: dict[int, Mask]
+    zeros: Zeros
+
+
+def _search(graph: Graph) -> tuple[Graph, PruneGroups, DeadChannels]:
+    copy = clone(graph)
+    groups = find_groups(copy)
+    return copy, groups, find_dead(groups)
+
+
+def _move_constants(graph: Graph, copy: Graph, found: DeadChannels, ctx: PassContext) -> bool:
+    """Move what constant channels add into biases wherever that makes the channels dead; whether there were any."""
+    if not any((_constant(g, found.zeros) & ~found.removed[g.index]).any() for g in found.groups.groups):
+        return False
+    more = find_dead(found.groups, constants=True)
+    plan = PrunePlan(found.groups, more.removed)
+    editor = ctx.editor(graph)
+    moved = 0
+    for node, target in zip(copy.nodes, list(graph.nodes), strict=True):
+        channels = movable(found.zeros, node)
+        if channels is None:
+            continue
+        assert node.inputs[0] is not None
+        keep = plan.keep(node.inputs[0])
+        gone = np.zeros_like(channels) if not keep or keep[1] is None else ~keep[1]
+        if (channels & gone).any():
+            count = move(found.zeros, node, target, channels & gone, editor)
+            moved += count
+            if count:
+                ctx.applied(target, f"what {count} constant input channels add is in the bias now")
+    return moved > 0
+
+
+def find_dead(groups: PruneGroups, *, constants: bool = False) -> DeadChannels:
+    """The channels of all groups that can go without changing any output.
 
     Every round takes out what is dead by what is left. It is the same graph as before with more zeros in it, so each channel
     is judged by itself: where it is zero nothing changes, and where it is not nothing reads it.
+
+    Args:
+        constants: channels that are one number everywhere count as not read by layers that could hold it in their bias.
     """
     removed = {group.index: np.zeros(group.size, bool) for group in groups.groups}
     while True:
-        plan = PrunePlan(groups, removed)
-        zeros = Zeros(groups.graph, plan.keep)
-        found = {g.index: removed[g.index] | _dead(g, zeros) for g in groups.groups}
+        zeros = Zeros(groups.graph, PrunePlan(groups, removed).keep)
+        found = {g.index: removed[g.index] | _dead(g, zeros, constants) for g in groups.groups}
         for index, mask in found.items():
             if mask.all():
-                kept = np.flatnonzero(~removed[index])[0]
-                mask[kept] = False
+                mask[np.flatnonzero(~removed[index])[0]] = False
         _keep_axes(groups, found, removed)
         if all((found[i] == removed[i]).all() for i in found):
-            return removed, zeros
+            return DeadChannels(groups, removed, zeros)
         removed = found
 
 
-def _dead(group: Group, zeros: Zeros) -> Mask:
+def _dead(group: Group, zeros: Zeros, constants: bool) -> Mask:
     dead = np.ones(group.size, bool)
     for member in group.members:
         slot, axis = member.slot, member.axis
@@ -95,6 +142,9 @@ def _dead(group: Group, zeros: Zeros) -> Mask:
         silent = zeros.zero_slot(slot, axis)
         for use in uses:
             idle = silent | unread(zeros, use, axis)
+            if constants and ((use.index, axis) == (0, 1) or member.role is Role.IN):
+                number = movable(zeros, use.node)
+                idle = idle if number is None or number.shape != idle.shape else idle | number
             dead &= idle[member.positions].all(axis=1)
         if not dead.any():
             break
@@ -154,22 +204,14 @@ def _layer(group: Group) -> Node:
     return (makers or list(group.layers))[0]
 
 
-def _explain_constants(
-    group: Group, zeros: Zeros, gone: Mask | None, nodes: dict[Node, Node], ctx: PassContext
-) -> None:
-    """Channels that are the same number everywhere could move into the next bias; that is not done."""
+def _constant(group: Group, zeros: Zeros) -> Mask:
+    """Channels that are one number other than zero somewhere."""
     constant = np.zeros(group.size, bool)
     for member in group.members:
         known = zeros.known(member.slot, member.axis) if isinstance(member.slot, Value) else None
         if known is not None:
             constant |= (known.mask & (known.value != 0))[member.positions].all(axis=1)
-    if gone is not None:
-        constant &= ~gone
-    if constant.any():
-        ctx.refuse(
-            nodes[_layer(group)],
-            f"{int(constant.sum())} of {group.size} channels of group {group.name} are the same number everywhere, but not zero",
-        )
+    return constant
 
 
 def _explain_frozen(groups: PruneGroups, zeros: Zeros, nodes: dict[Node, Node], ctx: PassContext) -> None:

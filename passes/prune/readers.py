@@ -13,8 +13,9 @@ from graphopt.ops.context import InferContext, attr
 from graphopt.ops.elementwise import UNARY
 from graphopt.ops.reduction import REDUCE, reduced_axes
 from graphopt.ops.registry import BROADCAST, has_trait
-from graphopt.passes.prune.zero_rules import EXACT_MOVES, nonzero_pairs, slot
-from graphopt.passes.prune.zeros import Mask, Zeros
+from graphopt.passes.prune.zero_products import nonzero_pairs
+from graphopt.passes.prune.zero_rules import EXACT_MOVES
+from graphopt.passes.prune.zeros import Mask, Zeros, operand
 
 _PASSING = frozenset({
     *EXACT_MOVES, *UNARY, "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "BitCast", "Cast", "CastLike", "Clip", "CumProd",
@@ -100,7 +101,7 @@ def _convolved(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask
     assert w is not None
     if index == 1:  # position k stands for channel k of every group
         channels = x.shape[1]
-        silent = z.zero(slot(node, 0), 1) if isinstance(channels, int) else np.zeros(groups * extent, bool)
+        silent = z.zero(operand(node, 0), 1) if isinstance(channels, int) else np.zeros(groups * extent, bool)
         return np.asarray(silent.reshape(groups, extent).all(axis=0))
     if w.data is None:
         return np.zeros(extent, bool)

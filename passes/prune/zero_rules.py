@@ -8,15 +8,16 @@ from typing import TypeAlias
 import numpy as np
 
 from graphopt.ir.editor import Editor
-from graphopt.ir.graph import Array, Graph, Node, Use, Value
+from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ops.context import attr
 from graphopt.ops.elementwise import UNARY
 from graphopt.ops.infer import infer_node
 from graphopt.ops.registry import BROADCAST, has_trait
 from graphopt.passes.fold.constants import evaluate_node
-from graphopt.passes.prune.labels import Labelling, RuleContext, Slot, shape_of
+from graphopt.passes.prune.labels import Labelling, RuleContext, shape_of
 from graphopt.passes.prune.rules.registry import label_rule
-from graphopt.passes.prune.zeros import Facts, Known, Mask, Zeros
+from graphopt.passes.prune.zero_products import convolution, product
+from graphopt.passes.prune.zeros import Facts, Known, Mask, Zeros, operand, or_none
 
 FactRule: TypeAlias = Callable[[Zeros, Node, int], Facts]
 """What is known along every axis of output ``index``; [] for nothing."""
@@ -49,13 +50,6 @@ def rule_of(node: Node) -> FactRule | None:
     return None
 
 
-def slot(node: Node, index: int) -> Slot:
-    """Where facts of input ``index`` are kept."""
-    value = node.input(index)
-    assert value is not None
-    return Use(node, index) if value.is_const else value
-
-
 # -- element-wise -----------------------------------------------------------------------------------------------
 def element_wise(z: Zeros, node: Node, index: int) -> Facts:
     """Known operands are computed with; a zero decides a product alone."""
@@ -86,10 +80,10 @@ def _along(z: Zeros, node: Node, axis: int, extent: int) -> Known | None:
             return Known.zeros(absorbed, dtype)
     if node.op == "PRelu":  # below zero only it takes notice of the slope
         x = operands[0]
-        return None if x is None else _or_none(x.mask & (x.value >= 0), x.value)
+        return None if x is None else or_none(x.mask & (x.value >= 0), x.value)
     if node.op == "Where":
         a, b = operands[1:]
-        return None if a is None or b is None else _or_none(a.mask & b.mask & (a.value == b.value), a.value)
+        return None if a is None or b is None else or_none(a.mask & b.mask & (a.value == b.value), a.value)
     if any(k is None for k in present):
         return None
     mask = np.ones(extent, bool)
@@ -107,16 +101,12 @@ def _along(z: Zeros, node: Node, axis: int, extent: int) -> Known | None:
         numbers = numbers[finite]
     value = np.zeros(extent, dtype)
     value[mask] = numbers
-    return _or_none(mask, value)
-
-
-def _or_none(mask: Mask, value: Array) -> Known | None:
-    return Known(mask, value) if mask.any() else None
+    return or_none(mask, value)
 
 
 def _operand(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Known | None:
     """What is known of an operand along an axis of the result."""
-    source = slot(node, index)
+    source = operand(node, index)
     value = node.inputs[index]
     assert value is not None
     shape = shape_of(value)
@@ -166,7 +156,7 @@ def moved(z: Zeros, node: Node, index: int) -> Facts:
     for i, value in enumerate(node.inputs):
         if value is None:
             continue
-        source = slot(node, i)
+        source = operand(node, i)
         for axis, labels in enumerate(labelling.slots.get(source, [])):
             if labels is None:
                 continue
@@ -193,7 +183,7 @@ def _from_atoms(atoms: list[tuple[int, ...]], numbers: dict[int, object], out: V
             number = numbers.get(atom)
             if number is not None:
                 mask[position], value[position] = True, number
-    return _or_none(mask, value)
+    return or_none(mask, value)
 
 
 def _zero_stays(node: Node) -> bool:
@@ -205,169 +195,28 @@ def _zero_stays(node: Node) -> bool:
     return node.op != "Resize" or attr(node, "coordinate_transformation_mode") != "tf_crop_and_resize"
 
 
-# -- sums over channels -----------------------------------------------------------------------------------------
-def convolution(z: Zeros, node: Node, index: int) -> Facts:
-    """An output channel is its bias where every product that it sums is zero."""
-    x, w = node.inputs[:2]
-    assert x is not None
-    assert w is not None
-    channels, shape = x.shape[1], node.out.shape
-    if not isinstance(channels, int) or not isinstance(shape[1], int):
-        return []
-    silent = _silent_channels(z, node, ~z.zero(slot(node, 0), 1))
-    bias = _bias(z, node, shape[1])
-    return [None, _or_none(silent & bias.mask, bias.value), *[None] * (len(shape) - 2)]
-
-
-def _silent_channels(z: Zeros, node: Node, live: Mask) -> Mask:
-    """Bool [output channels]: where all products with live input channels are zero."""
-    w = node.inputs[1]
-    assert w is not None
-    transposed = node.op == "ConvTranspose"
-    groups = int(attr(node, "group") or 1)
-    out, inner = (1, 0) if transposed else (0, 1)
-    if w.data is None:
-        extent = node.out.shape[1]
-        assert isinstance(extent, int)
-        rows = (
-            z.zero(w, out) if isinstance(w.shape[out], int) else np.zeros(extent // (groups if transposed else 1), bool)
-        )
-        rows = np.tile(rows, groups) if transposed else rows
-        return rows if live.any() else np.ones_like(rows)
-    use = Use(node, 1)
-    if groups == 1:
-        return z.zero_along(use, out, {inner: live})
-    if live.all() and not transposed:
-        return z.zero_along(use, out, {})
-    pairs = nonzero_pairs(z, node)  # [groups, output, input]
-    summed = (pairs & live.reshape(groups, 1, -1)).any(axis=2)
-    return ~summed.reshape(-1)
-
-
-def nonzero_pairs(z: Zeros, node: Node) -> Mask:
-    """Of a grouped convolution: bool [groups, output, input channel of the group]: whether any tap between them is not
-    zero. Channels that are gone have none."""
-    w = node.inputs[1]
-    assert w is not None
-    assert w.data is not None
-    groups = int(attr(node, "group") or 1)
-    pairs = np.asarray((w.data != 0).any(axis=tuple(range(2, w.data.ndim))))
-    for axis, mask in enumerate(z.keep(Use(node, 1))):
-        if mask is not None and axis < 2:
-            pairs = pairs & (mask[:, None] if axis == 0 else mask)
-    by_group = pairs.reshape(groups, -1, pairs.shape[1])
-    return by_group.transpose(0, 2, 1) if node.op == "ConvTranspose" else by_group
-
-
-def _bias(z: Zeros, node: Node, extent: int, factor: float = 1.0) -> Known:
-    """What is known of a bias along the last axis of the result."""
-    value = node.input(2)
-    dtype = node.out.dtype.numpy
-    nothing = Known(np.zeros(extent, bool), np.zeros(extent, dtype))
-    if value is None or factor == 0:
-        return Known(np.ones(extent, bool), np.zeros(extent, dtype))
-    number = z.whole(slot(node, 2))
-    if number is not None:
-        known = Known(np.ones(extent, bool), np.broadcast_to(number, (extent,)))
-    elif value.shape and value.shape[-1] == extent:
-        known = z.known(slot(node, 2), len(value.shape) - 1) or nothing
-    else:
-        known = nothing
-    return known if factor == 1 else Known(known.mask, np.asarray(known.value * factor, dtype))
-
-
-def product(z: Zeros, node: Node, index: int) -> Facts:
-    """Gemm and MatMul of at least two axes: rows and columns whose products are all zero."""
-    a, b = node.inputs[:2]
-    assert a is not None
-    assert b is not None
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        return []
-    shape = node.out.shape
-    rank = len(shape)
-    row_axis, a_sum = _matrix_axes(node, 0)
-    b_sum, column_axis = _matrix_axes(node, 1)
-    facts: Facts = [None] * rank
-    for axis, own, other in (
-        (rank - 1, (1, column_axis, b_sum), (0, a_sum)),
-        (rank - 2, (0, row_axis, a_sum), (1, b_sum)),
-    ):
-        if isinstance(shape[axis], int):
-            silent = _silent_slices(z, node, own, other)
-            facts[axis] = Known.zeros(silent, node.out.dtype.numpy)
-    if node.op == "Gemm" and node.input(2) is not None:
-        columns = facts[1]
-        facts = [None, None]
-        if columns is not None:
-            bias = _bias(z, node, len(columns.mask), float(attr(node, "beta")))
-            facts[1] = _or_none(columns.mask & bias.mask, bias.value)
-    for axis in range(rank - 2):
-        facts[axis] = _batch(z, node, axis)
-    return facts
-
-
-def _matrix_axes(node: Node, index: int) -> tuple[int, int]:
-    """Row and column axis of an operand of a product."""
-    value = node.inputs[index]
-    assert value is not None
-    rank = len(value.shape)
-    turned = node.op == "Gemm" and attr(node, "transB" if index else "transA")
-    return (rank - 1, rank - 2) if turned else (rank - 2, rank - 1)
-
-
-def _silent_slices(z: Zeros, node: Node, own: tuple[int, int, int], other: tuple[int, int]) -> Mask:
-    """Where slices of operand ``own = (index, axis, summed axis)`` meet nothing but zeros of ``other = (index, summed)``."""
-    index, axis, summed = own
-    value, partner = node.inputs[index], node.inputs[other[0]]
-    assert value is not None
-    assert partner is not None
-    static = isinstance(partner.shape[other[1]], int) and isinstance(value.shape[summed], int)
-    live = ~z.zero(slot(node, other[0]), other[1]) if static else None
-    if live is not None and not live.any():
-        extent = value.shape[axis]
-        assert isinstance(extent, int)
-        return np.ones(extent, bool)
-    if value.data is not None and live is not None:
-        return z.zero_along(Use(node, index), axis, {summed: live})
-    return z.zero(slot(node, index), axis)
-
-
-def _batch(z: Zeros, node: Node, axis: int) -> Known | None:
-    extent = node.out.shape[axis]
-    if not isinstance(extent, int) or extent == 1:
-        return None
-    silent = np.zeros(extent, bool)
-    for index in (0, 1):
-        value = node.inputs[index]
-        assert value is not None
-        at = axis - (len(node.out.shape) - len(value.shape))
-        if at >= 0 and value.shape[at] == extent:
-            silent |= z.zero(slot(node, index), at)
-    return Known.zeros(silent, node.out.dtype.numpy)
-
-
 # -- normalisation and quantisation -----------------------------------------------------------------------------
 def normalisation(z: Zeros, node: Node, index: int) -> Facts:
     """BatchNormalization, InstanceNormalization, GroupNormalization: a scale of zero leaves the bias."""
     shape = node.out.shape
-    scale, bias = (z.known(slot(node, i), 0) for i in (1, 2))
+    scale, bias = (z.known(operand(node, i), 0) for i in (1, 2))
     if index or scale is None or bias is None or not isinstance(shape[1], int) or len(scale.mask) != shape[1]:
         return []
     if attr(node, "training_mode"):
         return []
     mask, value = scale.zero & bias.mask, bias.value
-    x = z.known(slot(node, 0), 1)
+    x = z.known(operand(node, 0), 1)
     if node.op == "InstanceNormalization" and x is not None:
         mask = mask | (x.zero & bias.mask)
     if node.op == "BatchNormalization" and x is not None:
-        mean, var = (z.known(slot(node, i), 0) for i in (3, 4))
+        mean, var = (z.known(operand(node, i), 0) for i in (3, 4))
         if mean is not None and var is not None:
             wide = [k.value.astype(np.float64) for k in (x, scale, bias, mean, var)]
             with np.errstate(all="ignore"):
                 through = (wide[0] - wide[3]) / np.sqrt(wide[4] + float(attr(node, "epsilon"))) * wide[1] + wide[2]
             given = x.mask & scale.mask & bias.mask & mean.mask & var.mask & np.isfinite(through) & ~mask
             mask, value = mask | given, np.where(given, through, value).astype(value.dtype)
-    return [None, _or_none(mask, value), *[None] * (len(shape) - 2)]
+    return [None, or_none(mask, value), *[None] * (len(shape) - 2)]
 
 
 def dequantized(z: Zeros, node: Node, index: int) -> Facts:
@@ -381,12 +230,12 @@ def dequantized(z: Zeros, node: Node, index: int) -> Facts:
         return []
     facts: Facts = []
     for axis, extent in enumerate(node.out.shape):
-        known = z.known(slot(node, 0), axis) if isinstance(extent, int) else None
+        known = z.known(operand(node, 0), axis) if isinstance(extent, int) else None
         point = None if known is None else _zero_point(z, node, axis, known)
         if known is None or point is None:
             facts.append(None)
         elif quantizes:
-            facts.append(_or_none(known.zero & point.mask, point.value.astype(node.out.dtype.numpy)))
+            facts.append(or_none(known.zero & point.mask, point.value.astype(node.out.dtype.numpy)))
         else:
             facts.append(Known.zeros(known.mask & point.mask & (known.value == point.value), node.out.dtype.numpy))
     return facts

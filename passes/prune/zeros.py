@@ -170,6 +170,18 @@ class Zeros:
             self._facts[value] = [k if k is not None and k.mask.any() else None for k in facts]
 
 
+def operand(node: Node, index: int) -> Slot:
+    """Where facts of input ``index`` are kept."""
+    value = node.input(index)
+    assert value is not None
+    return Use(node, index) if value.is_const else value
+
+
+def or_none(mask: Mask, value: Array) -> Known | None:
+    """Numbers where the mask is set; None where that is nowhere."""
+    return Known(mask, value) if mask.any() else None
+
+
 def _tracked(value: Value) -> bool:
     return all(d != 0 for d in value.shape)
 
