@@ -153,7 +153,7 @@ def label(graph: Graph) -> Labelling:
     """Walk over the nodes and put labels on every tensor; interface and control flow stay as they are."""
     labelling = Labelling(graph)
     for value in graph.inputs:
-        labelling.freeze_all(value, "they come from an input of the graph")
+        labelling.stay(value, "they come from an input of the graph")
     for node in graph.nodes:
         context = RuleContext(labelling, node)
         rule = label_rule(node)

@@ -52,10 +52,16 @@ class Labelling:
     def of(self, slot: Slot) -> AxisLabels:
         """Labels of a slot. Constants get fresh ones when they are first asked for; what no rule has labelled stays."""
         if slot not in self.slots:
-            shape = shape_of(slot_value(slot)) or ()
-            free = isinstance(slot, Use)
-            self.slots[slot] = [self._fresh_axis(d) if free else self._unknown_axis(d) for d in shape]
+            if isinstance(slot, Value):
+                return self.stay(slot, "no rule says what they are")
+            self.slots[slot] = [self._fresh_axis(d) for d in shape_of(slot_value(slot)) or ()]
         return self.slots[slot]
+
+    def stay(self, value: Value, reason: str) -> AxisLabels:
+        """Labels of a value that no rule labels: nothing of it goes."""
+        shape = shape_of(value) or ()
+        self.slots[value] = [self.tokens.frozen(d, reason) if isinstance(d, int) else None for d in shape]
+        return self.slots[value]
 
     def freeze_all(self, slot: Slot, reason: str) -> None:
         """Keep every axis of a tensor as it is."""
@@ -67,9 +73,6 @@ class Labelling:
         if not isinstance(dim, int):
             return None
         return self.tokens.fresh(dim) if dim > 1 else self.tokens.frozen(dim, ONE)
-
-    def _unknown_axis(self, dim: object) -> Labels | None:
-        return self.tokens.frozen(dim, "no rule says what they are") if isinstance(dim, int) else None
 
 
 class RuleContext:
