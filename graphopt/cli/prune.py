@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,9 +25,6 @@ from graphopt.cli.options import (
 )
 from graphopt.errors import UserError
 
-if TYPE_CHECKING:
-    from graphopt.driver.prune_report import Change, PruneReport
-
 
 def prune_verb(
     model: ModelArg,
@@ -35,6 +32,15 @@ def prune_verb(
     ratio: Annotated[
         float | None,
         typer.Option("--ratio", metavar="0..1", help="Part of the channels to remove.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="WHAT=AMOUNT",
+            help="Instead of a ratio, what may be left: params=0.5x, flops=2G, bytes=4MB, latency=0.6x, latency=3ms.",
+            show_default=False,
+        ),
     ] = None,
     criterion: Annotated[
         str,
@@ -44,6 +50,15 @@ def prune_verb(
         Literal["local", "global", "isomorphic"],
         typer.Option("--ranking", metavar="NAME", help="Take the ratio local to groups, global, or isomorphic."),
     ] = "local",
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
+        ),
+    ] = None,
+    no_reconstruct: Annotated[
+        bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
+    ] = False,
     layer_ratio: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,8 +104,9 @@ def prune_verb(
     start = time.perf_counter()
     with console.working(f"pruning {model.name}"):
         graph, report = prune(
-            model, ratio=ratio, criterion=criterion, ranking=ranking, ratios=ratios, exclude=exclude or (),
-            multiple=multiple, target=target, threads=threads, shapes=shapes_of(shape), seed=seed, verify=not no_verify,
+            model, ratio=ratio, budget=budget, criterion=criterion, ranking=ranking, calibration=calib,
+            reconstruct=False if no_reconstruct else None, ratios=ratios, exclude=exclude or (), multiple=multiple,
+            target=target, threads=threads, shapes=shapes_of(shape), seed=seed, verify=not no_verify,
         )  # fmt: skip
         export_onnx(graph, output)
     facts = {
@@ -104,7 +120,15 @@ def prune_verb(
     if json:
         console.print_json(facts)
     else:
-        _print(report, f"{model.name} -> {output}")
+        from graphopt.cli.prune_groups import print_frozen
+        from graphopt.cli.prune_tables import groups_table, outputs_table, totals_table
+
+        console.print_table(groups_table(report))
+        print_frozen(report.frozen)
+        console.print_table(outputs_table(report))
+        console.print_table(totals_table(f"{model.name} -> {output}", report))
+        for note in report.notes:
+            console.err.print(f"note: {note}", markup=False)
 
 
 def layer_ratios(items: list[str] | None) -> dict[str, float]:
@@ -137,47 +161,3 @@ def _write(path: Path, text: str) -> None:
             f"can't write {path}: {error.strerror or error}", code="cannot-write",
             hint="check that the folder is writable and has room",
         ) from error  # fmt: skip
-
-
-def _print(report: PruneReport, title: str) -> None:
-    from graphopt.cli.prune_groups import print_frozen
-
-    table = console.make_table(
-        "", "group", "channels", "left", "parameters", "left ", right=("channels", "left", "parameters", "left ")
-    )
-    for row in report.groups:
-        if row.channels.after < row.channels.before:
-            cells = [row.name, *(f"{n:,.0f}" for c in (row.channels, row.parameters) for n in (c.before, c.after))]
-            table.add_row(*map(console.plain, cells))
-    console.print_table(table)
-    print_frozen(report.frozen)
-    outputs = console.make_table("", "output", "SQNR dB", "error", "allowed", right=("SQNR dB", "error", "allowed"))
-    for out in report.outputs:
-        outputs.add_row(
-            console.plain(out.name),
-            *(_cell(v, f) for v, f in ((out.sqnr_db, ".1f"), (out.error, ".1e"), (out.allowed, ".1e"))),
-        )
-    console.print_table(outputs)
-    summary = console.make_table(title, "", "before", "after", "left %", right=("before", "after", "left %"))
-    for name, change, digits in _totals(report):
-        summary.add_row(
-            name, f"{change.before:,.{digits}f}", f"{change.after:,.{digits}f}", f"{100 * change.ratio:.1f}"
-        )
-    console.print_table(summary)
-    for note in report.notes:
-        console.err.print(f"note: {note}", markup=False)
-
-
-def _totals(report: PruneReport) -> list[tuple[str, Change, int]]:
-    found: list[tuple[str, Change | None, int]] = [
-        ("parameters", report.parameters, 0),
-        ("bytes of weights", report.bytes, 0),
-        ("FLOPs a run", report.flops, 0),
-        ("predicted ms", report.predicted_ms, 3),
-        ("measured ms", report.measured_ms, 3),
-    ]
-    return [(name, change, digits) for name, change, digits in found if change is not None]
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"

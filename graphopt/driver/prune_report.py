@@ -13,6 +13,7 @@ from graphopt.ir.graph import Array
 from graphopt.passes.prune.groups import FrozenGroup, Group
 from graphopt.passes.prune.labels import Slot
 from graphopt.passes.prune.plan import Mask, PrunePlan
+from graphopt.passes.prune.reconstruct import LayerRepair
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class PruneReport:
         groups: one row a group, those that lost nothing too.
         frozen: channels that could not go, with reasons.
         outputs: one row an output.
+        repairs: layers that reconstruction looked at, in order; empty without one.
         reference: who ran the pruned graph and the masked original for the comparison, None when not verified.
         notes: remarks on what was done or left out.
     """
@@ -108,6 +110,7 @@ class PruneReport:
     groups: tuple[GroupRow, ...]
     frozen: tuple[FrozenGroup, ...]
     outputs: tuple[OutputRow, ...]
+    repairs: tuple[LayerRepair, ...]
     reference: str | None
     notes: tuple[str, ...] = ()
 
@@ -141,10 +144,8 @@ class PruneReport:
                 for row in self.groups
             ],
             "frozen": [asdict(f) for f in self.frozen],
-            "outputs": [
-                {key: _finite(value) if isinstance(value, float) else value for key, value in asdict(row).items()}
-                for row in self.outputs
-            ],
+            "outputs": [_plain(row) for row in self.outputs],
+            "repairs": [_plain(repair) for repair in self.repairs],
             "reference": self.reference,
             "notes": list(self.notes),
         }
@@ -210,5 +211,6 @@ def output_sqnr(want: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, 
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(row: OutputRow | LayerRepair) -> dict[str, Any]:
+    """As JSON holds it: None for what is no finite number."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(row).items()}

@@ -100,6 +100,46 @@ def test_options_reach_the_plan(cli: Cli, net: Path) -> None:
     assert [d.dim_value for d in onnx.load_model("s.onnx").graph.input[0].type.tensor_type.shape.dim] == [1, 3, 8, 8]
 
 
+def test_calibration_and_budget(cli: Cli, net: Path) -> None:
+    np.savez("data.npz", x=np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32))
+    words = [
+        "prune",
+        net,
+        "--budget",
+        "flops=0.5x",
+        "--multiple",
+        1,
+        "--criterion",
+        "activation",
+        "--calib",
+        "data.npz",
+        "-o",
+        "s.onnx",
+    ]
+    done = cli(*words)
+    assert done.code == 0, done.err
+    assert "after reconstruction" in done.out
+    assert "new weights" in done.err
+    facts = cli(*words, "--json").json
+    assert facts["budget"] == "flops=0.5x"
+    assert facts["ratio"] is None
+    assert 0.4 < facts["flops"]["ratio"] <= 0.5
+    assert facts["outputs"][0]["recovered_db"] > facts["outputs"][0]["sqnr_db"]
+    assert [r["name"] for r in facts["repairs"]] == ["second", "classes"]
+    facts = cli(*words, "--json", "--no-reconstruct").json
+    assert facts["repairs"] == []
+    assert facts["outputs"][0]["recovered_db"] is None
+
+
+def test_a_folder_of_samples(cli: Cli, net: Path) -> None:
+    Path("data").mkdir()
+    for i in range(3):
+        np.savez(f"data/{i}.npz", x=rand(2, 3, 8, 8, seed=i))
+    done = cli("prune", net, "--ratio", "0.5", "--multiple", 1, "--calib", "data", "-o", "s.onnx", "--json")
+    assert done.code == 0, done.err
+    assert done.json["data"] == "the last 1 of 3 feeds of calibration data"
+
+
 def test_the_same_seed_gives_the_same_file(cli: Cli, net: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         assert cli("prune", net, "--ratio", "0.5", "--criterion", "random", "--seed", 3, "-o", name).code == 0
@@ -109,7 +149,13 @@ def test_the_same_seed_gives_the_same_file(cli: Cli, net: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        (["-o", "s.onnx"], ["how much", "--ratio"]),
+        (["-o", "s.onnx"], ["how much", "--ratio", "--budget"]),
+        (["--ratio", "0.5", "--budget", "params=0.5x", "-o", "s.onnx"], ["exclude each other"]),
+        (["--budget", "params", "-o", "s.onnx"], ["params=1.5M"]),
+        (["--budget", "flop=0.5x", "-o", "s.onnx"], ["did you mean 'flops'?"]),
+        (["--budget", "params=0.001x", "-o", "s.onnx"], ["can't be met", "the lowest that can be reached"]),
+        (["--ratio", "0.5", "-o", "s.onnx", "--criterion", "taylor"], ["'taylor' needs calibration data", "--calib"]),
+        (["--ratio", "0.5", "-o", "s.onnx", "--calib", "nowhere"], ["nowhere does not exist"]),
         (["--ratio", "0", "-o", "s.onnx"], ["above 0 and below 1"]),
         (["--ratio", "1", "-o", "s.onnx"], ["above 0 and below 1"]),
         (["--ratio", "50", "-o", "s.onnx"], ["above 0 and below 1"]),

@@ -16,6 +16,7 @@ from graphopt.errors import AccuracyError, TargetError, UserError
 from graphopt.ir.printer import format_graph
 from graphopt.models import zoo
 from graphopt.passes.prune.groups import find_groups
+from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
@@ -135,6 +136,61 @@ def test_the_digits_network():
     np.testing.assert_allclose(compiled["logits"], run_ort(graphopt.export_onnx(pruned), feed)[0], rtol=1e-4, atol=1e-4)
 
 
+def samples(count, seed=0):
+    """Inputs of ``residual`` with some structure, and as many samples."""
+    rng = np.random.default_rng(seed)
+    return {"x": (rng.standard_normal((count, 3, 8, 8)).cumsum(-1) / 3).astype(np.float32)}
+
+
+def test_reconstruction_brings_outputs_closer_to_the_original():
+    graph, data = residual(), samples(256)
+    before = state(graph)
+    cut, plain = graphopt.prune(graph, ratio=0.25, multiple=1, calibration=data, reconstruct=False)
+    repaired, report = graphopt.prune(graph, ratio=0.25, multiple=1, calibration=data)
+    assert_same(graph, before)
+    assert plain.repairs == ()
+    assert plain.outputs[0].recovered_db is None
+    assert report.outputs[0].sqnr_db == plain.outputs[0].sqnr_db
+    assert report.outputs[0].recovered_db > report.outputs[0].sqnr_db + 3
+    assert report.data == "the last 8 of 32 feeds of calibration data"
+    assert any(repair.changed for repair in report.repairs)
+    assert any("new weights" in note for note in report.notes)
+    json.dumps(report.to_dict(), allow_nan=False)
+    fresh = samples(64, seed=1)
+    want, far, near = (run_ort(graphopt.export_onnx(g), fresh)[0] for g in (graph, cut, repaired))
+    assert sqnr_db([want], [near]) > sqnr_db([want], [far]) + 3
+    assert [n.name for n in repaired.nodes] == [n.name for n in graph.nodes]
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_every_criterion(name):
+    images = np.random.default_rng(0).random((16, 1, 8, 8), np.float32)
+    pruned, report = graphopt.prune(
+        zoo.get("digits").path(), ratio=0.5, multiple=1, criterion=name, calibration={"image": images}, reconstruct=False,
+        verify=False,
+    )  # fmt: skip
+    assert report.criterion == name
+    assert pruned.nodes[0].inputs[1].shape[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "field"), [("params=0.5x", "parameters"), ("flops=60%", "flops"), ("bytes=20KB", "bytes")]
+)
+def test_budgets_of_size(text, field):
+    _, report = graphopt.prune(residual(), budget=text, multiple=1)
+    found = getattr(report, field)
+    limit = {"params=0.5x": 0.5 * found.before, "flops=60%": 0.6 * found.before, "bytes=20KB": 20e3}[text]
+    assert 0.85 * limit < found.after <= limit
+    assert report.ratio is None
+    assert report.budget.startswith(text.split("=")[0])
+
+
+def test_what_is_compared_on_single_feeds():
+    data = {"x": samples(1)["x"]}
+    _, report = graphopt.prune(residual(), ratio=0.25, multiple=1, calibration=data)
+    assert report.data == "1 feed of calibration data"
+
+
 def test_without_a_proof():
     _, report = graphopt.prune(residual(), ratio=0.5, multiple=1, verify=False)
     assert report.reference is None
@@ -225,7 +281,16 @@ def test_a_failing_surgery_leaves_the_graph_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "say how much"),
+        ({}, "nothing says how much"),
+        ({"ratio": 0.5, "budget": "params=0.5x"}, "exclude each other"),
+        ({"budget": "params=0.001x"}, "can't be met"),
+        ({"budget": "params=1.5x"}, "asks for nothing"),
+        ({"budget": "parms=0.5x"}, "did you mean 'params'"),
+        ({"ratio": 0.5, "criterion": "activation"}, "needs calibration data"),
+        ({"ratio": 0.5, "reconstruct": True}, "reconstruction needs calibration data"),
+        ({"ratio": 0.5, "calibration": {"z": np.zeros((4, 3, 8, 8), np.float32)}}, "no input 'z'"),
+        ({"ratio": 0.5, "calibration": "nowhere.npz"}, "nowhere.npz does not exist"),
+        ({"ratio": 0.5, "calibration": []}, "no calibration samples"),
         ({"ratio": 0.0}, "above 0 and below 1"),
         ({"ratio": 1.0}, "above 0 and below 1"),
         ({"ratio": -0.5}, "above 0 and below 1"),
