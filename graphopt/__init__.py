@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.driver.pruning import prune
+    from graphopt.driver.sparsity import sparsify
     from graphopt.errors import (
         AccuracyError,
         ArtifactError,
@@ -38,6 +39,7 @@ _HOME = {
     "load": "graphopt.runtime.store",
     "optimize": "graphopt.driver.optimizing",
     "prune": "graphopt.driver.pruning",
+    "sparsify": "graphopt.driver.sparsity",
     "AccuracyError": "graphopt.errors",
     "ArtifactError": "graphopt.errors",
     "CompileError": "graphopt.errors",
@@ -86,4 +88,5 @@ __all__ = [
     "load",
     "optimize",
     "prune",
+    "sparsify",
 ]

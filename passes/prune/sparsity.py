@@ -113,7 +113,8 @@ def sparsify(
         scope: ``layer``: the ratio holds in every layer; ``global``: over all weights compared by magnitude, which may empty
             a layer whose weights are small.
         exclude: names or patterns of layers to leave alone.
-        depthwise: also layers whose outputs read one input channel each: they have few weights, and each counts.
+        depthwise: also layers whose outputs read one input channel each: they have few weights, and each counts. These are
+            depthwise convolutions and first layers on pictures of one channel.
 
     Returns:
         The graph, with all names as they were, and a line for every layer.
@@ -228,7 +229,7 @@ def _reason(
     channels = layer.ins // _taps(layer)
     if any(fits(p, [layer.node.name]) for p in exclude):
         return "it is excluded"
-    if layer.groups > 1 and channels == 1 and not (depthwise and not pattern.is_grouped):
+    if channels == 1 and not (depthwise and not pattern.is_grouped):
         return "its outputs read one input channel each"
     if pattern.is_grouped and channels <= pattern.kept:
         return f"{pattern} leaves all of its {channels} input channels"
@@ -241,7 +242,7 @@ def _weights(layers: Sequence[Linear]) -> list[_Weight]:
     """Layers by the constant and the axes that they use."""
     found: dict[tuple[Value, tuple[int, ...], tuple[int, ...]], list[Linear]] = {}
     for layer in layers:
-        axes = _rows(layer, layer.w.data) if layer.w.data is not None else None
+        axes = weight_rows(layer, layer.w.data) if layer.w.data is not None else None
         assert axes is not None
         found.setdefault((layer.w, axes.shape, axes.strides), []).append(layer)
     return [_Weight(value, tuple(same)) for (value, *_), same in found.items()]
@@ -263,14 +264,17 @@ def _taps(layer: Linear) -> int:
     return int(np.prod(layer.w.data.shape[2:])) if layer.node.op == "Conv" else 1
 
 
-def _rows(layer: Linear, array: Array) -> Array:
+def weight_rows(layer: Linear, array: Array) -> Array:
     """A view of a contiguous array of the weight's shape as [groups, outputs, channels, taps]."""
     g, m, k = layer.groups, layer.outs, layer.ins
+    view: Array
     if layer.node.op == "Conv":
-        return array.reshape(g, m, k // _taps(layer), _taps(layer))
-    if layer.node.op == "ConvTranspose":
-        return array.reshape(g, k, m).transpose(0, 2, 1)[..., None]
-    return (array if layer.rows_first else array.T)[None, :, :, None]
+        view = array.reshape(g, m, k // _taps(layer), _taps(layer))
+    elif layer.node.op == "ConvTranspose":
+        view = array.reshape(g, k, m).transpose(0, 2, 1)[..., None]
+    else:
+        view = (array if layer.rows_first else array.T)[None, :, :, None]
+    return view
 
 
 def _each(weights: Sequence[_Weight], pattern: Pattern, stats: Statistics | None) -> Iterator[tuple[_Weight, Mask]]:
@@ -281,7 +285,7 @@ def _each(weights: Sequence[_Weight], pattern: Pattern, stats: Statistics | None
             flat = np.abs(weight.data).reshape(1, -1)
             yield weight, lowest(flat, round(pattern.ratio * flat.size)).reshape(zeros.shape)
             continue
-        view, out = _rows(weight.layer, np.ascontiguousarray(weight.data)), _rows(weight.layer, zeros)
+        view, out = weight_rows(weight.layer, np.ascontiguousarray(weight.data)), weight_rows(weight.layer, zeros)
         scale = None if stats is None else _scale(weight, stats)
         step = max(1, _ROWS_AT_ONCE // weight.layer.ins)
         for group in range(view.shape[0]):

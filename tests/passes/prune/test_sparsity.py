@@ -193,6 +193,9 @@ def test_depthwise_layers_stay_unless_asked_for() -> None:
     out, rows = sparsify(graph, ratio=0.5, depthwise=True)
     assert [r.after for r in rows] == [36, 16]
     assert sparsify(graph, pattern="2:4", depthwise=True)[1][0].reason
+    body = "[first] h = Conv(x, wd)\n[pw] y = Conv(h, wp)"
+    graph = graph_of({"x": "float[1,1,5,5]"}, body, wd=normal(8, 1, 3, 3), wp=normal(4, 8, 1, 1))
+    assert [r.after for r in sparsify(graph, ratio=0.5)[1]] == [0, 16]
 
 
 def test_excluded_layers_and_unknown_names() -> None:
