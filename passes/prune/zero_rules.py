@@ -71,36 +71,25 @@ def _may_know(z: Zeros, node: Node) -> bool:
 def _along(z: Zeros, node: Node, axis: int, extent: int) -> Known | None:
     operands = [None if v is None else _operand(z, node, i, axis, extent) for i, v in enumerate(node.inputs)]
     present = [k for k, v in zip(operands, node.inputs) if v is not None]
-    dtype = node.out.dtype.numpy
-    if node.op in _ABSORBING:
-        absorbed = np.zeros(extent, bool)
-        for known in present:
-            absorbed |= False if known is None else known.zero
-        if absorbed.any():
-            return Known.zeros(absorbed, dtype)
     if node.op == "PRelu":  # below zero only it takes notice of the slope
         x = operands[0]
         return None if x is None else or_none(x.mask & (x.value >= 0), x.value)
     if node.op == "Where":
         a, b = operands[1:]
         return None if a is None or b is None else or_none(a.mask & b.mask & (a.value == b.value), a.value)
-    if any(k is None for k in present):
-        return None
-    mask = np.ones(extent, bool)
-    for known in present:
-        assert known is not None
-        mask &= known.mask
-    if not mask.any():
-        return None
-    numbers = _compute(node, operands, mask)
-    if numbers is None:
-        return None
-    if numbers.dtype.kind == "f":
-        finite = np.isfinite(numbers)
-        mask[mask] = finite
-        numbers = numbers[finite]
-    value = np.zeros(extent, dtype)
-    value[mask] = numbers
+    mask, value = np.zeros(extent, bool), np.zeros(extent, node.out.dtype.numpy)
+    known = [k for k in present if k is not None]
+    if len(known) == len(present):
+        mask = np.asarray(np.logical_and.reduce([k.mask for k in known]))
+        numbers = _compute(node, operands, mask) if mask.any() else None
+        if numbers is None:
+            mask = np.zeros(extent, bool)
+        else:
+            value[mask] = numbers
+            mask = mask & np.isfinite(value.astype(np.float64))
+    if node.op in _ABSORBING:
+        zero = np.asarray(np.logical_or.reduce([k.zero for k in known])) if known else np.zeros(extent, bool)
+        mask, value = mask | zero, np.where(zero, np.zeros((), value.dtype), value)
     return or_none(mask, value)
 
 
