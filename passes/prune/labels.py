@@ -136,6 +136,7 @@ class RuleContext:
         """What an axis of input ``index`` is to the layer, if that input is a constant."""
         slot = self.slot(index)
         if isinstance(slot, Use):
+            self.labelling.of(slot)
             self.labelling.roles[slot, axis] = role
 
     # -- equations ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphopt.ir.graph import Use
 from graphopt.ops.context import attr
 from graphopt.passes.prune.balance import Balance, fits_product
 from graphopt.passes.prune.labels import Role, RuleContext
@@ -59,9 +60,10 @@ def convolution(c: RuleContext) -> None:
 
 
 def _by_group_or_position(c: RuleContext, channels: Labels, groups: int) -> bool:
-    """Whether whole groups and equal positions are the better choice: many small groups, and channels so far free."""
+    """Whether whole groups and equal positions are the better choice: many small groups, and channels so far free.
+    (Computed weights can't be cut group by group.)"""
     width = len(channels) // groups
-    return width == 1 or (groups > width and fits_product(c.tokens, channels, groups))
+    return width == 1 or not isinstance(c.slot(1), Use) or (groups > width and fits_product(c.tokens, channels, groups))
 
 
 def _bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:

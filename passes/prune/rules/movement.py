@@ -147,12 +147,12 @@ def gather(c: RuleContext) -> None:
     assert operand is not None
     positions = known_array(operand)
     middle: list[Labels | None] = [None] * len(index_shape)
-    if picked_from is not None and positions is not None and operand.is_const and positions.ndim <= 1:
+    if picked_from is not None and positions is not None and operand.is_const:
         wrapped = np.where(positions < 0, positions + len(picked_from), positions)
         if positions.ndim == 1:
             middle = [picked_from[wrapped]]
-        else:  # the one that is asked for must be there
-            c.freeze(picked_from[wrapped.reshape(1)], f"{c.node.label} picks it")
+        else:  # all that are asked for must be there
+            c.freeze(picked_from[wrapped.reshape(-1)], f"{c.node.label} picks it")
     else:
         c.freeze(picked_from, f"{c.node.label} picks along it by positions from run time")
     if not operand.is_const:
@@ -173,7 +173,7 @@ def follow_positions(a: AdjustContext) -> None:
     assert operand.data is not None
     positions = np.where(operand.data < 0, operand.data + len(mask), operand.data)
     rank = np.cumsum(mask) - 1
-    kept = positions if positions.ndim == 0 else positions[mask[positions]]
+    kept = positions[mask[positions]] if positions.ndim == 1 else positions
     a.replace_operand(1, rank[kept].astype(operand.data.dtype))
 
 
