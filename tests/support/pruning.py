@@ -108,7 +108,7 @@ def _check_outside(plan: PrunePlan, pruned: Graph) -> None:
 
 _REWRITTEN = {
     *(("Slice", i) for i in (1, 2, 3, 4)), ("Gather", 1), ("Split", 1), ("Reshape", 1), ("Expand", 1), ("Resize", 3),
-    ("Squeeze", 1),
+    ("Squeeze", 1), ("CenterCropPad", 1),
 }  # fmt: skip
 
 

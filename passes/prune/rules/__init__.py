@@ -1,6 +1,7 @@
 """What each operator says of its operands' and results' channels, and what of the node itself has to follow a removal."""
 
 from graphopt.passes.prune.rules import (  # noqa: F401  (registration)
+    attention,
     contraction,
     elementwise,
     movement,

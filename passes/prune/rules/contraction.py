@@ -46,11 +46,11 @@ def convolution(c: RuleContext) -> None:
             c.unify(x[1], w[0])
             inner = c.fresh(len(x[1]) // groups)
             channels = c.fresh(groups * len(outer))
-            _bind_product(c, channels, group, outer)
+            bind_product(c, channels, group, outer)
         else:
             channels = outer
-            _bind_product(c, channels, group, c.fresh(len(channels) // groups))
-        _bind_product(c, x[1], group, inner)
+            bind_product(c, channels, group, c.fresh(len(channels) // groups))
+        bind_product(c, x[1], group, inner)
     if c.has(2):
         c.tie(2, 0, channels)
         c.role(2, 0, Role.PARAMETER)
@@ -66,7 +66,7 @@ def _by_group_or_position(c: RuleContext, channels: Labels, groups: int) -> bool
     return width == 1 or not isinstance(c.slot(1), Use) or (groups > width and fits_product(c.tokens, channels, groups))
 
 
-def _bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:
+def bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:
     """Index (i, j) of the whole axis goes with row i or with column j."""
     width = len(columns)
     for index, token in enumerate(whole.tolist()):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graphopt.ir.graph import Node
+from graphopt.ir.graph import Node, Use
 from graphopt.ops.context import attr
-from graphopt.passes.prune.labels import RuleContext
+from graphopt.passes.prune.labels import Role, RuleContext
 from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
 from graphopt.passes.prune.tokens import Labels
 
@@ -69,3 +69,49 @@ def follow_sizes(a: AdjustContext) -> None:
 
 def _resized_axes(node: Node, rank: int) -> list[int]:
     return [int(axis) % rank for axis in attr(node, "axes") or range(rank)]
+
+
+@labels_of("CenterCropPad")
+def center(c: RuleContext) -> None:
+    """Axes that keep their extent pass."""
+    out: list[Labels | None] = []
+    for labels, before, after in zip(c.labels(0), c.shape(0), c.out_shape()):
+        if before != after:
+            c.freeze(labels, f"{c.node.label} crops or pads it")
+        out.append(labels if before == after else None)
+    if not c.has(1) or not isinstance(c.slot(1), Use):
+        c.refuse(f"{c.node.label} crops to an extent that is only known at run time")
+        return
+    c.set(out)
+
+
+@adjusts("CenterCropPad")
+def follow_extents(a: AdjustContext) -> None:
+    """Axes that pass keep what is left of them."""
+    masks = [a.outputs[0][axis] for axis in _resized_axes(a.node, len(a.outputs[0]))]
+    if a.lost:
+        a.renumber(1, [None if mask is None else int(mask.sum()) for mask in masks])
+
+
+@labels_of("DeformConv")
+def deformable(c: RuleContext) -> None:
+    """Like a convolution; offsets and masks are the same for all channels, and stay."""
+    if int(attr(c.node, "group") or 1) != 1 or int(attr(c.node, "offset_group") or 1) != 1:
+        c.refuse(f"{c.node.label} has groups")
+        return
+    x = c.labels(0)
+    c.tie(1, 1, x[1])
+    w = c.labels(1)
+    for axis in (*x[2:], *w[2:]):
+        c.freeze(axis, f"{c.node.label} works over space")
+    for index in (2, 4):
+        if c.has(index):
+            for axis in c.labels(index):
+                c.freeze(axis, f"{c.node.label} takes positions from it")
+    c.freeze(x[0], f"{c.node.label} pairs it with its offsets")
+    if c.has(3):
+        c.tie(3, 0, w[0])
+        c.role(3, 0, Role.PARAMETER)
+    c.role(1, 0, Role.OUT)
+    c.role(1, 1, Role.IN)
+    c.set([None, w[0], *[None] * (len(c.out_shape()) - 2)])

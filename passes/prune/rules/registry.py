@@ -64,11 +64,11 @@ class AdjustContext:
             self.editor.erase_dead([old])
 
     def renumber(self, index: int, numbers: Sequence[int | None]) -> None:
-        """Write numbers into an operand of int64, which keeps what it has where there is None."""
+        """Write numbers into a vector of integers, which keeps what it has where there is None."""
         old = self.node.input(index)
         assert old is not None
         known = np.asarray([n is not None for n in numbers], bool)
-        values = np.asarray([0 if n is None else n for n in numbers], np.int64)
+        values = np.asarray([0 if n is None else n for n in numbers], old.dtype.numpy)
         if known.all():
             self.replace_operand(index, values)
         elif old.data is not None:
