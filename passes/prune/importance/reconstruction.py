@@ -44,54 +44,74 @@ class Reconstruction(Criterion):
     comparable = True
 
     def score(self, groups: PruneGroups, stats: LayerMoments | None = None, seed: int = 0) -> dict[int, Scores]:
-        """Inverses of layers that read several groups are kept until the last of them."""
+        """Problems of layers that read several groups are kept until the last of them."""
         if stats is None:
             return super().score(groups, stats, seed)
         readers = {g.index: consumers(g, stats) for g in groups.groups}
-        inverses = Inverses(stats, Counter(c.layer.weight for found in readers.values() for c in found))
-        return {g.index: self._score(g, readers[g.index], stats, inverses) for g in groups.groups}
+        problems = Problems(stats, Counter(c.layer.weight for found in readers.values() for c in found))
+        return {g.index: self._score(g, readers[g.index], stats, problems) for g in groups.groups}
 
     def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Of channels that no layer reads, and where no products were kept, what ``taylor`` says."""
         assert stats is not None
-        return self._score(group, consumers(group, stats), stats, Inverses(stats, Counter()))
+        readers = consumers(group, stats)
+        return self._score(group, readers, stats, Problems(stats, Counter()))
 
-    def _score(self, group: Group, readers: Sequence[Consumer], stats: LayerMoments, inverses: Inverses) -> Scores:
-        fits = [f for f in (fit(c, stats, inverses) for c in readers) if f is not None]
+    def _score(self, group: Group, readers: Sequence[Consumer], stats: LayerMoments, problems: Problems) -> Scores:
+        fits = [f for f in (fit(c, problems) for c in readers) if f is not None]
         if not fits:
             return CRITERIA["taylor"].score_group(group, stats, np.random.default_rng(0))
         # Layers without products take part with what they lose before any refitting.
-        fixed = sum((effects(c, stats) for c in readers if stats.gram(c.layer.weight) is None), np.zeros(group.size))
-        return eliminate(fits, fixed)
+        unknown = [(group, c) for c in readers if stats.gram(c.layer.weight) is None]
+        return eliminate(fits, effects(unknown, stats).get(group.index, np.zeros(group.size)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer's least squares before anything is removed.
+
+    Attributes:
+        weights: [G, M, K].
+        inverse: [G, K, K], of the covariance of its rows.
+        whole: sum of the variances of its results.
+    """
+
+    weights: Matrix
+    inverse: Matrix
+    whole: float
 
 
 @dataclass
-class Inverses:
-    """Inverses of the layers' covariances, computed when first needed.
+class Problems:
+    """Problems of layers, set up when first needed.
 
     Attributes:
-        left: how many groups will still ask, by layer; the last one's inverse is not kept.
+        left: how many groups will still ask, by layer; after the last one nothing is kept.
     """
 
     stats: LayerMoments
     left: Counter[Use]
-    _kept: dict[Use, Matrix] = field(default_factory=dict)
+    _kept: dict[Use, Problem | None] = field(default_factory=dict)
 
-    def of(self, consumer: Consumer) -> tuple[Matrix, Matrix] | None:
-        """Covariance and its inverse, both [G, K, K]; None without products."""
+    def of(self, consumer: Consumer) -> Problem | None:
+        """None without products, and where the results don't vary."""
+        layer = consumer.layer
+        self.left[layer.weight] -= 1
+        found = self._kept.pop(layer.weight) if layer.weight in self._kept else self._set_up(consumer)
+        if self.left[layer.weight] > 0:
+            self._kept[layer.weight] = found
+        return found
+
+    def _set_up(self, consumer: Consumer) -> Problem | None:
         layer = consumer.layer
         gram, _ = grouped(layer, self.stats)
         if gram is None:
             return None
         mean = self.stats.mean(layer.weight).reshape(layer.groups, layer.ins)
         covariance = gram - mean[:, :, None] * mean[:, None, :]
-        self.left[layer.weight] -= 1
-        inverse = self._kept.pop(layer.weight, None)
-        if inverse is None:
-            inverse = np.stack([_inverse(c) for c in covariance])
-        if self.left[layer.weight] > 0:
-            self._kept[layer.weight] = inverse
-        return covariance, inverse
+        weights = consumer.weights
+        whole = float(np.vdot(weights @ covariance, weights))
+        return Problem(weights, np.stack([_inverse(c) for c in covariance]), whole) if whole > 0 else None
 
 
 @dataclass
@@ -139,10 +159,25 @@ class FitPart:
     def losses(self, channels: Sequence[int]) -> Scores:
         """tr(W_s (P_ss)^-1 W_s^T) for each channel."""
         found = np.zeros(len(channels))
-        for i, channel in enumerate(channels):
-            if channel in self.columns:
-                found[i] = self._loss(self.columns[channel], self.gone[channel])
+        inside = [i for i, channel in enumerate(channels) if channel in self.columns]
+        columns = [self.columns[channels[i]] for i in inside]
+        gone = [self.gone[channels[i]] for i in inside]
+        if len({len(c) for c in columns}) == 1 and not any(len(rows) for rows in gone):
+            found[inside] = self._losses(np.stack(columns))
+        else:
+            found[inside] = [self._loss(c, rows) for c, rows in zip(columns, gone)]
         return found
+
+    def _losses(self, columns: Indices) -> Scores:
+        """For equally many columns each, [channels, n], with no rows that vanish."""
+        own = self.weights.T[columns]  # [channels, n, M]
+        if columns.shape[1] == 1:
+            energy: Scores = np.square(own[:, 0]).sum(axis=1)
+            return energy / self.inverse.diagonal()[columns[:, 0]]
+        products = own @ own.transpose(0, 2, 1)
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        traces: Scores = np.trace(np.linalg.solve(blocks, products), axis1=1, axis2=2)
+        return np.maximum(traces, 0)
 
     def joint_loss(self, channels: Sequence[int]) -> float:
         """The same for all of them at once."""
@@ -175,15 +210,10 @@ class FitPart:
         self.columns = {c: place[columns] for c, columns in self.columns.items()}
 
 
-def fit(consumer: Consumer, stats: LayerMoments, inverses: Inverses) -> Fit | None:
+def fit(consumer: Consumer, problems: Problems) -> Fit | None:
     """The layer before anything is removed; None without products or where its results don't vary."""
-    found = inverses.of(consumer)
-    if found is None:
-        return None
-    covariance, inverse = found
-    weights = consumer.weights
-    whole = float(np.einsum("gmk,gmk->", weights @ covariance, weights))
-    if not whole > 0:
+    problem = problems.of(consumer)
+    if problem is None:
         return None
     parts = []
     for g in range(consumer.layer.groups):
@@ -193,8 +223,8 @@ def fit(consumer: Consumer, stats: LayerMoments, inverses: Inverses) -> Fit | No
         used = np.unique(np.concatenate([p.columns for p in own.values()]))
         columns = {c: np.searchsorted(used, p.columns) for c, p in own.items()}
         gone = {c: p.gone for c, p in own.items()}
-        parts.append(FitPart(weights[g][:, used], inverse[g][np.ix_(used, used)], columns, gone))
-    return Fit(parts, whole)
+        parts.append(FitPart(problem.weights[g][:, used], problem.inverse[g][np.ix_(used, used)], columns, gone))
+    return Fit(parts, problem.whole)
 
 
 def eliminate(fits: Sequence[Fit], fixed: Scores) -> Scores:

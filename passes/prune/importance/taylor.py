@@ -6,9 +6,13 @@ gradients. The results of the layers that read a channel are linear in it, so fo
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 import numpy as np
 
-from graphopt.passes.prune.groups import Group
+from graphopt.ir.graph import Use
+from graphopt.passes.prune.groups import Group, PruneGroups
 from graphopt.passes.prune.importance.consumers import Consumer, consumers, grouped, produced
 from graphopt.passes.prune.importance.criterion import CRITERIA, Criterion, LayerMoments, Scores, register
 
@@ -25,32 +29,55 @@ class Taylor(Criterion):
     description = "mean square of what zeroing the channel changes in the results of the layers that read it"
     needs_data = True
 
+    def score(self, groups: PruneGroups, stats: LayerMoments | None = None, seed: int = 0) -> dict[int, Scores]:
+        """Layer by layer, as one may read many groups and its moments are large."""
+        if stats is None:
+            return super().score(groups, stats, seed)
+        found = effects(((g, c) for g in groups.groups for c in consumers(g, stats)), stats)
+        return {g.index: _or_produced(found.get(g.index), g, stats) for g in groups.groups}
+
     def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Of channels that no layer reads, the part in what is produced; without both, the weights' norm."""
         assert stats is not None
-        total: Scores = sum((effects(c, stats) for c in consumers(group, stats)), np.zeros(group.size))
-        if not total.any():
-            total = produced(group, stats)
-        return total if total.any() else CRITERIA["l2"].score_group(group, stats, rng)
+        found = effects(((group, c) for c in consumers(group, stats)), stats)
+        return _or_produced(found.get(group.index), group, stats)
 
 
-def effects(consumer: Consumer, stats: LayerMoments) -> Scores:
-    """E||W_c x_c||^2 / E||W x||^2 by channel. Where products were too many to keep, rows count as uncorrelated."""
-    weights = consumer.weights
-    gram, energy = grouped(consumer.layer, stats)
+def effects(readers: Iterable[tuple[Group, Consumer]], stats: LayerMoments) -> dict[int, Scores]:
+    """E||W_c x_c||^2 / E||W x||^2 summed over layers, by index of the groups that are read."""
+    of_layer: dict[Use, list[tuple[Group, Consumer]]] = defaultdict(list)
+    for group, consumer in readers:
+        of_layer[consumer.layer.weight].append((group, consumer))
+    found: dict[int, Scores] = {}
+    for uses in of_layer.values():
+        for (group, _), own in zip(uses, layer_effects([c for _, c in uses], stats)):
+            found[group.index] = found.get(group.index, 0) + own
+    return found
+
+
+def layer_effects(uses: list[Consumer], stats: LayerMoments) -> list[Scores]:
+    """The same for one layer that reads several groups. Where products were too many to keep, rows count as uncorrelated."""
+    weights = uses[0].weights
+    gram, energy = grouped(uses[0].layer, stats)
     if gram is None:
-        whole = float(np.einsum("gmk,gk->", np.square(weights), energy))
+        whole = float((np.square(weights) @ energy[:, :, None]).sum())
     else:
-        whole = float(np.einsum("gmk,gmk->", weights @ gram, weights))
-    found = np.zeros(len(consumer.parts))
-    if whole <= 0:
-        return found
-    for channel, parts in enumerate(consumer.parts):
-        for part in parts:
-            own = weights[part.group][:, part.columns]
-            own[part.gone] = 0
-            if gram is None:
-                found[channel] += (np.square(own) @ energy[part.group, part.columns]).sum()
-            else:
-                found[channel] += np.vdot(own @ gram[part.group][np.ix_(part.columns, part.columns)], own)
-    return np.maximum(found, 0) / whole
+        whole = float(np.vdot(weights @ gram, weights))
+    found = [np.zeros(len(use.parts)) for use in uses]
+    for use, scores in zip(uses, found):
+        for channel, parts in enumerate(use.parts):
+            for part in parts:
+                own = weights[part.group][:, part.columns]
+                own[part.gone] = 0
+                if gram is None:
+                    scores[channel] += (np.square(own) @ energy[part.group, part.columns]).sum()
+                else:
+                    block = gram[part.group][np.ix_(part.columns, part.columns)]
+                    scores[channel] += np.vdot(own @ block, own)
+    return [np.maximum(scores, 0) / whole if whole > 0 else np.zeros(len(scores)) for scores in found]
+
+
+def _or_produced(scores: Scores | None, group: Group, stats: LayerMoments) -> Scores:
+    if scores is None or not scores.any():
+        scores = produced(group, stats)
+    return scores if scores.any() else CRITERIA["l2"].score_group(group, stats, np.random.default_rng(0))
