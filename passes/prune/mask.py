@@ -1,7 +1,7 @@
 """The masked original: the same graph with a plan's channels set to zero wherever they occur, and nothing removed.
 
 It is the definition of what a pruned graph has to compute. Values are masked after every node, so the plan's index maps
-alone decide what is zero, not the surgery on weights that is to be checked.
+alone decide what is zero, not the surgery on weights that is to be checked. Zero of a quantised tensor is its zero point.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from graphopt.ops.infer import infer_node
 from graphopt.ops.reduction import REDUCE
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
+from graphopt.passes.prune.zero_points import zero_of
 
 _SELECTABLE = (DType.f32, DType.f16, DType.f64, DType.i8, DType.u8, DType.i32, DType.i64, DType.u32)
 """Element types that ONNX Runtime's Where takes; others are cast to one of them and back, which is exact."""
@@ -33,7 +34,7 @@ def masked_graph(plan: PrunePlan) -> Graph:
             if before is not None and after is not None and after.uses:
                 keep = _keep(plan.keep(before))
                 if keep is not None:
-                    _select(editor, after, keep, following)
+                    _select(editor, after, keep, zero_of(before) or 0, following)
     return work
 
 
@@ -64,12 +65,12 @@ def _mask_operands(plan: PrunePlan, old: Node, new: Node, editor: Editor) -> Non
             editor.set_input(new, index, editor.constant(masked, f"{value.name}_masked"))
 
 
-def _select(editor: Editor, value: Value, keep: Array, before: Node | None) -> None:
+def _select(editor: Editor, value: Value, keep: Array, number: int, before: Node | None) -> None:
     uses, name, source = list(value.uses), f"{value.name}_masked", value
     if value.dtype not in _SELECTABLE:
         wide = DType.f32 if value.dtype.is_float else DType.i64
         source = editor.node("Cast", [value], {"to": wide.onnx}, name=f"{name}_wide", before=before).out
-    zero = editor.constant(np.zeros((), source.dtype.numpy), f"{value.name}_zero")
+    zero = editor.constant(np.asarray(number, source.dtype.numpy), f"{value.name}_zero")
     chosen = editor.node(
         "Where", [editor.constant(keep, f"{value.name}_keep"), source, zero], name=name, before=before
     ).out

@@ -4,6 +4,7 @@ from graphopt.passes.prune.rules import (  # noqa: F401  (registration)
     attention,
     contraction,
     elementwise,
+    integer,
     movement,
     normalization,
     pooling,

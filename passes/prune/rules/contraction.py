@@ -13,7 +13,7 @@ from graphopt.passes.prune.tokens import Labels
 
 
 @labels_of("Conv", "ConvTranspose")
-def convolution(c: RuleContext) -> None:
+def convolution(c: RuleContext, weight: int = 1, bias: int = 2) -> None:
     """x: [N, G*K, ...]; Conv W: [G*M, K, ...], ConvTranspose W: [G*K, M, ...]; y: [N, G*M, ...].
 
     Channel (g, k) of x goes with group g or with position k of every group, (g, m) of y with group g or position m.
@@ -22,8 +22,8 @@ def convolution(c: RuleContext) -> None:
     groups = int(attr(c.node, "group") or 1)
     x = c.labels(0)
     if groups == 1:
-        c.tie(1, 0 if transposed else 1, x[1])
-    w = c.labels(1)
+        c.tie(weight, 0 if transposed else 1, x[1])
+    w = c.labels(weight)
     for kernel in w[2:]:
         c.freeze(kernel, f"it is a tap of {c.node.label}'s kernel")
     for axis in x[2:]:
@@ -51,11 +51,11 @@ def convolution(c: RuleContext) -> None:
             channels = outer
             bind_product(c, channels, group, c.fresh(len(channels) // groups))
         bind_product(c, x[1], group, inner)
-    if c.has(2):
-        c.tie(2, 0, channels)
-        c.role(2, 0, Role.PARAMETER)
-    c.role(1, 1 if transposed else 0, Role.OUT)
-    c.role(1, 0 if transposed else 1, Role.IN)
+    if c.has(bias):
+        c.tie(bias, 0, channels)
+        c.role(bias, 0, Role.PARAMETER)
+    c.role(weight, 1 if transposed else 0, Role.OUT)
+    c.role(weight, 0 if transposed else 1, Role.IN)
     c.set([x[0], channels, *[None] * (len(c.out_shape()) - 2)])
 
 
@@ -63,7 +63,8 @@ def _by_group_or_position(c: RuleContext, channels: Labels, groups: int) -> bool
     """Whether whole groups and equal positions are the better choice: many small groups, and channels so far free.
     (Computed weights can't be cut group by group.)"""
     width = len(channels) // groups
-    return width == 1 or not isinstance(c.slot(1), Use) or (groups > width and fits_product(c.tokens, channels, groups))
+    cut = c.node.op == "Conv" and isinstance(c.slot(1), Use)
+    return width == 1 or not cut or (groups > width and fits_product(c.tokens, channels, groups))
 
 
 def bind_product(c: RuleContext, whole: Labels, rows: Labels, columns: Labels) -> None:
@@ -121,18 +122,18 @@ def gemm(c: RuleContext) -> None:
 
 
 @labels_of("MatMul")
-def matmul(c: RuleContext) -> None:
+def matmul(c: RuleContext, right: int = 1) -> None:
     """y[..., m, n] = sum over k of a[..., m, k] b[..., k, n], with numpy's rules for vectors and broadcast."""
-    sa, sb = list(c.shape(0)), list(c.shape(1))
+    sa, sb = list(c.shape(0)), list(c.shape(right))
     a = list(c.labels(0))
-    c.tie(1, max(len(sb) - 2, 0), a[-1])
-    b = list(c.labels(1))
+    c.tie(right, max(len(sb) - 2, 0), a[-1])
+    b = list(c.labels(right))
     c.role(0, len(a) - 1, Role.IN)
-    c.role(1, max(len(b) - 2, 0), Role.IN)
+    c.role(right, max(len(b) - 2, 0), Role.IN)
     if len(a) > 1:
         c.role(0, len(a) - 2, Role.OUT)
     if len(b) > 1:
-        c.role(1, len(b) - 1, Role.OUT)
+        c.role(right, len(b) - 1, Role.OUT)
     batch = broadcast_labels(
         c, [(sa[:-2], a[:-2]), (sb[:-2], b[:-2])], len(c.out_shape()) - (len(a) > 1) - (len(b) > 1)
     )
