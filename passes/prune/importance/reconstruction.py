@@ -22,7 +22,7 @@ from graphopt.passes.prune.importance.taylor import effects
 
 DAMPING = 1e-4
 """Added to the covariance, relative to the mean of its diagonal: what data of finite size says is not taken at its word."""
-STEPS = 64
+STEPS = 32
 """A group is emptied in so many steps, or more where channels that would go together turn out to depend on each other."""
 SURPRISE = 1.5
 """Channels go together when what they leave together is at most this times the sum of what each would leave alone."""
@@ -58,11 +58,12 @@ class Reconstruction(Criterion):
         return self._score(group, readers, stats, Problems(stats, Counter()))
 
     def _score(self, group: Group, readers: Sequence[Consumer], stats: LayerMoments, problems: Problems) -> Scores:
-        fits = [f for f in (fit(c, problems) for c in readers) if f is not None]
+        found = [fit(c, problems) for c in readers]
+        fits = [f for f in found if f is not None]
         if not fits:
             return CRITERIA["taylor"].score_group(group, stats, np.random.default_rng(0))
         # Layers without products take part with what they lose before any refitting.
-        unknown = [(group, c) for c in readers if stats.gram(c.layer.weight) is None]
+        unknown = [(group, c) for c, f in zip(readers, found) if f is None]
         return eliminate(fits, effects(unknown, stats).get(group.index, np.zeros(group.size)))
 
 
