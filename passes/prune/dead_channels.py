@@ -14,6 +14,7 @@ from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph, Node, Use, Value
 from graphopt.passes.prune.apply import apply_in_place
 from graphopt.passes.prune.constant_channels import movable, move
+from graphopt.passes.prune.fates import Fates
 from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
@@ -23,6 +24,7 @@ from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 _SUMMING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _PICKING = ("Slice", "Split", "Gather")
+_ROUNDS = 4
 
 
 @register_pass
@@ -42,8 +44,11 @@ class RemoveDeadChannels(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:
         """The outermost graph only: what branches and bodies use stays."""
-        if not _may_be_dead(graph):
-            return
+        for _ in range(_ROUNDS):  # what is coupled anew after a removal may set more free
+            if not _may_be_dead(graph) or not self._once(graph, ctx):
+                break
+
+    def _once(self, graph: Graph, ctx: PassContext) -> bool:
         copy, groups, found = _search(graph)
         while _move_constants(graph, copy, found, ctx):
             copy, groups, found = _search(graph)
@@ -55,17 +60,15 @@ class RemoveDeadChannels(Pass):
             except GraphOptError as e:
                 first = next(groups.groups[i] for i in plan.removed)
                 ctx.refuse(nodes[_layer(first)], f"dead channels stay: {e.message}")
-                return
+                return False
         for group in groups.groups:
             gone = plan.removed.get(group.index)
             if gone is not None:
                 what = f"{int(gone.sum())} of {group.size} channels of group {group.name} were dead"
                 ctx.applied(nodes[_layer(group)], what)
-            count = int((_constant(group, found.zeros) & ~found.removed[group.index]).sum())
-            if count:
-                what = f"{count} of {group.size} channels of group {group.name} are the same number everywhere, but not zero"
-                ctx.refuse(nodes[_layer(group)], f"{what}, and not all that read them could hold that in a bias")
-        _explain_frozen(groups, found.zeros, nodes, ctx)
+        if plan.is_empty:
+            _explain(found, nodes, ctx)
+        return not plan.is_empty
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,15 @@ def find_dead(groups: PruneGroups, *, constants: bool = False) -> DeadChannels:
         constants: channels that are one number everywhere count as not read by layers that could hold it in their bias.
     """
     removed = {group.index: np.zeros(group.size, bool) for group in groups.groups}
+    fates = Fates(groups)
     while True:
-        zeros = Zeros(groups.graph, PrunePlan(groups, removed).keep)
+        fates.decide(removed)
+        zeros = Zeros(groups.graph, fates.keep)
         found = {g.index: removed[g.index] | _dead(g, zeros, constants) for g in groups.groups}
         for index, mask in found.items():
             if mask.all():
                 mask[np.flatnonzero(~removed[index])[0]] = False
-        _keep_axes(groups, found, removed)
+        _keep_axes(groups, fates, found, removed)
         if all((found[i] == removed[i]).all() for i in found):
             return DeadChannels(groups, removed, zeros)
         removed = found
@@ -151,26 +156,16 @@ def _dead(group: Group, zeros: Zeros, constants: bool) -> Mask:
     return dead
 
 
-def _keep_axes(groups: PruneGroups, found: dict[int, Mask], removed: dict[int, Mask]) -> None:
+def _keep_axes(groups: PruneGroups, fates: Fates, found: dict[int, Mask], removed: dict[int, Mask]) -> None:
     """Let no axis lose its last index: a piece of a group, such as a part of a Split, needs one as well."""
-    labelling = groups.labelling
-    place = {int(c): (g.index, i) for g in groups.groups for i, c in enumerate(g.channels)}
-    plan = PrunePlan(groups, found)
-    seen: set[int] = set()
-    for slot, axes in labelling.slots.items():
-        for axis, mask in enumerate(plan.keep(slot)):
-            labels = axes[axis]
-            if labels is None or mask is None or id(labels) in seen:
-                continue
-            seen.add(id(labels))
-            if not len(mask) or mask.any():
-                continue
-            for token in labels.tolist():
-                new = [place[a] for a in labelling.tokens.atoms(token) if a in place]
-                if not any(removed[g][i] for g, i in new):
-                    for g, i in new:
-                        found[g][i] = False
-                    break
+    fates.decide(found)
+    for labels in fates.emptied():
+        for token in labels.tolist():
+            new = [fates.place[a] for a in groups.labelling.tokens.atoms(token) if a in fates.place]
+            if not any(removed[g][i] for g, i in new):
+                for g, i in new:
+                    found[g][i] = False
+                break
 
 
 def _may_be_dead(graph: Graph) -> bool:
@@ -212,6 +207,18 @@ def _constant(group: Group, zeros: Zeros) -> Mask:
         if known is not None:
             constant |= (known.mask & (known.value != 0))[member.positions].all(axis=1)
     return constant
+
+
+def _explain(found: DeadChannels, nodes: dict[Node, Node], ctx: PassContext) -> None:
+    """Why channels that look dead stay."""
+    for group in found.groups.groups:
+        count = int(_constant(group, found.zeros).sum())
+        if count:
+            what = (
+                f"{count} of {group.size} channels of group {group.name} are the same number everywhere, but not zero"
+            )
+            ctx.refuse(nodes[_layer(group)], f"{what}, and not all that read them could hold that in a bias")
+    _explain_frozen(found.groups, found.zeros, nodes, ctx)
 
 
 def _explain_frozen(groups: PruneGroups, zeros: Zeros, nodes: dict[Node, Node], ctx: PassContext) -> None:

@@ -29,6 +29,12 @@ _PASSING = frozenset({
 
 def unread(z: Zeros, use: Use, axis: int) -> Mask:
     """Bool [extent]: indices along a static axis of an operand that the node doesn't read."""
+    if (use, axis) not in z.unread:
+        z.unread[use, axis] = _unread(z, use, axis)
+    return z.unread[use, axis]
+
+
+def _unread(z: Zeros, use: Use, axis: int) -> Mask:
     node, index = use.node, use.index
     value = node.inputs[index]
     assert value is not None
@@ -84,7 +90,7 @@ def _partner(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask:
     assert value is not None
     if value.shape[axis] != extent:
         return np.zeros(extent, bool)
-    return z.zero_along(Use(node, index), axis, {}) if value.is_const else z.zero(value, axis)
+    return z.zero_slot(operand(node, index), axis)
 
 
 def _convolved(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask:

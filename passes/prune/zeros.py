@@ -74,6 +74,8 @@ class Zeros:
         self.keep = keep
         self._facts: dict[Value, Facts] = {}
         self._constants: dict[tuple[Use, int], Known | None] = {}
+        self._silent: dict[tuple[Use, int], Mask] = {}
+        self.unread: dict[tuple[Use, int], Mask] = {}  # kept here for ``readers``
         for node in graph.nodes:
             rule = rule_of(node)
             known = shape_of(node.out) is not None if node.outputs and node.outputs[0] is not None else False
@@ -109,7 +111,11 @@ class Zeros:
 
     def zero_slot(self, slot: Slot, axis: int) -> Mask:
         """The same for constants too, by their weights alone."""
-        return self.zero_along(slot, axis, {}) if isinstance(slot, Use) else self.zero(slot, axis)
+        if isinstance(slot, Value):
+            return self.zero(slot, axis)
+        if (slot, axis) not in self._silent:
+            self._silent[slot, axis] = self.zero_along(slot, axis, {})
+        return self._silent[slot, axis]
 
     def any_known(self, node: Node) -> bool:
         """Whether anything is known of an operand that is computed at run time."""
