@@ -13,7 +13,7 @@ choice, never as correctness: every solution keeps all tensors rectangular.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -110,10 +110,7 @@ class Tokens:
                     changed = True
                     continue
                 live = tuple(dict.fromkeys(p for p in map(self.find, parts) if p not in self._reason))
-                if root in live or self._reaches(live, root):
-                    self._collapse(root)
-                    changed = True
-                elif len(live) < 2:
+                if len(live) < 2:
                     reason = next((self._reason[self.find(p)] for p in parts if self.find(p) in self._reason), "frozen")
                     del self._parts[root]
                     if live:
@@ -123,6 +120,10 @@ class Tokens:
                     changed = True
                 else:
                     self._parts[root] = live
+            if not changed:
+                for root in self._in_circles():
+                    self._collapse(root)
+                    changed = True
 
     def atoms(self, token: int) -> tuple[int, ...]:
         """The independent bits whose "or" is the token: empty when it is frozen. Valid after ``settle``."""
@@ -210,17 +211,29 @@ class Tokens:
                 stack.extend(self._parts.pop(root, ()))
 
     def _collapse(self, root: int) -> None:
-        for part in self._parts.pop(root):
+        for part in self._parts.pop(root, ()):
             self._union(root, part)
 
-    def _reaches(self, start: Sequence[int], goal: int) -> bool:
-        seen: set[int] = set()
-        stack = list(start)
-        while stack:
-            token = self.find(stack.pop())
-            if token == goal:
-                return True
-            if token not in seen:
-                seen.add(token)
-                stack.extend(self._parts.get(token, ()))
-        return False
+    def _in_circles(self) -> list[int]:
+        """Roots that are parts of themselves, one of each circle at least."""
+        found: dict[int, None] = {}
+        open_: set[int] = set()
+        done: set[int] = set()
+        for start in self._parts:
+            stack = [start]
+            while stack:
+                root = stack[-1]
+                if root in done or root not in self._parts:
+                    stack.pop()
+                elif root in open_:
+                    open_.discard(root)
+                    done.add(root)
+                    stack.pop()
+                else:
+                    open_.add(root)
+                    for part in map(self.find, self._parts[root]):
+                        if part in open_:
+                            found[part] = None
+                        elif part not in done:
+                            stack.append(part)
+        return list(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from graphopt.passes.prune.labels import RuleContext
 
 Mask = npt.NDArray[np.bool_]
 LabelRule = Callable[[RuleContext], None]
+Rule = TypeVar("Rule", bound=LabelRule)
 
 
 @dataclass
@@ -86,10 +88,10 @@ _LABEL_RULES: dict[str, LabelRule] = {}
 _ADJUST_RULES: dict[str, AdjustRule] = {}
 
 
-def labels_of(*ops: str) -> Callable[[LabelRule], LabelRule]:
+def labels_of(*ops: str) -> Callable[[Rule], Rule]:
     """Decorator: the labelling rule of the named operators."""
 
-    def add(rule: LabelRule) -> LabelRule:
+    def add(rule: Rule) -> Rule:
         for op in ops:
             _LABEL_RULES[op] = rule
         return rule
