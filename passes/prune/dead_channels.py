@@ -38,9 +38,13 @@ class RemoveDeadChannels(Pass):
 
     Values computed at run time are taken to be finite: an infinity or NaN in a dead channel, which 0 times it would spread,
     is lost. Sums may be rounded in another order.
+
+    Attributes:
+        multiple: so many dead channels stay that what is left of a group is a multiple of it.
     """
 
     name: ClassVar[str] = "remove-dead-channels"
+    multiple: int = 1
 
     def run(self, graph: Graph, ctx: PassContext) -> None:
         """The outermost graph only: what branches and bodies use stays."""
@@ -52,6 +56,8 @@ class RemoveDeadChannels(Pass):
         copy, groups, found = _search(graph)
         while _move_constants(graph, copy, found, ctx):
             copy, groups, found = _search(graph)
+        for mask in found.removed.values():
+            _round(mask, self.multiple)
         plan = PrunePlan(groups, {i: mask for i, mask in found.removed.items() if mask.any()})
         nodes = dict(zip(copy.nodes, graph.nodes, strict=True))
         if not plan.is_empty:
@@ -137,6 +143,13 @@ def find_dead(groups: PruneGroups, *, constants: bool = False) -> DeadChannels:
         if all((found[i] == removed[i]).all() for i in found):
             return DeadChannels(groups, removed, zeros)
         removed = found
+
+
+def _round(mask: Mask, multiple: int) -> None:
+    """Keep some dead channels after all. Nothing notices: they stay zero or unread without the others too."""
+    gone = np.flatnonzero(mask)
+    more = -(len(mask) - len(gone)) % multiple
+    mask[gone[:more]] = False
 
 
 def _dead(group: Group, zeros: Zeros, constants: bool) -> Mask:

@@ -160,6 +160,12 @@ def test_one_channel_stays_where_all_are_dead() -> None:
     assert weights(run_pass(g, PASS)[0]) == [(1, 3, 1, 1), (2, 1, 1, 1)]
 
 
+def test_what_is_left_can_be_a_multiple() -> None:
+    g = graph_of(X, "c = Conv(x, v)\ny = Conv(c, w)", v=rows(16, 3, 1, 1, gone=[0, 2, 3, 4, 5, 9]), w=rand(2, 16, 1, 1))
+    assert weights(run_pass(g, PASS + "{multiple=4}")[0]) == [(12, 3, 1, 1), (2, 12, 1, 1)]
+    assert weights(run_pass(g, PASS + "{multiple=32}")[0]) == weights(g)
+
+
 def test_depthwise_and_grouped() -> None:
     body = "a = Conv(x, u)\nr = Relu(a)\nd = Conv<group=4,pads=[1,1,1,1]>(r, v)\ny = Conv(d, w)"
     u, v, w = rows(4, 3, 1, 1, gone=0), rows(4, 1, 3, 3, gone=1), rand(3, 4, 1, 1)
