@@ -17,6 +17,8 @@ from graphopt.passes.prune.plan import Mask
 
 Gone = npt.NDArray[np.bool_]
 """By channel token: True for those that go."""
+CACHED_COUNTS = 20_000
+"""States of axes that are remembered."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Extents:
         self._axes: dict[int, _Axis] = {}
         self._keys: dict[Slot, list[int | None]] = {}
         self._tokens = 1 + max((int(g.channels.max()) for g in groups.groups if g.size), default=0)
+        self._counts: dict[tuple[int, bytes], int] = {}
         self._atoms: dict[int, tuple[int, ...]] = {}
         prunable = {int(t) for g in groups.groups for t in g.channels.tolist()}
         for slot, axes in groups.labelling.slots.items():
@@ -70,7 +73,7 @@ class Extents:
         keys = self._keys.get(slot)
         if not keys:
             return whole
-        return tuple(d if key is None else int(self._mask(key, gone).sum()) for d, key in zip(whole, keys))
+        return tuple(d if key is None else self._count(key, gone) for d, key in zip(whole, keys))
 
     def input_shape(self, node: Node, index: int, gone: Gone) -> tuple[Dim, ...]:
         """What is left of an input that is there, as the surgery leaves it."""
@@ -87,6 +90,17 @@ class Extents:
         state[list(channels)] = True
         hit = {key for key, axis in self._axes.items() if state[axis.channels].any()}
         return [slot for slot, keys in self._keys.items() if any(key in hit for key in keys)]
+
+    def _count(self, key: int, gone: Gone) -> int:
+        axis = self._axes[key]
+        if not len(axis.channels):
+            return axis.extent
+        state = (key, gone[axis.channels].tobytes())
+        if state not in self._counts:
+            if len(self._counts) > CACHED_COUNTS:
+                self._counts.clear()
+            self._counts[state] = int(self._mask(key, gone).sum())
+        return self._counts[state]
 
     def _mask(self, key: int, gone: Gone) -> Mask:
         axis = self._axes[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +123,17 @@ def open_sizes(graph: Graph) -> dict[str, int]:
     return sizes
 
 
+def fixed_shape(shape: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with numbers for its symbols (`open_sizes`), those that only data decides included."""
+    found = []
+    for dim in shape:
+        if not isinstance(dim, int):
+            dim = subs(dim, {name: sizes.get(name, OPEN_EXTENT) for name in symbols_of(dim)})
+        assert isinstance(dim, int)
+        found.append(dim)
+    return tuple(found)
+
+
 def _flops(node: Node, inputs: list[tuple[Dim, ...]], outputs: list[tuple[Dim, ...]], sizes: Mapping[str, int]) -> int:
     """Operations of a node on tensors of other shapes than its own (none given: its own)."""
     count = None if inputs or outputs else node_flops(node)
@@ -145,10 +156,7 @@ def _paired(
 def _resized(value: Value | None, shape: tuple[Dim, ...] | None, sizes: Mapping[str, int]) -> Value | None:
     if value is None or shape_of(value) is None:
         return value
-    dims = tuple(
-        d if isinstance(d, int) else subs(d, {s: sizes.get(s, OPEN_EXTENT) for s in symbols_of(d)})
-        for d in (value.shape if shape is None else shape)
-    )
+    dims = fixed_shape(value.shape if shape is None else shape, sizes)
     return Value(value.name, TensorType(value.dtype, dims))
 
 
