@@ -163,6 +163,9 @@ def label(graph: Graph) -> Labelling:
             context.refuse(f"there is no pruning rule for {node.label}")
         else:
             rule(context)
+        for out in node.outputs:
+            if out is not None:
+                labelling.of(out)  # what the rule says nothing of stays
         for sub in node.subgraphs:
             _freeze_captured(labelling, sub, node)
     for value in graph.outputs:
