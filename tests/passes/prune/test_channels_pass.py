@@ -55,6 +55,27 @@ def test_pruned_computes_what_the_masked_original_does(criterion: str, ranking: 
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_scores_that_share_a_scale_are_compared_as_they_are() -> None:
+    """LAMP's, other than norms, mean the same in groups of any size."""
+    body = "[wide] a = Conv(x, w)\nr = Relu(a)\n[thin] b = Conv(r, k)\ny = Conv(b, u)"
+    weights = {"w": rand(32, 3, 1, 1), "k": rand(5, 32, 1, 1), "u": rand(2, 5, 1, 1)}
+    graph = graph_of({"x": "float[2,3,6,6]"}, body, **weights)
+    groups = find_groups(graph)
+    scores = CRITERIA["lamp"].score(groups)
+    ratios = (0.2, 0.35, 0.5, 0.65, 0.8)
+    plans = {
+        (r, n): [p.kept(g) for g in groups.groups]
+        for r in ratios
+        for n in (False, True)
+        for p in [select(groups, scores, ratio=r, ranking="global", normalise=n)]
+    }
+    telling = [r for r in ratios if plans[r, False] != plans[r, True]]
+    assert telling
+    for r in telling:
+        pruned = graphopt.optimize(graph, passes=[f"prune-channels{{ratio={r},criterion=lamp,ranking=global}}"])
+        assert [widths(pruned)[g.name] for g in groups.groups] == plans[r, False]
+
+
 def test_options_and_spec() -> None:
     p = parse_pass("prune-channels{ratio=0.25,criterion=fpgm,ranking=global,multiple=8,exclude=[a,b*],seed=7}")
     assert p == PruneChannels(0.25, "fpgm", "global", 8, ("a", "b*"), 7)

@@ -236,26 +236,33 @@ def test_taylor_without_products_takes_rows_as_uncorrelated() -> None:
     np.testing.assert_allclose(found, parts / parts.sum(), rtol=1e-4)
 
 
-def test_taylor_of_a_grouped_reader() -> None:
-    """Position p of every group goes at once, and each group has its own weights and moments."""
-    graph = grouped()
+def test_taylor_of_grouped_readers() -> None:
+    """Each group of a layer has its own weights and moments. The second layer reads the channels in another order, so one
+    that is position 0 of its first group is position 1 of its second."""
+    body = (
+        "a = Conv(x, w)\nr = Relu(a)\nd = Conv<group=2>(r, k)\ni = Gather<axis=1>(r, order)\ne = Conv<group=2>(i, l)\n"
+        "z = Concat<axis=1>(d, e)\ny = Conv(z, u)"
+    )
+    weights = {"k": rand(6, 4, 3, 3), "l": rand(6, 4, 3, 3, seed=5)}
+    order = np.asarray([0, 1, 2, 3, 5, 4, 7, 6])
+    graph = graph_of({"x": "float[2,3,5,5]"}, body, w=rand(8, 3, 1, 1), order=order, u=rand(2, 12, 1, 1), **weights)
     groups = find_groups(graph)
     found = CRITERIA["taylor"].score(groups, seen(graph))
-    r, k = inner(graph, "r"), rand(6, 4, 3, 3).astype(np.float64)
-    whole = sum(np.square(conv(r[:, 4 * g : 4 * g + 4], k[3 * g : 3 * g + 3])).sum() for g in range(2))
-    checked = 0
-    for group in groups.groups:
-        (at,) = [m.positions for m in group.members if m.value.name == "r" and m.axis == 1] or [None]
-        gone = [m.positions for m in group.members if m.value.name == "d" and m.axis == 1]
-        if at is None or gone:
-            continue
-        for channel, positions in enumerate(at):
-            masked = np.zeros_like(r)
-            masked[:, positions] = r[:, positions]
-            change = sum(np.square(conv(masked[:, 4 * g : 4 * g + 4], k[3 * g : 3 * g + 3])).sum() for g in range(2))
-            np.testing.assert_allclose(found[group.index][channel], change / whole, rtol=1e-4)
-            checked += 1
-    assert checked
+    r = inner(graph, "r")
+
+    def change(x: Any, w: Any) -> float:
+        return float(sum(np.square(conv(x[:, 4 * g : 4 * g + 4], w[3 * g : 3 * g + 3])).sum() for g in range(2)))
+
+    (group,) = [g for g in groups.groups if any(m.value.name == "r" and m.axis == 1 for m in g.members)]
+    at = next(m.positions for m in group.members if m.value.name == "r" and m.axis == 1)
+    assert at.shape == (4, 2)
+    for channel, positions in enumerate(at):
+        masked = np.zeros_like(r)
+        masked[:, positions] = r[:, positions]
+        want = 0.0
+        for index, w in ((np.arange(8), weights["k"]), (order, weights["l"])):
+            want += change(masked[:, index], w.astype(np.float64)) / change(r[:, index], w.astype(np.float64))
+        np.testing.assert_allclose(found[group.index][channel], want, rtol=1e-4)
 
 
 def conv(x: np.ndarray[Any, Any], w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
