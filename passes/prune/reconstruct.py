@@ -28,7 +28,7 @@ from graphopt.passes.prune.statistics import MAX_COLUMNS, MAX_MEMORY, Runner, en
 
 MAX_ROUNDS = 8
 HELD_OUT = 4
-"""One part in so many of the calibration data is not fitted to, but says whether a fit is any good."""
+"""One part in so many of the calibration data says whether a fit to the others is any good, and with which penalty."""
 LEAST_GAIN = 0.001
 """A fit has to be better on held-out data by this part of the error to be taken."""
 
@@ -42,7 +42,8 @@ class LayerRepair:
         round: in which it was looked at, from 1.
         own_inputs: whether it was fitted to the pruned graph's own inputs, not the original's.
         before: squared error of its results on held-out data, relative to their variance, with the weights it had.
-        after: the same with the weights it has now.
+        after: the same with weights fitted to the rest of the data. What is taken in the end is fitted to all of it, with
+            the same penalty.
         ridge: penalty of the fit, None where only the bias was changed or nothing.
         changed: whether it was repaired.
         remark: why not, or "".
@@ -299,6 +300,9 @@ class _Repair:
         after, chosen, new = min(tried, key=lambda t: t[0])
         if not after < before * (1 - LEAST_GAIN):
             return LayerRepair(name, number, own, before, before, None, False, "no fit was better on held-out data")
+        if held.count:  # the choice is made: now all the data may settle the numbers
+            whole = fit + held
+            new = shifted(whole, prior) if chosen is None else solve(whole, prior, chosen, intercept)
         put(editor, layers, new, self.density(layers[0]))
         return LayerRepair(name, number, own, before, after, chosen, True)
 
