@@ -216,6 +216,8 @@ def _aim(
                 break
             plan, last_resort = search.lowest(), True  # a prediction may be wrong
         predicted = model.seconds(plan)
+        if best is not None and any(predicted == t.predicted for t in trials):
+            break  # time falls in steps, and there is none between
         trial = Trial(aim, predicted, *timer(apply_plan(plan)))
         trials.append(trial)
         over = trial.after / budget.limit(trial.before)
