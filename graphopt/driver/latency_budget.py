@@ -187,7 +187,7 @@ class _Search:
         steps = self._descent.steps_to(seconds)
         if steps is None:
             raise out_of_reach(budget, seconds, self._descent.seconds[-1], self._model.seconds_before, **self._options)
-        found = self._descent.plan(steps)
+        found = self._descent.give_back(steps, seconds, self._model.seconds)
         try:
             limit = Budget("latency", seconds, False)
             uniform = fit_budget(self._groups, self._scores, limit, self._model.seconds, **self._options)

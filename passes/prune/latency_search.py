@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,10 @@ from graphopt.passes.prune.selection import producers, wanted_ratios
 
 STOPS = 24
 """A group loses its channels in about so many steps."""
+GIVERS = 8
+"""Groups, those that lost channels last, that are tried for getting some back at the end ..."""
+GIVEN_STOPS = 2
+"""... and how many steps of theirs."""
 LOOK_AHEAD = 2
 """Steps that may go at once: time falls in jumps, where a kernel needs a vector less."""
 
@@ -134,7 +138,25 @@ class Descent:
 
     def plan(self, steps: int) -> PrunePlan:
         """The plan after some of the steps that were taken."""
+        return self._plan({**self._start, **dict(self.steps[:steps])})
+
+    def give_back(self, steps: int, seconds: float, measure: Callable[[PrunePlan], float]) -> PrunePlan:
+        """The plan after ``steps``, less what it takes more than ``seconds`` asks for: the last step may have been a long one.
+
+        Args:
+            measure: predicted seconds of a plan.
+        """
         counts = {**self._start, **dict(self.steps[:steps])}
+        for index in list(dict.fromkeys(group for group, _ in reversed(self.steps[:steps])))[:GIVERS]:
+            stops = self._ladders[index].stops
+            place = stops.index(counts[index])
+            for fewer in stops[max(place - GIVEN_STOPS, 0) : place]:
+                if measure(self._plan({**counts, index: fewer})) <= seconds:
+                    counts[index] = fewer
+                    break
+        return self._plan(counts)
+
+    def _plan(self, counts: Mapping[int, int]) -> PrunePlan:
         return PrunePlan(self._groups, {i: self._ladders[i].mask(n) for i, n in counts.items() if n})
 
     def _step(self) -> bool:

@@ -88,6 +88,28 @@ def test_keeps_the_limit_and_more_than_uniform_removal(time: Time, part: float, 
     assert kept_importance(plan, scores) >= kept_importance(uniform, scores) - 0.01
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_taken_too_much_is_given_back(seed: int) -> None:
+    groups = network()
+    scores = scores_of(groups, seed)
+
+    def coarse(kept: dict[int, int]) -> float:
+        return kept[0] + kept[1] + 30.0 * -(-kept[2] // 32)
+
+    def time(plan: PrunePlan) -> float:
+        return coarse(counts(plan))
+
+    descent = Descent(groups, scores, CountingClock(groups, coarse))
+    for limit in (130.0, 105.0, 80.0, 60.0):
+        steps = descent.steps_to(limit) or 0
+        plan, less = descent.plan(steps), descent.give_back(steps, limit, time)
+        assert time(plan) <= time(less) <= limit
+        assert kept_importance(less, scores) >= kept_importance(plan, scores)
+        assert all(not (less.removed[i] & ~plan.removed[i]).any() for i in less.removed)
+        if time(plan) < limit - 6 and steps:
+            assert time(less) > time(plan)
+
+
 def test_takes_what_saves_time_and_leaves_the_rest() -> None:
     groups = network()
     descent = Descent(groups, scores_of(groups), CountingClock(groups, lambda kept: 100.0 + kept[1]))
