@@ -94,7 +94,7 @@ def sizes(report: Report, names: list[str], threads: int) -> None:
         model = zoo.get(name)
         graph = graphopt.import_onnx(model.path(), shapes=shapes_of(model))
         for label, request in REQUESTS:
-            sparse, found = sparsify(graph, calibration=model.inputs(0), threads=threads, **request)
+            sparse, found = sparsify(graph, calibration=model.inputs(0), reconstruct=False, threads=threads, **request)
             exact = file_bytes(compile_model(sparse, "native", threads=threads, exact=True))
             report.row(*_cells(name, label, found, exact))
 
@@ -167,7 +167,7 @@ def accuracy(report: Report, threads: int) -> None:
         ways: list[dict[str, Any]] = [
             {},
             {"scope": "global"},
-            {"method": "wanda", "calibration": calibration},
+            {"method": "wanda", "calibration": calibration, "reconstruct": False},
             {"depthwise": True},
         ]
         cells = []

@@ -50,6 +50,9 @@ def sparsify_verb(
             "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
         ),
     ] = None,
+    no_reconstruct: Annotated[
+        bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
+    ] = False,
     scope: Annotated[
         Literal["layer", "global"],
         typer.Option("--scope", help="Whether the ratio holds in every layer or over all of them."),
@@ -81,8 +84,8 @@ def sparsify_verb(
     with console.working(f"working on {model.name}"):
         graph, report = sparsify(
             model, ratio=ratio, pattern=pattern or "unstructured", method=method, scope=scope, calibration=calib,
-            exclude=exclude or (), depthwise=depthwise, target=target, threads=threads, shapes=shapes_of(shape), seed=seed,
-            compiled=not no_compile,
+            reconstruct=False if no_reconstruct else None, exclude=exclude or (), depthwise=depthwise, target=target,
+            threads=threads, shapes=shapes_of(shape), seed=seed, compiled=not no_compile,
         )  # fmt: skip
         export_onnx(graph, output)
     if json:
@@ -100,6 +103,10 @@ def _print(report: SparsityReport, title: str) -> None:
             console.plain(row.layer), f"{row.elements:,}", f"{row.after:,}", part, console.plain(row.reason or "")
         )
     console.print_table(table)
+    if report.reconstructed:
+        console.out.print(
+            f"weights of {len(report.reconstructed)} layers set anew by least squares on {report.data}", markup=False
+        )
     if report.outputs:
         outputs = console.make_table("", "output", f"SQNR dB on {report.data}", right=(f"SQNR dB on {report.data}",))
         for out in report.outputs:

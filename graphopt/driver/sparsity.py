@@ -20,9 +20,10 @@ from graphopt.driver.prune_proof import Run, runners
 from graphopt.driver.prune_report import Change, OutputRow, output_sqnr
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.sparsity_report import LATENCY_NOTE, SparsityReport, StoredConstants, stored_constants
-from graphopt.errors import CompileError
+from graphopt.errors import CompileError, UserError
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.linear import linear_layers
+from graphopt.passes.prune.sparse_repair import Repaired, repair
 from graphopt.passes.prune.sparsity import Method, Scope, weight_rows
 from graphopt.passes.prune.sparsity import sparsify as put_zeros
 from graphopt.passes.prune.sparsity_pattern import UNSTRUCTURED, parse_pattern
@@ -48,6 +49,7 @@ def sparsify(
     method: Method = "magnitude",
     scope: Scope = "layer",
     calibration: Source | None = None,
+    reconstruct: bool | None = None,
     exclude: Sequence[str] = (),
     depthwise: bool = False,
     target: str | Mapping[str, Any] = "native",
@@ -66,6 +68,7 @@ def sparsify(
         scope: ``layer``, or ``global``: weights of all layers compared by magnitude.
         calibration: inputs like those that the model will see: a ``.npz`` file, a folder of them, arrays by input name, or
             several of these mappings; ``graphopt.driver.calibration`` says how samples are told apart.
+        reconstruct: set the weights that stay anew, by least squares on the calibration data; by default if there is some.
         exclude: names or patterns of layers to leave alone.
         depthwise: also layers whose outputs read one input channel each.
         target: what to compile for to see what the zeros save.
@@ -85,24 +88,23 @@ def sparsify(
     graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
     signature = signature_of(graph)
     feeds = None if calibration is None else load_calibration(calibration, signature)
-    stats = gather(graph, feeds, CompiledRunner(threads=threads)) if method == "wanda" and feeds is not None else None
+    mend = feeds is not None if reconstruct is None else reconstruct
+    if mend and feeds is None:
+        raise UserError(
+            "reconstruction needs calibration data", code="needs-calibration", hint="give some, or leave it out"
+        )
+    stats = None
+    if feeds is not None and (mend or method == "wanda"):
+        stats = gather(graph, feeds, CompiledRunner(threads=threads))
     sparse, layers = put_zeros(
-        graph,
-        pattern=pattern,
-        ratio=ratio,
-        method=method,
-        stats=stats,
-        scope=scope,
-        exclude=exclude,
-        depthwise=depthwise,
-    )
-    seen = "no inputs"
+        graph, pattern=pattern, ratio=ratio, method=method, stats=stats if method == "wanda" else None, scope=scope,
+        exclude=exclude, depthwise=depthwise,
+    )  # fmt: skip
+    repaired = repair(graph, sparse, stats) if mend and stats is not None else Repaired((), ())
+    count = 0 if feeds is None else len(feeds)
+    seen = f"random inputs, seed {seed}" if feeds is None else f"{count} feed{'s'[: count != 1]} of calibration data"
     effect = _Effect()
     if compiled:
-        count = 0 if feeds is None else len(feeds)
-        seen = (
-            f"random inputs, seed {seed}" if feeds is None else f"{count} feed{'s'[: count != 1]} of calibration data"
-        )
         spec = target if isinstance(target, str) else dict(target)
         models = [compile(g, spec, threads=threads) for g in (graph, sparse)]
         effect = _effect([graph, sparse], models, feeds or [random_inputs(signature, seed)], goal)
@@ -115,12 +117,13 @@ def sparsify(
         data=seen,
         target=goal.name,
         layers=layers,
+        reconstructed=repaired.layers,
         artifact_bytes=effect.artifact_bytes,
         dense_bytes=effect.dense_bytes,
         stored=effect.stored,
         outputs=effect.outputs,
         latency_ms=effect.latency_ms,
-        notes=(*effect.notes, *_dead_channels(sparse)),
+        notes=(*effect.notes, *_unrepaired(repaired), *_dead_channels(sparse)),
     )
 
 
@@ -193,6 +196,14 @@ def _latencies(models: Sequence[CompiledModel], feed: Mapping[str, Array]) -> tu
         [Contender("dense", lambda: dense.run(feed)), Contender("sparse", lambda: sparse.run(feed))], repeat=REPEAT
     )
     return found[0].median_ms, found[1].median_ms
+
+
+def _unrepaired(repaired: Repaired) -> Iterator[str]:
+    if repaired.left:
+        yield (
+            f"{len(repaired.left)} layers keep the weights that they had, as their rows are too long, their weights are shared or "
+            f"no data reached them: {', '.join(repaired.left)}"
+        )
 
 
 def _dead_channels(graph: Graph) -> Iterator[str]:

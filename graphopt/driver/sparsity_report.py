@@ -52,6 +52,7 @@ class SparsityReport:
         data: what Wanda saw and outputs were compared on.
         target: of the compiled model.
         layers: one row a layer, those left alone too.
+        reconstructed: names of layers whose other weights were set anew on calibration data.
         artifact_bytes: of the compiled model's file; None when it was not compiled or can't be linked here.
         dense_bytes: of the sparse model's file if nothing in it were compressed, None likewise.
         stored: the sparse model's constants by kind of kernel.
@@ -68,6 +69,7 @@ class SparsityReport:
     data: str
     target: str
     layers: tuple[LayerZeros, ...]
+    reconstructed: tuple[str, ...]
     artifact_bytes: Change | None
     dense_bytes: int | None
     stored: tuple[StoredConstants, ...]
@@ -98,6 +100,7 @@ class SparsityReport:
             "elements": self.elements,
             "zeros": {"before": int(self.zeros.before), "after": int(self.zeros.after)},
             "layers": [asdict(row) for row in self.layers],
+            "reconstructed": list(self.reconstructed),
             "artifact_bytes": None if self.artifact_bytes is None else self.artifact_bytes.to_dict(),
             "dense_bytes": self.dense_bytes,
             "stored": [asdict(row) for row in self.stored],

@@ -56,7 +56,7 @@ def test_the_report_says_what_is_there(net: Graph, tmp_path: Path) -> None:
 
 def test_sqnr_is_that_of_the_outputs(net: Graph) -> None:
     x = {"x": rand(5, 192, seed=3)}
-    sparse, report = graphopt.sparsify(net, ratio=0.5, calibration=x, threads=1)
+    sparse, report = graphopt.sparsify(net, ratio=0.5, calibration=x, reconstruct=False, threads=1)
     want, got = (graphopt.compile(g, "native", threads=1).run(x)["y"].astype(np.float64) for g in (net, sparse))
     assert report.outputs[0].sqnr_db == pytest.approx(
         10 * np.log10(np.square(want).sum() / np.square(got - want).sum()), abs=0.01
@@ -68,7 +68,7 @@ def test_wanda_beats_magnitude_where_inputs_differ_in_size(net: Graph) -> None:
     x = {"x": rand(64, 192) * np.resize([0.1, 1, 10, 3], 192).astype(np.float32)}
     found = {}
     for method in ("magnitude", "wanda"):
-        _, report = graphopt.sparsify(net, pattern="2:4", method=method, calibration=x, threads=1)
+        _, report = graphopt.sparsify(net, pattern="2:4", method=method, calibration=x, reconstruct=False, threads=1)
         found[method] = report.outputs[0].sqnr_db or 0.0
         assert report.zeros.after == 18432
         assert report.ratio == 0.5
@@ -118,7 +118,28 @@ def test_digits_keep_their_accuracy_at_half() -> None:
     images, labels = zoo.digits_test()
     graph = import_onnx(zoo.get("digits").path(), shapes={"image": "450x1x8x8"})
     for kwargs in ({"ratio": 0.5}, {"pattern": "2:4"}):
-        sparse, report = graphopt.sparsify(graph, calibration={"image": images}, compiled=False, **kwargs)  # type: ignore[arg-type]
+        sparse, report = graphopt.sparsify(graph, compiled=False, **kwargs)  # type: ignore[arg-type]
         model = graphopt.compile(sparse, "native", threads=1)
         assert (model.run({"image": images})["logits"].argmax(1) == labels).mean() > 0.95
         assert report.zeros.after > 11000
+
+
+def test_reconstruction_recovers_most_of_the_loss() -> None:
+    images, labels = zoo.digits_test()
+    graph = import_onnx(zoo.get("digits").path(), shapes={"image": "Nx1x8x8"})
+    right = {}
+    for reconstruct in (False, True):
+        sparse, report = graphopt.sparsify(
+            graph, pattern="1:4", calibration={"image": images[:128]}, reconstruct=reconstruct, compiled=False
+        )
+        found = graphopt.compile(sparse, "native", threads=1).run({"image": images[128:]})["logits"].argmax(1)
+        right[reconstruct] = float((found == labels[128:]).mean())
+        assert report.reconstructed == (("conv2", "conv3", "conv4", "fc") if reconstruct else ())
+    assert right[True] > 0.95
+    assert right[False] < 0.75
+
+
+def test_reconstruction_wants_data(net: Graph) -> None:
+    with pytest.raises(UserError) as caught:
+        graphopt.sparsify(net, ratio=0.5, reconstruct=True)
+    assert caught.value.code == "needs-calibration"
