@@ -14,8 +14,6 @@ SHAPE_OPERANDS = frozenset({("Reshape", 1), ("Expand", 1), ("Resize", 3)})
 _ARITHMETIC = frozenset({
     "Add", "Cast", "Concat", "Div", "Floor", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze",
 })  # fmt: skip
-_OF_ONE_OPERAND = frozenset({"Cast", "Floor", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
-"""Of these, the first operand holds the numbers; the others say where they are."""
 
 
 @labels_of("Shape")
@@ -97,7 +95,7 @@ def _is_shape(use: Use, graph: Graph | None, seen: set[Node]) -> bool:
         return False  # nodes of branches and bodies are left alone
     if (node.op, use.index) in SHAPE_OPERANDS:
         return _can_be_rewritten(node)
-    if node.op not in _ARITHMETIC or (use.index and node.op in _OF_ONE_OPERAND):
+    if node.op not in _ARITHMETIC:
         return False
     if node in seen:
         return True

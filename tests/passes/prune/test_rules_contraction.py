@@ -68,7 +68,11 @@ CONV: dict[str, tuple[str, dict[str, int] | None, dict[str, Any]]] = {
     ),
     "constant image": ("g = Conv(c, k)\nt = Mul(h, g)", None, {"c": rand(1, 5, 6, 6), "k": rand(8, 5, 1, 1)}),
     "max pool": ("t = MaxPool<kernel_shape=[2,3],strides=[2,1],ceil_mode=1>(h)", {"h": 8}, {}),
-    "max pool's positions": ("p, i = MaxPool<kernel_shape=[2,2]>(h)\nf = Cast<to=1>(i)\nt = Add(p, f)", {}, {}),
+    "max pool's positions": (
+        "p, i = MaxPool<kernel_shape=[2,2]>(h)\nf = Cast<to=1>(i)\nm = ReduceMax<keepdims=0>(f)\nt = Add(p, m)",
+        {},
+        {},
+    ),
     "average pool": ("t = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1],count_include_pad=1>(h)", {"h": 8}, {}),
     "lp pool": ("t = LpPool<kernel_shape=[2,2],p=2>(h)", {"h": 8}, {}),
     "global pools": (
@@ -209,9 +213,9 @@ ROWS: dict[str, tuple[str, dict[str, int] | None, dict[str, Any]]] = {
         {"w": rand(6, 8), "q": rand(1, 8, seed=1)},
     ),
     "diagonal": (
-        'a = Gemm<transB=1>(x, x)\nb = MatMul(a, w)\nc = MatMul(b, v)\ny = Einsum<equation="ii->i">(c)',
-        {"b": 8},
-        {"w": rand(5, 8), "v": rand(8, 5)},
+        'a = MatMul(x, w)\nb = MatMul(x, u)\nc = Gemm<transA=1>(a, b)\nd = Einsum<equation="ii->i">(c)\ny = ReduceSum(d)',
+        {"a": 8},
+        {"w": rand(6, 8), "u": rand(6, 8, seed=1)},
     ),
     "implicit result": ('a = MatMul(x, w)\ny = Einsum<equation="ij,jk">(a, v)', {}, {"w": rand(6, 8), "v": rand(8, 3)}),
     "low rank of a constant pair": (

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.passes.prune.apply import apply_plan
+from graphopt.passes.prune.plan import PrunePlan
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.pruning import check_pruning, sandwich
 
@@ -24,6 +26,11 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "transpose reverses": ("a = Transpose(h)\nt = Transpose(a)", {"h": 8}, {}),
     "concat of batches": ("t = Concat<axis=0>(h, h)", {"h": 8}, {}),
     "concat along space": ("t = Concat<axis=-1>(h, h)", {"h": 8}, {}),
+    "concat of two along space": (
+        "g = Conv(x, u)\nt = Concat<axis=2>(h, g)",
+        {"h": 8},
+        {"u": rand(8, 3, 1, 1, seed=3)},
+    ),
     "concat with itself": ("t = Concat<axis=1>(h, h)", {"h": 8}, {"after": 16}),
     "concat with a constant": ("t = Concat<axis=1>(h, c)", {"h": 8, "y": 5}, {"after": 13, "c": rand(2, 5, 6, 6)}),
     "concat of one": ("t = Concat<axis=-3>(h)", {"h": 8}, {}),
@@ -275,3 +282,51 @@ def test_run_time_bounds_of_channels_freeze() -> None:
         w=rand(8, 3, 1, 1), **ints(zero=[0], one=[1]),
     )  # fmt: skip
     check_pruning(graph, {})
+
+
+def test_extents_multiplied_with_unknown_ones_stay() -> None:
+    """[N*C, H*W] can't be written without the count of channels: two extents are only known at run time."""
+    graph = graph_of(
+        {"x": "float[N,3,H,W]"},
+        """
+        h = Conv(x, w)
+        g = Conv(x, w2)
+        s = Shape(h)
+        n = Gather(s, zero)
+        c = Gather(s, one)
+        r = Gather(s, two)
+        l = Gather(s, three)
+        nc = Mul(n, c)
+        rl = Mul(r, l)
+        k = Concat<axis=0>(nc, rl)
+        f = Reshape(g, k)
+        m = ReduceMax<keepdims=0>(f)
+        i = Conv(h, v)
+        y = Add(i, m)
+        """,
+        w=rand(8, 3, 1, 1), w2=rand(8, 3, 1, 1, seed=3), v=rand(2, 8, 1, 1),
+        **ints(zero=[0], one=[1], two=[2], three=[3]),
+    )  # fmt: skip
+    groups = check_pruning(graph, {})
+    assert any("counts them for" in f.reason for f in groups.frozen if f.name == "h")
+
+
+def test_target_with_several_unknown_extents_is_put_together() -> None:
+    """Only the numbers of channels in it are replaced; what was assumed of it is assumed of what is left."""
+    graph = graph_of(
+        {"x": "float[N,3,H,W]", "z": "float[A,B]"},
+        """
+        h = Conv(x, w)
+        g = Transpose<perm=[1,0,2,3]>(h)
+        s = Shape(z)
+        k = Concat<axis=0>(eight, s)
+        f = Reshape(g, k)
+        y = Einsum<equation="cab,cd->dab">(f, v)
+        """,
+        w=rand(8, 3, 1, 1), v=rand(8, 2), eight=np.asarray([8]),
+    )  # fmt: skip
+    feeds = {"x": rand(2, 3, 4, 6), "z": rand(12, 4)}
+    groups = check_pruning(graph, {"h": 8}, feeds)
+    pruned = apply_plan(PrunePlan(groups, {0: np.arange(8) < 5}))
+    assert "Where" in [n.op for n in pruned.nodes]
+    assert len(pruned.constraints) == len(graph.constraints)
