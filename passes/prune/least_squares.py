@@ -30,6 +30,11 @@ class Affine:
     weight: Matrix
     offset: Matrix
 
+    def after(self, layer: Affine) -> Affine:
+        """A factor and an offset for every result alone ([G M, 1, 1] here), applied to a layer's results."""
+        factor = self.weight.reshape(layer.offset.shape)
+        return Affine(factor[:, :, None] * layer.weight, factor * layer.offset + self.offset.reshape(factor.shape))
+
 
 def solve(moments: Moments, prior: Affine, ridge: float, intercept: bool = True) -> Affine:
     """Minimise E|y - W x - b|^2 + ridge s |W - W0|^2 with s the mean energy of a column (its variance with intercept).

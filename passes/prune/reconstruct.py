@@ -98,7 +98,7 @@ def reconstruct(
         feeds: inputs of the model. The last quarter of them (of the rows, when there is one feed) is held out.
         runner: runs graphs and gives inner values.
         rounds: 1 fits all layers to the original's inputs; by default one for each depth, at most ``MAX_ROUNDS``.
-        max_columns: layers with longer rows stay as they are.
+        max_columns: layers with longer rows keep their weights but for a factor and an offset for each output channel.
         max_memory: bytes of products that are kept at once; more passes over the data where that is not enough.
         ridges: penalties to choose from on held-out data.
         seed: of the choice of rows where there are more than needed.
@@ -203,7 +203,13 @@ class _Repair:
     @property
     def pruned_names(self) -> list[str]:
         """What is asked of the pruned graph: always the same, so that kernels can be used again."""
-        return list(dict.fromkeys([*(self.now[n].x.name for unit in self.units for n in unit.names), *self.outputs]))
+        inputs = [self.now[n].x.name for unit in self.units for n in unit.names]
+        results = [self.now[n].node.out.name for unit in self.units if self.wide(unit) for n in unit.names]
+        return list(dict.fromkeys([*inputs, *results, *self.outputs]))
+
+    def wide(self, unit: Unit) -> bool:
+        """Whether products of the unit's rows take too much memory: only scales and offsets of its results are fitted."""
+        return self.now[unit.names[0]].ins > self.max_columns
 
     def repair(self, number: int, units: Sequence[Unit], start: int) -> None:
         """Fit the units' layers on one pass over the data."""
@@ -211,8 +217,8 @@ class _Repair:
         for unit in units:
             own = unit.depth == start
             problem = unit.problem
-            if problem is None and max(self.now[n].ins for n in unit.names) > self.max_columns:
-                problem = f"its rows are longer than {self.max_columns}"
+            if problem is None and self.wide(unit) and (not own or self.now[unit.names[0]].gives_products):
+                problem = f"its rows are longer than {self.max_columns}; more rounds may let it be rescaled"
             if problem is None and not own and not unit.lost:
                 continue  # exact with the original's inputs
             if problem is not None:
@@ -233,14 +239,14 @@ class _Repair:
         found = {}
         for unit, _ in todo:
             layer = self.now[unit.names[0]]
-            fit, held = (Moments(layer.groups, layer.ins, layer.outs) for _ in range(2))
-            found[unit] = fit, held
+            sizes = (layer.groups * layer.outs, 1, 1) if self.wide(unit) else (layer.groups, layer.ins, layer.outs)
+            found[unit] = Moments(*sizes), Moments(*sizes)
         for index, feed in enumerate(self.feeds):
             whole = self.runner(self.original, self.original_names, feed)
             cut = self.runner(self.work, self.pruned_names, feed)
             for unit, own in todo:
                 for name in unit.names:
-                    self.add(name, whole, cut if own else None, index, *found[unit])
+                    self.add(name, whole, cut if own else None, index, *found[unit], wide=self.wide(unit))
         return found
 
     def add(
@@ -251,6 +257,7 @@ class _Repair:
         index: int,
         fit: Moments,
         held: Moments,
+        wide: bool,
     ) -> None:
         """One layer and feed; ``cut`` has the pruned graph's values where they are its inputs."""
         before, now = self.before[name], self.now[name]
@@ -262,8 +269,14 @@ class _Repair:
         for part in (picks[picks < border], picks[picks >= border]):
             moments = fit if len(part) and part[0] < border else held
             for block in blocks(part):
-                rows = finite_rows(now, x, block, f"%{before.x.name}")
-                moments.add(rows, self.results(before, now, whole, x_whole, block))
+                wanted = self.results(before, now, whole, x_whole, block)
+                if wide:
+                    assert cut is not None
+                    rows = now.results(cut[now.node.out.name], block)
+                    require_finite(now, rows, f"%{now.node.out.name}")
+                    moments.add(_singly(rows), _singly(wanted))
+                else:
+                    moments.add(finite_rows(now, x, block, f"%{before.x.name}"), wanted)
 
     def results(self, before: Linear, now: Linear, whole: Mapping[str, Array], x: Array, block: Array) -> Rows:
         """What the layer's rows should give: the original's results at channels that are left."""
@@ -283,7 +296,9 @@ class _Repair:
     def fit(self, unit: Unit, own: bool, number: int, fit: Moments, held: Moments, editor: Editor) -> LayerRepair:
         """Choose among the layer as it is, another bias, and least squares, by the error on held-out data."""
         layers = [self.now[name] for name in unit.names]
-        prior, intercept = affine(layers[0]), all(takes_bias(layer) for layer in layers)
+        layer, wide = affine(layers[0]), self.wide(unit)
+        prior = Affine(np.ones((layer.offset.size, 1, 1)), np.zeros((layer.offset.size, 1))) if wide else layer
+        intercept = all(takes_bias(one) for one in layers)
         judge = held if held.count else fit
         scale = float(spread(judge).sum()) or 1.0
         before = float(squared_error(judge, prior).sum()) / scale
@@ -303,7 +318,7 @@ class _Repair:
         if held.count:  # the choice is made: now all the data may settle the numbers
             whole = fit + held
             new = shifted(whole, prior) if chosen is None else solve(whole, prior, chosen, intercept)
-        put(editor, layers, new, self.density(layers[0]))
+        put(editor, layers, new.after(layer) if wide else new, self.density(layers[0]))
         return LayerRepair(name, number, own, before, after, chosen, True)
 
     @staticmethod
@@ -315,6 +330,12 @@ class _Repair:
         for have, made in zip(layer.x.shape[2:], layer.node.out.shape[2:]):
             ratio *= have / made if isinstance(have, int) and isinstance(made, int) and made else 1.0
         return ratio
+
+
+def _singly(rows: Rows) -> Rows:
+    """[G, n, M] as [G M, n, 1]: every result alone."""
+    groups, n, outs = rows.shape
+    return np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(groups * outs, n, 1)
 
 
 def _decibels(noise: float) -> float:
