@@ -30,7 +30,7 @@ Stopwatch = Callable[[Sequence[Contender]], Sequence[Latency]]
 
 ROUNDS = 8
 """Plans that are compiled and measured at most."""
-CLOSE = 0.96
+CLOSE = 0.95
 """A plan that uses this much of the budget is not tried to be made larger ..."""
 GENEROUS_ROUNDS = 4
 """... nor any once so many have been measured and one keeps to it."""
