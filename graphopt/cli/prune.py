@@ -82,6 +82,9 @@ def prune_verb(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Leave out the proof against the original with channels set to zero.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Compile both models and measure their latency, not only predict it.")
+    ] = False,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
@@ -107,6 +110,7 @@ def prune_verb(
             model, ratio=ratio, budget=budget, criterion=criterion, ranking=ranking, calibration=calib,
             reconstruct=False if no_reconstruct else None, ratios=ratios, exclude=exclude or (), multiple=multiple,
             target=target, threads=threads, shapes=shapes_of(shape), seed=seed, verify=not no_verify,
+            measure=measure,
         )  # fmt: skip
         export_onnx(graph, output)
     facts = {

@@ -1,24 +1,23 @@
 """Proof that a pruned graph is right: it computes what the original does with the same channels set to zero.
 
-Both graphs run in somebody else's code on the same inputs; what the index maps got wrong shows as a difference far above
-rounding, and the first inner value that differs names the node.
+Both graphs run in somebody else's code on the same inputs. What the index maps got wrong shows at the outputs as a difference
+far above rounding; then the graph is looked at node by node, which names the node, or shows that rounding was amplified.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
 from graphopt.driver.compiling import compile
+from graphopt.driver.node_proof import Evaluate, wrong_nodes
 from graphopt.driver.reference import has_onnxruntime, make_reference
 from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
 from graphopt.ir.onnx_io import graph_to_onnx
-from graphopt.ir.outputs import inner_values, with_outputs
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.passes.prune.plan import PrunePlan
 
@@ -32,10 +31,12 @@ class Proof:
     Attributes:
         reference: who ran both graphs: ``onnxruntime``, ``onnx``, or ``graphopt`` itself where neither can.
         outputs: one comparison an output, pruned against masked.
+        node_by_node: outputs differ, but every node by itself is right: the model amplifies rounding on these inputs.
     """
 
     reference: str
     outputs: tuple[Comparison, ...]
+    node_by_node: bool = False
 
 
 def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
@@ -47,7 +48,8 @@ def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
         feed: inputs.
 
     Raises:
-        AccuracyError: they differ by more than the tolerance table allows; the first node whose result differs is named.
+        AccuracyError: outputs differ by more than the tolerance table allows, and so does what a node makes of the masked
+            original's values; the first such node is named.
         GraphOptError: nobody can run one of them on these inputs.
     """
     masked = masked_graph(plan)
@@ -55,16 +57,27 @@ def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
     reduction, depth = longest_sum(masked), summing_depth(masked)
     found = compare_all(got, want, reduction=reduction, depth=depth)
     bad = [c for c in found if not c.ok]
-    if bad:
-        node, explanation = _localise(plan, pruned, masked, feed, kind)
-        raise AccuracyError(
-            f"the pruned graph doesn't compute what the original with the same channels set to zero does: "
-            f"output {bad[0].name!r}: {bad[0].problem}",
-            code="prune-differs", node=node,
-            notes=[*(f"{c.name}: {c.problem}" for c in bad[1:6]), explanation],
-            hint="leave the layers around it out with --exclude, and please report it",
-        )  # fmt: skip
-    return Proof(kind, tuple(found))
+    if not bad:
+        return Proof(kind, tuple(found))
+    try:
+        wrong = wrong_nodes(plan, pruned, masked, feed, _EVALUATE[kind])
+    except GraphOptError as error:
+        raise _differs(bad, None, [f"it could not be localised: {error.message}"]) from error
+    if wrong:
+        problem = wrong[0].comparison
+        raise _differs(
+            bad, wrong[0].node, [f"on the original's values it makes another {problem.name!r}: {problem.problem}"]
+        )
+    return Proof(kind, tuple(found), node_by_node=True)
+
+
+def _differs(bad: Sequence[Comparison], node: str | None, notes: Sequence[str]) -> AccuracyError:
+    return AccuracyError(
+        f"the pruned graph doesn't compute what the original with the same channels set to zero does: "
+        f"output {bad[0].name!r}: {bad[0].problem}",
+        code="prune-differs", node=node, notes=[*(f"{c.name}: {c.problem}" for c in bad[1:6]), *notes],
+        hint="leave the layers around it out with --exclude, and please report it",
+    )  # fmt: skip
 
 
 def run_all(graphs: Sequence[Graph], feed: Mapping[str, Array]) -> tuple[str, list[dict[str, Array]]]:
@@ -94,8 +107,7 @@ def runners(graphs: Sequence[Graph], feed: Mapping[str, Array]) -> tuple[str, li
         except GraphOptError:
             continue
         return kind, runs
-    compiled = [compile(graph, "native", level=1) for graph in graphs]
-    return "graphopt", [_copying(model.run) for model in compiled]
+    return "graphopt", [_own(graph) for graph in graphs]
 
 
 def _reference(graph: Graph, kind: str) -> Run:
@@ -104,41 +116,13 @@ def _reference(graph: Graph, kind: str) -> Run:
     return lambda feed: dict(zip(names, model(feed).values(), strict=True))
 
 
-def _copying(run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> Run:
+def _own(graph: Graph) -> Run:
+    run = compile(graph, "native", level=1).run
     return lambda feed: {name: np.array(array) for name, array in run(feed).items()}
 
 
-def _localise(
-    plan: PrunePlan, pruned: Graph, masked: Graph, feed: Mapping[str, Array], kind: str
-) -> tuple[str | None, str]:
-    """The first node whose result differs, and what is wrong with it; failures only make the message shorter."""
-    made = {value.name for value in inner_values(pruned)}
-    values = [value for value in inner_values(plan.groups.graph) if value.name in made]
-    names = [value.name for value in values]
-    try:
-        found = []
-        for graph in (pruned, masked):
-            run = _reference(with_outputs(graph, names), kind) if kind != "graphopt" else _own(graph, names)
-            found.append(run(feed))
-    except GraphOptError as error:
-        return None, f"it could not be localised: {error.message}"
-    got, whole = found
-    want = {value.name: _cut(whole[value.name], plan, value) for value in values}
-    reduction, depth = longest_sum(masked), summing_depth(masked)
-    for value, comparison in zip(values, compare_all(got, want, reduction=reduction, depth=depth)):
-        if not comparison.ok:
-            assert value.producer is not None
-            return value.producer.label, f"the first value that differs is {value.name!r}: {comparison.problem}"
-    return None, "no inner value differs by itself"
-
-
-def _own(graph: Graph, names: Sequence[str]) -> Run:
-    return _copying(compile(with_outputs(graph, names), "native", level=1).run)
-
-
-def _cut(array: Array, plan: PrunePlan, value: Any) -> Array:
-    """The part of the original's value that the pruned graph still has."""
-    for axis, mask in enumerate(plan.keep(value)):
-        if mask is not None and not mask.all():
-            array = np.compress(mask, array, axis)
-    return array
+_EVALUATE: Mapping[str, Evaluate] = {
+    "onnxruntime": lambda graph, feed: _reference(graph, "onnxruntime")(feed),
+    "onnx": lambda graph, feed: _reference(graph, "onnx")(feed),
+    "graphopt": lambda graph, feed: _own(graph)(feed),
+}

@@ -7,25 +7,24 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.target import Target, parse_target
+from graphopt.backends.base.target import parse_target
 from graphopt.driver.calibration import CompiledRunner, load_calibration
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.prune_latency import Latencies, latencies
 from graphopt.driver.prune_proof import Proof, prove, runners
 from graphopt.driver.prune_report import Change, OutputRow, PruneReport, group_rows, output_sqnr
+from graphopt.driver.prune_request import PruneRequest
+from graphopt.driver.pruning_cost import channel_multiple
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
-from graphopt.passes.prune.budget import Budget, fit_budget, parse_budget, size_measure
-from graphopt.passes.prune.groups import PruneGroups, find_groups
-from graphopt.passes.prune.importance import Criterion
+from graphopt.passes.prune.budget import Budget, parse_budget
+from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import criterion as find_criterion
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.ranking import select
+from graphopt.passes.prune.ranking import step
 from graphopt.passes.prune.reconstruct import HELD_OUT, ReconstructionReport
 from graphopt.passes.prune.reconstruct import reconstruct as least_squares
 from graphopt.passes.prune.size import size_of
@@ -37,60 +36,6 @@ if TYPE_CHECKING:
 
 COMPARED_FEEDS = 8
 """Outputs are compared with the original's on so many feeds at most."""
-TENSOR_CORE_EDGE = 8
-"""Channels that a tensor core takes at once, in all the types it knows."""
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, checked as far as it can be without the model."""
-
-    ratio: float | None
-    budget: Budget | None
-    judge: Criterion
-    ranking: str
-    ratios: Mapping[str, float]
-    exclude: Sequence[str]
-    multiple: int
-    target: Target
-    seed: int
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """How scores become a plan."""
-        return {
-            "ranking": self.ranking, "multiple": self.multiple, "ratios": self.ratios, "exclude": self.exclude,
-            "normalise": not self.judge.comparable,
-        }  # fmt: skip
-
-    def check(self, groups: PruneGroups) -> None:
-        """Refuse what can't be met whatever the scores, before any work.
-
-        Raises:
-            UserError: unknown ranking or names, ratios out of range, nothing that could go.
-        """
-        any_scores = {group.index: np.zeros(group.size) for group in groups.groups}
-        select(groups, any_scores, ratio=0.5 if self.ratio is None else self.ratio, **self.options)
-
-    def plan(self, groups: PruneGroups, stats: Statistics | None) -> PrunePlan:
-        """Which channels go.
-
-        Raises:
-            UserError: unknown names, nothing that could go, a budget out of reach.
-        """
-        scores = self.judge.score(groups, stats, self.seed)
-        if self.budget is not None:
-            measure = size_measure(groups, self.budget.quantity)
-            plan = fit_budget(groups, scores, self.budget, measure, **self.options)
-        else:
-            assert self.ratio is not None
-            plan = select(groups, scores, ratio=self.ratio, **self.options)
-        if plan.is_empty:
-            raise UserError(
-                f"rounded to multiples of {self.multiple}, no group loses a channel", code="nothing-to-prune",
-                hint="ask for more, or for a smaller multiple (--multiple)",
-            )  # fmt: skip
-        return plan
 
 
 @dataclass(frozen=True)
@@ -104,6 +49,13 @@ class _Data:
     def compared(self) -> Sequence[Mapping[str, Array]]:
         """What outputs are compared on: feeds that reconstruction doesn't fit to, where there are several."""
         return self.feeds[-min(COMPARED_FEEDS, ceil(len(self.feeds) / HELD_OUT)) :]
+
+    def timed(self, graph: Graph, seed: int) -> Mapping[str, Array]:
+        """Inputs to measure latency with: those of ``graphopt bench`` where it can make some."""
+        try:
+            return random_inputs(signature_of(graph), seed)
+        except UserError:
+            return self.feeds[0]
 
     def describe(self, seed: int) -> str:
         """In words."""
@@ -132,13 +84,17 @@ def prune(
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     seed: int = 0,
     verify: bool = True,
+    predict: bool = True,
+    measure: bool = False,
 ) -> tuple[Graph, PruneReport]:
     """A smaller graph without the least important channels, and what that did.
 
     Args:
         src: path, bytes, ModelProto or an imported graph. It is never changed.
         ratio: part of the channels that goes, between 0 and 1. Either this or ``budget``.
-        budget: what may be left: ``"params=0.5x"``, ``"flops=2G"``, ``"bytes=4MB"``.
+        budget: what may be left: ``"params=0.5x"``, ``"flops=2G"``, ``"bytes=4MB"``, ``"latency=0.6x"``, ``"latency=3ms"``.
+            A budget of latency is searched for by prediction and met as measured, where the target runs here; it has a
+            ranking of its own, by importance lost for time saved.
         criterion: what tells important channels from others; see ``graphopt.passes.prune.importance``.
         ranking: ``local`` takes the ratio from every group, ``global`` from all channels together, ``isomorphic`` from groups of
             the same kind together.
@@ -155,6 +111,8 @@ def prune(
         shapes: as for ``graphopt.compile``, when ``src`` is no graph.
         seed: of random inputs and random choices.
         verify: prove that the result computes what the original with these channels set to zero computes.
+        predict: predict the latency on the target, which takes two lowerings of the model.
+        measure: compile both graphs and measure the latency side by side, if the target runs here.
 
     Returns:
         The pruned graph, with all names as they were, and the report.
@@ -164,12 +122,10 @@ def prune(
         AccuracyError: the proof failed; nothing is returned.
     """
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
-    step = channel_multiple(goal.caps) if multiple is None else multiple
-    request = _Request(
+    request = PruneRequest(
         ratio, parse_budget(budget) if isinstance(budget, str) else budget, find_criterion(criterion), ranking,
-        ratios or {}, exclude, step, goal, seed,
+        ratios or {}, tuple(exclude), channel_multiple(goal.caps) if multiple is None else multiple, goal, seed,
     )  # fmt: skip
-    _check(request)
     if calibration is None and (reconstruct or request.judge.needs_data):
         what = "reconstruction" if reconstruct else f"criterion {criterion!r}"
         raise UserError(
@@ -182,12 +138,15 @@ def prune(
     data = _data(graph, calibration, seed)
     runner = CompiledRunner(threads=threads)
     stats = gather(graph, data.feeds, runner, seed=seed) if request.judge.needs_data else None
-    plan = request.plan(groups, stats)
+    feed = data.timed(graph, seed)
+    plan, times = request.plan(groups, stats, feed)
     pruned = apply_plan(plan)
     proof = prove(plan, pruned, data.feeds[0]) if verify else None
     found, repairs = pruned, None
     if data.calibrated if reconstruct is None else reconstruct:
         found, repairs = least_squares(plan, pruned, data.feeds, runner, seed=seed)
+    if times is None:
+        times = latencies(graph, found, goal, feed, measured=measure) if predict or measure else Latencies()
     before, after = size_of(graph), size_of(found)
     report = PruneReport(
         source=graph.source,
@@ -195,36 +154,22 @@ def prune(
         ranking=ranking,
         ratio=ratio,
         budget=None if request.budget is None else str(request.budget),
-        multiple=step,
+        multiple=request.multiple,
         data=data.describe(seed),
         seed=seed,
         parameters=Change(before.parameters, after.parameters),
         bytes=Change(before.bytes, after.bytes),
         flops=Change(before.flops, after.flops),
-        predicted_ms=None,
-        measured_ms=None,
+        predicted_ms=times.predicted,
+        measured_ms=times.measured,
         groups=group_rows(plan),
         frozen=groups.frozen,
         outputs=_outputs([graph, pruned, found], data.compared, proof),
         repairs=tuple(repairs.layers) if repairs else (),
         reference=proof.reference if proof else None,
-        notes=tuple(_notes(plan, request, stats, repairs)),
+        notes=(*_notes(plan, request, stats, repairs, proof), *times.notes),
     )
     return found, report
-
-
-def channel_multiple(caps: Caps) -> int:
-    """What numbers of channels should be a multiple of: lanes of a vector of float32, or the edge of a tensor core's tile."""
-    return TENSOR_CORE_EDGE if caps.is_gpu else caps.lanes(4)
-
-
-def _check(request: _Request) -> None:
-    if (request.ratio is None) == (request.budget is None):
-        both = request.ratio is not None
-        raise UserError(
-            "a ratio and a budget exclude each other" if both else "nothing says how much to remove",
-            code="bad-usage", hint="give one of ratio=0.5 (--ratio 0.5) and budget='params=0.5x' (--budget params=0.5x)",
-        )  # fmt: skip
 
 
 def _data(graph: Graph, calibration: Source | None, seed: int) -> _Data:
@@ -254,16 +199,25 @@ def _outputs(
 
 
 def _notes(
-    plan: PrunePlan, request: _Request, stats: Statistics | None, repairs: ReconstructionReport | None
+    plan: PrunePlan,
+    request: PruneRequest,
+    stats: Statistics | None,
+    repairs: ReconstructionReport | None,
+    proof: Proof | None,
 ) -> Iterator[str]:
-    small = [g.name for g in plan.groups.groups if g.size <= request.multiple]
-    if small and request.multiple > 1:
-        yield f"{len(small)} groups of at most {request.multiple} channels stay whole; multiple=1 would take them too"
+    small = sum(1 < group.size <= step(group, request.multiple) for group in plan.groups.groups)
+    if small:
+        yield f"{small} groups stay whole: less than a multiple of {request.multiple} would be left; multiple=1 takes them too"
     fallbacks = request.judge.fallbacks(plan.groups, stats)
     if fallbacks:
         yield (
             f"{len(fallbacks)} groups that {request.judge.name!r} can't judge are ranked by the L2 norm of their weights: "
             + ", ".join(fallbacks)
+        )
+    if proof is not None and proof.node_by_node:
+        yield (
+            "the model amplifies rounding on the inputs tried, so that the outputs say nothing: the proof was made node by node, "
+            "and every node gives what the original with channels set to zero has"
         )
     if repairs is not None:
         changed = sum(layer.changed for layer in repairs.layers)

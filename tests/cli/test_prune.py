@@ -131,6 +131,18 @@ def test_calibration_and_budget(cli: Cli, net: Path) -> None:
     assert facts["outputs"][0]["recovered_db"] is None
 
 
+def test_latency(cli: Cli, net: Path) -> None:
+    words = ["prune", net, "--multiple", 1, "-o", "s.onnx", "--shape", "x=1x3x8x8", "--threads", 1]
+    done = cli(*words, "--ratio", "0.5", "--measure")
+    assert done.code == 0, done.err
+    assert "predicted ms" in done.out
+    assert "measured ms" in done.out
+    done = cli(*words, "--budget", "latency=0.8x", "--target", "arm", "--json")
+    assert done.code == 0, done.err
+    assert done.json["predicted_ms"]["ratio"] <= 0.8
+    assert done.json["measured_ms"] is None
+
+
 def test_a_folder_of_samples(cli: Cli, net: Path) -> None:
     Path("data").mkdir()
     for i in range(3):

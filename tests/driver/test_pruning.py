@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.driver import prune_proof, pruning
+from graphopt.driver import latency_budget, prune_proof, pruning
 from graphopt.driver.prune_report import sqnr_db
 from graphopt.errors import AccuracyError, TargetError, UserError
 from graphopt.ir.printer import format_graph
@@ -18,6 +18,7 @@ from graphopt.models import zoo
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
+from graphopt.passes.prune.ranking import select
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
 
@@ -118,7 +119,7 @@ def test_channels_come_in_multiples_that_suit_the_target():
     pruned, report = graphopt.prune(residual(), ratio=0.4, target="x86-64-v3")
     assert report.multiple == 8
     assert pruned.nodes[0].inputs[1].shape[0] == 16
-    assert graphopt.prune(residual(), ratio=0.4, target="x86-64-v2")[1].multiple == 4
+    assert graphopt.prune(residual(), ratio=0.4, target="x86-64-v2")[1].multiple == 8
     assert graphopt.prune(residual(), ratio=0.4, target="cuda:sm_80")[1].multiple == 8
     _, small = graphopt.prune(residual(), ratio=0.4, multiple=1)
     assert small.groups[0].channels.after == 19
@@ -185,6 +186,66 @@ def test_budgets_of_size(text, field):
     assert report.budget.startswith(text.split("=")[0])
 
 
+WIDE = """
+a = Conv<pads=[1,1,1,1]>(x, w1)
+r = Relu(a)
+c = Conv<pads=[1,1,1,1]>(r, w2)
+p = GlobalAveragePool(c)
+f = Flatten(p)
+y = Gemm<transB=1>(f, w3)
+"""
+
+
+def wide():
+    """Layers large enough for their cost models to tell apart."""
+    return graph_of(
+        {"x": "float[1,16,28,28]"}, WIDE, w1=rand(128, 16, 3, 3), w2=rand(128, 128, 3, 3), w3=rand(10, 128)
+    )  # fmt: skip
+
+
+def test_a_budget_of_latency_for_another_machine_is_predicted():
+    _, report = graphopt.prune(wide(), budget="latency=0.5x", target="arm", threads=2)
+    assert 0.3 < report.predicted_ms.ratio <= 0.5
+    assert report.measured_ms is None
+    assert any("predicted only" in note for note in report.notes)
+    assert report.budget == "latency=0.5x"
+    with pytest.raises(UserError, match="can't be met"):
+        graphopt.prune(wide(), budget="latency=0.0001x", target="arm", threads=2)
+
+
+def test_a_budget_of_latency_is_met_as_measured(monkeypatch):
+    """The stopwatch is replaced: time goes with the size of the weights."""
+    times = []
+
+    def side_by_side(original, *_args, **_options):
+        def seconds(graph):
+            sizes = [sum(v.data.nbytes for v in g.constants()) * 1e-8 for g in (original, graph)]
+            times.append(sizes)
+            return tuple(sizes)
+
+        return seconds
+
+    monkeypatch.setattr(latency_budget, "side_by_side", side_by_side)
+    _, report = graphopt.prune(wide(), budget="latency=0.5x", ranking="global", threads=1)
+    assert report.measured_ms.ratio <= 0.5
+    assert [1e-3 * report.measured_ms.before, 1e-3 * report.measured_ms.after] in [pytest.approx(t) for t in times]
+    assert report.bytes.ratio == pytest.approx(report.measured_ms.ratio)
+    assert any("ranking of its own" in note for note in report.notes)
+
+
+def test_latencies_are_predicted_and_on_demand_measured():
+    _, report = graphopt.prune(wide(), ratio=0.5, multiple=16, threads=1)
+    assert report.predicted_ms.ratio < 0.7
+    assert report.measured_ms is None
+    _, report = graphopt.prune(wide(), ratio=0.5, multiple=16, threads=1, measure=True)
+    assert report.measured_ms.ratio < 0.9
+    _, report = graphopt.prune(wide(), ratio=0.5, multiple=16, target="arm", measure=True, threads=1)
+    assert report.measured_ms is None
+    assert any("not measured" in note for note in report.notes)
+    _, report = graphopt.prune(wide(), ratio=0.5, multiple=16, predict=False)
+    assert report.predicted_ms is None
+
+
 def test_what_is_compared_on_single_feeds():
     data = {"x": samples(1)["x"]}
     _, report = graphopt.prune(residual(), ratio=0.25, multiple=1, calibration=data)
@@ -236,7 +297,7 @@ def test_a_wrong_index_map_is_caught_and_named(monkeypatch):
 
 def test_the_proof_in_our_own_executor_names_the_node_too(monkeypatch):
     graph = residual()
-    plan = pruning.select(find_groups(graph), {0: np.arange(32.0)}, ratio=0.5)
+    plan = select(find_groups(graph), {0: np.arange(32.0)}, ratio=0.5)
     pruned, other = pruning.apply_plan(plan), pruning.apply_plan(plan)
     weight = next(v for v in other.constants() if v.name == "w3")
     weight.data = weight.data[:, ::-1].copy()
@@ -330,7 +391,7 @@ def test_a_graph_with_nothing_to_remove_says_why():
 def test_masked_and_pruned_agree_value_by_value():
     """The oracle itself: values of the pruned graph are those of the masked one at the channels that stay."""
     graph = residual()
-    plan = pruning.select(find_groups(graph), {0: rand(32).astype(np.float64)}, ratio=0.5)
+    plan = select(find_groups(graph), {0: rand(32).astype(np.float64)}, ratio=0.5)
     masked, feed = masked_graph(plan), {"x": rand(1, 3, 8, 8)}
     kind, (a, b) = prune_proof.run_all([pruning.apply_plan(plan), masked], feed)
     assert kind == "onnxruntime"
