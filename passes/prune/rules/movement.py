@@ -133,8 +133,10 @@ def follow_bounds(a: AdjustContext) -> None:
         end = int(taken[-1]) + (1 if step > 0 else -1) if len(taken) else 0
         rows[axis] = (int(taken[0]) if len(taken) else 0, end if end >= 0 else np.iinfo(np.int64).min, step)
     columns = ([r[0] for r in rows.values()], [r[1] for r in rows.values()], list(rows), [r[2] for r in rows.values()])
+    left_out = {3: list(range(len(rows))), 4: [1] * len(rows)}
     for index, values in zip((1, 2, 3, 4), columns):
-        a.replace_operand(index, np.asarray(values, np.int64))
+        if a.node.input(index) is not None or values != left_out[index]:
+            a.replace_operand(index, np.asarray(values, np.int64))
 
 
 @labels_of("Gather")
