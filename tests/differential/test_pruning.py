@@ -17,9 +17,11 @@ from graphopt.driver.accuracy import compare_all
 from graphopt.ir.graph import Graph, Use
 from graphopt.passes.prune.apply import apply_plan
 from graphopt.passes.prune.groups import PruneGroups, find_groups
+from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.labels import Role, Slot
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.passes.prune.plan import Mask, PrunePlan
+from graphopt.passes.prune.ranking import select
 from tests.support.ort import run_ort
 from tests.support.zoo_models import Arrays, assert_outputs, budget, zoo_model
 
@@ -129,6 +131,19 @@ def test_random_channels_in_onnxruntime(name: str, ratio: float) -> None:
 @pytest.mark.parametrize(("name", "ratio"), _cases(("digits", "bert_tiny"), (*MEDIUM, *HEAVY)))
 def test_random_channels_compiled(name: str, ratio: float) -> None:
     _check(name, random_plan(_groups(name), ratio, seed=int(100 * ratio)), compiled=True)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("ratio", "ranking", "multiple"), [(0.3, "global", 1), (0.5, "local", 8), (0.7, "isomorphic", 4)]
+)
+@pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in (*MEDIUM, *HEAVY))])
+def test_ranked_by_weights(name: str, ratio: float, ranking: str, multiple: int, compiled: bool) -> None:
+    groups = _groups(name)
+    scores = CRITERIA["l2"].score(groups)
+    plan = select(groups, scores, ratio=ratio, ranking=ranking, multiple=multiple)
+    assert not plan.is_empty
+    _check(name, plan, compiled=compiled)
 
 
 @pytest.mark.parametrize(
