@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from graphopt.driver.accuracy import Comparison, compare, sum_length, summing_depth
+from graphopt.ir.dims import as_symbol
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.outputs import with_outputs
 from graphopt.ir.types import TensorType
 from graphopt.passes.prune.plan import PrunePlan
+from graphopt.passes.prune.size import fixed_shape
 
 Evaluate = Callable[[Graph, Mapping[str, Array]], dict[str, Array]]
 """Runs a graph: outputs by name."""
@@ -70,6 +73,17 @@ def wrong_nodes(
         if not comparison.ok:
             found.append(NodeError(node.label, comparison))
     return found
+
+
+def value_bytes(graph: Graph, feed: Mapping[str, Array]) -> int:
+    """About how many bytes all values of a graph take on the given inputs; extents only known at run time are guessed."""
+    sizes: dict[str, int] = {}
+    for value in graph.inputs:
+        if isinstance(value.type, TensorType) and value.type.shape is not None and value.name in feed:
+            pairs = ((as_symbol(dim), n) for dim, n in zip(value.type.shape, feed[value.name].shape))
+            sizes.update({name: n for name, n in pairs if name is not None})
+    values = [v for node in graph.nodes for v in node.outputs if v is not None and _is_data(v)]
+    return sum(prod(fixed_shape(v.shape, sizes)) * max(v.dtype.bits // 8, 1) for v in values)
 
 
 def unlinked(graph: Graph, names: set[str]) -> tuple[Graph, dict[str, str]]:

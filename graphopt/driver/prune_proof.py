@@ -1,7 +1,7 @@
 """Proof that a pruned graph is right: it computes what the original does with the same channels set to zero.
 
-Both graphs run in somebody else's code on the same inputs. What the index maps got wrong shows at the outputs as a difference
-far above rounding; then the graph is looked at node by node, which names the node, or shows that rounding was amplified.
+Both graphs run in somebody else's code on the same inputs. Their outputs are compared, and what every node makes of the masked
+original's values: outputs alone may hide a wrong index (a saturated softmax) or differ by amplified rounding.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import numpy as np
 
 from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
 from graphopt.driver.compiling import compile
-from graphopt.driver.node_proof import Evaluate, wrong_nodes
+from graphopt.driver.node_proof import Evaluate, NodeError, value_bytes, wrong_nodes
 from graphopt.driver.reference import has_onnxruntime, make_reference
 from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.passes.prune.plan import PrunePlan
+
+MAX_BYTES = 1 << 30
+"""Graphs whose values take more are not looked at node by node."""
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -31,12 +34,14 @@ class Proof:
     Attributes:
         reference: who ran both graphs: ``onnxruntime``, ``onnx``, or ``graphopt`` itself where neither can.
         outputs: one comparison an output, pruned against masked.
-        node_by_node: outputs differ, but every node by itself is right: the model amplifies rounding on these inputs.
+        missing: why nodes could not be looked at one by one, None when they were.
+        amplified: outputs differ, but every node by itself is right: the model amplifies rounding on these inputs.
     """
 
     reference: str
     outputs: tuple[Comparison, ...]
-    node_by_node: bool = False
+    missing: str | None = None
+    amplified: bool = False
 
 
 def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
@@ -48,8 +53,8 @@ def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
         feed: inputs.
 
     Raises:
-        AccuracyError: outputs differ by more than the tolerance table allows, and so does what a node makes of the masked
-            original's values; the first such node is named.
+        AccuracyError: a node makes something else of the masked original's values than that has, by more than the tolerance
+            table allows; the first is named. Where nodes can't be looked at one by one, outputs decide.
         GraphOptError: nobody can run one of them on these inputs.
     """
     masked = masked_graph(plan)
@@ -57,25 +62,31 @@ def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
     reduction, depth = longest_sum(masked), summing_depth(masked)
     found = compare_all(got, want, reduction=reduction, depth=depth)
     bad = [c for c in found if not c.ok]
-    if not bad:
-        return Proof(kind, tuple(found))
-    try:
-        wrong = wrong_nodes(plan, pruned, masked, feed, _EVALUATE[kind])
-    except GraphOptError as error:
-        raise _differs(bad, None, [f"it could not be localised: {error.message}"]) from error
+    missing = None
+    wrong = []
+    if value_bytes(masked, feed) > MAX_BYTES:
+        missing = f"its values take more than {MAX_BYTES >> 30} GiB"
+    else:
+        try:
+            wrong = wrong_nodes(plan, pruned, masked, feed, _EVALUATE[kind])
+        except GraphOptError as error:
+            missing = error.message
+    if wrong or (bad and missing):
+        raise _differs(wrong, bad, missing)
+    return Proof(kind, tuple(found), missing, amplified=bool(bad))
+
+
+def _differs(wrong: Sequence[NodeError], bad: Sequence[Comparison], missing: str | None) -> AccuracyError:
+    notes = [f"output {c.name!r}: {c.problem}" for c in bad[:5]]
     if wrong:
-        problem = wrong[0].comparison
-        raise _differs(
-            bad, wrong[0].node, [f"on the original's values it makes another {problem.name!r}: {problem.problem}"]
+        notes.insert(
+            0, f"on the original's values it makes another {wrong[0].comparison.name!r}: {wrong[0].comparison.problem}"
         )
-    return Proof(kind, tuple(found), node_by_node=True)
-
-
-def _differs(bad: Sequence[Comparison], node: str | None, notes: Sequence[str]) -> AccuracyError:
+    if missing:
+        notes.append(f"the graph could not be looked at node by node: {missing}")
     return AccuracyError(
-        f"the pruned graph doesn't compute what the original with the same channels set to zero does: "
-        f"output {bad[0].name!r}: {bad[0].problem}",
-        code="prune-differs", node=node, notes=[*(f"{c.name}: {c.problem}" for c in bad[1:6]), *notes],
+        "the pruned graph doesn't compute what the original with the same channels set to zero does",
+        code="prune-differs", node=wrong[0].node if wrong else None, notes=notes,
         hint="leave the layers around it out with --exclude, and please report it",
     )  # fmt: skip
 

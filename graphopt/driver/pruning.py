@@ -18,6 +18,7 @@ from graphopt.driver.prune_request import PruneRequest
 from graphopt.driver.pruning_cost import channel_multiple
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
+from graphopt.ir.dims import as_symbol
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
 from graphopt.passes.prune.budget import Budget, parse_budget
@@ -49,6 +50,13 @@ class _Data:
     def compared(self) -> Sequence[Mapping[str, Array]]:
         """What outputs are compared on: feeds that reconstruction doesn't fit to, where there are several."""
         return self.feeds[-min(COMPARED_FEEDS, ceil(len(self.feeds) / HELD_OUT)) :]
+
+    def one(self, graph: Graph) -> Mapping[str, Array]:
+        """One sample, where that can be told."""
+        feed = self.feeds[0]
+        symbols = {as_symbol(v.shape[0]) if v.shape else None for v in graph.inputs}
+        batched = len(symbols) == 1 and symbols != {None}
+        return {name: array[:1] for name, array in feed.items()} if batched else feed
 
     def timed(self, graph: Graph, seed: int) -> Mapping[str, Array]:
         """Inputs to measure latency with: those of ``graphopt bench`` where it can make some."""
@@ -141,7 +149,7 @@ def prune(
     feed = data.timed(graph, seed)
     plan, times = request.plan(groups, stats, feed)
     pruned = apply_plan(plan)
-    proof = prove(plan, pruned, data.feeds[0]) if verify else None
+    proof = prove(plan, pruned, data.one(graph)) if verify else None
     found, repairs = pruned, None
     if data.calibrated if reconstruct is None else reconstruct:
         found, repairs = least_squares(plan, pruned, data.feeds, runner, seed=seed)
@@ -214,11 +222,13 @@ def _notes(
             f"{len(fallbacks)} groups that {request.judge.name!r} can't judge are ranked by the L2 norm of their weights: "
             + ", ".join(fallbacks)
         )
-    if proof is not None and proof.node_by_node:
+    if proof is not None and proof.amplified:
         yield (
-            "the model amplifies rounding on the inputs tried, so that the outputs say nothing: the proof was made node by node, "
-            "and every node gives what the original with channels set to zero has"
+            "the model amplifies rounding on the inputs tried, so its outputs differ from the masked original's; "
+            "node by node the two agree"
         )
+    if proof is not None and proof.missing:
+        yield f"outputs agree, but the graph could not be looked at node by node: {proof.missing}"
     if repairs is not None:
         changed = sum(layer.changed for layer in repairs.layers)
         yield f"{changed} of {len(repairs.layers)} layers were given new weights in {repairs.rounds} rounds"

@@ -325,6 +325,56 @@ def test_a_masked_value_that_is_not_zero_is_caught(monkeypatch):
         graphopt.prune(graph, ratio=0.5, multiple=1)
 
 
+AMPLIFIED = """
+a = Conv<pads=[1,1,1,1]>(x, w1)
+r = Relu(a)
+c = Conv<pads=[1,1,1,1]>(r, w2)
+m = Mul(c, big)
+y = Sin(m)
+"""
+
+
+def test_amplified_rounding_is_told_from_a_wrong_index(monkeypatch):
+    """A sine of large numbers: the last bit of a sum decides, so two right computations give different outputs."""
+    graph = graph_of(
+        {"x": "float[1,16,12,12]"}, AMPLIFIED, w1=rand(256, 16, 3, 3), w2=rand(8, 256, 3, 3), big=np.float32(1e7)
+    )  # fmt: skip
+    _, report = graphopt.prune(graph, ratio=0.3, multiple=1, predict=False)
+    assert report.outputs[0].error > report.outputs[0].allowed
+    assert any("amplifies rounding" in note for note in report.notes)
+    honest = pruning.apply_plan
+
+    def shifted(plan):
+        work = honest(plan)
+        node = next(n for n in work.nodes if n.outputs[0].name == "c")
+        node.inputs[1].data = np.roll(node.inputs[1].data, 1, 1)
+        return work
+
+    monkeypatch.setattr(pruning, "apply_plan", shifted)
+    with pytest.raises(AccuracyError) as caught:
+        graphopt.prune(graph, ratio=0.3, multiple=1, predict=False)
+    assert caught.value.node.startswith("c")
+
+
+def test_a_wrong_index_that_outputs_hide_is_caught(monkeypatch):
+    """A softmax far in saturation gives the same whatever the scores are."""
+    body = RESIDUAL.replace("y = Gemm", "g = Gemm") + "h = Mul(g, zero)\ny = Softmax(h)"
+    graph = graph_of(
+        {"x": "float[1,3,8,8]"}, body, w1=rand(32, 3, 3, 3), b1=rand(32), w2=rand(32, 32, 3, 3), b2=rand(32),
+        w3=rand(10, 32), b3=rand(10), zero=np.float32(0),
+    )  # fmt: skip
+    plan = select(find_groups(graph), {0: np.arange(32.0)}, ratio=0.5)
+    other = pruning.apply_plan(plan)
+    weight = next(v for v in other.constants() if v.name == "w3")
+    weight.data = weight.data[:, ::-1].copy()
+    feed = {"x": rand(1, 3, 8, 8)}
+    with pytest.raises(AccuracyError) as caught:
+        prune_proof.prove(plan, other, feed)
+    assert "(Gemm)" in caught.value.node
+    monkeypatch.setattr(prune_proof, "MAX_BYTES", 1000)  # outputs alone don't tell, and the proof says what is missing
+    assert "GiB" in prune_proof.prove(plan, other, feed).missing
+
+
 def test_a_failing_surgery_leaves_the_graph_alone(monkeypatch):
     graph = residual()
     before = state(graph)
