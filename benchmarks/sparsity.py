@@ -1,8 +1,8 @@
-"""What zeros in weights save, and what they cost: bytes of compiled files, load time, latency, accuracy.
+"""What zeros in weights save, and what they cost: bytes of compiled files, load time, latency.
 
     python benchmarks/sparsity.py [--threads 1|2] [--repeat N] [--write FILE] [MODEL ...]
 
-Sizes are those of ``.gopt`` files. Digits accuracy is measured on the part of the test images that calibration doesn't see.
+Sizes are those of ``.gopt`` files. ``sparsity_accuracy.py`` has accuracies.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("90%", {"ratio": 0.9}),
     ("2:4", {"pattern": "2:4"}),
 )
-ACCURACY = (*(f"{p}%" for p in (20, 30, 50, 60, 70, 80, 90)), "2:4", "4:8", "1:4")
-CALIBRATION_IMAGES = 128
 
 _LOAD = """
 import json, sys, time
@@ -144,41 +142,6 @@ def loading(report: Report, name: str, threads: int, repeat: int) -> None:
             )  # fmt: skip
 
 
-def accuracy(report: Report, threads: int) -> None:
-    """The table of digits accuracy."""
-    images, labels = zoo.digits_test()
-    graph = graphopt.import_onnx(zoo.get("digits").path(), shapes={"image": "Nx1x8x8"})
-    calibration = {"image": images[:CALIBRATION_IMAGES]}
-    seen, wanted = images[CALIBRATION_IMAGES:], labels[CALIBRATION_IMAGES:]
-
-    def correct(made: Graph) -> str:
-        found = compile_model(made, "native", threads=threads).run({"image": seen})["logits"].argmax(1)
-        return number(100 * float((found == wanted).mean()), 1)
-
-    report.add(
-        "", "## Accuracy of digits", "",
-        f"Percent correct of {len(seen)} test images; Wanda saw the other {CALIBRATION_IMAGES}. Nothing is trained or repaired "
-        f"afterwards. The dense model has {correct(graph)}. The last column also thins the first layer, which reads one "
-        "channel and is left alone by default.", "",
-    )  # fmt: skip
-    report.head("zeros", "magnitude", "magnitude, global", "Wanda", "magnitude, first layer too")
-    for label in ACCURACY:
-        request: dict[str, Any] = {"pattern": label} if ":" in label else {"ratio": float(label[:-1]) / 100}
-        ways: list[dict[str, Any]] = [
-            {},
-            {"scope": "global"},
-            {"method": "wanda", "calibration": calibration, "reconstruct": False},
-            {"depthwise": True},
-        ]
-        cells = []
-        for way in ways:
-            possible = ":" not in label or not ({"scope", "depthwise"} & way.keys())
-            cells.append(
-                correct(sparsify(graph, compiled=False, threads=threads, **request, **way)[0]) if possible else ""
-            )
-        report.row(label, *cells)
-
-
 def main() -> None:
     """Measure and print, or write, the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -194,8 +157,6 @@ def main() -> None:
     sizes(report, list(args.models), args.threads)
     if "resnet50" in args.models:
         loading(report, "resnet50", args.threads, args.repeat)
-    if "digits" in args.models:
-        accuracy(report, args.threads)
     report.write(args.write)
 
 
