@@ -13,7 +13,8 @@ import numpy.typing as npt
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import Target, parse_target
 from graphopt.driver.bench.measure import Contender, Latency, measure
-from graphopt.driver.compiling import compile, to_program
+from graphopt.driver.compiling import compile, signature_of, to_program
+from graphopt.driver.fixed_extents import at_extents
 from graphopt.driver.pruning_cost import LatencyModel, RunningLatency, channel_multiple
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
@@ -121,7 +122,8 @@ def fit_latency(
         raise ValueError(f"not a budget of latency: {budget}")
     goal = target if isinstance(target, Target) else _target(target, threads)
     step = channel_multiple(goal.caps) if multiple is None else multiple
-    program = to_program(groups.graph, goal.name, threads=goal.caps.cores)[2]
+    inputs = random_inputs(signature_of(groups.graph), seed) if feed is None else feed
+    program = to_program(at_extents(groups.graph, inputs), goal.name, threads=goal.caps.cores)[2]
     model = LatencyModel(groups, program)
     search = _Search(groups, scores, model, step, ratios, exclude)
     runnable = can_run_here(goal)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import Target
 from graphopt.driver.compiling import to_program
+from graphopt.driver.fixed_extents import at_extents
 from graphopt.driver.latency_budget import side_by_side
 from graphopt.driver.predicted_latency import predicted_seconds
 from graphopt.driver.prune_report import Change
@@ -36,12 +37,12 @@ def latencies(
     """Latencies of two graphs on a target; what can't be told becomes a note.
 
     Args:
-        feed: inputs to measure with.
+        feed: inputs to measure with, and to predict for where extents are open.
         measured: compile both, run them and measure.
     """
     try:
         before, after = (
-            1e3 * predicted_seconds(to_program(g, target.name, threads=target.caps.cores)[2])
+            1e3 * predicted_seconds(to_program(at_extents(g, feed), target.name, threads=target.caps.cores)[2])
             for g in (original, pruned)
         )
     except GraphOptError as error:

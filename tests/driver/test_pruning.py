@@ -233,6 +233,19 @@ def test_a_budget_of_latency_is_met_as_measured(monkeypatch):
     assert any("ranking of its own" in note for note in report.notes)
 
 
+def test_open_extents_are_predicted_at_those_that_are_measured():
+    """Sizes that only run time knows have no prediction."""
+    _, report = graphopt.prune(residual(), ratio=0.5, multiple=1, target="x86-64-v3", threads=1, verify=False)
+    _, fixed = graphopt.prune(
+        graph_of(
+            {"x": "float[2,3,8,8]"}, RESIDUAL, w1=rand(32, 3, 3, 3), b1=rand(32), w2=rand(32, 32, 3, 3) * 0.1,
+            b2=rand(32, seed=1), w3=rand(10, 32), b3=rand(10),
+        ), ratio=0.5, multiple=1, target="x86-64-v3", threads=1, verify=False,
+    )  # fmt: skip
+    assert report.predicted_ms == fixed.predicted_ms
+    assert 0 < report.predicted_ms.before < 1
+
+
 def test_latencies_are_predicted_and_on_demand_measured():
     _, report = graphopt.prune(wide(), ratio=0.5, multiple=16, threads=1)
     assert report.predicted_ms.ratio < 0.7
