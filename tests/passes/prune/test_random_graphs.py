@@ -32,4 +32,5 @@ def test_pruned_equals_masked(data: st.DataObject, steps: int, symbolic: bool) -
         try:
             check_plan(plan, reduction=256, depth=steps + 4)
         except UserError as e:
-            assert e.code == "nothing-left"  # where rows and columns meet, see test_apply
+            if e.code != "nothing-left":  # where rows and columns meet, see test_apply
+                raise
