@@ -64,7 +64,7 @@ def prove(plan: PrunePlan, pruned: Graph, feed: Mapping[str, Array]) -> Proof:
     bad = [c for c in found if not c.ok]
     missing = None
     wrong = []
-    if value_bytes(masked, feed) > MAX_BYTES:
+    if value_bytes(plan.groups.graph, feed) > MAX_BYTES:
         missing = f"its values take more than {MAX_BYTES >> 30} GiB"
     else:
         try:
