@@ -73,33 +73,27 @@ def _percent(value: float) -> str:
 
 
 def _models(report: Report, models: dict[str, Any]) -> None:
-    multiple = next(iter(models.values()))["multiple"]
     report.add(
         "", "## Sizes and latencies", "",
-        f"Criterion l2, the same part of every group, multiples of {multiple} channels (groups of at most {multiple} stay whole). "
-        "Followed: how much the latency fell as part of how much the FLOPs fell.", "",
+        "Criterion l2, the same part of every group, in multiples of channels (groups of at most that many stay whole): what suits "
+        "the target, or 1 where groups are too small for that. Followed: how much the latency fell as part of how much the FLOPs "
+        "fell.", "",
     )  # fmt: skip
-    report.head("model", "ratio", "parameters", "FLOPs", "latency ms", "latency", "followed")
-    for name, model in models.items():
+    report.head("model", "multiple", "ratio", "parameters", "FLOPs", "latency ms", "latency", "followed")
+    for name, model in sorted(models.items()):
         whole = model["sizes"]["0"]
-        report.row(
-            name,
-            "0%",
-            f"{whole['parameters'] / 1e6:.3g} M",
-            f"{whole['flops'] / 1e9:.3g} G",
-            f"{whole['ms']:.3g}",
-            "",
-            "",
-        )
+        amounts = f"{whole['parameters'] / 1e6:.3g} M", f"{whole['flops'] / 1e9:.3g} G", f"{whole['ms']:.3g}"
+        report.row(name, model["multiple"], "0%", *amounts, "", "")
         for ratio, size in sorted(model["sizes"].items()):
-            if ratio == "0":
-                continue
-            parts = {key: size[key] / whole[key] for key in ("parameters", "flops", "ms")}
-            followed = (1 - parts["ms"]) / (1 - parts["flops"]) if parts["flops"] < 1 else 0.0
-            report.row(
-                "", f"{100 * float(ratio):.0f}%", f"{parts['parameters']:.2f}x", f"{parts['flops']:.2f}x", f"{size['ms']:.3g}",
-                f"{parts['ms']:.2f}x", f"{followed:.2f}",
-            )  # fmt: skip
+            if ratio != "0":
+                report.row("", "", f"{100 * float(ratio):.0f}%", *_parts(size, whole))
+
+
+def _parts(size: dict[str, float], whole: dict[str, float]) -> tuple[str, str, str, str, str]:
+    """Cells of a pruned model: parameters, FLOPs, milliseconds, their part, and how that followed the FLOPs."""
+    parts = {key: size[key] / whole[key] for key in ("parameters", "flops", "ms")}
+    followed = f"{(1 - parts['ms']) / (1 - parts['flops']):.2f}" if parts["flops"] < 1 else ""
+    return f"{parts['parameters']:.2f}x", f"{parts['flops']:.2f}x", f"{size['ms']:.3g}", f"{parts['ms']:.2f}x", followed
 
 
 def _plot(file: Path, name: str, curve: dict[str, Any]) -> None:

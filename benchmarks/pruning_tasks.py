@@ -26,7 +26,7 @@ class Task:
         rises: whether more of it is better.
         data: where the data come from, in a sentence.
         batch: samples in a feed.
-        multiple: channels that stay come in multiples of this; the networks are too narrow for the default.
+        multiple: channels that stay come in multiples of this; the networks are too narrow for what suits the target.
         calibration: feeds to fit to.
         tests: feeds to be marked by.
         mark: from the outputs of all tests, one array, to the metric.
@@ -62,7 +62,7 @@ def digits() -> Task:
         True,
         f"the first {used} images of the test split calibrate, the other {len(labels) - used} are tested",
         batch,
-        4,
+        1,
         _feeds("image", images[:used], batch),
         _feeds("image", images[used:], batch),
         lambda scores: float((scores.argmax(axis=1) == labels[used:]).mean()),
