@@ -29,13 +29,13 @@ from graphopt.driver.pruning_cost import channel_multiple
 from graphopt.ir.graph import Graph
 from graphopt.models import zoo
 from graphopt.passes.prune.apply import apply_plan
+from graphopt.passes.prune.calibration.statistics import Statistics, gather
+from graphopt.passes.prune.choice.ranking import select
+from graphopt.passes.prune.choice.size import size_of
 from graphopt.passes.prune.groups import PruneGroups, find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.ranking import select
-from graphopt.passes.prune.reconstruct import reconstruct
-from graphopt.passes.prune.size import size_of
-from graphopt.passes.prune.statistics import Statistics, gather
+from graphopt.passes.prune.recovery.reconstruct import reconstruct
 
 STORE = Path(__file__).parent / "reports" / "pruning.json"
 THREADS = 2

@@ -13,4 +13,6 @@ from graphopt.passes.canonical import (  # noqa: F401
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401
 from graphopt.passes.fuse import activations, attention, gelu, norms, softmax  # noqa: F401
-from graphopt.passes.prune import channels, dead_channels, sparsity  # noqa: F401
+from graphopt.passes.prune import channels  # noqa: F401
+from graphopt.passes.prune.dead import dead_channels  # noqa: F401
+from graphopt.passes.prune.sparse import sparsity  # noqa: F401

@@ -22,7 +22,7 @@ from graphopt.passes.fuse.attention import RecogniseAttention
 from graphopt.passes.fuse.gelu import RecogniseGelu
 from graphopt.passes.fuse.norms import RecogniseNorms
 from graphopt.passes.fuse.softmax import RecogniseSoftmax
-from graphopt.passes.prune.dead_channels import RemoveDeadChannels
+from graphopt.passes.prune.dead.dead_channels import RemoveDeadChannels
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
 LEVELS = {

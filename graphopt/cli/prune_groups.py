@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from graphopt.cli import console
 
 if TYPE_CHECKING:
+    from graphopt.passes.prune.choice.size import Size
     from graphopt.passes.prune.groups import FrozenGroup, Group, Member
-    from graphopt.passes.prune.size import Size
 
 
 def show_groups(model: Path, shapes: dict[str, str], json: bool) -> None:
     """Print the groups of a model as imported."""
     with console.working(f"reading {model.name}"):
         from graphopt.driver.importing import import_onnx
-        from graphopt.passes.prune.channel_cost import channel_costs
+        from graphopt.passes.prune.choice.channel_cost import channel_costs
         from graphopt.passes.prune.groups import find_groups
 
         found = find_groups(import_onnx(model, shapes=shapes))

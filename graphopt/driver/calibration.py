@@ -170,7 +170,7 @@ def _words(source: object) -> str:
 
 # -- running ----------------------------------------------------------------------------------------------------------
 class CompiledRunner:
-    """Runs graphs on this machine and returns inner values: a ``graphopt.passes.prune.statistics.Runner``.
+    """Runs graphs on this machine and returns inner values: a ``graphopt.passes.prune.calibration.statistics.Runner``.
 
     The last few compiled models are kept, by graph and wanted names. A graph that was changed is compiled anew.
 

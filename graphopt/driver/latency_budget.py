@@ -20,9 +20,9 @@ from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
-from graphopt.passes.prune.budget import Budget, fit_budget, out_of_reach
+from graphopt.passes.prune.choice.budget import Budget, fit_budget, out_of_reach
+from graphopt.passes.prune.choice.latency_search import Descent, kept_importance
 from graphopt.passes.prune.groups import PruneGroups
-from graphopt.passes.prune.latency_search import Descent, kept_importance
 from graphopt.passes.prune.plan import PrunePlan
 
 Timer = Callable[[Graph], tuple[float, float]]

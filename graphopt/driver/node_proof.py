@@ -19,8 +19,8 @@ from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.outputs import with_outputs
 from graphopt.ir.types import TensorType
+from graphopt.passes.prune.choice.size import fixed_shape
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.size import fixed_shape
 
 Evaluate = Callable[[Graph, Mapping[str, Array]], dict[str, Array]]
 """Runs a graph: outputs by name."""

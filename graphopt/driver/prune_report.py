@@ -13,7 +13,7 @@ from graphopt.ir.graph import Array
 from graphopt.passes.prune.groups import FrozenGroup, Group
 from graphopt.passes.prune.labels import Slot
 from graphopt.passes.prune.plan import Mask, PrunePlan
-from graphopt.passes.prune.reconstruct import LayerRepair
+from graphopt.passes.prune.recovery.reconstruct import LayerRepair
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from graphopt.driver.prune_latency import Latencies
 from graphopt.driver.prune_report import Change
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array
-from graphopt.passes.prune.budget import Budget, fit_budget, size_measure
+from graphopt.passes.prune.calibration.statistics import Statistics
+from graphopt.passes.prune.choice.budget import Budget, fit_budget, size_measure
+from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import PruneGroups
 from graphopt.passes.prune.importance import Criterion
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.ranking import select
-from graphopt.passes.prune.statistics import Statistics
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from graphopt.errors import UserError
 from graphopt.ir.dims import as_symbol
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
-from graphopt.passes.prune.budget import Budget, parse_budget
+from graphopt.passes.prune.calibration.statistics import Statistics, gather
+from graphopt.passes.prune.choice.budget import Budget, parse_budget
+from graphopt.passes.prune.choice.ranking import step
+from graphopt.passes.prune.choice.size import size_of
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import criterion as find_criterion
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.ranking import step
-from graphopt.passes.prune.reconstruct import HELD_OUT, ReconstructionReport
-from graphopt.passes.prune.reconstruct import reconstruct as least_squares
-from graphopt.passes.prune.size import size_of
-from graphopt.passes.prune.statistics import Statistics, gather
+from graphopt.passes.prune.recovery.reconstruct import HELD_OUT, ReconstructionReport
+from graphopt.passes.prune.recovery.reconstruct import reconstruct as least_squares
 
 if TYPE_CHECKING:
     from graphopt.driver.calibration import Source

@@ -31,10 +31,10 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.context import attr
-from graphopt.passes.prune.extents import Extents, Gone
+from graphopt.passes.prune.choice.extents import Extents, Gone
+from graphopt.passes.prune.choice.size import SizeModel, fixed_shape, open_sizes
 from graphopt.passes.prune.groups import PruneGroups
 from graphopt.passes.prune.plan import Mask, PrunePlan
-from graphopt.passes.prune.size import SizeModel, fixed_shape, open_sizes
 
 TENSOR_CORE_CHANNELS = 8
 """What tensor cores want channels to be a multiple of, for float16; 4 would do for TF32."""
@@ -179,7 +179,7 @@ class LatencyModel:
 
 
 class RunningLatency:
-    """A latency model with a state, for searches (`graphopt.passes.prune.latency_search.Clock`)."""
+    """A latency model with a state, for searches (`graphopt.passes.prune.choice.latency_search.Clock`)."""
 
     def __init__(self, model: LatencyModel) -> None:
         self._model = model

@@ -22,12 +22,12 @@ from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.sparsity_report import LATENCY_NOTE, SparsityReport, StoredConstants, stored_constants
 from graphopt.errors import CompileError, UserError
 from graphopt.ir.graph import Array, Graph
-from graphopt.passes.prune.linear import linear_layers
-from graphopt.passes.prune.sparse_repair import Repaired, repair
-from graphopt.passes.prune.sparsity import Method, Scope, weight_rows
-from graphopt.passes.prune.sparsity import sparsify as put_zeros
-from graphopt.passes.prune.sparsity_pattern import UNSTRUCTURED, parse_pattern
-from graphopt.passes.prune.statistics import gather
+from graphopt.passes.prune.calibration.linear import linear_layers
+from graphopt.passes.prune.calibration.statistics import gather
+from graphopt.passes.prune.sparse.pattern import UNSTRUCTURED, parse_pattern
+from graphopt.passes.prune.sparse.repair import Repaired, repair
+from graphopt.passes.prune.sparse.sparsity import Method, Scope, weight_rows
+from graphopt.passes.prune.sparse.sparsity import sparsify as put_zeros
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.driver.prune_report import Change, OutputRow
-from graphopt.passes.prune.sparsity import LayerZeros
+from graphopt.passes.prune.sparse.sparsity import LayerZeros
 from graphopt.runtime.zero_bitmap import compress
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from graphopt.errors import UserError
 from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph
 from graphopt.passes.prune.apply import apply_in_place
+from graphopt.passes.prune.choice.ranking import Ranking, select
+from graphopt.passes.prune.choice.selection import producers
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA, criterion
-from graphopt.passes.prune.ranking import Ranking, select
-from graphopt.passes.prune.selection import producers
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 
@@ -24,7 +24,7 @@ class PruneChannels(Pass):
     Attributes:
         ratio: part of the channels to remove.
         criterion: what tells importance, of ``graphopt.passes.prune.importance.CRITERIA`` without calibration data.
-        ranking: over which channels the ratio holds; see ``graphopt.passes.prune.ranking.select``.
+        ranking: over which channels the ratio holds; see ``graphopt.passes.prune.choice.ranking.select``.
         multiple: channels that stay are rounded to multiples of it.
         exclude: layers that keep all output channels, by name or pattern.
         seed: of the random criterion.

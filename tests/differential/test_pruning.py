@@ -16,12 +16,12 @@ import graphopt
 from graphopt.driver.accuracy import compare_all
 from graphopt.ir.graph import Graph, Use
 from graphopt.passes.prune.apply import apply_plan
+from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import PruneGroups, find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.labels import Role, Slot
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.passes.prune.plan import Mask, PrunePlan
-from graphopt.passes.prune.ranking import select
 from tests.support.ort import run_ort
 from tests.support.zoo_models import Arrays, assert_outputs, budget, zoo_model
 

@@ -15,10 +15,10 @@ from graphopt.driver.prune_report import sqnr_db
 from graphopt.errors import AccuracyError, TargetError, UserError
 from graphopt.ir.printer import format_graph
 from graphopt.models import zoo
+from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
-from graphopt.passes.prune.ranking import select
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
 

@@ -17,12 +17,12 @@ from graphopt.driver.pruning_cost import LatencyModel, RunningLatency, channel_m
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.passes.prune.apply import apply_plan
-from graphopt.passes.prune.budget import Budget, fit_budget, parse_budget
+from graphopt.passes.prune.choice.budget import Budget, fit_budget, parse_budget
+from graphopt.passes.prune.choice.latency_search import kept_importance
+from graphopt.passes.prune.choice.ranking import select
+from graphopt.passes.prune.choice.size import size_of
 from graphopt.passes.prune.groups import PruneGroups, find_groups
-from graphopt.passes.prune.latency_search import kept_importance
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.passes.prune.ranking import select
-from graphopt.passes.prune.size import size_of
 from tests.support.onnx_graphs import graph_of, rand
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.graph import Value
+from graphopt.passes.prune.calibration.linear import Linear, linear
 from graphopt.passes.prune.groups import Group
 from graphopt.passes.prune.importance.criterion import LayerMoments, Scores
-from graphopt.passes.prune.linear import Linear, linear
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

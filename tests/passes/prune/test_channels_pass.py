@@ -11,10 +11,10 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.printer import format_graph
 from graphopt.passes.prune import apply
 from graphopt.passes.prune.channels import PruneChannels
+from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
-from graphopt.passes.prune.ranking import select
 from graphopt.rewrite.compare import random_inputs
 from graphopt.rewrite.remarks import Remarks
 from graphopt.rewrite.spec import parse_pass

@@ -11,10 +11,10 @@ import pytest
 
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
+from graphopt.passes.prune.calibration.statistics import Statistics, gather
 from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
 from graphopt.passes.prune.importance import CRITERIA, criterion
 from graphopt.passes.prune.importance.reconstruction import DAMPING
-from graphopt.passes.prune.statistics import Statistics, gather
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
 

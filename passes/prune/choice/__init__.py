@@ -1,0 +1,1 @@
+"""What to remove: rankings, rounding, budgets, and what a choice costs, counted without the surgery."""

@@ -1,0 +1,1 @@
+"""Channels without influence on any output, found and removed."""

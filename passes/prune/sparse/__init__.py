@@ -1,0 +1,1 @@
+"""Zeros in weights that stay where they are."""
