@@ -75,7 +75,8 @@ def _percent(value: float) -> str:
 def _models(report: Report, models: dict[str, Any]) -> None:
     report.add(
         "", "## Sizes and latencies", "",
-        "Criterion l2, the same part of every group, in multiples of channels (groups of at most that many stay whole): what suits "
+        "Criterion l2, the same part of every group, in multiples of channels (half of it and so on in groups of "
+        "fewer than two): what suits "
         "the target, or 1 where groups are too small for that. Followed: how much the latency fell as part of how much the FLOPs "
         "fell.", "",
     )  # fmt: skip

@@ -23,7 +23,6 @@ from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
 from graphopt.passes.prune.calibration.statistics import Statistics, gather
 from graphopt.passes.prune.choice.budget import Budget, parse_budget
-from graphopt.passes.prune.choice.ranking import step
 from graphopt.passes.prune.choice.size import size_of
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import criterion as find_criterion
@@ -213,9 +212,6 @@ def _notes(
     repairs: ReconstructionReport | None,
     proof: Proof | None,
 ) -> Iterator[str]:
-    small = sum(1 < group.size <= step(group, request.multiple) for group in plan.groups.groups)
-    if small:
-        yield f"{small} groups stay whole: less than a multiple of {request.multiple} would be left; multiple=1 takes them too"
     fallbacks = request.judge.fallbacks(plan.groups, stats)
     if fallbacks:
         yield (

@@ -68,7 +68,7 @@ def select(
             same part of each set of groups with the same structure, the lowest scores within the set (Fang et al., ECCV
             2024, arXiv:2407.04616); structure is which operators use the channels in which role.
         multiple: channels that stay are rounded to a multiple of this (lanes of a vector, edge of a matrix tile), to the
-            nearest one; groups that aren't larger than it stay whole.
+            nearest one; groups of fewer than two multiples to a half of it, a quarter and so on.
         ratios: ratios of groups of their own, by name or pattern of a group or of a layer that produces its channels;
             these groups are ranked locally.
         exclude: names or patterns of groups or producing layers that keep all output channels.
@@ -129,13 +129,17 @@ def queue(group: Group, scores: npt.NDArray[np.float64], multiple: int = 1, *, n
 def step(group: Group, multiple: int) -> int:
     """What the number of channels that stay is a multiple of, so that the axes of the group's layers are of ``multiple``.
 
-    A channel that takes a run of adjacent indices, such as an attention head, needs less rounding than one of its own.
+    A channel that takes a run of adjacent indices, such as an attention head, needs less rounding than one of its own. A
+    group of fewer than two multiples is rounded to less: whole it would be the same at every ratio.
     """
     run = 0
     for member in group.members:
         if isinstance(member.slot, Use) and member.role in (Role.OUT, Role.IN):
             run = math.gcd(run, _run(member.positions))
-    return multiple // math.gcd(multiple, run or 1)
+    rounded = multiple // math.gcd(multiple, run or 1)
+    while rounded > 1 and group.size < 2 * rounded:
+        rounded //= 2
+    return rounded
 
 
 def _run(positions: npt.NDArray[np.int64]) -> int:

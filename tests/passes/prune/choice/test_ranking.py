@@ -87,22 +87,23 @@ def test_isomorphic_ranks_groups_of_one_structure_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "multiple", "want"),
+    ("ratio", "multiple", "rounded", "want"),
     [
-        (0.5, 4, (4, 4, 8)),  # 4, 6 and 10 wanted: of two equally near multiples ...
-        (0.5, 8, (8, 8, 8)),  # a group of 8 isn't larger than 8
-        (0.2, 8, (8, 8, 16)),
-        (0.05, 8, (8, 12, 20)),  # nothing at all is nearer than 8 of 12
-        (0.9, 8, (8, 8, 8)),
-        (0.5, 16, (8, 12, 16)),
-        (0.5, 64, (8, 12, 20)),
+        (0.5, 4, (4, 4, 4), (4, 4, 8)),  # 4, 6 and 10 wanted: of two equally near multiples ...
+        (0.5, 8, (4, 4, 8), (4, 4, 8)),  # groups of fewer than two multiples are rounded to less
+        (0.2, 8, (4, 4, 8), (8, 8, 16)),
+        (0.05, 8, (4, 4, 8), (8, 12, 20)),  # nothing at all is nearer than 8 of 12
+        (0.9, 8, (4, 4, 8), (4, 4, 8)),
+        (0.5, 16, (4, 4, 8), (4, 4, 8)),
+        (0.5, 64, (4, 4, 8), (4, 4, 8)),
+        (0.5, 6, (3, 6, 6), (3, 6, 12)),
     ],
 )
-def test_what_stays_is_a_multiple(ratio: float, multiple: int, want: tuple[int, ...]) -> None:
+def test_what_stays_is_a_multiple(ratio: float, multiple: int, rounded: tuple[int, ...], want: tuple[int, ...]) -> None:
     groups = chain()
     got = tuple(kept(select(groups, ramps(groups), ratio=ratio, multiple=multiple)).values())
-    for size, n, nearest in zip(SIZES.values(), got, want):
-        assert n == size or (n % multiple == 0 and n >= multiple)
+    for size, n, unit, nearest in zip(SIZES.values(), got, rounded, want):
+        assert n == size or (n % unit == 0 and n >= unit)
         wanted = size * (1 - ratio)
         assert abs(n - wanted) == abs(nearest - wanted), (got, want)
 
@@ -144,7 +145,7 @@ def test_channels_of_adjacent_rows_need_less_rounding() -> None:
     found = {g.size: g for g in find_groups(graph).groups}
     assert set(found) == {6, 8}
     assert [step(found[6], m) for m in (4, 8, 16)] == [1, 1, 2]
-    assert [step(found[8], m) for m in (4, 8, 16)] == [4, 8, 16]
+    assert [step(found[8], m) for m in (2, 4, 8, 16)] == [2, 4, 4, 4]
 
 
 def test_ratios_and_exclusions_by_name_and_pattern() -> None:
