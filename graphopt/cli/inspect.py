@@ -159,6 +159,7 @@ def _artifact(path: Path, json: bool) -> None:
     artifact = read_artifact(path, check_versions=False)
     signature, target = describe(artifact)
     manifest = artifact.manifest
+    bitmaps = sum(entry.get("encoding") == "bitmap" for entry in manifest["constants"])
     _print(
         {
             "artifact": str(path),
@@ -172,6 +173,7 @@ def _artifact(path: Path, json: bool) -> None:
             "library_bytes": manifest["sections"]["library"]["size"],
             "constants": len(artifact.constants),
             "constant_bytes": manifest["sections"]["constants"]["size"],
+            **({"constants_as_bitmaps": bitmaps} if bitmaps else {}),
         },
         json,
     )

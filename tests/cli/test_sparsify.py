@@ -62,6 +62,17 @@ def test_json(cli: Cli, net: Path, calib: Path) -> None:
     assert (np.count_nonzero(a.T.reshape(48, 16, 4), axis=2) == 2).all()
 
 
+def test_inspect_counts_compressed_constants(cli: Cli, net: Path) -> None:
+    assert cli("sparsify", net, "--ratio", "0.75", "-o", "out.onnx", "--no-compile").code == 0
+    assert cli("compile", "out.onnx", "-o", "out.gopt", "--threads", 1).code == 0
+    found = cli("inspect", "out.gopt", "--json").json
+    assert found["constants_as_bitmaps"] == 2
+    assert cli("compile", net, "-o", "dense.gopt", "--threads", 1).code == 0
+    dense = cli("inspect", "dense.gopt", "--json").json
+    assert "constants_as_bitmaps" not in dense
+    assert found["constant_bytes"] < 0.6 * dense["constant_bytes"]
+
+
 def test_no_compile(cli: Cli, net: Path) -> None:
     done = cli("sparsify", net, "--ratio", "0.5", "-o", "out.onnx", "--no-compile", "--json")
     assert done.code == 0, done.err
