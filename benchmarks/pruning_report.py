@@ -43,7 +43,8 @@ def _curve(report: Report, name: str, curve: dict[str, Any]) -> None:
         "", f"## {name}: {curve['metric']} against latency", "",
         f"{curve['data'][0].upper()}{curve['data'][1:]}. Channels stay in multiples of {curve['multiple']}, the same part of "
         f"every group goes. Unpruned: {_percent(original)}, {whole['ms']:.3g} ms. Recovered: the part of the loss that "
-        "reconstruction takes back.",
+        "reconstruction takes back. Latencies are those of repaired models: without repair, activations underflow, and subnormal "
+        "numbers are slow.",
         "", f"![{curve['metric']} against latency](pruning-{name}.png)", "",
     )  # fmt: skip
     report.head(
@@ -75,10 +76,9 @@ def _percent(value: float) -> str:
 def _models(report: Report, models: dict[str, Any]) -> None:
     report.add(
         "", "## Sizes and latencies", "",
-        "Criterion l2, the same part of every group, in multiples of channels (half of it and so on in groups of "
-        "fewer than two): what suits "
-        "the target, or 1 where groups are too small for that. Followed: how much the latency fell as part of how much the FLOPs "
-        "fell.", "",
+        "Criterion l2, the same part of every group, in multiples of channels (in small groups a half, "
+        "a quarter of it): what suits the target, or 1 where groups are too small for that. ppocr_rec and nudenet are repaired before they are timed. Followed: "
+        "how much the latency fell as part of how much the FLOPs fell.", "",
     )  # fmt: skip
     report.head("model", "multiple", "ratio", "parameters", "FLOPs", "latency ms", "latency", "followed")
     for name, model in sorted(models.items()):
