@@ -46,8 +46,6 @@ MODELS = (
     "resnet50", "densenet121", "mobilenet_v2", "shufflenet", "opennsfw", "nudenet", "ppocr_det", "ppocr_rec", "ppocr_cls",
     "digits", "squeezenet", "inception_v2", "vit_tiny", "bert_tiny",
 )  # fmt: skip
-NARROW = {"digits": 1, "shufflenet": 1}
-"""Models whose groups are too small for the multiple that suits the target: they get this one."""
 UNDERFLOWING = ("ppocr_rec", "nudenet")
 """Trained models with SiLU: they are repaired before they are timed, see ``Curve.sizes``."""
 SEED = 0
@@ -148,7 +146,7 @@ def measure_model(name: str) -> None:
     model = zoo.get(name)
     groups = find_groups(graphopt.import_onnx(model.path(), shapes=model.shapes or None))
     scores = CRITERIA["l2"].score(groups, None, SEED)
-    multiple = NARROW.get(name, channel_multiple(parse_target("native").caps))
+    multiple = channel_multiple(parse_target("native").caps)
     graphs = {"0": groups.graph}
     for ratio in MODEL_RATIOS:
         plan = select(groups, scores, ratio=ratio, multiple=multiple)

@@ -77,7 +77,7 @@ def _models(report: Report, models: dict[str, Any]) -> None:
     report.add(
         "", "## Sizes and latencies", "",
         "Criterion l2, the same part of every group, in multiples of channels (in small groups a half, a quarter of it): what "
-        "suits the target, or 1 where groups are too small for that. ppocr_rec and nudenet are repaired before they are timed. "
+        "suits the target. ppocr_rec and nudenet are repaired before they are timed. "
         "Followed: how much the latency fell as part of how much the FLOPs fell.", "",
     )  # fmt: skip
     report.head("model", "multiple", "ratio", "parameters", "FLOPs", "latency ms", "latency", "followed")
