@@ -56,6 +56,15 @@ JobsOpt = Annotated[
     ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+CalibOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
+    ),
+]
+NoReconstructOpt = Annotated[
+    bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
+]
 SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of random inputs.")]
 InputOpt = Annotated[
     list[str] | None,

@@ -13,8 +13,10 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    CalibOpt,
     JsonOpt,
     ModelArg,
+    NoReconstructOpt,
     SeedOpt,
     ShapeOpt,
     TargetOpt,
@@ -50,15 +52,8 @@ def prune_verb(
         Literal["local", "global", "isomorphic"],
         typer.Option("--ranking", metavar="NAME", help="Take the ratio local to groups, global, or isomorphic."),
     ] = "local",
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
-        ),
-    ] = None,
-    no_reconstruct: Annotated[
-        bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
-    ] = False,
+    calib: CalibOpt = None,
+    no_reconstruct: NoReconstructOpt = False,
     layer_ratio: Annotated[
         list[str] | None,
         typer.Option(

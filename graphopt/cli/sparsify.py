@@ -10,8 +10,10 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    CalibOpt,
     JsonOpt,
     ModelArg,
+    NoReconstructOpt,
     SeedOpt,
     ShapeOpt,
     TargetOpt,
@@ -44,15 +46,8 @@ def sparsify_verb(
         Literal["magnitude", "wanda"],
         typer.Option("--method", help="What tells small weights; wanda counts the inputs' size too, from --calib."),
     ] = "magnitude",
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
-        ),
-    ] = None,
-    no_reconstruct: Annotated[
-        bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
-    ] = False,
+    calib: CalibOpt = None,
+    no_reconstruct: NoReconstructOpt = False,
     scope: Annotated[
         Literal["layer", "global"],
         typer.Option("--scope", help="Whether the ratio holds in every layer or over all of them."),

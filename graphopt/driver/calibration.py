@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from graphopt.driver.compiling import compile
 from graphopt.errors import InputError, UserError
-from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Graph, Value
+from graphopt.ir.outputs import with_outputs
 
 if TYPE_CHECKING:
     from graphopt.runtime.model import CompiledModel
@@ -216,14 +216,6 @@ class CompiledRunner:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key][1]
-
-
-def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
-    """A copy of the graph that returns the named values instead of its outputs."""
-    work = clone(graph)
-    values = _values(work)
-    Editor(work).set_outputs(work, [values[name] for name in names])
-    return work
 
 
 def _values(graph: Graph) -> dict[str, Value]:

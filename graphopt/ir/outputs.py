@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.ir.editor import clone
+from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 
@@ -23,17 +23,12 @@ def inner_values(graph: Graph) -> list[Value]:
 
 
 def with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
-    """A copy whose outputs are the values of the given names, and which computes nothing else.
+    """A copy whose outputs are the values of the given names instead of its own.
 
     Raises:
         KeyError: the graph's nodes compute no value of that name.
     """
     copy = clone(graph)
     made = {value.name: value for node in copy.nodes for value in node.outputs if value is not None}
-    for value in copy.outputs:
-        value.escapes -= 1
-    copy.outputs = [made[name] for name in names]
-    for value in copy.outputs:
-        value.escapes += 1
-    copy.version += 1
+    Editor(copy).set_outputs(copy, [made[name] for name in names])
     return copy

@@ -12,7 +12,7 @@ from graphopt.ir.types import TensorType
 from graphopt.ops.infer import infer_node
 from graphopt.passes.prune.labels import Slot, shape_of, slot_value
 from graphopt.passes.prune.plan import Mask, PrunePlan
-from graphopt.passes.prune.rules.registry import AdjustContext, adjust_rule
+from graphopt.passes.prune.rules.registry import AdjustContext, CannotFollow, adjust_rule
 from graphopt.passes.prune.rules.shape import stale_values
 
 
@@ -113,7 +113,7 @@ def _adjust(plan: PrunePlan, old: Node, new: Node, editor: Editor, stale: frozen
     outputs = [[] if v is None else plan.keep(v) for v in old.outputs]
     try:
         rule(AdjustContext(new, inputs, outputs, editor, stale))
-    except NotImplementedError as e:
+    except CannotFollow as e:
         raise _cannot_follow(old, str(e)) from e
 
 

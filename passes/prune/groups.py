@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -124,23 +123,11 @@ class PruneGroups:
     labelling: Labelling
     groups: tuple[Group, ...]
     frozen: tuple[FrozenGroup, ...] = ()
-    _by_name: dict[str, Group] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
         """The graph that was analysed."""
         return self.labelling.graph
-
-    @cached_property
-    def layer_groups(self) -> dict[str, tuple[Group, ...]]:
-        """By name of a layer with weights: groups of its output channels."""
-        found: dict[str, list[Group]] = defaultdict(list)
-        for group in self.groups:
-            for member in group.of_role(Role.OUT):
-                assert isinstance(member.slot, Use)
-                if group not in found[member.slot.node.name]:
-                    found[member.slot.node.name].append(group)
-        return {name: tuple(groups) for name, groups in found.items()}
 
 
 def find_groups(graph: Graph) -> PruneGroups:

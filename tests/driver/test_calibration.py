@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.driver.calibration import CompiledRunner, load_calibration, with_outputs
+from graphopt.driver.calibration import CompiledRunner, load_calibration
 from graphopt.driver.compiling import signature_of
 from graphopt.errors import UserError
 from graphopt.ir.dims import Dim, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph
+from graphopt.ir.outputs import with_outputs
 from graphopt.ir.types import TensorType
 from graphopt.ops.infer import infer_node
 from graphopt.runtime.signature import Signature, TensorSpec

@@ -19,6 +19,7 @@ from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
+from graphopt.passes.prune.rules.registry import CannotFollow
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
 
@@ -394,7 +395,7 @@ def test_a_failing_surgery_leaves_the_graph_alone(monkeypatch):
     from graphopt.passes.prune import apply
 
     def refuse(*_):
-        raise NotImplementedError("not today")
+        raise CannotFollow("not today")
 
     monkeypatch.setattr(apply, "adjust_rule", lambda _node: refuse)
     with pytest.raises(graphopt.InternalError, match="not today"):

@@ -24,6 +24,10 @@ LabelRule = Callable[[RuleContext], None]
 Rule = TypeVar("Rule", bound=LabelRule)
 
 
+class CannotFollow(Exception):
+    """Raised by an adjusting rule: the node has no form that fits what is left; the text says why."""
+
+
 @dataclass
 class AdjustContext:
     """A node of the copy whose channels are going, while its attributes still are those of the whole.

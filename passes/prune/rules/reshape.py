@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.ops.context import attr, known_array
 from graphopt.passes.prune.labels import RuleContext
-from graphopt.passes.prune.rules.registry import AdjustContext, Mask, adjusts, labels_of
+from graphopt.passes.prune.rules.registry import AdjustContext, CannotFollow, Mask, adjusts, labels_of
 from graphopt.passes.prune.rules.shape import number, reshape_target
 from graphopt.passes.prune.tokens import Labels
 
@@ -115,7 +115,7 @@ def follow_shape(a: AdjustContext) -> None:
     if None not in target:
         a.editor.set_attr(a.node, "allowzero", 1 if 0 in after else None)
     elif bool(attr(a.node, "allowzero")) or 0 in after:
-        raise NotImplementedError("its result is empty, and extents of it are only known at run time")
+        raise CannotFollow("its result is empty, and extents of it are only known at run time")
     a.renumber(1, target)
 
 

@@ -48,8 +48,8 @@ def the_group(groups: PruneGroups) -> Group:
 
 def run_inner(graph: Graph, names: Sequence[str], feed: Any) -> dict[str, Any]:
     """Inner values by ONNX Runtime."""
-    from graphopt.driver.calibration import with_outputs
     from graphopt.driver.optimizing import export_onnx
+    from graphopt.ir.outputs import with_outputs
 
     made = [n for n in names if n not in feed]
     return {**feed, **dict(zip(made, run_ort(export_onnx(with_outputs(graph, made)), feed)))} if made else dict(feed)

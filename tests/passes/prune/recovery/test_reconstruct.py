@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.driver.calibration import load_calibration, with_outputs
+from graphopt.driver.calibration import load_calibration
 from graphopt.driver.compiling import signature_of
 from graphopt.errors import UserError
 from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Graph, Value
+from graphopt.ir.outputs import with_outputs
 from graphopt.ir.types import TensorType
 from graphopt.ir.verifier import verify
 from graphopt.models import zoo
