@@ -150,9 +150,10 @@ _DRIVER += " cuModuleLoadData cuModuleUnload cuTensorMapEncodeTiled"
 @needs_compiler
 def test_tvms_cuda_runtime_takes_the_library(tmp_path: Path) -> None:
     """The packed blob is read back by TVM's real CUDA module, here with a driver that does nothing."""
-    cudart = nvrtc._include_folders()[0].parent / "lib" / "libcudart.so.13"
-    if not cudart.is_file() or shutil.which("cc") is None:
-        pytest.skip("needs cc and the CUDA runtime of pip")
+    runtimes = [folder.parent / "lib" / "libcudart.so.13" for folder in nvrtc._include_folders()]
+    cudart = next((path for path in runtimes if path.is_file()), None)
+    if cudart is None or shutil.which("cc") is None:
+        pytest.skip("needs cc and the CUDA runtime of pip (extra 'cuda')")
     stub = tmp_path / "libcuda.so.1"
     source = "".join(f"int {name}() {{ return 0; }}\n" for name in _DRIVER.split())
     subprocess.run(
