@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.cli import console
-from graphopt.cli.options import JsonOpt, SeedOpt, ShapeOpt, ThreadsOpt, check_output, is_artifact, shapes_of
+from graphopt.cli.options import (
+    JsonOpt,
+    SeedOpt,
+    ShapeOpt,
+    StrictOpt,
+    ThreadsOpt,
+    ValueOpt,
+    check_output,
+    is_artifact,
+    shapes_of,
+    values_of,
+)
 from graphopt.cli.run import load_or_compile
 from graphopt.errors import CompileError, UserError
 
@@ -23,6 +34,8 @@ if TYPE_CHECKING:
 def bench_verb(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model or .gopt file.", show_default=False)],
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     threads: ThreadsOpt = None,
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", help="Rounds at most.")] = 30,
     compare: Annotated[
@@ -63,13 +76,14 @@ def bench_verb(
         check_output(roofline, model)
         require_matplotlib()
     start = time.perf_counter()
-    compiled = load_or_compile(model, shapes_of(shape), threads)
+    compiled = load_or_compile(model, shapes_of(shape), threads, values=values_of(value), strict=strict)
     prepared_s = time.perf_counter() - start
     assert compiled.target is not None
     cores = compiled.target.caps.cores
     feed = random_inputs(compiled.signature, seed)
     ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
-    peers, absent = _peers(names, model, feed, ours, cores)
+    how = {"values": values_of(value), "strict": strict}
+    peers, absent = _peers(names, model, feed, ours, cores, how)
     with console.working("measuring"):
         results = measure([ours, *peers], repeat)
     layers = _layers(compiled, feed, repeat, model.name, roofline) if per_layer or roofline is not None else None
@@ -103,9 +117,13 @@ def peer_names(items: Sequence[str] | None) -> list[str]:
 
 
 def _peers(
-    names: Sequence[str], model: Path, feed: Mapping[str, Any], ours: Contender, threads: int
+    names: Sequence[str], model: Path, feed: Mapping[str, Any], ours: Contender, threads: int, how: Mapping[str, Any]
 ) -> tuple[list[Contender], list[tuple[str, str]]]:
-    """Peers that run the model, with how they agree with us; and those that can't, with the reason."""
+    """Peers that run the model, with how they agree with us; and those that can't, with the reason.
+
+    Args:
+        how: arguments of ``import_onnx`` besides shapes.
+    """
     if not names:
         return [], []
     from graphopt.driver.bench.agreement import check_agreement, tolerance_of
@@ -113,7 +131,9 @@ def _peers(
     from graphopt.driver.importing import import_onnx
 
     with console.working("comparing"):
-        tolerance = tolerance_of(import_onnx(model, shapes={name: a.shape for name, a in feed.items()}))
+        graph = import_onnx(model, shapes={name: a.shape for name, a in feed.items()}, **how)
+        tolerance = tolerance_of(graph)
+        feed = {**feed, **graph.fixed}  # peers take the model as it came
         expected = {name: array.copy() for name, array in ours.run().items()}
     found, absent = [], []
     for name in names:

@@ -18,10 +18,13 @@ from graphopt.cli.options import (
     SeedOpt,
     ShapeOpt,
     SkipOpt,
+    StrictOpt,
     TargetOpt,
     ThreadsOpt,
+    ValueOpt,
     VerifyOpt,
     shapes_of,
+    values_of,
 )
 
 
@@ -29,6 +32,8 @@ def check_verb(
     model: ModelArg,
     target: TargetOpt = "native",
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     input: InputOpt = None,
     seed: SeedOpt = 0,
     reference: Annotated[
@@ -49,7 +54,10 @@ def check_verb(
         from graphopt.driver.checking import Options, check_model
 
         options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact)
-        report = check_model(model, options, shapes=shapes_of(shape), feed=feed, seed=seed, reference=reference)
+        report = check_model(
+            model, options, shapes=shapes_of(shape), values=values_of(value), strict=strict, feed=feed, seed=seed,
+            reference=reference,
+        )  # fmt: skip
     error = report.error()
     rows = [*((c.name, "output", c) for c in report.outputs)]
     if error is not None:

@@ -20,11 +20,14 @@ from graphopt.cli.options import (
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
+    StrictOpt,
     TargetOpt,
     ThreadsOpt,
+    ValueOpt,
     VerifyOpt,
     check_output,
     shapes_of,
+    values_of,
 )
 
 
@@ -33,6 +36,8 @@ def compile_verb(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.gopt", help="File to write.")],
     target: TargetOpt = "native",
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     level: LevelOpt = 2,
     exact: ExactOpt = False,
     passes: PassOpt = None,
@@ -57,6 +62,8 @@ def compile_verb(
             target,
             threads=threads,
             shapes=shapes_of(shape),
+            values=values_of(value),
+            strict=strict,
             level=level,
             exact=exact,
             passes=passes or None,

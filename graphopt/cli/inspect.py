@@ -15,10 +15,13 @@ from graphopt.cli.options import (
     PassOpt,
     ShapeOpt,
     SkipOpt,
+    StrictOpt,
     TargetOpt,
     ThreadsOpt,
+    ValueOpt,
     is_artifact,
     shapes_of,
+    values_of,
 )
 from graphopt.errors import UserError
 
@@ -34,6 +37,8 @@ def inspect_verb(
     target: TargetOpt = "native",
     ops: Annotated[bool, typer.Option("--ops", help="List the operators that can be compiled.")] = False,
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     level: LevelOpt = 2,
     exact: ExactOpt = False,
     costs: Annotated[
@@ -67,17 +72,18 @@ def inspect_verb(
         raise UserError(
             "--costs needs --stage program", code="bad-usage", hint="graphopt inspect m.onnx --stage program --costs"
         )
+    how = {"shapes": shapes_of(shape), "values": values_of(value), "strict": strict}
     if prune_groups:
         if stage is not None:
             raise UserError("--prune-groups and --stage exclude each other", code="bad-usage", hint="leave one out")
         from graphopt.cli.prune_groups import show_groups
 
-        show_groups(model, shapes_of(shape), json)
+        show_groups(model, how, json)
         return
     if stage is None:
-        _summary(model, shapes_of(shape), json)
+        _summary(model, how, json)
         return
-    text = stage_text(model, stage, target, shapes_of(shape), level, passes, skip_pass or [], threads, exact, costs)
+    text = stage_text(model, stage, target, how, level, passes, skip_pass or [], threads, exact, costs)
     if json:
         console.print_json({"stage": stage, "text": text})
     else:
@@ -88,7 +94,7 @@ def stage_text(
     model: Path,
     stage: str,
     target: str,
-    shapes: dict[str, str],
+    how: dict[str, Any],
     level: int,
     passes: list[str] | None,
     skip: list[str],
@@ -103,12 +109,12 @@ def stage_text(
             from graphopt.driver.optimizing import optimize
             from graphopt.ir.printer import format_graph
 
-            graph = import_onnx(model, shapes=shapes)
+            graph = import_onnx(model, **how)
             return format_graph(optimize(graph, level, passes or None, skip=skip, for_export=False))
         from graphopt.driver.compiling import to_program
 
         _, fused, program = to_program(
-            model, target, threads=threads, shapes=shapes, level=level, exact=exact, passes=passes or None, skip=skip
+            model, target, threads=threads, level=level, exact=exact, passes=passes or None, skip=skip, **how
         )
         if stage == "fused":
             from graphopt.ir.fused import format_fused
@@ -131,12 +137,12 @@ def _operators(json: bool) -> None:
         console.out.print("\n".join(names), markup=False)
 
 
-def _summary(model: Path, shapes: dict[str, str], json: bool) -> None:
+def _summary(model: Path, how: dict[str, Any], json: bool) -> None:
     from graphopt.cli.optimize import count_ops
     from graphopt.driver.importing import import_onnx
 
     with console.working(f"reading {model.name}"):
-        graph = import_onnx(model, shapes=shapes)
+        graph = import_onnx(model, **how)
     constants = [v.data for v in graph.constants() if v.data is not None]
     counts = count_ops(graph)
     facts: dict[str, Any] = {
@@ -149,6 +155,8 @@ def _summary(model: Path, shapes: dict[str, str], json: bool) -> None:
         "parameters": sum(int(c.size) for c in constants),
         "weight_bytes": sum(int(c.nbytes) for c in constants),
     }
+    if graph.deviations:
+        facts["deviations"] = [str(d) for d in graph.deviations]
     _print(facts, json)
 
 

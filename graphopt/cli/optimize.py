@@ -18,9 +18,12 @@ from graphopt.cli.options import (
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
+    StrictOpt,
+    ValueOpt,
     VerifyOpt,
     check_output,
     shapes_of,
+    values_of,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ def optimize_verb(
     model: ModelArg,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     level: LevelOpt = 2,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
@@ -47,7 +52,7 @@ def optimize_verb(
     found = Remarks()
     start = time.perf_counter()
     with console.working(f"optimising {model.name}"):
-        before = import_onnx(model, shapes=shapes_of(shape))
+        before = import_onnx(model, shapes_of(shape), values_of(value), strict=strict, remarks=found)
         after = optimize(before, level, passes or None, skip=skip_pass or (), verify_each=verify_each, remarks=found)
         export_onnx(after, output)
     seconds = time.perf_counter() - start

@@ -19,11 +19,14 @@ from graphopt.cli.options import (
     NoReconstructOpt,
     SeedOpt,
     ShapeOpt,
+    StrictOpt,
     TargetOpt,
     ThreadsOpt,
+    ValueOpt,
     check_output,
     pairs,
     shapes_of,
+    values_of,
 )
 from graphopt.errors import UserError
 
@@ -73,6 +76,8 @@ def prune_verb(
     target: TargetOpt = "native",
     threads: ThreadsOpt = None,
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     seed: SeedOpt = 0,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Leave out the proof against the original with channels set to zero.")
@@ -104,8 +109,8 @@ def prune_verb(
         graph, report = prune(
             model, ratio=ratio, budget=budget, criterion=criterion, ranking=ranking, calibration=calib,
             reconstruct=False if no_reconstruct else None, ratios=ratios, exclude=exclude or (), multiple=multiple,
-            target=target, threads=threads, shapes=shapes_of(shape), seed=seed, verify=not no_verify,
-            measure=measure,
+            target=target, threads=threads, shapes=shapes_of(shape), values=values_of(value), strict=strict,
+            seed=seed, verify=not no_verify, measure=measure,
         )  # fmt: skip
         export_onnx(graph, output)
     facts = {

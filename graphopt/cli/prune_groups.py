@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from graphopt.passes.prune.groups import FrozenGroup, Group, Member
 
 
-def show_groups(model: Path, shapes: dict[str, str], json: bool) -> None:
-    """Print the groups of a model as imported."""
+def show_groups(model: Path, how: dict[str, Any], json: bool) -> None:
+    """Print the groups of a model as imported; ``how`` are arguments of ``import_onnx``."""
     with console.working(f"reading {model.name}"):
         from graphopt.driver.importing import import_onnx
         from graphopt.passes.prune.choice.channel_cost import channel_costs
         from graphopt.passes.prune.groups import find_groups
 
-        found = find_groups(import_onnx(model, shapes=shapes))
+        found = find_groups(import_onnx(model, **how))
         costs = channel_costs(found)
     if json:
         console.print_json(

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt.cli import console
 from graphopt.cli.arrays import input_paths, load_arrays, save_arrays
-from graphopt.cli.options import InputOpt, JsonOpt, NoCacheOpt, ShapeOpt, ThreadsOpt, is_artifact, shapes_of
+from graphopt.cli.options import (
+    InputOpt,
+    JsonOpt,
+    NoCacheOpt,
+    ShapeOpt,
+    StrictOpt,
+    ThreadsOpt,
+    ValueOpt,
+    is_artifact,
+    shapes_of,
+    values_of,
+)
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +35,8 @@ def run_verb(
     ],
     input: InputOpt = None,
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     threads: ThreadsOpt = None,
     no_cache: NoCacheOpt = False,
     json: JsonOpt = False,
@@ -31,7 +44,7 @@ def run_verb(
     """Run MODEL on arrays from .npy files and save its outputs."""
     paths = input_paths(input)
     feed = load_arrays(paths)
-    compiled = load_or_compile(model, shapes_of(shape), threads, not no_cache)
+    compiled = load_or_compile(model, shapes_of(shape), threads, not no_cache, values=values_of(value), strict=strict)
     start = time.perf_counter()
     outputs = compiled.run(feed)
     seconds = time.perf_counter() - start
@@ -51,16 +64,24 @@ def run_verb(
         console.out.print(f"{name}: {array.dtype}{list(array.shape)} -> {files[name]}", markup=False)
 
 
-def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None, cache: bool = True) -> CompiledModel:
+def load_or_compile(
+    model: Path,
+    shapes: dict[str, str],
+    threads: int | None,
+    cache: bool = True,
+    *,
+    values: dict[str, Any] | None = None,
+    strict: bool = False,
+) -> CompiledModel:
     """A model from an artefact, or compiled for this machine.
 
     Raises:
         UserError: an option that an artefact can't follow any more.
     """
     if is_artifact(model):
-        if shapes or threads is not None:
+        if shapes or values or threads is not None:
             raise UserError(
-                f"{model} is compiled already: --shape and --threads were decided then",
+                f"{model} is compiled already: --shape, --value and --threads were decided then",
                 code="bad-usage",
                 hint="give them to graphopt compile, or pass the ONNX model here",
             )
@@ -71,4 +92,4 @@ def load_or_compile(model: Path, shapes: dict[str, str], threads: int | None, ca
     with console.working(f"compiling {model.name}"):
         from graphopt.driver.compiling import compile
 
-        return compile(model, "native", shapes=shapes, threads=threads, cache=cache)
+        return compile(model, "native", shapes=shapes, values=values, strict=strict, threads=threads, cache=cache)

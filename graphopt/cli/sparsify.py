@@ -16,10 +16,13 @@ from graphopt.cli.options import (
     NoReconstructOpt,
     SeedOpt,
     ShapeOpt,
+    StrictOpt,
     TargetOpt,
     ThreadsOpt,
+    ValueOpt,
     check_output,
     shapes_of,
+    values_of,
 )
 from graphopt.errors import UserError
 
@@ -62,6 +65,8 @@ def sparsify_verb(
     target: TargetOpt = "native",
     threads: ThreadsOpt = None,
     shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
     seed: SeedOpt = 0,
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Leave out sizes of compiled files, outputs and latency.")
@@ -80,7 +85,8 @@ def sparsify_verb(
         graph, report = sparsify(
             model, ratio=ratio, pattern=pattern or "unstructured", method=method, scope=scope, calibration=calib,
             reconstruct=False if no_reconstruct else None, exclude=exclude or (), depthwise=depthwise, target=target,
-            threads=threads, shapes=shapes_of(shape), seed=seed, compiled=not no_compile,
+            threads=threads, shapes=shapes_of(shape), values=values_of(value), strict=strict, seed=seed,
+            compiled=not no_compile,
         )  # fmt: skip
         export_onnx(graph, output)
     if json:

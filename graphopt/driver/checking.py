@@ -102,6 +102,8 @@ def check_model(
     options: Options | None = None,
     *,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    strict: bool = False,
     feed: Mapping[str, Array] | None = None,
     seed: int = 0,
     reference: str | None = None,
@@ -111,7 +113,7 @@ def check_model(
     Args:
         src: path, bytes or ModelProto.
         options: how to compile.
-        shapes: as for ``graphopt.compile``.
+        shapes, values, strict: as for ``graphopt.compile``.
         feed: inputs; those missing are random.
         seed: of the random inputs.
         reference: ``onnxruntime`` or ``onnx``; by default the first that works.
@@ -120,14 +122,14 @@ def check_model(
         GraphOptError: the model can't be compiled or run. A difference is reported, not raised.
     """
     options = options or Options()
-    graph = import_onnx(src, shapes=shapes)
+    graph = import_onnx(src, shapes=shapes, values=values, strict=strict)
     model = options.compile(graph)
     inputs = (
         random_inputs(model.signature, seed, _extents(model.signature, feed or {})) if _lacking(model, feed) else {}
     )
     inputs.update(feed or {})
     got = model.run(inputs)
-    oracle, want = _expected(src, reference, inputs)
+    oracle, want = _expected(src, reference, {**inputs, **graph.fixed})
     # The reference's outputs carry the model's names; ours follow in the same order.
     renamed = dict(zip(want, got.values())) if len(want) == len(got) else got
     reduction, depth = longest_sum(graph), summing_depth(graph)

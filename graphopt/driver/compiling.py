@@ -30,6 +30,7 @@ def compile(
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
+    strict: bool = False,
     level: int = 2,
     exact: bool = False,
     passes: Sequence[Any] | None = None,
@@ -48,6 +49,8 @@ def compile(
         shapes: fixes or renames symbolic input dimensions: ``{"x": (1, 3, 224, 224)}`` or ``{"x": "Nx3xHxW"}``.
         values: inputs that always have the same value, such as a sampling rate: they become constants, and branches that
             they decide go away.
+        strict: refuse whatever the ONNX checker refuses; by default a model that breaks a rule of the specification but has
+            one meaning only is accepted, with a remark.
         level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
         exact: leave out kernels that round otherwise than the sums that operators are defined by (Winograd convolution,
             some ten times the rounding error of a direct one, a fraction of its time).
@@ -67,8 +70,8 @@ def compile(
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
-        src, target, threads=threads, shapes=shapes, values=values, level=level, exact=exact, passes=passes, skip=skip,
-        verify_each=verify_each, remarks=remarks,
+        src, target, threads=threads, shapes=shapes, values=values, strict=strict, level=level, exact=exact,
+        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks,
     )[::2]  # fmt: skip
     built = build_program(program, default_cache() if cache else None, jobs)
     return CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
@@ -81,6 +84,7 @@ def to_program(
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
+    strict: bool = False,
     level: int = 2,
     exact: bool = False,
     passes: Sequence[Any] | None = None,
@@ -93,7 +97,7 @@ def to_program(
     from graphopt.backends.base.target import parse_target
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
-    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values)
+    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
     fused = fuse_for(graph, goal, level, exact)
     return graph, fused, lower_fused(fused, goal, level)
@@ -108,6 +112,7 @@ def prepare(
     verify_each: bool,
     remarks: Remarks | None = None,
     values: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.backend import is_lowerable
@@ -117,7 +122,9 @@ def prepare(
     from graphopt.passes.canonical.expand_functions import expand_functions
     from graphopt.passes.canonical.unroll_loops import unroll_loops
 
-    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values)
+    graph = src
+    if not isinstance(graph, Graph):
+        graph = import_onnx(graph, shapes=shapes, values=values, strict=strict, remarks=remarks)
     graph = optimize(
         graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
     )

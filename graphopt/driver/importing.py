@@ -13,12 +13,18 @@ from graphopt.ir.onnx_io import graph_from_onnx
 from graphopt.ir.onnx_load import ModelSource, load_model
 from graphopt.ir.verifier import verify
 from graphopt.ops.canonicalize import canonicalize
+from graphopt.rewrite.remarks import Remark, Remarks
 
 ShapeSpec: TypeAlias = "str | Sequence[int | str]"
 
 
 def import_onnx(
-    src: ModelSource, shapes: Mapping[str, ShapeSpec] | None = None, values: Mapping[str, Any] | None = None
+    src: ModelSource,
+    shapes: Mapping[str, ShapeSpec] | None = None,
+    values: Mapping[str, Any] | None = None,
+    *,
+    strict: bool = False,
+    remarks: Remarks | None = None,
 ) -> Graph:
     """Load, check, normalise and type an ONNX model.
 
@@ -28,6 +34,9 @@ def import_onnx(
         fixes a symbolic
             dimension everywhere it occurs, a name renames it; the dimensions ``?`` and ``-1`` are left as they are.
         values: input name to a number or array that it always has; such inputs become constants.
+        strict: refuse whatever the ONNX checker refuses. By default a model that breaks a rule of the specification but has
+            one meaning only is accepted, as runtimes do.
+        remarks: receives what was accepted in this way.
 
     Returns:
         A graph whose nodes have the newest form of their operator, with every value typed and decided ``If`` nodes
@@ -38,7 +47,7 @@ def import_onnx(
         UnsupportedOpError: an operator, attribute or shape form that is not handled.
         UserError: ``shapes`` or ``values`` names no input, or contradicts the model.
     """
-    model = load_model(src)
+    model = load_model(src, strict=strict)
     try:
         graph = graph_from_onnx(model)
         apply_shapes(graph, shapes or {})
@@ -49,4 +58,7 @@ def import_onnx(
         if model.source not in str(e):
             e.add_note_line(f"in model {model.source}")
         raise
+    if remarks is not None:
+        for d in graph.deviations:
+            remarks.add(Remark("import", d.rule, d.where, d.text, applied=True))
     return graph

@@ -16,7 +16,8 @@ from graphopt.ir.types import TensorType
 def fix_values(graph: Graph, values: Mapping[str, Any]) -> None:
     """Turn the named inputs into constants; they are no inputs of the compiled model any more.
 
-    Symbolic dimensions of a fixed input take the extents of its value in all inputs.
+    Symbolic dimensions of a fixed input take the extents of its value in all inputs. ``graph.fixed`` keeps the values, for
+    whoever runs the model as it came.
 
     Raises:
         UserError: unknown input, or a value of another dtype or shape.
@@ -30,14 +31,14 @@ def fix_values(graph: Graph, values: Mapping[str, Any]) -> None:
                 code="unknown-input",
                 hint=did_you_mean(name, inputs) or f"its inputs are {', '.join(map(repr, inputs))}",
             )
-        _fix(inputs[name], given, env)
+        _fix(graph, inputs[name], given, env)
     graph.inputs = [v for v in graph.inputs if v.data is None]
     for value in graph.inputs:
         if isinstance(value.type, TensorType) and value.type.shape is not None:
             value.type = TensorType(value.type.dtype, tuple(subs(d, env) for d in value.type.shape))
 
 
-def _fix(value: Value, given: Any, env: dict[str, Dim]) -> None:
+def _fix(graph: Graph, value: Value, given: Any, env: dict[str, Dim]) -> None:
     type_ = value.type
     if not isinstance(type_, TensorType) or type_.dtype.bits == 0:
         raise UserError(f"input {value.name!r} is {type_}; only tensors of numbers can be fixed", code="bad-value")
@@ -61,4 +62,5 @@ def _fix(value: Value, given: Any, env: dict[str, Dim]) -> None:
                 hint="give a value of the input's shape",
             )  # fmt: skip
     value.data = exact
+    graph.fixed[value.name] = exact
     value.type = TensorType(type_.dtype, tuple(int(d) for d in exact.shape))

@@ -89,6 +89,8 @@ def prune(
     target: str | Mapping[str, Any] = "native",
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    strict: bool = False,
     seed: int = 0,
     verify: bool = True,
     predict: bool = True,
@@ -115,7 +117,7 @@ def prune(
             vectors or tensor cores.
         target: see ``graphopt targets``; decides ``multiple`` and latencies.
         threads: CPU threads; by default all cores of the process's affinity mask.
-        shapes: as for ``graphopt.compile``, when ``src`` is no graph.
+        shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         seed: of random inputs and random choices.
         verify: prove that the result computes what the original with these channels set to zero computes.
         predict: predict the latency on the target, which takes two lowerings of the model.
@@ -139,7 +141,7 @@ def prune(
             f"{what} needs calibration data, and there is none", code="needs-data",
             hint="pass inputs like those that the model will see (calibration=, --calib DATA)",
         )  # fmt: skip
-    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
+    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     groups = find_groups(graph)
     request.check(groups)
     data = _data(graph, calibration, seed)

@@ -55,6 +55,8 @@ def sparsify(
     target: str | Mapping[str, Any] = "native",
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    strict: bool = False,
     seed: int = 0,
     compiled: bool = True,
 ) -> tuple[Graph, SparsityReport]:
@@ -73,7 +75,7 @@ def sparsify(
         depthwise: also layers whose outputs read one input channel each.
         target: what to compile for to see what the zeros save.
         threads: CPU threads; by default all cores of the process's affinity mask.
-        shapes: as for ``graphopt.compile``, when ``src`` is no graph.
+        shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         seed: of random inputs, on which outputs are compared without calibration data.
         compiled: compile both graphs and report sizes, outputs and latency; False leaves these out.
 
@@ -85,7 +87,7 @@ def sparsify(
     """
     wanted = parse_pattern(pattern, ratio)
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
-    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes)
+    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     signature = signature_of(graph)
     feeds = None if calibration is None else load_calibration(calibration, signature)
     mend = feeds is not None if reconstruct is None else reconstruct

@@ -301,6 +301,8 @@ def _clone(graph: Graph, values: dict[Value, Value], parent: Graph | None) -> Gr
         names=set(graph.names),
         symbol_count=graph.symbol_count,
         domains=dict(graph.domains),
+        deviations=list(graph.deviations),
+        fixed=dict(graph.fixed),
     )
 
     def copy(value: Value) -> Value:

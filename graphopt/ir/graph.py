@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.ir.deviations import Deviation
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
@@ -164,6 +165,9 @@ class Graph:
         domains: versions of the operator sets besides ai.onnx that the model imports.
         version: grows with every change; the measure of "did a pass do anything".
         parent: the graph whose node holds this one, for subgraphs.
+        deviations: what the import accepted although the specification has it otherwise.
+        declared: dimensions that the model declares for results whose rank may not follow from the operator.
+        fixed: inputs that were given a value at import, which are constants now.
     """
 
     name: str
@@ -180,6 +184,9 @@ class Graph:
     names: set[str] = field(default_factory=set)
     symbol_count: int = 0
     domains: dict[str, int] = field(default_factory=dict)
+    deviations: list[Deviation] = field(default_factory=list)
+    declared: dict[Value, tuple[int | str | None, ...]] = field(default_factory=dict)
+    fixed: dict[str, Array] = field(default_factory=dict)
 
     @property
     def root(self) -> Graph:

@@ -6,13 +6,15 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphopt.errors import ModelError
+from graphopt.ir.deviations import Deviation
+from graphopt.ir.onnx_repair import complete_types
 
 SMALL = 1024
 """Initializers of at most this many bytes are checked with their data."""
 
 
-def check(proto: ModelProto, source: str) -> None:
-    """Run ``onnx.checker`` on the structure of a model.
+def check(proto: ModelProto, source: str, *, strict: bool = False) -> list[Deviation]:
+    """Run ``onnx.checker`` on the structure of a model; what it would refuse but can be inferred, unless ``strict``.
 
     The checker serialises what it is given, which takes seconds and fails beyond 2 GiB, so large tensors are replaced
     by empty ones; whether their data fits their shape shows when they are decoded, and external data is checked where
@@ -27,6 +29,7 @@ def check(proto: ModelProto, source: str) -> None:
             _copy_field(stub, field.name, value)
     _copy_graph(proto.graph, stub.graph)
     _replace_deprecated(stub.graph)
+    deviations = [] if strict else complete_types(stub.graph)
     try:
         onnx.checker.check_model(stub)
     except onnx.checker.ValidationError as e:
@@ -39,6 +42,7 @@ def check(proto: ModelProto, source: str) -> None:
         ) from e
     except (RuntimeError, ValueError) as e:
         raise ModelError(f"{source} can't be checked: {e}", code="checker-failed", hint="export the model again") from e
+    return deviations
 
 
 def _copy_field(target: ModelProto | GraphProto | NodeProto, name: str, value: object) -> None:

@@ -47,6 +47,8 @@ class _Importer:
         if parent is None:
             graph.metadata = {p.key: p.value for p in self.model.proto.metadata_props}
             graph.domains = {o.domain: o.version for o in self.model.proto.opset_import if o.domain}
+            graph.deviations = list(self.model.deviations)
+        declared = {v.name: v for v in (*proto.value_info, *proto.output)}
         self.root = self.root or graph
         scope: dict[str, Value] = dict(outer)
         constants = {t.name for t in proto.initializer}
@@ -59,6 +61,7 @@ class _Importer:
         protos = {id(n): p for n, p in zip(src.nodes, proto.node)}
         for node in src.nodes:
             self._node(node, protos[id(node)], graph, scope)
+            _note_rank(graph, declared)
         for tensor in src.outputs:
             out = self._operand(tensor, scope, None)
             if out is None or tensor.name == "":
@@ -166,6 +169,20 @@ class _Importer:
         value = self._new(proto.output[0], TensorType(_dtype_of(array), tuple(int(d) for d in array.shape)))
         value.data = array
         return value
+
+
+def _note_rank(graph: Graph, declared: Mapping[str, ValueInfoProto]) -> None:
+    """Keep the dimensions declared for the result of a Squeeze that names no axes: they may be all that tells them."""
+    node = graph.nodes[-1] if graph.nodes else None
+    if node is None or node.op != "Squeeze" or node.domain or len(node.inputs) > 1 or "axes" in node.attrs:
+        return
+    for value in node.outputs:
+        info = declared.get(value.name) if value is not None else None
+        if value is not None and info is not None and info.type.tensor_type.HasField("shape"):
+            dims = info.type.tensor_type.shape.dim
+            graph.root.declared[value] = tuple(
+                d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims
+            )
 
 
 def _dtype_of(array: Array) -> DType:

@@ -22,10 +22,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.ir.deviations import Deviation
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 from graphopt.ir.onnx_check import check
 from graphopt.ir.onnx_payload import LARGE, take_payloads
+from graphopt.ir.onnx_repair import repair
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 MIN_OPSET = 6
@@ -35,15 +37,24 @@ _HINT_REEXPORT = "export the model again, or run onnx.checker.check_model on it 
 
 @dataclass
 class LoadedModel:
-    """A checked model: the proto, tensors kept outside of it (mapped files, large weights) by name, its name for messages."""
+    """A checked model.
+
+    Attributes:
+        source: its name, for messages.
+        external: tensors kept outside of the message (mapped files, large weights) by name.
+        deviations: what was accepted although the specification has it otherwise.
+    """
 
     proto: ModelProto
     source: str
     external: dict[str, Array] = field(default_factory=dict)
+    deviations: list[Deviation] = field(default_factory=list)
 
 
-def load_model(src: ModelSource) -> LoadedModel:
+def load_model(src: ModelSource, *, strict: bool = False) -> LoadedModel:
     """Read and check a model; model-local functions are inlined.
+
+    Unless ``strict``, what breaks a rule but has one meaning only is accepted (``graphopt.ir.onnx_repair``).
 
     Raises:
         ModelError: missing, truncated, not ONNX, fails the checker, cyclic, or external data missing or outside its
@@ -64,18 +75,21 @@ def load_model(src: ModelSource) -> LoadedModel:
         proto, payloads = _parse_large(_read(path), source)
     if not proto.HasField("graph"):
         raise ModelError(f"{source} is not an ONNX model: it holds no graph", hint=_HINT_REEXPORT)
+    deviations = [] if strict else repair(proto)
     _check_attributes(proto.graph, source)
     external = _map_external(proto, folder, source) | payloads
     for tensor in proto.graph.initializer if payloads else ():
         if tensor.name in payloads:
             tensor.data_location = TensorProto.EXTERNAL  # not here
     _check_sizes(proto.graph, source)
-    _sort_nodes(proto.graph, source)
+    moved = _sort_nodes(proto.graph, source, strict)
+    if moved:
+        deviations.append(Deviation("unsorted-nodes", moved, "it stands before a node whose result it needs"))
     _check_opset(proto, source)
-    check(proto, source)
+    deviations += check(proto, source, strict=strict)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    return LoadedModel(proto, source, external)
+    return LoadedModel(proto, source, external, deviations)
 
 
 def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
@@ -210,8 +224,13 @@ def _map_external(proto: ModelProto, folder: Path | None, source: str) -> dict[s
     return arrays
 
 
-def _sort_nodes(graph: GraphProto, source: str) -> None:
-    """Put nodes into topological order where they are not, or name the nodes of a cycle."""
+def _sort_nodes(graph: GraphProto, source: str, strict: bool) -> str | None:
+    """Put nodes into topological order where they are not, or name the nodes of a cycle.
+
+    Returns:
+        The first node that stood too early, None if all stood right. ``strict`` leaves it there, for the checker to refuse.
+    """
+    found = None
     for g in graphs_of(graph):
         made_here = {o for n in g.node for o in n.output if o}
         ready: set[str] = set()
@@ -234,10 +253,13 @@ def _sort_nodes(graph: GraphProto, source: str) -> None:
                     hint="a value may not depend on itself; use Loop or Scan for recurrence",
                 )
             waiting = rest
-        if any(a is not b for a, b in zip(ordered, g.node)):
+        early = next((b for a, b in zip(ordered, g.node) if a is not b), None)
+        if early is not None and not strict:
+            found = found or f"{early.name or '<unnamed>'} ({early.op_type})"
             copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
             del g.node[:]
             g.node.extend(copies)
+    return found
 
 
 def _all_inputs(node: onnx.NodeProto) -> Iterator[str]:
@@ -254,6 +276,13 @@ def _all_inputs(node: onnx.NodeProto) -> Iterator[str]:
 def _check_opset(proto: ModelProto, source: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     version = opset_of(proto)
+    versions = sorted({o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")})
+    if len(versions) > 1:
+        raise ModelError(
+            f"{source} imports ai.onnx in versions {', '.join(map(str, versions))}, which differ in its operators",
+            code="ambiguous-opset",
+            hint="leave one opset_import of ai.onnx, the one that the model was exported for",
+        )
     if version is not None and not MIN_OPSET <= version <= newest:
         raise UnsupportedOpError(
             f"{source} uses ai.onnx opset {version}; supported are {MIN_OPSET} to {newest}",

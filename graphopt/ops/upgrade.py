@@ -15,7 +15,15 @@ import onnx
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
-from graphopt.ops.legacy import attributes, layers, opset6, resampling, softmax  # noqa: F401  (registration)
+from graphopt.ops.legacy import (  # noqa: F401  (registration)
+    attributes,
+    declared_rank,
+    layers,
+    one_element,
+    opset6,
+    resampling,
+    softmax,
+)
 from graphopt.ops.legacy.rules import rules_for
 
 REVIEWED_OPSET = 28
