@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.errors import InternalError
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ops.registry import ANCHOR, ELEMENTWISE, has_trait
@@ -124,8 +125,8 @@ def _reaches(
             continue
         mates = group_of[current].nodes if current in group_of else [current]
         for mate in mates:
-            for value in mate.inputs:
-                producer = None if value is None else value.producer
+            for value in _operands(mate):
+                producer = value.producer
                 if producer is not None and producer in position and producer not in seen:
                     seen.add(producer)
                     if producer in members:
@@ -140,17 +141,19 @@ def _mates(node: Node, group_of: dict[Node, Group]) -> list[Node]:
 
 
 def _topological(groups: list[Group], group_of: dict[Node, Group]) -> list[Group]:
-    """Order groups so that operands come first (stable where nothing has to move)."""
+    """Order groups so that operands come first (stable where nothing has to move).
+
+    Raises:
+        InternalError: groups need one another's results.
+    """
     done: set[int] = set()
+    begun: set[int] = set()
     ordered: list[Group] = []
 
     def needs(group: Group) -> list[Group]:
         found: dict[int, Group] = {}
         for node in group.nodes:
-            operands = [v for v in node.inputs if v is not None]
-            for sub in node.subgraphs:
-                operands += captured(sub)
-            for value in operands:
+            for value in _operands(node):
                 maker = None if value.producer is None else group_of.get(value.producer)
                 if maker is not None and maker is not group:
                     found[id(maker)] = maker
@@ -166,9 +169,20 @@ def _topological(groups: list[Group], group_of: dict[Node, Group]) -> list[Group
                 done.add(id(group))
                 ordered.append(group)
                 continue
+            if id(group) in begun:
+                raise InternalError(f"kernels need one another's results: {group.anchor.label} is in a cycle")
+            begun.add(id(group))
             stack.append((group, True))
             stack.extend((g, False) for g in reversed(needs(group)) if id(g) not in done)
     return ordered
+
+
+def _operands(node: Node) -> list[Value]:
+    """What a node takes, and what its subgraphs read from outside."""
+    operands = [v for v in node.inputs if v is not None]
+    for sub in node.subgraphs:
+        operands += captured(sub)
+    return operands
 
 
 def captured(graph: Graph) -> list[Value]:

@@ -130,3 +130,20 @@ def test_a_pool_used_twice_keeps_its_kernel_to_itself() -> None:
     fused = graph_of(nodes, ["r", "n"], W)
     assert [len(g.outputs) for g in fused.groups if g.anchor.op == "MaxPool"] == [1]
     assert [[n.op for n in g.nodes] for g in fused.groups if g.anchor.op == "MaxPool"] == [["MaxPool"]]
+
+
+def test_what_branches_read_counts_as_an_operand() -> None:
+    """Relu and Max can't be one kernel: the If between them reads Relu's result from outside its branches."""
+    branches = {}
+    for name, op in (("then_branch", "Neg"), ("else_branch", "Exp")):
+        result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8, 6, 6])
+        branches[name] = helper.make_graph([helper.make_node(op, ["r"], [name])], name, [], [result])
+    nodes = [
+        helper.make_node("ReduceSum", ["y"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["c"], to=onnx.TensorProto.BOOL),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("If", ["c"], ["chosen"], **branches),
+        helper.make_node("Max", ["r", "chosen"], ["m"]),
+    ]
+    fused = graph_of(nodes, ["m"])
+    assert [group for group in ops(fused) if group[0] in ("Relu", "If", "Max")] == [["Relu"], ["If"], ["Max"]]
