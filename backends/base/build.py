@@ -19,8 +19,10 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.runnable import require_runnable
+from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.shared_library import host_objects, link_objects, pack_imports
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, relax, tvm
+from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, relax, tvm, tvm_ffi
 from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 
@@ -88,10 +90,13 @@ class Built:
         """
         require_runnable(self.target)
         if self.target.kind == "cuda":
-            with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-                path = Path(folder) / "library.so"
-                self.export(path)
-                return open_library(path, self.target)[0]
+            try:
+                with scratch_folder() as folder:
+                    path = folder / "library.so"
+                    self.export(path)
+                    return open_library(path, self.target)[0]
+            except OSError as error:
+                raise codegen_error(error, self.target) from error
         set_threads(self.target.caps.cores)
         return relax.VirtualMachine(self.executable, tvm.cpu())
 
@@ -114,21 +119,24 @@ class Built:
             raise codegen_error(error, self.target) from error
 
     def _link(self, path: Path, linker: Linker) -> None:
-        options: dict[str, Any] = {"fcompile": linker}
-        if self.target.kind == "cuda":
-            from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
+        module = self.executable.mod
+        if self.target.kind != "cuda":
+            link_objects([*host_objects(module), pack_imports(module, self.target)], path, linker)
+            return
+        from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
 
-            options["fpack_imports"] = device_code_packer(self.target)
-        self.executable.export_library(str(path), **options)
-        if self.target.kind == "cuda":
-            require_machine_code(path)
+        link_objects([*host_objects(module), device_code_packer(self.target)(module)], path, linker)
+        require_machine_code(path)
 
     def library_bytes(self, linker: Linker | None = None) -> bytes:
         """The shared library as bytes; arguments and errors are those of `export`."""
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            path = Path(folder) / "library.so"
-            self.export(path, linker)
-            return path.read_bytes()
+        try:
+            with scratch_folder() as folder:
+                path = folder / "library.so"
+                self.export(path, linker)
+                return path.read_bytes()
+        except OSError as error:
+            raise codegen_error(error, self.target) from error
 
 
 def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
@@ -180,7 +188,7 @@ def open_library(path: Path, target: Target, threads: int | None = None) -> tupl
     """Load an exported library; the file may be deleted afterwards.
 
     Args:
-        path: what `Built.export` wrote.
+        path: what `Built.export` wrote. The library is unloaded with the last object that came out of it.
         target: what it was compiled for; that it runs here has been checked.
         threads: CPU threads, by default those planned for; no more than this process may use.
 
@@ -194,7 +202,9 @@ def open_library(path: Path, target: Target, threads: int | None = None) -> tupl
     if target.kind != "cuda":
         set_threads(min(threads or target.caps.cores, default_threads()))
     try:
-        return relax.VirtualMachine(tvm.runtime.load_module(str(path)), device), device
+        # Left to itself, TVM keeps every library that it loads until the process ends.
+        module = tvm_ffi.load_module(os.path.realpath(path), keep_module_alive=False)
+        return relax.VirtualMachine(module, device), device
     except Exception as error:  # TVM raises any class
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise DeviceError(
@@ -220,7 +230,13 @@ def set_threads(count: int) -> int:
 
 
 def codegen_error(error: Exception, target: Target) -> CompileError:
-    """What to raise for a failure of TVM."""
+    """What to raise for a failure of TVM, or of writing its output."""
+    if isinstance(error, OSError):
+        return CompileError(
+            f"temporary files can't be written in {_scratch_place()}: {error.strerror or error}",
+            code="no-temporary-files",
+            hint="free room there, or set TMPDIR to a folder that has some",
+        )
     lines = [line for line in str(error).splitlines() if line.strip()]
     return CompileError(
         f"TVM could not generate code for {target.name}",
@@ -228,3 +244,10 @@ def codegen_error(error: Exception, target: Target) -> CompileError:
         notes=[f"{type(error).__name__}: {lines[0] if lines else ''}"],
         hint="this is likely a bug of graphopt: please report it with the model",
     )
+
+
+def _scratch_place() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # not even one of the system's own folders can be written
+        return os.environ.get("TMPDIR", "any temporary folder")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from graphopt.backends.base import tvm_api
+from graphopt.backends.base.shared_library import object_bytes
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tvm
 
@@ -56,12 +56,9 @@ def compile_kernel(source: KernelSource, target: Target) -> bytes:
     Raises:
         Exception: of any class, as TVM raises it.
     """
-    name = source.name
-    with cpu_pass_context(), tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = Path(folder) / "kernel.o"
-        module = tvm.IRModule({name: tvm.ir.load_json(source.text)})
-        tvm.tirx.build(module, target.tvm_target()).write_to_file(str(path))
-        return path.read_bytes()
+    module = tvm.IRModule({source.name: tvm.ir.load_json(source.text)})
+    with cpu_pass_context():
+        return object_bytes(tvm.tirx.build(module, target.tvm_target()))
 
 
 @cache

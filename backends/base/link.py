@@ -6,18 +6,19 @@ ELF linker of the right architecture does, and the one in the PyPI package ``zig
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.backends.base.host import host_arch
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.errors import CompileError
 
@@ -58,9 +59,9 @@ class Linker:
             CompileError: the linker failed; its output is in the notes.
         """
         files = [objects] if isinstance(objects, str) else [str(item) for item in objects]
-        with tempfile.TemporaryDirectory(prefix="graphopt-link-") as folder:
-            libm = self._libm(Path(folder))
-            self._run([*self.command, "-shared", "-o", os.fspath(output), *files, *libm, *(options or ())])
+        with scratch_folder() as folder:
+            libm = self._libm(folder)
+            self._run([*self.command, "-shared", "-o", os.fspath(output), *files, *libm, *(options or ())], folder)
 
     def _libm(self, folder: Path) -> list[str]:
         """Arguments that make the library ask for libm itself, so that any program can load it."""
@@ -71,12 +72,24 @@ class Linker:
         # A bare linker has no libm to look at; an empty library of that name gives the dependency.
         empty, stub = folder / "empty.a", folder / "libm.so.6"
         empty.write_bytes(_EMPTY_ARCHIVE)
-        self._run([*self.command, "-m", self.emulation, "-shared", "-soname", "libm.so.6", "-o", str(stub), str(empty)])
+        self._run(
+            [*self.command, "-m", self.emulation, "-shared", "-soname", "libm.so.6", "-o", str(stub), str(empty)],
+            folder,
+        )
         return ["--no-as-needed", f"-L{folder}", "-l:libm.so.6"]
 
-    def _run(self, command: list[str]) -> None:
+    def _run(self, command: list[str], folder: Path) -> None:
+        environment = {**os.environ, "TMPDIR": str(folder)}  # what a linker that is killed leaves behind goes with it
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_S,
+                env=environment,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CompileError(f"linker {self.name} could not be run: {error}", code="link-failed") from error
         if done.returncode != 0:
@@ -84,7 +97,9 @@ class Linker:
                 f"linker {self.name} failed with exit code {done.returncode}",
                 code="link-failed",
                 notes=[" ".join(command), *done.stderr.strip().splitlines()[:20]],
-                hint='force another one, or pip install "graphopt[cross]"',
+                hint="free room in the temporary folder, or set TMPDIR to another one"
+                if os.strerror(errno.ENOSPC) in done.stderr
+                else 'force another one, or pip install "graphopt[cross]"',
             )
 
 

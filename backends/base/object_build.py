@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from graphopt.backends.base.kernel_object import KernelSource, kernel_key
 from graphopt.backends.base.link import Linker
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.runnable import require_runnable
+from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.shared_library import link_objects
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.vm_code import VmCode, vm_code
 from graphopt.backends.base.worker_pool import compile_kernels
@@ -45,8 +46,8 @@ class BuiltOfObjects(Built):
         require_runnable(self.target)
         if self.executable is None:
             try:
-                with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-                    path = Path(folder) / "library.so"
+                with scratch_folder() as folder:
+                    path = folder / "library.so"
                     self.export(path)
                     vm = open_library(path, self.target)[0]
                     set_threads(self.target.caps.cores)
@@ -58,18 +59,7 @@ class BuiltOfObjects(Built):
 
     def _link(self, path: Path, linker: Linker) -> None:
         assert self.code is not None
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            files = []
-            for i, content in enumerate(self.objects):
-                files.append(Path(folder) / f"kernel{i}.o")
-                files[-1].write_bytes(content)
-            self.code.executable(files).export_library(
-                str(path),
-                fcompile=linker,
-                fpack_imports=self.code.pack,
-                addons=[str(file) for file in files[1:]],
-                workspace_dir=folder,
-            )
+        link_objects([*self.objects, self.code.packed()], path, linker)
 
 
 def build_objects(mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built | None:

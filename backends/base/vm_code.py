@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.shared_library import pack_imports
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func, relax, tirx, tvm
 
@@ -24,28 +24,18 @@ class VmCode:
     _lowered: Any
     _constants: dict[str, Any]
 
-    def executable(self, objects: list[Path]) -> Any:
-        """A ``VMExecutable`` over the object files; only good for exporting with the others' paths as ``addons``.
-
-        Args:
-            objects: at least one.
-        """
-        # The first object stands for "the library" in the tree of modules that is packed into the exported file.
-        library = tvm.runtime.load_static_library(str(objects[0]), list(self.kernels))
+    def packed(self) -> bytes:
+        """The bytecode as an object file, to be linked with those of the kernels."""
+        # Packing notes only that there is a library and which functions it has; an empty file stands for it.
+        with scratch_folder() as folder:
+            stand_in = folder / "library.o"
+            stand_in.touch()
+            library = tvm.runtime.load_static_library(str(stand_in), list(self.kernels))
         # Linking adds the library to the builder's executable for good, so each takes bytecode of its own.
         builder = relax.ExecBuilder()
         get_global_func("relax.VMCodeGen")(builder, self._lowered)
         link = get_global_func("relax.VMLink")
-        return relax.VMExecutable(link(builder, self.target.tvm_target(), library, [], self._constants))
-
-    def pack(self, module: Any, is_system_lib: bool, prefix: str, folder: str) -> str:
-        """TVM's ``fpack_imports``: the bytecode as an object file. TVM's own way wants an LLVM module to be there."""
-        packed = get_global_func("runtime.ModulePackImportsToLLVM")(
-            module, is_system_lib, json.dumps(self.target.host), prefix
-        )
-        path = Path(folder) / "bytecode.o"
-        packed.write_to_file(str(path))
-        return str(path)
+        return pack_imports(link(builder, self.target.tvm_target(), library, [], self._constants), self.target)
 
 
 def vm_code(mod: Any, target: Target, lowering: Any) -> VmCode:

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import BinaryIO, cast
 from graphopt.backends.base.compile_worker import DONE, read_frame, write_frame
 from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.kernel_object import KernelSource, compile_kernel
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 
 KERNEL_LIMIT_S = 300.0
@@ -134,8 +134,8 @@ class _Pool:
 
     def run(self, count: int, command: Sequence[str]) -> tuple[list[bytes], PoolReport]:
         """Compile everything with up to ``count`` workers."""
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            workers = self._start(count, command, folder) if command else []
+        with scratch_folder() as folder:
+            workers = self._start(count, command, str(folder)) if command else []
             threads = [threading.Thread(target=self._serve, args=(worker,), daemon=True) for worker in workers]
             try:
                 for thread in threads:

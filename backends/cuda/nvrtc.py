@@ -11,10 +11,10 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.errors import CompileError
 
 Compiler = Literal["nvrtc", "nvcc"]
@@ -162,13 +162,16 @@ def _nvrtc(source: str, arch: str, options: list[str]) -> bytes:
 
 def _nvcc(source: str, arch: str, options: list[str]) -> bytes:
     virtual = arch.replace("sm_", "compute_")
-    with tempfile.TemporaryDirectory(prefix="graphopt-nvcc-") as folder:
-        text, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
+    with scratch_folder() as folder:
+        text, cubin = folder / "kernels.cu", folder / "kernels.cubin"
         text.write_text(source)
         command = ["nvcc", "--cubin", "-O3", "--std=c++17", "-gencode", f"arch={virtual},code={arch}", *options]
         command += ["--expt-relaxed-constexpr", "-o", str(cubin), str(text)]
+        environment = {**os.environ, "TMPDIR": str(folder)}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CompileError(f"nvcc could not be run: {error}", code="cuda-compile-failed", hint=_HINT) from error
         if done.returncode != 0:

@@ -12,12 +12,12 @@ is compiled here and replaced before the blob becomes a section of the library::
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from graphopt.backends.base.shared_library import Packer, object_bytes
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
 from graphopt.backends.cuda.nvrtc import Compiler, compile_cubin
@@ -28,26 +28,21 @@ _EM_CUDA = 190
 _SOURCE = b"cuda"
 _MACHINE_CODE = b"cubin"
 
-Packer = Callable[[Any, bool, str, str], str]
-
 
 def device_code_packer(target: Target, compiler: Compiler | None = None) -> Packer:
-    """A ``fpack_imports`` for TVM's ``export_library`` that compiles the CUDA modules for ``target``.
+    """A packer that compiles the CUDA modules for ``target``.
 
     Args:
         target: its architecture and host count.
         compiler: by default NVRTC, else nvcc.
     """
 
-    def pack(module: Any, is_system_lib: bool, prefix: str, workspace: str) -> str:
+    def pack(module: Any) -> bytes:
         blob = get_global_func("runtime.ModulePackImportsToTensor")(module).numpy().tobytes()
         arch = str(target.config["arch"])
         compiled = replace_sources(blob, lambda source: compile_cubin(source.decode(), arch, compiler))
-        host = json.dumps(target.host)
-        section = get_global_func("codegen.codegen_blob")(compiled, is_system_lib, host, prefix)
-        path = os.path.join(workspace, f"{prefix}devc.o")
-        section.write_to_file(path)
-        return path
+        host = json.dumps(target.host, sort_keys=True)
+        return object_bytes(get_global_func("codegen.codegen_blob")(compiled, False, host, ""))
 
     return pack
 

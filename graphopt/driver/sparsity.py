@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphopt.backends.base.runnable import can_run_here
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import parse_target
 from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.calibration import CompiledRunner, load_calibration
@@ -185,8 +184,8 @@ def file_bytes(model: CompiledModel, compressed: bool = True) -> int:
     Raises:
         CompileError: no linker is at hand.
     """
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = Path(folder) / "model.gopt"
+    with scratch_folder() as folder:
+        path = folder / "model.gopt"
         model.save(path, compressed=compressed)
         return path.stat().st_size
 

@@ -24,7 +24,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from blake3 import blake3
 
+from graphopt.backends.base.host import default_threads
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.errors import ArtifactError
 from graphopt.runtime.constant_section import Entry, aligned, constant_arrays, natural, pack_constants, parse_entries
 from graphopt.runtime.zero_bitmap import ALIGNMENT
@@ -80,16 +82,16 @@ class Artifact:
         Raises:
             ArtifactError: the temporary folder can't be written.
         """
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="graphopt-")
-        except OSError as error:
-            raise ArtifactError(f"no temporary folder to load {self.path} from: {error}", hint="set TMPDIR") from error
-        with folder as name:
-            file = Path(name) / "library.so"
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context(scratch_folder()) / "library.so"
                 file.write_bytes(self._library)
             except OSError as error:
-                raise ArtifactError(f"cannot write to {file}: {error.strerror}", hint="set TMPDIR") from error
+                raise ArtifactError(
+                    f"{self.path} can't be loaded: its library does not fit into a temporary folder ({error})",
+                    code="no-temporary-files",
+                    hint="free room there, or set TMPDIR to a folder that has some",
+                ) from error
             yield file
 
 
@@ -185,7 +187,9 @@ def _pad(file: BinaryIO) -> None:
 
 def _digest(chunks: Iterable[bytes | memoryview]) -> str:
     """BLAKE3 of the concatenation of ``chunks``, in hexadecimal."""
-    total = blake3(max_threads=blake3.AUTO)
+    # Threads of its own, since those that AUTO shares between all hashes of a process are missing in a forked child,
+    # which would wait for them for ever.
+    total = blake3(max_threads=default_threads())
     for chunk in chunks:
         total.update(chunk)
     return total.hexdigest()

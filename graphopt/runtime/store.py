@@ -62,6 +62,10 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
 
     An artefact is code and runs with the rights of this process: load only what you trust as you would trust a program.
 
+    Constants stay in the file, which is mapped: while the model lives, the file may be replaced or deleted, but must not be cut
+    short or written to in place. The library and all memory are released with the model. A forked child may load models; TVM's
+    threads don't survive a fork, so it can run those compiled for one thread.
+
     Args:
         path: what ``CompiledModel.save`` or ``graphopt compile`` wrote.
 

@@ -18,7 +18,6 @@ every bitmap is counted before memory for any of them is asked for. Pages with n
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from graphopt.backends.base.host import default_threads
 
 ALIGNMENT = 64
 """Bytes: of the values from the start of the bitmap, and of expanded constants in memory."""
@@ -132,7 +133,7 @@ def expand(data: Buffer, placed: Sequence[Placed]) -> list[Array]:
     if not total:
         return [np.empty(0, np.uint8) for _ in placed]
     memory = _zeros(total)
-    threads = min(len(work), _threads())
+    threads = min(len(work), default_threads())
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda r: r.fill(data, memory), work))
@@ -217,7 +218,3 @@ def _zeros(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # huge pages made it half as fast
     except (OSError, ValueError, OverflowError) as error:
         raise MemoryError(f"no room for {size} bytes of constants") from error
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

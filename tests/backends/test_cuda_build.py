@@ -15,6 +15,7 @@ import pytest
 
 from graphopt.backends.base.build import build_module
 from graphopt.backends.base.link import find_linker
+from graphopt.backends.base.shared_library import host_objects, link_objects
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import relax, te, tirx, topi, tvm
 from graphopt.backends.cuda import nvrtc, pack
@@ -41,7 +42,8 @@ def test_library_holds_machine_code(arch: str, compiler: Compiler, tmp_path: Pat
     built = build_module(demo_module(None), target)
     path = tmp_path / "library.so"
     packer = device_code_packer(target, compiler)
-    built.executable.export_library(str(path), fcompile=find_linker(target), fpack_imports=packer)
+    module = built.executable.mod
+    link_objects([*host_objects(module), packer(module)], path, find_linker(target))
     library = path.read_bytes()
     require_machine_code(library)
     assert len(cubins_in(library)) == 1

@@ -87,7 +87,7 @@ def test_only_where_a_quarter_is_saved() -> None:
 
 
 def test_large_constants_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zero_bitmap, "_threads", lambda: 3)
+    monkeypatch.setattr(zero_bitmap, "default_threads", lambda: 3)
     arrays = [sparse(n, z, seed=n) for n, z in (((1 << 23) + 12345, 0.8), (5000, 0.5), (1 << 22, 1.0), (77777, 0.6))]
     stored, placed, at = b"", [], 0
     for array in arrays:

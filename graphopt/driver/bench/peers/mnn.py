@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.driver.bench.measure import Run
 from graphopt.ir.graph import Array
 
@@ -44,8 +44,8 @@ def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -
     Raises:
         RuntimeError: MNN can't convert or run the model.
     """
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        fixed, converted, arrays = (Path(folder) / name for name in ("fixed.onnx", "model.mnn", "feed.npz"))
+    with scratch_folder() as folder:
+        fixed, converted, arrays = (folder / name for name in ("fixed.onnx", "model.mnn", "feed.npz"))
         _child("converter", _CONVERT, str(with_fixed_shapes(source, model, feed, fixed)), str(converted))
         if not converted.exists():
             raise RuntimeError("its converter makes no model of it")
