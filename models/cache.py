@@ -43,7 +43,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         ModelError: the cache directory can't be written.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(target.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(descriptor)
     except OSError as error:
@@ -60,3 +60,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing: others may read them, and never write, whatever the umask."""
+    if not folder.is_dir():
+        _make_folders(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.backends.base import object_cache
+from graphopt.backends.base import private_folder
 from graphopt.backends.base.object_cache import CacheUsage, ObjectCache, default_cache
-from graphopt.models.cache import cache_dir
+from graphopt.models.cache import atomic_file, cache_dir
 
 KEY, OTHER = "ab" + "0" * 62, "cd" + "1" * 62
 
@@ -18,6 +18,10 @@ KEY, OTHER = "ab" + "0" * 62, "cd" + "1" * 62
 def entry_of(cache: ObjectCache) -> Path:
     (entry,) = cache.folder.glob("*/*.gobj")
     return entry
+
+
+def path_of(cache: ObjectCache, key: str) -> Path:
+    return cache.folder / key[:2] / f"{key[2:]}.gobj"
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
@@ -49,6 +53,71 @@ def test_a_folder_that_others_write_to_is_not_used(tmp_path: Path, mode: int) ->
     assert "chmod 700" in cache.notes[0]
 
 
+def test_trust_is_checked_at_every_access(tmp_path: Path) -> None:
+    """Whoever may write to the folder above can put another in its place while a compilation goes on."""
+    cache = ObjectCache(tmp_path / "c")
+    cache.put(KEY, b"code")
+    assert cache.get(KEY) == b"code"
+    (tmp_path / "c").rename(tmp_path / "away")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c").chmod(0o777)
+    (tmp_path / "away" / KEY[:2]).rename(tmp_path / "c" / KEY[:2])
+    assert cache.get(KEY) is None
+    cache.put(OTHER, b"code")
+    assert not path_of(cache, OTHER).exists()
+    assert cache.clear() == CacheUsage(0, 0)
+
+
+@pytest.mark.parametrize("part", [".", KEY[:2]])
+def test_symbolic_links_are_not_followed(tmp_path: Path, part: str) -> None:
+    cache = ObjectCache(tmp_path / "c")
+    cache.put(KEY, b"code")
+    folder = cache.folder / part
+    folder.rename(tmp_path / "away")
+    folder.symlink_to(tmp_path / "away")
+    assert cache.get(KEY) is None
+    assert "symbolic link" in cache.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["writable", "link", "pipe", "another owner"])
+def test_an_entry_that_others_could_have_written_is_not_used(tmp_path: Path, kind: str) -> None:
+    cache = ObjectCache(tmp_path)
+    cache.put(KEY, b"code")
+    entry = entry_of(cache)
+    if kind == "writable":
+        entry.chmod(0o622)
+    elif kind == "another owner":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(entry, 12345, -1)
+    else:
+        entry.rename(tmp_path / "away")
+        if kind == "link":
+            entry.symlink_to(tmp_path / "away")
+        else:
+            os.mkfifo(entry)
+    assert cache.get(KEY) is None
+
+
+@pytest.mark.parametrize("kind", ["kernel", "model"])
+def test_no_umask_lets_others_write(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With umask 0, folders were made for everybody to write to, those above the cache included."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "a" / "b"))
+    before = os.umask(0)
+    try:
+        if kind == "model":
+            with atomic_file(cache_dir() / "part" / "model.onnx") as path:
+                path.touch()
+        else:
+            ObjectCache(tmp_path / "a" / "b" / "kernels").put(KEY, b"code")
+    finally:
+        os.umask(before)
+    made = list((tmp_path / "a").rglob("*"))
+    assert len(made) >= 3
+    for path in (tmp_path / "a", *made):
+        assert path.stat().st_mode & 0o022 == 0, path
+
+
 @pytest.mark.parametrize("at", [0, 8, 39, 40, -1])
 def test_a_damaged_entry_is_dropped(tmp_path: Path, at: int) -> None:
     cache = ObjectCache(tmp_path)
@@ -76,7 +145,7 @@ def test_an_entry_in_the_place_of_another_is_noticed(tmp_path: Path) -> None:
     cache = ObjectCache(tmp_path)
     cache.put(KEY, b"code")
     cache.put(OTHER, b"other code")
-    first, second = (cache._path(key) for key in (KEY, OTHER))
+    first, second = (path_of(cache, key) for key in (KEY, OTHER))
     first.write_bytes(second.read_bytes())
     assert cache.get(KEY) is None
     assert cache.get(OTHER) == b"other code"
@@ -93,11 +162,11 @@ def test_an_unwritable_place_is_a_note(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_is_a_note_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     cache = ObjectCache(tmp_path)
-    monkeypatch.setattr(object_cache.os, "replace", full)
+    monkeypatch.setattr(private_folder.os, "replace", full)
     cache.put(KEY, b"code")
     cache.put(OTHER, b"code")
     assert cache.notes == ["the cache can't be written: [Errno 28] No space left on device"]
@@ -109,10 +178,10 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     keys = [f"{i:064x}" for i in range(12)]
     for i, key in enumerate(keys):
         cache.put(key, bytes(1000))  # and a head of 40
-        os.utime(cache._path(key), (i, i))
+        os.utime(path_of(cache, key), (i, i))
     assert cache.get(keys[0]) is not None  # in use: the newest now
     cache.trim()
-    left = [key for key in keys if cache._path(key).exists()]
+    left = [key for key in keys if path_of(cache, key).exists()]
     assert left == [keys[0], *keys[5:]]
     assert cache.usage().size <= cache.limit
 
@@ -120,7 +189,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
 def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
     cache = ObjectCache(tmp_path, limit=0)
     cache.put(KEY, b"code")
-    old, new = (cache._path(KEY).parent / f".new-{name}" for name in ("old", "new"))
+    old, new = (path_of(cache, KEY).parent / f".new-{name}" for name in ("old", "new"))
     old.write_bytes(b"half")
     os.utime(old, (1, 1))
     new.write_bytes(b"being written")
@@ -136,7 +205,7 @@ def test_clear_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     cache.put(KEY, b"code")
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.gobj").write_text("not ours")
-    (cache._path(KEY).parent / "readme").write_text("not ours")
+    (path_of(cache, KEY).parent / "readme").write_text("not ours")
     assert cache.clear().entries == 1
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.gobj", "readme"]
 
