@@ -31,14 +31,6 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
 
     graph = node.attrs[name]
     assert isinstance(graph, Graph)
-    unchecked = [(a, b, why) for (a, b), why in graph.constraints.items() if (a, b) not in graph.root.constraints]
-    if unchecked:
-        left, right, why = unchecked[0]
-        raise UnsupportedOpError(
-            f"a branch of {node.op} only works where {left} == {right}, which is not checked when it is entered",
-            code="unchecked-constraint", node=node.label, notes=[why],
-            hint="fix the input shapes with --shape, so that the branch is known to fit",
-        )  # fmt: skip
     for value in node.outputs:
         if value is not None and not (isinstance(value.type, TensorType) and value.type.shape is not None):
             raise UnsupportedOpError(
@@ -48,7 +40,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     inner = Lowering(
         fuse_for(graph, outer.target, outer.fused.level, outer.fused.exact), outer.target, outer.templates, outer.nest,
         by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
-        outer_names=outer.names, checked=set(outer.checked),
+        outer_names=outer.names, checked=set(outer.checked), titles=dict(outer.titles),
     )  # fmt: skip
     program = inner.program()
     program.name = f"{program.name}_{name.removesuffix('_branch')}"

@@ -7,24 +7,24 @@ selections, and a negative extent has to be caught before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphopt.backends.base.program import Buffer
-from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import Output
+from graphopt.backends.common.checks import ask_for, refuse_if
 from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.index import i64, unflatten
 from graphopt.backends.common.lower.registry import lookup_measure
 from graphopt.backends.common.tensor import Expr, Tensor
-from graphopt.errors import InternalError, UnsupportedOpError
-from graphopt.ir.dims import Apply, Dim, Symbol
+from graphopt.backends.dim_writer import DimWriter, Mode
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Dim, as_symbol, comparison, nonnegative
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
-from graphopt.ir.types import TensorType
-
-CELLS = 1024
-"""Most functions in the dimensions of one kernel."""
+from graphopt.ir.types import Shape, TensorType
 
 
 def integers(name: str, count: int) -> Buffer:
@@ -60,97 +60,76 @@ def _finish(lowering: GroupLowering, tensor: Tensor, count: int) -> tuple[Any, l
     return lowering.builder.finish([*lowering.buffers.values(), out, *symbols], "dims"), inputs, names
 
 
+@dataclass(frozen=True)
+class Extents:
+    """What a buffer takes: extents that must not be negative, and whose product must fit into memory.
+
+    Attributes:
+        where: label of the node that writes the buffer.
+    """
+
+    shape: Shape
+    itemsize: int
+    where: str
+
+
 def dims_kernel(
-    dims: Sequence[Dim], equal: Sequence[tuple[Dim, Dim, str]], where: str, extents: Container[Dim]
+    dims: Sequence[Dim],
+    equal: Sequence[tuple[Dim, Dim, str]],
+    sizes: Sequence[Extents],
+    where: str,
+    extents: Container[Dim],
+    titles: Mapping[str, str],
 ) -> tuple[Any, list[str]]:
-    """The kernel ``(vector, *symbols)`` that computes dimensions, refusing negative ones and broken constraints.
+    """The kernel ``(vector, *symbols)`` that computes dimensions, and refuses impossible ones and broken constraints.
 
     Args:
         equal: pairs that must agree, with the reason.
+        sizes: buffers that are allocated after it.
         where: what the dimensions belong to, for messages.
         extents: those that must not be negative.
+        titles: what the symbols of elements of tensors stand for.
     """
-    writer = _Writer(where)
-    symbols, checks = writer.symbols, writer.statements
+    writer = DimWriter(where, titles)
     out = tirx.decl_buffer([i64(max(len(dims), 1))], "int64", "dims")
-    statements: list[Any] = []
     for a, b, why in equal:
-        left, right = writer.expression(a, False), writer.expression(b, False)
-        checks.append(require(tirx.EQ(left, right), f"{why}: {a} and {b} differ for these inputs"))
+        left, right = writer.value(a, Mode.refuses), writer.value(b, Mode.refuses)
+        writer.statements.append(refuse_if(tirx.NE(left, right), "", why, _compared(writer, a, b)))
+    for size in sizes:
+        for d in size.shape:
+            if not nonnegative(d):
+                _refuse_negative(writer, d, size.where)
+        writer.statements.append(
+            ask_for([writer.size(d) for d in size.shape], size.itemsize, size.where, _origins(writer, size.shape))
+        )
     for n, d in enumerate(dims):
-        value = writer.expression(d, False)
-        if d in extents:
-            checks.append(require(value >= 0, f"a dimension of {where} is negative for these inputs: {d}"))
-        statements.append(tirx.BufferStore(out, value, [i64(n)]))
-    body = [tirx.AllocBuffer(writer.cells), *checks, *statements]
-    names = sorted(symbols)
-    func = tirx.PrimFunc([out, *(symbols[n] for n in names)], tirx.SeqStmt(body))
+        value = _refuse_negative(writer, d, where) if d in extents else writer.value(d, Mode.wraps)
+        writer.statements.append(tirx.BufferStore(out, value, [i64(n)]))
+    writer.statements.append(tirx.Evaluate(0))
+    body = [tirx.AllocBuffer(writer.cells), *writer.statements]
+    names = sorted(writer.symbols)
+    func = tirx.PrimFunc([out, *(writer.symbols[n] for n in names)], tirx.SeqStmt(body))
     return func.with_attr({"global_symbol": "dims", "tirx.noalias": True, "s_tir": True}), names
 
 
-def require(condition: Expr, message: str) -> Any:
-    """A check at run time."""
-    text = tvm.ir.expr.StringImm
-    return tirx.AssertStmt(condition, text("ValueError"), [text(message)])
+def _origins(writer: DimWriter, shape: Shape) -> list[tuple[str, Expr]]:
+    """Elements of tensors, else whole extents, that a shape follows from."""
+    bare = [
+        pair for d in shape if as_symbol(d) is not None for pair in writer.title(d, writer.value(d, Mode.saturates))
+    ]
+    return [*bare, *writer.sources(*shape)]
 
 
-class _Writer:
-    """Dimensions as expressions in which no branch that isn't taken can trap.
+def _refuse_negative(writer: DimWriter, dim: Dim, where: str) -> Expr:
+    value = writer.value(dim, Mode.refuses)
+    shown = [*writer.title(dim, value), *writer.sources(dim)]
+    writer.statements.append(refuse_if(value < 0, where, "a dimension would be negative", shown))
+    return value
 
-    The value of every function goes to memory: TVM's simplifier takes exponential time on nested selections.
-    """
 
-    def __init__(self, where: str) -> None:
-        self.symbols: dict[str, Any] = {}
-        self.statements: list[Any] = []
-        self.where = where
-        self.cells = tirx.decl_buffer([i64(CELLS)], "int64", "cells")
-        self._known: dict[tuple[Apply, bool], Expr] = {}
-
-    def expression(self, dim: Dim, guarded: bool) -> Expr:
-        if isinstance(dim, int):
-            return i64(dim)
-        total: Expr = None
-        for monomial, coefficient in dim.terms:
-            term: Expr = i64(coefficient)
-            for atom in monomial:
-                term = term * (self._symbol(atom) if isinstance(atom, Symbol) else self._apply(atom, guarded))
-            total = term if total is None else total + term
-        return total
-
-    def _symbol(self, atom: Symbol) -> Expr:
-        if atom.name not in self.symbols:
-            clean = "".join(ch if ch.isalnum() else "_" for ch in atom.name)
-            self.symbols[atom.name] = tirx.Var(f"s_{clean}", "int64")
-        return self.symbols[atom.name]
-
-    def _apply(self, atom: Apply, guarded: bool) -> Expr:
-        if (atom, guarded) not in self._known:
-            if len(self._known) == CELLS:
-                raise UnsupportedOpError(
-                    f"the dimensions of {self.where} depend on data in too many ways",
-                    hint="make the operands that decide shapes constants, or fix the input shapes with --shape",
-                )
-            value = self._evaluate(atom, guarded)
-            at = [i64(len(self._known))]
-            self.statements.append(tirx.BufferStore(self.cells, value, at))
-            self._known[atom, guarded] = tirx.BufferLoad(self.cells, at)
-        return self._known[atom, guarded]
-
-    def _evaluate(self, atom: Apply, guarded: bool) -> Expr:
-        a, b, *rest = (self.expression(d, guarded or atom.fn == "where") for d in atom.args)
-        if atom.fn in ("floordiv", "mod"):
-            if not isinstance(atom.args[1], int):
-                if not guarded:
-                    self.statements.append(
-                        require(tirx.NE(b, i64(0)), f"a dimension of {self.where} divides by zero: {atom}")
-                    )
-                b = tirx.Select(tirx.EQ(b, i64(0)), i64(1), b)
-            return tirx.floordiv(a, b) if atom.fn == "floordiv" else tirx.floormod(a, b)
-        if atom.fn in ("max", "min"):
-            return tirx.max(a, b) if atom.fn == "max" else tirx.min(a, b)
-        if atom.fn == "eq":
-            return tirx.Select(tirx.EQ(a, b), i64(1), i64(0))
-        if atom.fn == "lt":
-            return tirx.Select(tirx.LT(a, b), i64(1), i64(0))
-        return tirx.Select(tirx.NE(a, i64(0)), b, rest[0])
+def _compared(writer: DimWriter, a: Dim, b: Dim) -> list[tuple[str, Expr]]:
+    """What a broken constraint shows: both sides, or the operands of the comparison that it is about."""
+    decided = comparison(a) if isinstance(b, int) else None
+    sides = (a, b) if decided is None else decided
+    shown = [pair for d in sides for pair in writer.title(d, writer.value(d, Mode.saturates))]
+    return [*shown, *writer.sources(*sides)]

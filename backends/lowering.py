@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,15 +21,20 @@ from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.backends.common.unaligned import accept_unaligned
-from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.dims import Extents, dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.placement import place
-from graphopt.errors import UnsupportedOpError
+from graphopt.errors import ModelError, UnsupportedOpError
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
+
+ADDRESSABLE = 2**47
+"""Bytes that a process can address at most on the processors that code is generated for."""
+ENTRY_CHECKS = 64
+"""Most sizes that one kernel checks."""
 
 
 def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], nest: Nest) -> Program:
@@ -48,6 +54,10 @@ class Lowering:
         functions: PrimFuncs by name, shared with the programs of subgraphs.
         defined: symbols with a value at run time at the current step.
         own: buffers that the first ``seen`` steps write.
+        checked: constraints that hold from the current step on.
+        sized: shapes and sizes of elements of buffers that are, or will be, checked before they are allocated.
+        unsized: those whose check comes when the symbols in them are defined.
+        titles: what symbols stand for that are elements of tensors.
     """
 
     fused: FusedGraph
@@ -63,6 +73,9 @@ class Lowering:
     seen: int = 0
     outer_names: DimNames | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
+    sized: set[tuple[Shape, int]] = field(default_factory=set)
+    unsized: list[Extents] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         root = self.fused.graph.root
@@ -76,6 +89,7 @@ class Lowering:
         self.out = out
         for value in graph.inputs:
             self.defined |= symbols_of(*value.shape)
+        entry = frozenset(self.defined)
         for value in graph.inputs:
             self._bind(value)
         for group in self.fused.groups:
@@ -91,6 +105,7 @@ class Lowering:
                 self._bind(value)
         for value in graph.outputs:
             out.outputs.append(self._result(value))
+        self._check_at_entry(entry)
         plan_buffers(out)
         return out
 
@@ -113,8 +128,31 @@ class Lowering:
             if value.data is not None:
                 buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
                 self.out.constants.append(buffer)
+            elif value.producer is not None and value.producer.graph is self.fused.graph:
+                self._takes_memory(value, self.fused.blocks.get(value, 0))
             self.buffers[value] = buffer
         return self.buffers[value]
+
+    def _takes_memory(self, value: Value, block: int) -> None:
+        """A buffer of a value's size will be allocated: checked now, or at run time before that.
+
+        Raises:
+            ModelError: no machine has so much memory.
+        """
+        shape, itemsize = physical(value.shape, block), (value.dtype.bits + 7) // 8
+        extents = [d for d in shape if isinstance(d, int)]
+        if len(extents) == len(shape):
+            size = math.prod(extents) * itemsize
+            if size > ADDRESSABLE:
+                raise ModelError(
+                    f"%{value.name} of shape {extents} would take {size / 2**40:.4g} TiB", code="too-large",
+                    node=None if value.producer is None else value.producer.label,
+                    hint="check the shapes of the inputs and the constants that decide this shape",
+                )  # fmt: skip
+        elif (shape, itemsize) not in self.sized and not self.target.caps.is_gpu:
+            self.sized.add((shape, itemsize))
+            label = value.name if value.producer is None else value.producer.label
+            self.unsized.append(Extents(shape, itemsize, label))
 
     def _physical(self, value: Value) -> Shape:
         return physical(value.shape, self.fused.blocks.get(value, 0))
@@ -139,6 +177,7 @@ class Lowering:
         if not value.binds or value.content is None or value.content.size == 0:
             return
         names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
+        self.titles |= {n: f"{value.name}[{i}]" if value.shape else value.name for i, n in enumerate(names)}
         source = self.buffer(value)
         if value.dtype is not DType.i64 or len(value.shape) != 1 or self.fused.blocks.get(value):
             call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
@@ -166,15 +205,39 @@ class Lowering:
         dims, names.pending = names.pending, []
         self._check_symbols(sorted(symbols_of(*dims)), label)
         equal = [
-            (a, b, why) for (a, b), why in self.fused.graph.root.constraints.items()
+            (a, b, why) for (a, b), why in self._constraints().items()
             if (a, b) not in self.checked and symbols_of(a, b) & names.bound and symbols_of(a, b) <= self.defined
         ]  # fmt: skip
         self.checked |= {(a, b) for a, b, _ in equal}
-        if dims or equal:
-            function, symbols = dims_kernel(dims, equal, label, names.extents)
+        sizes = [e for e in self.unsized if symbols_of(*e.shape) & names.bound and symbols_of(*e.shape) <= self.defined]
+        self.unsized = [e for e in self.unsized if e not in sizes]
+        if dims or equal or sizes:
+            function, symbols = dims_kernel(dims, equal, sizes, label, names.extents, self.titles)
             source = self._vector(function, [], symbols, max(len(dims), 1), label)
             if dims:
                 self._define(source, [names.known[d] for d in dims])
+
+    def _constraints(self) -> dict[tuple[Dim, Dim], str]:
+        """What this graph asks of dimensions, and the graph around everything, which nobody else checks."""
+        graph = self.fused.graph
+        return {**graph.root.constraints, **graph.constraints}
+
+    def _check_at_entry(self, entry: frozenset[str]) -> None:
+        """Check, before anything runs, all that depends on the shapes of inputs alone."""
+        outer = self.fused.graph.root.constraints
+        equal = [
+            (a, b, why) for (a, b), why in self.fused.graph.constraints.items()
+            if (a, b) not in outer and (a, b) not in self.checked and symbols_of(a, b) <= entry
+        ]  # fmt: skip
+        sizes = [e for e in self.unsized if symbols_of(*e.shape) <= entry]
+        rest = self.out.steps
+        self.out.steps = []
+        for i in range(0, max(len(sizes), 1), ENTRY_CHECKS):
+            if equal or sizes:
+                function, symbols = dims_kernel([], equal, sizes[i : i + ENTRY_CHECKS], "", (), self.titles)
+                self._vector(function, [], symbols, 1, "entry")
+                equal = []
+        self.out.steps += rest
 
     def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
         target = integers(f"{name}_dims", count)
@@ -231,6 +294,7 @@ class Lowering:
         from graphopt.backends.common.copy import emit_copy
 
         copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(physical(value.shape, block)))
+        self._takes_memory(value, block)
         function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, block)
         self._settle(value.name)
         operands = [self.buffer(v) for v in sources]

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from graphopt.errors import ModelError, UnsupportedOpError
-from graphopt.ir.dims import Dim, SymExpr, symbol
+from graphopt.ir.dims import Dim, SymExpr, equal_int, nonnegative, symbol
+from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Graph, Node, Value
 from graphopt.ir.types import OpaqueType, Shape, TensorType
@@ -137,6 +138,31 @@ class InferContext:
                 raise self.invalid(f"{why}: {a} and {b} differ")
             return
         self.graph.constraints.setdefault((a, b), f"{self.node.label}: {why}")
+
+    def assume_at_most(self, a: Dim, b: Dim, why: str) -> None:
+        """Record that ``a <= b`` must hold at run time.
+
+        Raises:
+            ModelError: it is known not to.
+        """
+        room = b - a
+        if isinstance(room, int):
+            if room < 0:
+                raise self.invalid(f"{why}: {a} and {b}")
+        elif not nonnegative(room):
+            self.assume_equal(apply_dim("lt", b, a), 0, why)
+
+    def assume_not(self, a: Dim, value: int, why: str) -> None:
+        """Record that ``a`` must not be ``value`` at run time.
+
+        Raises:
+            ModelError: it is known to be.
+        """
+        same = equal_int(a, value)
+        if same == 1:
+            raise self.invalid(f"{why}: {a}")
+        if not isinstance(same, int):
+            self.assume_equal(same, 0, why)
 
     def broadcast(self, *shapes: Shape) -> Shape:
         """Numpy-style broadcast; a symbolic dimension is never taken for 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, known, nonnegative, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -50,11 +50,13 @@ def split_sizes(c: InferContext) -> list[Dim]:
         sizes = list(c.content(1).reshape(-1))
         if len(sizes) != count:
             raise c.invalid(f"Split into {len(sizes)} parts with {count} outputs")
-        if known(sizes) and isinstance(extent, int) and sum(sizes) != extent:
-            raise c.invalid(f"Split sizes {sizes} do not add up to {extent}")
+        for size in sizes:
+            c.assume_at_most(0, size, "sizes of Split")
+        c.assume_equal(sum(sizes, start=0), extent, "sum of the sizes of Split")
         return sizes
     count = int(c.attr("num_outputs") or count)
     part = ceildiv(extent, count)
+    c.assume_at_most(part * (count - 1), extent, f"Split into {count} parts")
     return [part] * (count - 1) + [extent - part * (count - 1)]
 
 
@@ -75,17 +77,22 @@ def slice_bounds(c: InferContext) -> list[tuple[Dim, Dim, Dim]]:
         raise c.invalid("Slice with operands of different lengths")
     out: list[tuple[Dim, Dim, Dim]] = [(0, d, 1) for d in x]
     for start, end, axis, step in zip(starts, ends, axes, steps):
-        if isinstance(step, int) and step == 0:
-            raise c.invalid("Slice with a step of 0")
+        c.assume_not(step, 0, "step of Slice")
         if isinstance(axis, int):
             axis = c.axis(axis, len(x))
             out[axis] = _slice_axis(start, end, step, x[axis])
             continue
+        _assume_axis(c, axis, len(x))
         for i, d in enumerate(x):  # which axis it is turns out at run time
             here = where(equal_int(axis, i), 1, equal_int(axis, i - len(x)))
             first, extent, by = _slice_axis(start, end, step, d)
             out[i] = (where(here, first, out[i][0]), where(here, extent, out[i][1]), where(here, by, out[i][2]))
     return out
+
+
+def _assume_axis(c: InferContext, axis: Dim, rank: int) -> None:
+    c.assume_at_most(-rank, axis, "axis")
+    c.assume_at_most(axis, rank - 1, "axis")
 
 
 def _slice_axis(start: Dim, end: Dim, step: Dim, extent: Dim) -> tuple[Dim, Dim, Dim]:
@@ -164,6 +171,7 @@ def pad_amounts(c: InferContext) -> list[tuple[Dim, Dim]]:
         if isinstance(a, int):
             out[c.axis(a, rank)] = (before, after)
             continue
+        _assume_axis(c, a, rank)
         for n in range(rank):  # which axis it is turns out at run time
             here = where(equal_int(a, n), 1, equal_int(a, n - rank))
             out[n] = (where(here, before, out[n][0]), where(here, after, out[n][1]))
@@ -242,7 +250,10 @@ def _resize(c: InferContext) -> list[Type]:
 def _topk(c: InferContext) -> list[Type]:
     x = list(c.shape(0))
     axis = c.axis(int(c.attr("axis")), len(x))
-    x[axis] = c.content(1).reshape(-1)[0]
+    k: Dim = c.content(1).reshape(-1)[0]
+    c.assume_at_most(0, k, "k of TopK")
+    c.assume_at_most(k, x[axis], "k of TopK and the extent of its axis")
+    x[axis] = k
     return [TensorType(c.dtype(0), tuple(x)), TensorType(DType.i64, tuple(x))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, nonnegative, product, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, mod, nonnegative, product, symbol, where
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext, content_of, ints
@@ -55,11 +55,17 @@ def _reshape(c: InferContext) -> list[Type]:
         total = product(x)
         if isinstance(total, int) and isinstance(rest, int) and (rest == 0 or total % rest):
             raise c.invalid(f"Reshape of {total} elements into {[str(d) for d in out]}")
+        if isinstance(rest, int) and rest > 0:
+            c.assume_equal(mod(total, rest), 0, f"Reshape into parts of {rest} elements")
+        else:
+            c.assume_not(rest, 0, "Reshape with -1 beside an extent of 0")
+            c.assume_equal(floordiv(total, rest) * rest, total, "element count of Reshape")
         out[unknown[0]] = floordiv(total, rest)
         return [TensorType(c.dtype(0), tuple(out))]
     bound = c.value(1).binds
     if bound:  # elements only known at run time may be -1 or 0
         out = _resolve_at_run_time(out, x, keep_zero)
+        c.assume_equal(product(x), product(out), "element count of Reshape")
     elif known(out) and known(x) and product(out) != product(x):
         raise c.invalid(f"Reshape of {product(x)} elements into {out}")
     elif not (known(out) and known(x)):
@@ -157,6 +163,8 @@ def _tile(c: InferContext) -> list[Type]:
     x = c.shape(0)
     if len(repeats) != len(x):
         raise c.invalid(f"Tile of rank {len(x)} with {len(repeats)} repeats")
+    for r in repeats:
+        c.assume_at_most(0, r, "repeats of Tile")
     return [TensorType(c.dtype(0), tuple(d * r for d, r in zip(x, repeats)))]
 
 

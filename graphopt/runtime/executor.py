@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import DeviceError
+from graphopt.runtime import refusals
 
 ALIGNMENT = 64
 """Bytes on which kernels expect their operands to start."""
@@ -32,6 +33,7 @@ class Executor:
         import tvm
         import tvm_ffi
 
+        refusals.install()
         self._device = tvm.cpu() if device is None else device
         self._on_host = self._device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._tensor = tvm.runtime.tensor
@@ -43,7 +45,10 @@ class Executor:
         self._staging: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
         self._constants = list(constants)  # their memory may be the kernels' operands
         self._fixed = [self._constant(np.asarray(c)) for c in constants]
-        self._fixed += [self._without_offset(t) for t in vm["prepare"]()]
+        try:
+            self._fixed += [self._without_offset(t) for t in vm["prepare"]()]
+        except Exception as e:  # TVM raises any class
+            raise _failure(e, "preparing the compiled model") from e
 
     def __call__(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own.
@@ -52,18 +57,16 @@ class Executor:
             inputs: contiguous arrays of the shapes and dtypes that the model was compiled for (see ``Signature.check``).
 
         Raises:
-            DeviceError: the virtual machine failed.
+            InputError: a value that only run time knows does not fit the model.
+            DeviceError: the virtual machine failed, or there is not enough memory.
         """
         with self._lock:
             args = [self._input(i, a) for i, a in enumerate(inputs)]
+            refusals.forget()
             try:
                 results = self._run(*args, *self._fixed)
             except Exception as e:  # TVM raises any class
-                lines = [line for line in str(e).splitlines() if line.strip()]
-                raise DeviceError(
-                    "running the compiled model failed", code="run-failed", notes=lines[-1:],
-                    hint="run `graphopt check` on the model; if it fails there, please report it",
-                ) from e  # fmt: skip
+                raise (refusals.waiting() or _failure(e, "running the compiled model")) from e
             return [self._output(r) for r in results]
 
     def _without_offset(self, tensor: Any) -> Any:
@@ -95,3 +98,16 @@ class Executor:
 
     def _output(self, tensor: Any) -> npt.NDArray[Any]:
         return np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())
+
+
+def _failure(error: Exception, doing: str) -> DeviceError:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if any("bad_alloc" in line for line in lines) or isinstance(error, MemoryError):
+        return DeviceError(
+            f"{doing} failed: there is not enough memory", code="out-of-memory",
+            hint="run it on smaller inputs, or on a machine with more memory",
+        )  # fmt: skip
+    return DeviceError(
+        f"{doing} failed", code="run-failed", notes=lines[-1:],
+        hint="run `graphopt check` on the model; if it fails there, please report it",
+    )  # fmt: skip

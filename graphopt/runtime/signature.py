@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import InputError, did_you_mean
-from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, comparison, subs
 from graphopt.ir.dtypes import DType
 
 
@@ -28,11 +28,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs, outputs, and pairs of dimensions that must agree (with the reason)."""
+    """Inputs, outputs, and pairs of dimensions that must agree (with the reason).
+
+    Attributes:
+        fitting: the dimensions of the last inputs that were found to fit, as the only element.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     constraints: tuple[tuple[Dim, Dim, str], ...] = ()
+    fitting: list[dict[str, Dim]] = field(default_factory=list, compare=False, repr=False)
 
     def check(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The arrays in input order, contiguous, after checking names, dtypes, shapes and shape constraints.
@@ -52,14 +57,29 @@ class Signature:
             if spec.name not in feed:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
             arrays.append(_checked(spec, feed[spec.name], symbols))
-        for left, right, why in self.constraints:
-            a, b = subs(left, symbols), subs(right, symbols)
-            if isinstance(a, int) and isinstance(b, int) and a != b:
-                raise InputError(
-                    f"these input shapes don't fit the model: {left} = {a} but {right} = {b}",
-                    notes=[why], hint="the model can't be run on inputs of these shapes",
-                )  # fmt: skip
+        if self.fitting != [symbols]:
+            for left, right, why in self.constraints:
+                self._require(left, right, why, symbols)
+            self.fitting[:] = [symbols]
         return arrays
+
+    def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, Dim]) -> None:
+        try:
+            a, b = subs(left, symbols), subs(right, symbols)
+        except ZeroDivisionError as e:
+            raise InputError(
+                f"these input shapes don't fit the model: {left} or {right} divides by zero",
+                notes=[why], hint="the model can't be run on inputs of these shapes",
+            ) from e  # fmt: skip
+        if not (isinstance(a, int) and isinstance(b, int)) or a == b:
+            return
+        decided = comparison(left)
+        sides = (left, right) if decided is None else decided
+        values = " but ".join(f"{d} = {subs(d, symbols)}" for d in sides if not isinstance(d, int)) or f"{left} = {a}"
+        raise InputError(
+            f"these input shapes don't fit the model: {values}",
+            notes=[why], hint="the model can't be run on inputs of these shapes",
+        )  # fmt: skip
 
 
 def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.NDArray[Any]:
