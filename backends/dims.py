@@ -21,7 +21,8 @@ from graphopt.backends.common.lower.registry import lookup_measure
 from graphopt.backends.common.tensor import Expr, Tensor
 from graphopt.backends.dim_writer import DimWriter, Mode
 from graphopt.errors import InternalError
-from graphopt.ir.dims import Dim, as_symbol, comparison, nonnegative
+from graphopt.ir.constraints import comparison
+from graphopt.ir.dims import Dim, as_symbol, nonnegative
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import Shape, TensorType

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from graphopt.backends.common.builder import Nest
 from graphopt.backends.common.generic import GroupLowering, emit_generic
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.backends.common.unaligned import accept_unaligned
-from graphopt.backends.dims import Extents, dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.memory_checks import MemoryChecks
 from graphopt.backends.placement import place
-from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
@@ -31,8 +31,6 @@ from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
 
-ADDRESSABLE = 2**47
-"""Bytes that a process can address at most on the processors that code is generated for."""
 ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""
 
@@ -55,8 +53,7 @@ class Lowering:
         defined: symbols with a value at run time at the current step.
         own: buffers that the first ``seen`` steps write.
         checked: constraints that hold from the current step on.
-        sized: shapes and sizes of elements of buffers that are, or will be, checked before they are allocated.
-        unsized: those whose check comes when the symbols in them are defined.
+        memory: sizes to be checked before they are allocated.
         titles: what symbols stand for that are elements of tensors.
     """
 
@@ -73,8 +70,7 @@ class Lowering:
     seen: int = 0
     outer_names: DimNames | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
-    sized: set[tuple[Shape, int]] = field(default_factory=set)
-    unsized: list[Extents] = field(default_factory=list)
+    memory: MemoryChecks = field(default_factory=MemoryChecks)
     titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,25 +130,8 @@ class Lowering:
         return self.buffers[value]
 
     def _takes_memory(self, value: Value, block: int) -> None:
-        """A buffer of a value's size will be allocated: checked now, or at run time before that.
-
-        Raises:
-            ModelError: no machine has so much memory.
-        """
-        shape, itemsize = physical(value.shape, block), (value.dtype.bits + 7) // 8
-        extents = [d for d in shape if isinstance(d, int)]
-        if len(extents) == len(shape):
-            size = math.prod(extents) * itemsize
-            if size > ADDRESSABLE:
-                raise ModelError(
-                    f"%{value.name} of shape {extents} would take {size / 2**40:.4g} TiB", code="too-large",
-                    node=None if value.producer is None else value.producer.label,
-                    hint="check the shapes of the inputs and the constants that decide this shape",
-                )  # fmt: skip
-        elif (shape, itemsize) not in self.sized and not self.target.caps.is_gpu:
-            self.sized.add((shape, itemsize))
-            label = value.name if value.producer is None else value.producer.label
-            self.unsized.append(Extents(shape, itemsize, label))
+        if not self.target.caps.is_gpu:  # there TVM allocates, and nothing on the host computes with dimensions
+            self.memory.add(value, physical(value.shape, block))
 
     def _physical(self, value: Value) -> Shape:
         return physical(value.shape, self.fused.blocks.get(value, 0))
@@ -209,8 +188,7 @@ class Lowering:
             if (a, b) not in self.checked and symbols_of(a, b) & names.bound and symbols_of(a, b) <= self.defined
         ]  # fmt: skip
         self.checked |= {(a, b) for a, b, _ in equal}
-        sizes = [e for e in self.unsized if symbols_of(*e.shape) & names.bound and symbols_of(*e.shape) <= self.defined]
-        self.unsized = [e for e in self.unsized if e not in sizes]
+        sizes = self.memory.take(lambda used: bool(used & names.bound) and used <= self.defined)
         if dims or equal or sizes:
             function, symbols = dims_kernel(dims, equal, sizes, label, names.extents, self.titles)
             source = self._vector(function, [], symbols, max(len(dims), 1), label)
@@ -229,7 +207,7 @@ class Lowering:
             (a, b, why) for (a, b), why in self.fused.graph.constraints.items()
             if (a, b) not in outer and (a, b) not in self.checked and symbols_of(a, b) <= entry
         ]  # fmt: skip
-        sizes = [e for e in self.unsized if symbols_of(*e.shape) <= entry]
+        sizes = self.memory.take(lambda used: used <= entry)
         rest = self.out.steps
         self.out.steps = []
         for i in range(0, max(len(sizes), 1), ENTRY_CHECKS):

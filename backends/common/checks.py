@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graphopt.backends.base.callbacks import ASK_FROM, REFUSE, RESERVE
 from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.common.index import i64
 from graphopt.backends.common.tensor import Expr
-from graphopt.runtime.refusals import ASK_FROM, REFUSE, RESERVE
 
 
 def refuse_if(broken: Expr, where: str, why: str, values: Sequence[tuple[str, Expr]]) -> Any:

@@ -190,12 +190,6 @@ def as_equality(dim: Dim) -> tuple[Dim, Dim] | None:
     return (atom.args[0], atom.args[1]) if isinstance(atom, Apply) and atom.fn == "eq" else None
 
 
-def comparison(dim: Dim) -> tuple[Dim, Dim] | None:
-    """What an undecided comparison (``a < b``, ``a == b``) or remainder (``a % b``) is about, None for anything else."""
-    atom = _single_atom(dim) if isinstance(dim, SymExpr) else None
-    return (atom.args[0], atom.args[1]) if isinstance(atom, Apply) and atom.fn in ("lt", "eq", "mod") else None
-
-
 def apply(fn: str, *args: Dim) -> Dim:
     """``FUNCTIONS[fn]`` of dimensions, simplified where it can be decided."""
     simplify = _SIMPLIFY.get(fn)

@@ -12,14 +12,8 @@ import threading
 from functools import cache
 from pathlib import Path
 
+from graphopt.backends.base.callbacks import REFUSE, RESERVE
 from graphopt.errors import InputError
-
-REFUSE = "graphopt.refuse"
-"""``refuse(where, why, name, value, name, value, ...)``: a condition on run-time values does not hold."""
-RESERVE = "graphopt.reserve"
-"""``reserve(where, bytes as float64)``: a buffer of `ASK_FROM` bytes or more is about to be allocated."""
-ASK_FROM = 2**30
-"""Compiled code asks before it allocates so many bytes at once."""
 
 _waiting = threading.local()
 

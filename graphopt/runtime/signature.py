@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import InputError, did_you_mean
-from graphopt.ir.dims import Dim, SymExpr, as_symbol, comparison, subs
+from graphopt.ir.constraints import comparison
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
 from graphopt.ir.dtypes import DType
 
 
