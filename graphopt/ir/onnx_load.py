@@ -28,10 +28,11 @@ from graphopt.ir.graph import Array
 from graphopt.ir.onnx_check import check
 from graphopt.ir.onnx_payload import LARGE, take_payloads
 from graphopt.ir.onnx_repair import repair
+from graphopt.ir.onnx_text import check_text
+from graphopt.ir.types import MAX_ELEMENTS
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 MIN_OPSET = 6
-MAX_ELEMENTS = 1 << 40
 _HINT_REEXPORT = "export the model again, or run onnx.checker.check_model on it to see every problem"
 
 
@@ -75,13 +76,14 @@ def load_model(src: ModelSource, *, strict: bool = False) -> LoadedModel:
         proto, payloads = _parse_large(_read(path), source)
     if not proto.HasField("graph"):
         raise ModelError(f"{source} is not an ONNX model: it holds no graph", hint=_HINT_REEXPORT)
+    check_text(proto, source)
+    _check_sizes(proto.graph, source)
     deviations = [] if strict else repair(proto)
     _check_attributes(proto.graph, source)
     external = _map_external(proto, folder, source) | payloads
     for tensor in proto.graph.initializer if payloads else ():
         if tensor.name in payloads:
             tensor.data_location = TensorProto.EXTERNAL  # not here
-    _check_sizes(proto.graph, source)
     moved = _sort_nodes(proto.graph, source, strict)
     if moved:
         deviations.append(Deviation("unsorted-nodes", moved, "it stands before a node whose result it needs"))
@@ -170,8 +172,13 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 def _check_sizes(graph: GraphProto, source: str) -> None:
     for t in _tensors(graph):
-        if any(d < 0 for d in t.dims) or math.prod(t.dims) > MAX_ELEMENTS:
+        if any(d < 0 for d in t.dims) or math.prod(max(d, 1) for d in t.dims) > MAX_ELEMENTS:
             raise ModelError(f"{source}: tensor {t.name!r} has the absurd shape {list(t.dims)}", hint=_HINT_REEXPORT)
+    for g in graphs_of(graph):
+        for info in g.input:
+            dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
+            if math.prod(max(d, 1) for d in dims) > MAX_ELEMENTS:
+                raise ModelError(f"{source}: input {info.name!r} has the absurd shape {dims}", hint=_HINT_REEXPORT)
 
 
 def _map_external(proto: ModelProto, folder: Path | None, source: str) -> dict[str, Array]:
@@ -188,15 +195,24 @@ def _map_external(proto: ModelProto, folder: Path | None, source: str) -> dict[s
                 code="external-data",
                 hint="pass the path of the model file, or load the data first (onnx.load does)",
             )
-        base = folder.resolve()
-        path = (base / location).resolve()
+        try:
+            base = folder.resolve()
+            path = (base / location).resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError, RuntimeError) as e:  # too long, with a NUL, a loop of links
+            raise ModelError(
+                f"{source}: tensor {t.name!r} keeps its data in {location[:80]!r}, which is no file name that can be followed: "
+                f"{getattr(e, 'strerror', None) or e}"[:300],
+                code="external-data",
+                hint="save the model again with relative external data (onnx.save_model)",
+            ) from e
         if not location or Path(location).is_absolute() or not path.is_relative_to(base):
             raise ModelError(
                 f"{what}, which is outside the model's folder",
                 code="external-data",
                 hint="refusing to read it; save the model again with relative external data (onnx.save_model)",
             )
-        if not path.is_file():
+        if not is_file:
             raise ModelError(
                 f"{what}, which does not exist", code="external-data", hint=f"put the file next to {Path(source).name}"
             )
@@ -217,7 +233,12 @@ def _map_external(proto: ModelProto, folder: Path | None, source: str) -> dict[s
             )
         key = t.name or f"external:{location}:{offset}"
         if count:
-            flat = np.memmap(path, dtype=dtype.numpy, mode="r", offset=offset, shape=(count,))
+            try:
+                flat = np.memmap(path, dtype=dtype.numpy, mode="r", offset=offset, shape=(count,))
+            except (OSError, ValueError) as e:
+                raise ModelError(
+                    f"{what}, which can't be read: {e}", code="external-data", hint="check the file's permissions"
+                ) from e
             arrays[key] = np.asarray(flat).reshape(tuple(t.dims))
         else:
             arrays[key] = np.empty(tuple(t.dims), dtype.numpy)

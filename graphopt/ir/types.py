@@ -10,6 +10,9 @@ from graphopt.ir.dtypes import DType
 
 Shape = tuple[Dim, ...]
 
+MAX_ELEMENTS = 1 << 40
+"""More elements than any memory holds: a shape beyond it is taken for damage."""
+
 
 @dataclass(frozen=True)
 class TensorType:

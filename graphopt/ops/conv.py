@@ -10,6 +10,9 @@ from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.registry import ANCHOR, register
 
+MAX_WINDOW = 1 << 31
+"""Strides, paddings and the like beyond it are damage, and overflow when multiplied."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -42,13 +45,12 @@ class Window:
 def window_of(c: InferContext, kernel: tuple[int, ...], spatial: Shape) -> Window:
     """Read strides, dilations, pads and auto_pad."""
     n = len(kernel)
-    strides = tuple(int(s) for s in c.attr("strides") or [1] * n)
-    dilations = tuple(int(d) for d in c.attr("dilations") or [1] * n)
-    pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
-    if len(strides) != n or len(dilations) != n or len(pads) != 2 * n or len(spatial) != n:
-        raise c.invalid(f"strides, dilations or pads do not fit a kernel of {n} spatial axes")
-    if min(strides, default=1) < 1 or min(dilations, default=1) < 1 or min(kernel, default=1) < 1:
-        raise c.invalid("strides, dilations and kernel extents must be positive")
+    strides, dilations = extents_attr(c, "strides", n), extents_attr(c, "dilations", n)
+    pads = window_attr(c, "pads", 2 * n, 0)
+    if len(spatial) != n:
+        raise c.invalid(f"a kernel of {n} spatial axes does not fit data of {len(spatial)}")
+    if min(kernel, default=1) < 1 or max(kernel, default=1) > MAX_WINDOW:
+        raise c.invalid(f"kernel extents {list(kernel)} must be positive, and at most {MAX_WINDOW}")
     begin: list[Dim] = list(pads[:n])
     end: list[Dim] = list(pads[n:])
     mode = c.attr("auto_pad") or "NOTSET"
@@ -64,6 +66,40 @@ def window_of(c: InferContext, kernel: tuple[int, ...], spatial: Shape) -> Windo
     elif mode != "NOTSET":
         raise c.invalid(f"auto_pad={mode} is not defined")
     return Window(kernel, strides, dilations, tuple(begin), tuple(end))
+
+
+def window_attr(c: InferContext, name: str, count: int, default: int) -> tuple[int, ...]:
+    """``count`` integers of an attribute, or as many times ``default``.
+
+    Raises:
+        ModelError: another number of them, or one so large that extents overflow.
+    """
+    found = tuple(int(v) for v in c.attr(name) or [default] * count)
+    if len(found) != count:
+        raise c.invalid(f"{name}={list(found)} has {len(found)} values where {count} are needed")
+    if any(abs(v) > MAX_WINDOW for v in found):
+        raise c.invalid(f"{name}={list(found)}: values beyond {MAX_WINDOW} make no sense")
+    return found
+
+
+def extents_attr(c: InferContext, name: str, count: int) -> tuple[int, ...]:
+    """Like ``window_attr`` with values of at least 1, which is the default."""
+    found = window_attr(c, name, count, 1)
+    if min(found, default=1) < 1:
+        raise c.invalid(f"{name}={list(found)} must be positive")
+    return found
+
+
+def groups_of(c: InferContext, weight_channels: Dim) -> int:
+    """The attribute ``group``.
+
+    Raises:
+        ModelError: not positive, or it doesn't divide ``weight_channels``.
+    """
+    group = int(c.node.attrs.get("group", 1))
+    if group < 1 or (isinstance(weight_channels, int) and weight_channels % group):
+        raise c.invalid(f"group={group} does not fit a weight of {weight_channels} channels")
+    return group
 
 
 def kernel_extents(c: InferContext, weight: Shape) -> tuple[int, ...]:
@@ -87,16 +123,15 @@ def conv_window(c: InferContext, data: int = 0, weight: int = 1) -> Window:
 
 def _conv_shape(c: InferContext, data: int, weight: int) -> Shape:
     x, w = c.shape(data), c.shape(weight)
-    if len(x) != len(w) or len(x) < 3:
-        raise c.invalid(f"convolution of rank {len(x)} data with a rank {len(w)} weight")
-    group = int(c.attr("group") or 1)
-    c.assume_equal(x[1], w[1] * group, "input channels = weight channels x group")
+    c.assume_equal(x[1], w[1] * groups_of(c, w[0]), "input channels = weight channels x group")
     window = conv_window(c, data, weight)
     return (x[0], w[0], *(window.out_extent(i, d) for i, d in enumerate(x[2:])))
 
 
 @register("Conv", traits=(ANCHOR,))
 def _conv(c: InferContext) -> list[Type]:
+    if c.has(2):
+        c.assume_equal(c.shape(2)[0], c.shape(1)[0], "one bias for each output channel")
     return [TensorType(c.dtype(0), _conv_shape(c, 0, 1))]
 
 
@@ -127,14 +162,22 @@ def transposed_window(c: InferContext) -> TransposedWindow:
     x, w = c.shape(0), c.shape(1)
     n = len(x) - 2
     kernel = kernel_extents(c, w)
-    strides = tuple(int(s) for s in c.attr("strides") or [1] * n)
-    dilations = tuple(int(d) for d in c.attr("dilations") or [1] * n)
-    pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
-    extra = [int(p) for p in c.attr("output_padding") or [0] * n]
+    declared = c.attr("kernel_shape")
+    if (declared and tuple(declared) != kernel) or min(kernel) < 1:
+        raise c.invalid(f"kernel_shape {list(declared or kernel)} does not fit the weight's {list(kernel)}")
+    strides, dilations = extents_attr(c, "strides", n), extents_attr(c, "dilations", n)
+    pads = window_attr(c, "pads", 2 * n, 0)
+    extra = window_attr(c, "output_padding", n, 0)
+    if min(extra) < 0:
+        raise c.invalid(f"output_padding={list(extra)} is negative")
     begin: list[Dim] = list(pads[:n])
     end: list[Dim] = list(pads[n:])
     wanted = c.attr("output_shape")
+    if wanted:  # spatial axes, or all of them
+        wanted = window_attr(c, "output_shape", len(x) if len(wanted) == len(x) else n, 0)
     mode = c.attr("auto_pad") or "NOTSET"
+    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise c.invalid(f"auto_pad={mode} is not defined")
     out: list[Dim] = []
     for i in range(n):
         full = (x[2 + i] - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1
@@ -154,6 +197,8 @@ def transposed_window(c: InferContext) -> TransposedWindow:
 @register("ConvTranspose", traits=(ANCHOR,))
 def _conv_transpose(c: InferContext) -> list[Type]:
     x, w = c.shape(0), c.shape(1)
-    group = int(c.attr("group") or 1)
+    group = groups_of(c, w[0])
     c.assume_equal(x[1], w[0], "input channels = weight's first extent")
+    if c.has(2):
+        c.assume_equal(c.shape(2)[0], w[1] * group, "one bias for each output channel")
     return [TensorType(c.dtype(0), (x[0], w[1] * group, *transposed_window(c).out))]

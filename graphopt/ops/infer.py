@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import onnx
 import onnx.shape_inference
@@ -10,7 +14,7 @@ from graphopt.errors import GraphOptError, ModelError, UnsupportedOpError, did_y
 from graphopt.ir.dims import Dim, SymExpr, as_symbol, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ir.types import OpaqueType, TensorType, Type
+from graphopt.ir.types import MAX_ELEMENTS, OpaqueType, TensorType, Type
 from graphopt.ops import (  # noqa: F401  (registration)
     attention,
     control_flow,
@@ -33,7 +37,10 @@ from graphopt.ops import (  # noqa: F401  (registration)
 from graphopt.ops.content import evaluate
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.control_flow import infer_subgraphs
+from graphopt.ops.operands import check_operands
 from graphopt.ops.registry import lookup
+
+Result = TypeVar("Result")
 
 
 def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
@@ -48,11 +55,7 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
         infer_subgraphs(node, infer_graph)
     context = InferContext(node, node.graph)
     before = node.graph.root.symbol_count
-    info = None if node.domain else lookup(node.op)
-    if info is not None and info.infer is not None:
-        types = info.infer(context)
-    else:
-        types = _infer_by_schema(context)
+    types = _blaming(node, _output_types, context)
     for value, type_ in zip(node.outputs, types):
         if value is not None:
             value.type = _keep_symbols(value.type, type_, before)
@@ -65,7 +68,50 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
                 hint="only ai.onnx operators are compiled; define it as a model-local function or export without it",
             )
     if not node.domain:
-        evaluate(context)
+        _blaming(node, evaluate, context)
+
+
+def _blaming(node: Node, rule: Callable[[InferContext], Result], c: InferContext) -> Result:
+    """What ``rule`` says of the node; whatever a malformed node makes it trip over is the node's fault.
+
+    Raises:
+        ModelError: the rule failed in a way that it didn't foresee.
+    """
+    try:
+        return rule(c)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
+        given = ", ".join(str(v.type) if v is not None else "nothing" for v in node.inputs)
+        raise ModelError(
+            f"{node.op} can't be applied to ({given}) with these attributes: {type(e).__name__}: {e}",
+            code="invalid-node", node=node.label, hint="the model is inconsistent; check its export",
+        ) from e  # fmt: skip
+
+
+def _output_types(c: InferContext) -> list[Type]:
+    """The types that the operator's rule gives, or else its schema."""
+    node = c.node
+    info = None if node.domain else lookup(node.op)
+    check_operands(c)
+    types = _infer_by_schema(c) if info is None or info.infer is None else info.infer(c)
+    for value, type_ in zip(node.outputs, types):
+        if value is not None:
+            check_extents(c, value, type_)
+    return types
+
+
+def check_extents(c: InferContext, value: Value, type_: Type) -> None:
+    """Refuse a result that no memory holds.
+
+    Raises:
+        ModelError: a negative extent, or more elements than can be addressed.
+    """
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        return
+    known = [d for d in type_.shape if isinstance(d, int)]
+    if min(known, default=0) < 0:
+        raise c.invalid(f"the result %{value.name} would be {type_}, with a negative extent")
+    if math.prod(max(d, 1) for d in known) > MAX_ELEMENTS:
+        raise c.invalid(f"the result %{value.name} would be {type_}, more elements than can be addressed")
 
 
 def _keep_symbols(old: Type | None, new: Type, before: int) -> Type:
@@ -92,6 +138,9 @@ def schema_of(node: Node) -> onnx.defs.OpSchema:
         UnsupportedOpError: unknown operator or domain.
     """
     try:
+        version = node.graph.root.domains.get(node.domain) if node.domain and node.graph is not None else None
+        if version is not None:  # operators of other domains stay in the form that they came in
+            return onnx.defs.get_schema(node.op, version, node.domain)
         return onnx.defs.get_schema(node.op, node.domain)
     except onnx.defs.SchemaError as e:
         if node.domain:
@@ -131,7 +180,7 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
     opset = onnx.helper.make_opsetid(node.domain, schema.since_version)
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=[opset])
-    except (onnx.shape_inference.InferenceError, RuntimeError) as e:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as e:
         text = str(e).strip().splitlines()
         raise ModelError(
             f"shape inference rejects the node: {text[0] if text else e}", code="invalid-node", node=node.label,

@@ -150,10 +150,29 @@ def _gather_nd(c: InferContext) -> list[Type]:
     batch = int(c.attr("batch_dims") or 0)
     if not i or not isinstance(i[-1], int):
         raise c.unsupported("GatherND with index tuples of unknown length")
+    if not 0 <= batch < min(len(x), len(i)) or not 1 <= i[-1] <= len(x) - batch:
+        raise c.invalid(f"index tuples of {i[-1]} after {batch} batch dimensions do not fit data of rank {len(x)}")
+    for a, b in zip(x[:batch], i[:batch]):
+        c.assume_equal(a, b, "batch dimensions of data and indices")
     return [TensorType(c.dtype(0), (*i[:-1], *x[batch + i[-1] :]))]
 
 
-@register("ScatterElements", "ScatterND", "TensorScatter", "ReverseSequence")
+@register("ScatterND")
+def _scatter_nd(c: InferContext) -> list[Type]:
+    x, i, updates = c.shape(0), c.shape(1), c.shape(2)
+    if not isinstance(i[-1], int):
+        raise c.unsupported("ScatterND with index tuples of unknown length")
+    if not 0 <= i[-1] <= len(x):
+        raise c.invalid(f"index tuples of {i[-1]} do not fit data of rank {len(x)}")
+    wanted = (*i[:-1], *x[i[-1] :])
+    if len(updates) != len(wanted):
+        raise c.invalid(f"updates of rank {len(updates)} where the indices and data ask for rank {len(wanted)}")
+    for a, b in zip(updates, wanted):
+        c.assume_equal(a, b, "updates of the shape that indices and data ask for")
+    return [c.type(0)]
+
+
+@register("ScatterElements", "TensorScatter", "ReverseSequence")
 def _like_data(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
