@@ -20,6 +20,7 @@ from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.shape_order import OrderShapeFunctions
 from graphopt.backends.base.shared_library import host_objects, link_objects, pack_imports
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, relax, tvm, tvm_ffi
@@ -43,6 +44,7 @@ def lowering_passes() -> Any:
             passes.LowerRuntimeBuiltin(),
             passes.ComputePrimValue(),
             passes.VMShapeLower(),
+            OrderShapeFunctions(),
             passes.AttachGlobalSymbol(),
         ]
     )
