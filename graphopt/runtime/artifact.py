@@ -37,6 +37,7 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.errors import ArtifactError
 from graphopt.runtime.constant_section import Entry, aligned, constant_arrays, natural, pack_constants, parse_entries
+from graphopt.runtime.manifest import FILE_FORM, require
 from graphopt.runtime.zero_bitmap import ALIGNMENT
 
 MAGIC = b"\x89GOPT\r\n\x1a"
@@ -162,9 +163,10 @@ def read_artifact(path: str | os.PathLike[str], verify: bool = True, *, check_ve
     manifest = _manifest(file, data)
     start = aligned(_MANIFEST_START + _HEAD.unpack_from(data)[3])
     try:
+        require(manifest, FILE_FORM)
         sections = {name: _section(manifest["sections"][name]) for name in ("library", "constants")}
         entries = parse_entries(manifest["constants"], sections["constants"][1])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise _damaged(file, f"its manifest is malformed ({error})") from error
     (library_at, library_size, _), (constants_at, constants_size, _) = sections["library"], sections["constants"]
     if library_at != 0 or constants_at != aligned(library_size):
@@ -268,7 +270,7 @@ def _manifest(path: Path, data: mmap.mmap | bytes) -> dict[str, Any]:
         raise _damaged(path, "its header or manifest has changed")
     try:
         manifest = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "its manifest is not JSON") from error
     if not isinstance(manifest, dict):
         raise _damaged(path, "its manifest is not an object")
@@ -304,9 +306,9 @@ def _verify(path: Path, data: mmap.mmap | bytes, start: int, sections: dict[str,
 
 
 def _check_versions(path: Path, manifest: dict[str, Any]) -> None:
-    theirs, ours = manifest.get("versions", {}), _versions()
+    theirs, ours = manifest.get("versions") or {}, _versions()
     for name, package in _PACKAGES.items():
-        if name == "graphopt" or name not in ours or name not in theirs:
+        if name == "graphopt" or name not in ours or theirs.get(name) is None:
             continue
         if _release(str(theirs[name])) != _release(ours[name]):
             raise ArtifactError(

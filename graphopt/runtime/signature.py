@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import InputError, did_you_mean
+from graphopt.errors import InputError
 from graphopt.ir.constraints import comparison
 from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
 from graphopt.ir.dtypes import DType
+from graphopt.runtime.feed import as_array, require_names
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,7 @@ class Signature:
             InputError: the first mismatch, naming the input and what is expected.
         """
         names = [s.name for s in self.inputs]
-        for name in feed:
-            if name not in names:
-                raise InputError(
-                    f"there is no input {name!r}", hint=did_you_mean(name, names) or f"inputs are {', '.join(names)}"
-                )
+        require_names(feed, names)
         arrays = []
         symbols: dict[str, Dim] = {}
         for spec in self.inputs:
@@ -84,8 +81,7 @@ class Signature:
 
 
 def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.NDArray[Any]:
-    if not isinstance(array, np.ndarray):
-        array = np.asarray(array)
+    array = as_array(spec.name, array)
     if array.dtype != spec.dtype.numpy:
         raise InputError(
             f"input {spec.name!r} has dtype {array.dtype}, the model expects {spec.dtype.numpy}",
@@ -125,27 +121,23 @@ def _atom_to_json(atom: Any) -> Any:
 
 
 def dim_from_json(data: Any) -> Dim:
-    """Inverse of ``dim_to_json``.
+    """Inverse of ``dim_to_json``, of data that ``graphopt.runtime.manifest`` has checked.
 
     Raises:
-        ValueError: the data has another form.
+        ArithmeticError: it divides by zero.
     """
-    from graphopt.ir.dims import FUNCTIONS, apply, symbol
+    from graphopt.ir.dims import apply, symbol
 
     if isinstance(data, int):
         return data
-    if not isinstance(data, list):
-        raise ValueError(f"not a dimension: {data!r}")
     total: Dim = 0
     for coefficient, atoms in data:
         term: Dim = int(coefficient)
         for atom in atoms:
             if isinstance(atom, str):
                 term = term * symbol(atom)
-            elif atom["fn"] in FUNCTIONS:
-                term = term * apply(atom["fn"], *(dim_from_json(a) for a in atom["args"]))
             else:
-                raise ValueError(f"unknown function {atom['fn']!r}")
+                term = term * apply(atom["fn"], *(dim_from_json(a) for a in atom["args"]))
         total = total + term
     return total
 
@@ -164,7 +156,7 @@ def signature_to_json(signature: Signature) -> dict[str, Any]:
 
 
 def signature_from_json(data: Mapping[str, Any]) -> Signature:
-    """Inverse of ``signature_to_json`` (KeyError, ValueError or TypeError on other forms)."""
+    """Inverse of ``signature_to_json``, of data that ``graphopt.runtime.manifest`` has checked (else any error)."""
     by_name = {str(d): d for d in DType}
 
     def specs(items: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

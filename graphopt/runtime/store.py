@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.errors import ArtifactError, DeviceError, UserError
 from graphopt.runtime.artifact import Artifact, read_artifact, write_artifact
 from graphopt.runtime.kernel_facts import facts_json
+from graphopt.runtime.manifest import MODEL_FORM, require
 from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
 
 if TYPE_CHECKING:
@@ -103,13 +104,10 @@ def describe(artifact: Artifact) -> tuple[Signature, Target]:
     from graphopt.backends.base.target import Target
 
     try:
+        require(artifact.manifest, MODEL_FORM)
         signature = signature_from_json(artifact.manifest["signature"])
         target = Target.from_dict(artifact.manifest["target"])
-        if not 1 <= int(artifact.manifest["threads"]) <= 1 << 16:
-            raise ValueError("threads out of range")
-        source = artifact.manifest["source"]
-        source["name"], source["sha256"]
-    except (KeyError, TypeError, ValueError, UserError) as error:
+    except (ValueError, TypeError, ArithmeticError, UserError) as error:
         raise ArtifactError(
             f"{artifact.path} holds no model that this graphopt can read ({error})",
             hint="compile the model again",
