@@ -21,7 +21,7 @@ from graphopt.backends.common.lower.registry import lookup_measure
 from graphopt.backends.common.tensor import Expr, Tensor
 from graphopt.backends.dim_writer import DimWriter, Mode
 from graphopt.errors import InternalError
-from graphopt.ir.constraints import comparison
+from graphopt.ir.constraints import sides
 from graphopt.ir.dims import Dim, as_symbol, nonnegative
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
@@ -129,8 +129,7 @@ def _refuse_negative(writer: DimWriter, dim: Dim, where: str) -> Expr:
 
 
 def _compared(writer: DimWriter, a: Dim, b: Dim) -> list[tuple[str, Expr]]:
-    """What a broken constraint shows: both sides, or the operands of the comparison that it is about."""
-    decided = comparison(a) if isinstance(b, int) else None
-    sides = (a, b) if decided is None else decided
-    shown = [pair for d in sides for pair in writer.title(d, writer.value(d, Mode.saturates))]
-    return [*shown, *writer.sources(*sides)]
+    """What a broken constraint shows: the dimensions that it is about."""
+    about = sides(a, b)
+    shown = [pair for d in about for pair in writer.title(d, writer.value(d, Mode.saturates))]
+    return [*shown, *writer.sources(*about)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from graphopt.backends.common.index import flatten, row_major
 from graphopt.backends.common.math import maximum, minimum
 from graphopt.backends.common.one_thread import in_one_thread
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
+from graphopt.backends.common.uneven import Uneven
 from graphopt.backends.common.walk import emit_walk, flat_alias, whole
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim, SymExpr, as_symbol
@@ -134,6 +136,7 @@ class KernelBuilder:
         known_dims: expressions to use for whole dimensions, where a template has them already.
         names: dimensions that have a symbol of their own.
         nest: the target's loop emitter.
+        uneven: whether operands may be broadcast in the loops being emitted.
     """
 
     caps: Caps
@@ -144,6 +147,7 @@ class KernelBuilder:
     statements: list[Any] = field(default_factory=list)
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
+    uneven: Uneven = field(default_factory=Uneven)
     _accumulate: Accumulate | None = None
     _staged: dict[int, Tensor] = field(default_factory=dict)
     _alive: list[object] = field(default_factory=list)
@@ -201,7 +205,10 @@ class KernelBuilder:
         pending = Reduction(tuple(shape), dtype, tuple(extents), body, kind, start, tile_axis)
 
         def read(*index: Expr) -> Expr:
-            if self._accumulate is not None:
+            computed = (
+                self.uneven.even and id(pending) in self._staged
+            )  # the loops for the other case needed it in memory
+            if self._accumulate is not None and not computed:
                 found = self._accumulate.offer(pending, index)
                 if found is not None:
                     return found
@@ -272,7 +279,8 @@ class KernelBuilder:
                 self._accumulate = outer
                 return NestBody(scope, stores, chosen, logical)
 
-            self.statements.extend(self.nest(physical, evaluate, self.caps))
+            loops = functools.partial(self.nest, physical, evaluate, self.caps)
+            self.statements.extend(self.uneven.versions(loops, twice=not self.caps.is_gpu))
 
     def _emit_parts(self, output: Output) -> bool:
         """Store a tensor part by part, where parts don't cut through channel blocks."""

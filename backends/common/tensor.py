@@ -7,7 +7,7 @@ diamonds in the graph never blow the expression up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -219,6 +219,33 @@ def broadcast_index(tensor: Tensor, index: Sequence[Expr]) -> Index:
     """The index into ``tensor`` for an element of a larger shape that it is broadcast to (numpy rules)."""
     tail = index[len(index) - tensor.rank :]
     return tuple(0 if isinstance(d, int) and d == 1 else i for d, i in zip(tensor.shape, tail))
+
+
+def stretched(tensor: Tensor, axes: Mapping[int, Expr], even: Callable[[Sequence[Expr]], bool]) -> Tensor:
+    """``tensor`` broadcast along axes of which only run time tells whether their extent is 1.
+
+    Args:
+        axes: the extent after broadcasting, by axis.
+        even: told the conditions under which nothing is broadcast; whether the current code may assume them.
+    """
+    conditions = [tirx.EQ(tensor.shape[a], _i64(extent)) for a, extent in axes.items()]
+
+    def element(*index: Expr) -> Expr:
+        if even(conditions):
+            return tensor(*index)
+        if tensor.rank - 1 in axes:
+            scalar_loops()  # neighbours may be one element or several, which no vector load is
+        at = list(index)
+        for a in axes:
+            if not (isinstance(at[a], int) and at[a] == 0):
+                at[a] = tirx.Select(tirx.EQ(tensor.shape[a], _i64(1)), _i64(0), _i64(at[a]))
+        return tensor(*at)
+
+    return Tensor([axes.get(a, d) for a, d in enumerate(tensor.shape)], tensor.dtype, element)
+
+
+def _i64(value: Expr) -> Expr:
+    return tirx.const(value, "int64") if isinstance(value, int) else value
 
 
 def elementwise(fn: Callable[..., Expr], dtype: str, shape: Sequence[Expr], *inputs: Tensor) -> Tensor:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from graphopt.ir.dims import Apply, Dim, SymExpr
+from graphopt.ir.broadcast import fitted, function_of
+from graphopt.ir.dims import Dim
+
+
+def sides(left: Dim, right: Dim) -> tuple[Dim, Dim]:
+    """The dimensions of the model that a constraint is about: both sides, or what is compared or broadcast in them."""
+    return fitted(left, right) or (comparison(left) if isinstance(right, int) else None) or (left, right)
 
 
 def comparison(dim: Dim) -> tuple[Dim, Dim] | None:
     """What an undecided comparison (``a < b``, ``a == b``) or remainder (``a % b``) is about, None for anything else."""
-    if isinstance(dim, SymExpr) and len(dim.terms) == 1:
-        (monomial, coefficient) = dim.terms[0]
-        if coefficient == 1 and len(monomial) == 1 and isinstance(monomial[0], Apply):
-            atom = monomial[0]
-            return (atom.args[0], atom.args[1]) if atom.fn in ("lt", "eq", "mod") else None
-    return None
+    atom = function_of(dim)
+    return (atom.args[0], atom.args[1]) if atom is not None and atom.fn in ("lt", "eq", "mod") else None
+
+
+def as_equality(dim: Dim) -> tuple[Dim, Dim] | None:
+    """The two sides when ``dim`` is the undecided comparison ``a == b``, else None."""
+    atom = function_of(dim)
+    return (atom.args[0], atom.args[1]) if atom is not None and atom.fn == "eq" else None

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from math import gcd
 from typing import TypeAlias, Union
 
 Dim: TypeAlias = Union[int, "SymExpr"]
@@ -184,12 +185,6 @@ def as_symbol(dim: Dim) -> str | None:
     return None
 
 
-def as_equality(dim: Dim) -> tuple[Dim, Dim] | None:
-    """The two sides when ``dim`` is the undecided comparison ``a == b``, else None."""
-    atom = _single_atom(dim) if isinstance(dim, SymExpr) else None
-    return (atom.args[0], atom.args[1]) if isinstance(atom, Apply) and atom.fn == "eq" else None
-
-
 def apply(fn: str, *args: Dim) -> Dim:
     """``FUNCTIONS[fn]`` of dimensions, simplified where it can be decided."""
     simplify = _SIMPLIFY.get(fn)
@@ -259,14 +254,24 @@ def dim_min(*args: Dim) -> Dim:
 def equal_int(a: Dim, b: Dim) -> Dim:
     """1 where ``a == b``, 0 where not, symbolic when undecided."""
     diff = a - b
-    return int(diff == 0) if isinstance(diff, int) else _opaque("eq", a, b)
+    if isinstance(diff, int):
+        return int(diff == 0)
+    return 0 if _never_zero(diff) else _opaque("eq", a, b)
+
+
+def _never_zero(diff: SymExpr) -> bool:
+    """Whether an expression has one sign, or whole numbers can't cancel its constant."""
+    divisor = gcd(*(c for m, c in diff.terms if m))
+    constant = dict(diff.terms).get((), 0)
+    return bool(constant % divisor) or nonnegative(diff - 1) or nonnegative(-diff - 1)
 
 
 def where(cond: Dim, a: Dim, b: Dim) -> Dim:
     """``a`` if cond is non-zero, else ``b``."""
     if isinstance(cond, int):
         return a if cond else b
-    return a if a == b else _opaque("where", cond, a, b)
+    equal = Apply("eq", (a, b)), Apply("eq", (b, a))  # what is chosen is ``b`` either way
+    return b if a == b or _single_atom(cond) in equal else _opaque("where", cond, a, b)
 
 
 def nonnegative(dim: Dim) -> bool:

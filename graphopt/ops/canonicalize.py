@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.errors import GraphOptError, InternalError
-from graphopt.ir.dims import as_equality, symbols_of
+from graphopt.ir.constraints import as_equality
+from graphopt.ir.dims import symbols_of
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.inline import inline_subgraph

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.ir.broadcast import broadcast_dim, fit, fit_one_way, is_one, never_stretched
 from graphopt.ir.dims import Dim, SymExpr, equal_int, nonnegative, symbol
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
@@ -137,6 +138,9 @@ class InferContext:
             if diff != 0:
                 raise self.invalid(f"{why}: {a} and {b} differ")
             return
+        self._assume(a, b, why)
+
+    def _assume(self, a: Dim, b: Dim, why: str) -> None:
         self.graph.constraints.setdefault((a, b), f"{self.node.label}: {why}")
 
     def assume_at_most(self, a: Dim, b: Dim, why: str) -> None:
@@ -164,21 +168,49 @@ class InferContext:
         if not isinstance(same, int):
             self.assume_equal(same, 0, why)
 
-    def broadcast(self, *shapes: Shape) -> Shape:
-        """Numpy-style broadcast; a symbolic dimension is never taken for 1."""
+    def broadcast(self, *shapes: Shape, what: str = "broadcast dimensions") -> Shape:
+        """Numpy-style broadcast. A symbolic dimension that meets another one may be 1 at run time, unless it never is."""
         rank = max((len(s) for s in shapes), default=0)
         out: list[Dim] = [1] * rank
         for shape in shapes:
             for axis, dim in enumerate(shape, start=rank - len(shape)):
-                have = out[axis]
-                if have == dim or dim == 1:
-                    continue
-                if have == 1:
-                    out[axis] = dim
-                    continue
-                self.assume_equal(have, dim, "broadcast dimensions")
-                out[axis] = have if isinstance(have, int) else dim
+                out[axis] = self._broadcast_dim(out[axis], dim, what)
         return tuple(out)
+
+    def _broadcast_dim(self, have: Dim, dim: Dim, what: str) -> Dim:
+        if have == dim or dim == 1:
+            return have
+        if have == 1:
+            return dim
+        if self.known_equal(have, dim) or is_one(have) == is_one(dim):
+            self.assume_equal(have, dim, what)
+            return have if isinstance(have, int) else dim
+        self._assume(*fit(have, dim), f"{what} must be equal, or one of them 1")
+        return broadcast_dim(have, dim)
+
+    def broadcast_to(self, shape: Shape, target: Shape, what: str) -> None:
+        """Record that ``shape`` broadcasts to ``target``, which stays as it is.
+
+        Raises:
+            ModelError: it is known not to.
+        """
+        if len(shape) > len(target):
+            raise self.invalid(f"{what} has rank {len(shape)}, which does not broadcast to rank {len(target)}")
+        for dim, to in zip(shape, target[len(target) - len(shape) :]):
+            if dim in (to, 1) or self.known_equal(dim, to):
+                continue
+            if is_one(dim) in (0, is_one(to)):
+                self.assume_equal(dim, to, f"extents of {what}")
+            else:
+                self._assume(*fit_one_way(dim, to), f"extents of {what} must be 1 or those that it is broadcast to")
+
+    def known_equal(self, a: Dim, b: Dim) -> bool:
+        """Whether the model only runs where the two dimensions are equal, as far as was found until now."""
+        return (a, b) in self.graph.constraints or (b, a) in self.graph.constraints
+
+    def is_stretched(self, dim: Dim, to: Dim) -> bool:
+        """Whether a dimension that broadcasts to ``to`` may turn out to be 1 at run time while ``to`` is not."""
+        return not never_stretched(dim, to) and not self.known_equal(dim, to)
 
     def axis(self, value: int, rank: int, *, extent: int = 0) -> int:
         """A non-negative axis out of ``value``; ``extent`` more positions are allowed at the end."""
@@ -196,6 +228,19 @@ class InferContext:
     def unsupported(self, why: str, hint: str | None = None) -> UnsupportedOpError:
         """The error for a legal node that is not handled."""
         return UnsupportedOpError(why, node=self.node.label, hint=hint)
+
+
+def broadcasts_at_run_time(node: Node) -> bool:
+    """Whether only run time tells if operands of an element-wise node have the result's extents or are broadcast to them."""
+    if node.graph is None or node.output(0) is None or not isinstance(node.out.type, TensorType):
+        return False
+    context, shape = InferContext(node, node.graph), node.out.shape
+    return any(
+        context.is_stretched(d, to)
+        for value in node.inputs
+        if value is not None and isinstance(value.type, TensorType) and len(value.shape) <= len(shape)
+        for d, to in zip(value.shape, shape[len(shape) - len(value.shape) :])
+    )
 
 
 def attr(node: Node, name: str, default: Any = None) -> Any:

@@ -43,4 +43,6 @@ def _gemm(c: InferContext) -> list[Type]:
     m, k = a[::-1] if c.attr("transA") else a
     k2, n = b[::-1] if c.attr("transB") else b
     c.assume_equal(k, k2, "inner dimensions of Gemm")
+    if c.has(2):
+        c.broadcast_to(c.shape(2), (m, n), "the summand of Gemm")
     return [TensorType(c.dtype(0), (m, n))]

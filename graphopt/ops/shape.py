@@ -141,20 +141,8 @@ def _unsqueezed_at_run_time(x: Shape, axes: list[Dim]) -> Shape:
 
 @register("Expand", traits=(MOVEMENT,))
 def _expand(c: InferContext) -> list[Type]:
-    """Elements of the target that are only known at run time may be 1, which keeps the data's extent."""
-    x, wanted = c.shape(0), tuple(c.content(1).reshape(-1))
-    if not c.value(1).binds:
-        return [TensorType(c.dtype(0), c.broadcast(x, wanted))]
-    rank = max(len(x), len(wanted))
-    left, right = (1,) * (rank - len(x)) + x, (1,) * (rank - len(wanted)) + wanted
-    out: list[Dim] = []
-    for d, w in zip(left, right):
-        if d == 1 or isinstance(w, int):
-            out.extend(c.broadcast((d,), (w,)))
-            continue
-        c.assume_equal(where(equal_int(w, 1), d, w), d, "target of Expand")
-        out.append(d)
-    return [TensorType(c.dtype(0), tuple(out))]
+    wanted = tuple(c.content(1).reshape(-1))
+    return [TensorType(c.dtype(0), c.broadcast(c.shape(0), wanted, what="the data and the target of Expand"))]
 
 
 @register("Tile", traits=(MOVEMENT,))

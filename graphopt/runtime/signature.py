@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import InputError
-from graphopt.ir.constraints import comparison
+from graphopt.ir.constraints import sides
 from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
 from graphopt.ir.dtypes import DType
 from graphopt.runtime.feed import as_array, require_names
@@ -71,9 +71,8 @@ class Signature:
             ) from e  # fmt: skip
         if not (isinstance(a, int) and isinstance(b, int)) or a == b:
             return
-        decided = comparison(left)
-        sides = (left, right) if decided is None else decided
-        values = " but ".join(f"{d} = {subs(d, symbols)}" for d in sides if not isinstance(d, int)) or f"{left} = {a}"
+        about = sides(left, right)
+        values = " but ".join(f"{d} = {subs(d, symbols)}" for d in about if not isinstance(d, int)) or f"{left} = {a}"
         raise InputError(
             f"these input shapes don't fit the model: {values}",
             notes=[why], hint="the model can't be run on inputs of these shapes",

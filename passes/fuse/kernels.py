@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphopt.errors import InternalError
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ops.context import broadcasts_at_run_time
 from graphopt.ops.registry import ANCHOR, ELEMENTWISE, has_trait
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
@@ -68,6 +69,7 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
         return None
     out = node.out
     best: Group | None = None
+    uneven = broadcasts_at_run_time(node)
     for value in node.inputs:
         producer = None if value is None else value.producer
         if value is None or producer is None or producer.graph is not node.graph or producer not in group_of:
@@ -75,6 +77,8 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
         group = group_of[producer]
         if group.kind is not GroupKind.kernel or len(group.nodes) >= MAX_NODES or not _takes_epilogue(group):
             continue
+        if uneven and not has_trait(group.anchor.op, ELEMENTWISE):
+            continue  # templates have no loops for an operand that may be broadcast
         if value.shape != out.shape or value is not producer.output(0):
             continue
         if (has_trait(group.anchor.op, ANCHOR) or group.anchor.op in POOLS) and not _consumed_here(value, node):

@@ -42,7 +42,18 @@ def _batch(t: Tensor, lead: list[Expr]) -> list[Expr]:
 
 @lowers("MatMul")
 def _matmul(c: LowerContext) -> Lowered:
-    return product(c, c.x(0), c.x(1), c.out_shape(), c.out_dtype())
+    return product(c, factor(c, 0, c.x(0)), factor(c, 1, c.x(1)), c.out_shape(), c.out_dtype())
+
+
+def factor(c: LowerContext, i: int, x: Tensor) -> Tensor:
+    """``x``, made of operand ``i`` of a matrix product, with leading dimensions broadcast where only run time tells whether."""
+    own = c.shape(i)
+    return c.spread(x, own, (*c.node.out.shape[: _leading(c)], *own[-2:]))
+
+
+def _leading(c: LowerContext) -> int:
+    """Number of leading dimensions of a matrix product's result; its other operands are vectors at most."""
+    return max(max(c.rank(i) for i in range(len(c.node.inputs)) if c.has(i)) - 2, 0)
 
 
 @lowers("Gemm")
@@ -60,16 +71,19 @@ def _gemm(c: LowerContext) -> Lowered:
         left, right = (a(r[0], i[0]) if ta else a(i[0], r[0])), (b(i[1], r[0]) if tb else b(r[0], i[1]))
         return cast(left, work) * cast(right, work)
 
-    def factor(value: float) -> Expr:
+    def scalar(value: float) -> Expr:
         return const(value if floats else int(value), work)
+
+    def summand() -> Tensor:
+        return c.broadcast_operand(2, c.node.out.shape)
 
     out = c.k.reduce(c.out_shape(), work, (a.shape[0 if ta else 1],), body, tile_axis=-2)
     if alpha != 1.0:
-        out = elementwise(lambda v: v * factor(alpha), work, c.out_shape(), out)
+        out = elementwise(lambda v: v * scalar(alpha), work, c.out_shape(), out)
     if c.has(2) and beta == 1.0:
-        out = elementwise(lambda v, w: v + cast(w, work), work, c.out_shape(), out, c.x(2))
+        out = elementwise(lambda v, w: v + cast(w, work), work, c.out_shape(), out, summand())
     elif c.has(2) and beta != 0.0:
-        out = elementwise(lambda v, w: v + cast(w, work) * factor(beta), work, c.out_shape(), out, c.x(2))
+        out = elementwise(lambda v, w: v + cast(w, work) * scalar(beta), work, c.out_shape(), out, summand())
     return converted(out, dtype)
 
 

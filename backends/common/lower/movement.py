@@ -102,7 +102,7 @@ def sliced(x: Tensor, begin: Sequence[Expr], shape: Sequence[Expr], steps: Seque
 
 @lowers("Expand")
 def _expand(c: LowerContext) -> Lowered:
-    x, shape = c.x(0), c.out_shape()
+    x, shape = c.broadcast_operand(0, c.node.out.shape), c.out_shape()
     walk = plain_walk(x)
     if walk is not None:
         lead = len(shape) - x.rank

@@ -78,10 +78,10 @@ def _by_channel(t: Tensor, rank: int) -> Tensor:
 
 def _scaled(c: LowerContext, work: str, value: Expr, index: Index) -> Expr:
     """value * scale (+ bias) with operands 1 and 2 broadcast to the data."""
-    scale = c.x(1)
+    scale = c.broadcast_operand(1, c.shape(0))
     value = value * cast(scale(*broadcast_index(scale, index)), work)
     if c.has(2):
-        bias = c.x(2)
+        bias = c.broadcast_operand(2, c.shape(0))
         value = value + cast(bias(*broadcast_index(bias, index)), work)
     return value
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common import math as m
-from graphopt.backends.common.lower.linear import convolve, product
+from graphopt.backends.common.lower.linear import convolve, factor, product
 from graphopt.backends.common.lower.pointwise import cast
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, tvm_dtype
 from graphopt.backends.common.tensor import Expr, Index, Tensor, let
@@ -124,7 +124,8 @@ def _along(axis: int) -> Callable[[Tensor, Index], Index]:
 @lowers("MatMulInteger")
 def _matmul_integer(c: LowerContext) -> Lowered:
     row = -2 if c.rank(0) > 1 else -1
-    return product(c, _shifted(c, 0, 2, _along(row)), _shifted(c, 1, 3, _along(-1)), c.out_shape(), "int32")
+    a, b = factor(c, 0, _shifted(c, 0, 2, _along(row))), factor(c, 1, _shifted(c, 1, 3, _along(-1)))
+    return product(c, a, b, c.out_shape(), "int32")
 
 
 @lowers("ConvInteger")
@@ -138,7 +139,7 @@ def _qlinear_matmul(c: LowerContext) -> Lowered:
     dtype, shape = c.out_dtype(), c.out_shape()
     _narrow(c, dtype)
     row = -2 if c.rank(0) > 1 else -1
-    a, b = _shifted(c, 0, 2, _along(row)), _shifted(c, 3, 5, _along(-1))
+    a, b = factor(c, 0, _shifted(c, 0, 2, _along(row))), factor(c, 3, _shifted(c, 3, 5, _along(-1)))
     total = product(c, a, b, shape, "int32")
     scales = [(c.x(1), _along(_output_axis(len(shape), c, row))), (c.x(4), _along(-1))]
     return _requantized(c, total, scales, c.x(6), c.x(7), dtype, _along(_output_axis(len(shape), c, row)))

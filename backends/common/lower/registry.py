@@ -9,12 +9,14 @@ import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder
-from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.backends.common.tensor import Expr, Tensor, stretched
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext
+from graphopt.ops.registry import BROADCAST, has_trait
 
 Lowered: TypeAlias = "Tensor | list[Tensor]"
 LowerFn: TypeAlias = Callable[["LowerContext"], Lowered]
@@ -109,8 +111,20 @@ class LowerContext(InferContext):
         self.block = block
 
     def x(self, i: int) -> Tensor:
-        """Operand ``i`` as a tensor."""
+        """Operand ``i`` as a tensor; those of element-wise operators are broadcast where only run time tells whether they are."""
+        if has_trait(self.node.op, BROADCAST, self.node.domain):
+            return self.broadcast_operand(i, self.node.out.shape)
         return self._operand(self.value(i))
+
+    def broadcast_operand(self, i: int, shape: Shape) -> Tensor:
+        """Operand ``i`` with the extents of ``shape`` on the axes of which only run time tells whether they are 1."""
+        return self.spread(self._operand(self.value(i)), self.shape(i), shape)
+
+    def spread(self, tensor: Tensor, own: Shape, shape: Shape) -> Tensor:
+        """``broadcast_operand`` of a tensor whose dimensions are ``own``."""
+        target = shape[len(shape) - len(own) :]
+        axes = {a: self.k.dim(to) for a, (d, to) in enumerate(zip(own, target)) if self.is_stretched(d, to)}
+        return stretched(tensor, axes, self.k.uneven.assume) if axes else tensor
 
     @property
     def operands(self) -> list[Tensor]:
