@@ -16,6 +16,7 @@ from tvm.tirx.script import builder as tirx_builder
 
 __all__ = [
     "IRBuilder",
+    "TensorLoad",
     "cpu_pass_context",
     "get_global_func",
     "llvm_cpu_names",
@@ -30,6 +31,9 @@ __all__ = [
     "tvm",
     "tvm_ffi",
 ]
+
+TensorLoad = tvm.ir.TensorLoad
+"""What ``tirx.BufferLoad``, a function, makes."""
 
 TVM_VERSION: str = tvm.__version__
 TVM_FFI_VERSION: str = tvm_ffi.__version__

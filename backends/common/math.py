@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.tensor import Expr, let, scalar_loops
 
 LOG2_E = 1.44269504088896341
@@ -96,27 +97,6 @@ def is_nan(x: Expr) -> Expr:
     """Whether x is NaN. Told from the bits: TVM folds ``x != x`` to false and can't vectorise its own isnan."""
     kind, magnitude, infinity = BITS[dtype_of(x)]
     return (reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
-
-
-_OPAQUE = {
-    **{f: i for f, (i, _, _) in BITS.items()},
-    "int32": "float32",
-    "uint32": "float32",
-    "int64": "float64",
-    "uint64": "float64",
-}
-
-
-def opaque(x: Expr) -> Expr:
-    """x, hidden from TVM's simplifier. Costs no instruction.
-
-    The simplifier takes float addition for associative. And inside ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the
-    inner Select, although both sides of the outer one are computed: the division traps.
-    """
-    dtype = dtype_of(x)
-    if isinstance(x, (tirx.IntImm, tirx.FloatImm)):
-        return x
-    return tirx.reinterpret(dtype, tirx.reinterpret(_OPAQUE[dtype], x))
 
 
 def libm(name: str, *args: Expr) -> Expr:

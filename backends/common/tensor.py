@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from graphopt.backends.base.tvm_api import tirx, tvm_ffi
+from graphopt.backends.base.tvm_api import TensorLoad, tirx, tvm_ffi
+from graphopt.backends.common.opaque import opaque
 
 Expr = Any
 """A TVM scalar expression or a Python int."""
@@ -22,6 +23,8 @@ MAX_WEIGHT = 200
 """Operations behind a variable, as TVM's passes see them, above which its value goes through memory."""
 _ON_STACK = {"disable_lower_builtin": tirx.const(True, "bool")}
 _WEIGHTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_OF_DATA: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""Variables whose values come out of memory."""
 
 
 def weight(value: Expr) -> int:
@@ -34,6 +37,22 @@ def weight(value: Expr) -> int:
 
     tvm_ffi.structural_walk(value, (tirx.Var, count))
     return total
+
+
+def _depends_on_data(value: Expr) -> bool:
+    """Whether a value is computed from elements in memory, not from positions and extents alone."""
+    found = False
+
+    def load(_: Any) -> None:
+        nonlocal found
+        found = True
+
+    def variable(var: Any) -> None:
+        nonlocal found
+        found = found or var in _OF_DATA
+
+    tvm_ffi.structural_walk(value, [(TensorLoad, load), (tirx.Var, variable)])
+    return found
 
 
 class Scope:
@@ -86,7 +105,8 @@ class Scope:
         """``value`` under a name: a variable, or a scalar in memory once the tree behind it has grown too large.
 
         TVM's passes look through variables, so a chain of diamonds costs them exponential time; LLVM turns the memory back into a
-        register.
+        register. What variables of data hold is hidden from TVM, which fails on many a vector (``graphopt.backends.common.opaque``);
+        a bool, which can't be hidden, goes as a number. What variables of positions hold is not: ramps are found in it.
         """
         size = weight(value)
         if size > MAX_WEIGHT and not self.inline:
@@ -96,10 +116,18 @@ class Scope:
             self._alive.append(cut)
             scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
             return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
+        dtype = str(value.ty.dtype)
+        data = dtype.startswith("float") or _depends_on_data(value)
+        if dtype == "bool":
+            value = tirx.Select(value, tirx.const(1, "uint8"), tirx.const(0, "uint8"))
+        if data and not isinstance(value, TensorLoad):
+            value = opaque(value)
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
         self.binds.append((var, value))
         _WEIGHTS[var] = size
-        return var
+        if data:
+            _OF_DATA[var] = True
+        return tirx.NE(var, tirx.const(0, "uint8")) if dtype == "bool" else var
 
     @property
     def kept_weight(self) -> int:
@@ -208,11 +236,19 @@ def let(value: Expr) -> Expr:
     return Scope._stack[-1].name(value)
 
 
+_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
+
+
 def _trivial(value: Expr) -> bool:
-    """Whether a value gets no variable. TVM 0.27 fails on vectorised variables of bool; what they compare is bound anyway."""
-    if not isinstance(value, (int, float)) and str(value.ty.dtype) == "bool":
+    """Whether a value gets no variable: it has one, or is a condition that costs one instruction or depends on positions alone."""
+    if isinstance(value, (int, float, *_LEAVES)):
         return True
-    return isinstance(value, (int, float, tirx.Var, tirx.IntImm, tirx.FloatImm))
+    if str(value.ty.dtype) != "bool":
+        return False
+    if isinstance(value, (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)):
+        if isinstance(value.a, _LEAVES) and isinstance(value.b, _LEAVES):
+            return True
+    return isinstance(value, TensorLoad) or not _depends_on_data(value)
 
 
 def broadcast_index(tensor: Tensor, index: Sequence[Expr]) -> Index:

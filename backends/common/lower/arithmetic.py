@@ -6,6 +6,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.pointwise import binary, cast, float_unary, unary, working_dtype, zero
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.power import power_float32
 from graphopt.backends.common.tensor import Expr, elementwise, let
 
@@ -58,7 +59,7 @@ def int_divide(a: Expr, b: Expr) -> Expr:
     if isinstance(b, tirx.IntImm):
         return zero(a) if b.value == 0 else zero(a) - a if b.value == -1 else tirx.truncdiv(a, b)
     work = dtype if dtype in ("int64", "uint64", "uint32") else "int32"
-    left, hidden = cast(a, work), let(m.opaque(cast(b, work)))
+    left, hidden = cast(a, work), let(opaque(cast(b, work)))
     signed = not dtype.startswith("uint")
     unsafe = tirx.EQ(hidden, const(0, work))
     if signed:

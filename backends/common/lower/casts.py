@@ -14,7 +14,7 @@ def convert(x: Expr, dtype: str) -> Expr:
     if source == dtype:
         return x
     if source == "bool":
-        return x.astype("uint8").astype(dtype) if m.is_float(dtype) else x.astype(dtype)
+        return tirx.Select(x, const(1, dtype), const(0, dtype))
     if dtype == "bool":
         x = let(x)
         if m.is_float(source):
