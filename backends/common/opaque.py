@@ -21,8 +21,8 @@ def opaque(x: Expr) -> Expr:
     """x, which must not be bool, hidden from TVM's simplifier and its other analyses. Costs no instruction.
 
     Besides what this file begins with: the simplifier takes float addition for associative. And inside
-    ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the inner Select, although both sides of the outer one are computed: the
-    division traps.
+    ``Select(b == 0, 0, a / Select(b == 0, 1, b))`` it drops the inner Select, although both sides of the outer one are computed:
+    the division traps.
     """
     if isinstance(x, (tirx.IntImm, tirx.FloatImm)):
         return x

@@ -21,6 +21,8 @@ Index = tuple[Expr, ...]
 
 MAX_WEIGHT = 200
 """Operations behind a variable, as TVM's passes see them, above which its value goes through memory."""
+MAX_CONDITION = 48
+"""Mentions of variables in a condition, each use of which is a copy of it, above which it goes through memory."""
 _ON_STACK = {"disable_lower_builtin": tirx.const(True, "bool")}
 _WEIGHTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _OF_DATA: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -37,6 +39,13 @@ def weight(value: Expr) -> int:
 
     tvm_ffi.structural_walk(value, (tirx.Var, count))
     return total
+
+
+def _variables(value: Expr) -> int:
+    """How often an expression mentions a variable."""
+    mentioned: list[Any] = []
+    tvm_ffi.structural_walk(value, (tirx.Var, mentioned.append))
+    return len(mentioned)
 
 
 def _depends_on_data(value: Expr) -> bool:
@@ -105,21 +114,19 @@ class Scope:
         """``value`` under a name: a variable, or a scalar in memory once the tree behind it has grown too large.
 
         TVM's passes look through variables, so a chain of diamonds costs them exponential time; LLVM turns the memory back into a
-        register. What variables of data hold is hidden from TVM, which fails on many a vector (``graphopt.backends.common.opaque``);
-        a bool, which can't be hidden, goes as a number. What variables of positions hold is not: ramps are found in it.
+        register. What variables of data hold is hidden from TVM (``graphopt.backends.common.opaque`` says why). What variables
+        of positions hold is not: ramps are found in it.
         """
         size = weight(value)
-        if size > MAX_WEIGHT and not self.inline:
-            cut = tirx.decl_buffer((1,), str(value.ty.dtype), f"t{len(self.binds)}", scope="local")
+        dtype = str(value.ty.dtype)
+        if (size > MAX_WEIGHT or dtype == "bool") and not self.inline:
+            cut = tirx.decl_buffer((1,), dtype, f"t{len(self.binds)}", scope="local")
             self.binds.append((cut, value))
             self._cuts.add(hash(cut))
             self._alive.append(cut)
             scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
             return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
-        dtype = str(value.ty.dtype)
         data = dtype.startswith("float") or _depends_on_data(value)
-        if dtype == "bool":
-            value = tirx.Select(value, tirx.const(1, "uint8"), tirx.const(0, "uint8"))
         if data and not isinstance(value, TensorLoad):
             value = opaque(value)
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
@@ -127,7 +134,7 @@ class Scope:
         _WEIGHTS[var] = size
         if data:
             _OF_DATA[var] = True
-        return tirx.NE(var, tirx.const(0, "uint8")) if dtype == "bool" else var
+        return var
 
     @property
     def kept_weight(self) -> int:
@@ -236,19 +243,11 @@ def let(value: Expr) -> Expr:
     return Scope._stack[-1].name(value)
 
 
-_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
-
-
 def _trivial(value: Expr) -> bool:
-    """Whether a value gets no variable: it has one, or is a condition that costs one instruction or depends on positions alone."""
-    if isinstance(value, (int, float, *_LEAVES)):
+    """Whether a value gets no variable. Conditions get none, which TVM can't hide; large ones go through memory."""
+    if isinstance(value, (int, float, tirx.Var, tirx.IntImm, tirx.FloatImm)):
         return True
-    if str(value.ty.dtype) != "bool":
-        return False
-    if isinstance(value, (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)):
-        if isinstance(value.a, _LEAVES) and isinstance(value.b, _LEAVES):
-            return True
-    return isinstance(value, TensorLoad) or not _depends_on_data(value)
+    return str(value.ty.dtype) == "bool" and _variables(value) <= MAX_CONDITION
 
 
 def broadcast_index(tensor: Tensor, index: Sequence[Expr]) -> Index:
