@@ -30,6 +30,7 @@ from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
+from graphopt.passes.fuse.kernels import is_shape_arithmetic
 
 ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""
@@ -313,7 +314,8 @@ class Lowering:
         node = group.nodes[0]
         source = node.input(0)
         assert source is not None
-        step = ViewStep(self.buffer(source), self.buffer(node.out))
+        known = source.producer is not None and is_shape_arithmetic(source.producer)  # no kernel has written it
+        step = ViewStep(self._copy(source) if known else self.buffer(source), self.buffer(node.out))
         step.output.home = step.input
         self._settle(node.label)
         self._check_symbols(sorted(symbols_of(*step.output.shape)), node.label)

@@ -16,17 +16,21 @@ def i64(value: Expr) -> Expr:
 
 
 def floordiv(a: Expr, b: Expr) -> Expr:
-    """``a // b``."""
+    """``a // b``, and 0 for an extent of 0, along which there is no position to compute."""
+    if isinstance(b, int) and b == 0:
+        return 0  # TVM refuses a division by a constant 0, even in a loop that never runs
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     return a if isinstance(b, int) and b == 1 else tirx.floordiv(i64(a), i64(b))
 
 
 def floormod(a: Expr, b: Expr) -> Expr:
-    """``a % b`` with the sign of ``b``."""
+    """``a % b`` with the sign of ``b``, and 0 for an extent of 0, along which there is no position to compute."""
+    if isinstance(b, int) and b in (0, 1):
+        return 0
     if isinstance(a, int) and isinstance(b, int):
         return a % b
-    return 0 if isinstance(b, int) and b == 1 else tirx.floormod(i64(a), i64(b))
+    return tirx.floormod(i64(a), i64(b))
 
 
 def largest(a: Expr, b: Expr) -> Expr:
