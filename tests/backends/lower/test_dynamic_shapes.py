@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from graphopt.driver.compiling import compile
 from graphopt.errors import InputError, UnsupportedOpError
-from tests.support.run_node import node, reference, same
+from tests.support.run_node import model_with, node, reference, run, same
 
 RNG = np.random.default_rng(5)
 
@@ -179,3 +179,22 @@ def test_ranks_that_depend_on_data_are_refused_when_compiling() -> None:
     model = _model([node("Reshape", "x s", "y")], {"x": (FLOAT, (2, 3)), "s": (INT64, ("k",))}, {"y": (FLOAT, 2)})
     with pytest.raises(UnsupportedOpError):
         compile(model, "x86", threads=2)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_view_of_shape_arithmetic(level: int) -> None:
+    """No kernel computes extents that are known by themselves, so a view of them has nothing to look at."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Unsqueeze", "s a", "y"),
+        node("Reshape", "s r", "z"),
+        node("Identity", "s", "i"),
+    ]
+    x = np.zeros((5, 7), np.float32)
+    model = model_with(nodes, {"x": x}, {"a": np.array([-1]), "r": np.array([1, 2, 1])}, symbolic=True)
+    del model.graph.output[0]  # as an output, the shape would be computed
+    for feed in ({"x": x}, {"x": np.zeros((3, 7), np.float32)}):
+        got = run(model, feed, level=level)
+        assert list(got) == ["y", "z", "i"]
+        for name, want in reference(model, feed).items():
+            same(name, got[name], want)

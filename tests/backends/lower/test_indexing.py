@@ -166,6 +166,14 @@ def test_max_roi_pool() -> None:
     check([node("MaxRoiPool", "x r", "y", pooled_shape=[2, 2])], {"x": x, "r": rois}, want={"y": want})
 
 
+def test_an_empty_axis_beside_the_one_that_is_searched() -> None:
+    x = np.zeros((3, 0, 4, 2), np.float32)
+    nodes = [
+        node("TopK", "x k", "a b", axis=0), node("CumSum", "x axis", "c"), node("ArgMax", "x", "d", axis=2),
+    ]  # fmt: skip
+    check(nodes, {"x": x}, {"k": _i64(2), "axis": np.array(2)})
+
+
 def _bins(x: Any, roi: Any) -> Any:
     """2 x 2 maxima of a region whose corners are whole numbers."""
     left, top, right, bottom = (int(v) for v in roi[1:])
