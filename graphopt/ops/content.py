@@ -49,7 +49,16 @@ def evaluate(c: InferContext) -> None:
         if out is not None and isinstance(out.type, TensorType) and out.type.is_static:
             array = np.empty(out.type.static_shape, object)
             array.reshape(-1)[:] = np.asarray(content, object).reshape(-1)
-            out.content = array
+            if _representable(array, out.type.dtype):
+                out.content = array
+
+
+def _representable(content: Content, dtype: DType) -> bool:
+    """Whether all numbers are in the type's range. Kernels wrap around beyond it, which dimensions don't."""
+    if dtype is DType.bool_:
+        return True
+    limits = np.iinfo(dtype.numpy)
+    return all(limits.min <= d <= limits.max for d in content.reshape(-1) if isinstance(d, int))
 
 
 _TRACKED = (DType.i64, DType.i32, DType.bool_)
