@@ -10,7 +10,6 @@ The function ``main`` of the module calls PrimFuncs through ``relax.call_tir``. 
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.runnable import require_runnable
-from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
 from graphopt.backends.base.shape_order import OrderShapeFunctions
 from graphopt.backends.base.shared_library import host_objects, link_objects, pack_imports
 from graphopt.backends.base.target import Target
@@ -234,11 +233,7 @@ def set_threads(count: int) -> int:
 def codegen_error(error: Exception, target: Target) -> CompileError:
     """What to raise for a failure of TVM, or of writing its output."""
     if isinstance(error, OSError):
-        return CompileError(
-            f"temporary files can't be written in {_scratch_place()}: {error.strerror or error}",
-            code="no-temporary-files",
-            hint="free room there, or set TMPDIR to a folder that has some",
-        )
+        return no_temporary_files(error)
     lines = [line for line in str(error).splitlines() if line.strip()]
     return CompileError(
         f"TVM could not generate code for {target.name}",
@@ -246,10 +241,3 @@ def codegen_error(error: Exception, target: Target) -> CompileError:
         notes=[f"{type(error).__name__}: {lines[0] if lines else ''}"],
         hint="this is likely a bug of graphopt: please report it with the model",
     )
-
-
-def _scratch_place() -> str:
-    try:
-        return tempfile.gettempdir()
-    except OSError:  # not even one of the system's own folders can be written
-        return os.environ.get("TMPDIR", "any temporary folder")

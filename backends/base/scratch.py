@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from graphopt.errors import CompileError
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system: folders are not locked there, and none is removed
@@ -54,6 +56,19 @@ def remove_abandoned(root: str) -> None:
         for entry in entries:
             if _NAME.fullmatch(entry.name):
                 _remove_if_abandoned(Path(entry.path))
+
+
+def no_temporary_files(error: OSError) -> CompileError:
+    """What to raise when making or filling a folder failed."""
+    try:
+        place = tempfile.gettempdir()
+    except OSError:  # not even one of the system's own folders can be written
+        place = os.environ.get("TMPDIR", "any temporary folder")
+    return CompileError(
+        f"temporary files can't be written in {place}: {error.strerror or error}",
+        code="no-temporary-files",
+        hint="free room there, or set TMPDIR to a folder that has some",
+    )
 
 
 def _locked_folder(root: str) -> tuple[Path, int | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.backends.base.runnable import can_run_here
-from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
 from graphopt.backends.base.target import parse_target
 from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.calibration import CompiledRunner, load_calibration
@@ -182,12 +182,16 @@ def file_bytes(model: CompiledModel, compressed: bool = True) -> int:
     """Bytes of a compiled model's file.
 
     Raises:
-        CompileError: no linker is at hand.
+        CompileError: no linker is at hand, or temporary files can't be written.
+        ArtifactError: there is no room for the file.
     """
-    with scratch_folder() as folder:
-        path = folder / "model.gopt"
-        model.save(path, compressed=compressed)
-        return path.stat().st_size
+    try:
+        with scratch_folder() as folder:
+            path = folder / "model.gopt"
+            model.save(path, compressed=compressed)
+            return path.stat().st_size
+    except OSError as error:
+        raise no_temporary_files(error) from error
 
 
 def _latencies(models: Sequence[CompiledModel], feed: Mapping[str, Array]) -> tuple[float, float]:
