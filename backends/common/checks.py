@@ -25,7 +25,13 @@ def refuse_if(broken: Expr, where: str, why: str, values: Sequence[tuple[str, Ex
 
 
 def _named(values: Sequence[tuple[str, Expr]]) -> list[Any]:
-    return [part for name, value in values for part in (tvm.ir.expr.StringImm(name), i64(value))]
+    return [part for name, value in values for part in (tvm.ir.expr.StringImm(name), _wide(value))]
+
+
+def _wide(value: Expr) -> Expr:
+    if not isinstance(value, int) and str(value.ty.dtype).startswith("float"):
+        return value.astype("float64")
+    return i64(value)
 
 
 def ask_for(extents: Sequence[Expr], itemsize: int, where: str, values: Sequence[tuple[str, Expr]] = ()) -> Any:

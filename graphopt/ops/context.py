@@ -168,6 +168,19 @@ class InferContext:
         if not isinstance(same, int):
             self.assume_equal(same, 0, why)
 
+    def assume_shape(self, i: int, shape: Shape, what: str) -> None:
+        """Record that input ``i``, if present, has this shape at run time.
+
+        Raises:
+            ModelError: it is known to have another one.
+        """
+        if not self.has(i):
+            return
+        if self.rank(i) != len(shape):
+            raise self.invalid(f"{what} of rank {self.rank(i)} where {len(shape)} axes are needed")
+        for have, want in zip(self.shape(i), shape):
+            self.assume_equal(have, want, what)
+
     def broadcast(self, *shapes: Shape, what: str = "broadcast dimensions") -> Shape:
         """Numpy-style broadcast. A symbolic dimension that meets another one may be 1 at run time, unless it never is."""
         rank = max((len(s) for s in shapes), default=0)

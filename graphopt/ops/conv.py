@@ -125,7 +125,17 @@ def _conv_shape(c: InferContext, data: int, weight: int) -> Shape:
     x, w = c.shape(data), c.shape(weight)
     c.assume_equal(x[1], w[1] * groups_of(c, w[0]), "input channels = weight channels x group")
     window = conv_window(c, data, weight)
+    assume_windows(c, window, x[2:])
     return (x[0], w[0], *(window.out_extent(i, d) for i, d in enumerate(x[2:])))
+
+
+def assume_windows(c: InferContext, window: Window, spatial: Shape) -> None:
+    """Record that a window fits into the padded data at least once along every axis of unknown extent."""
+    for i, d in enumerate(spatial):
+        if not isinstance(d, int):
+            reach = (window.kernel[i] - 1) * window.dilations[i] + 1
+            room = d + window.pads_begin[i] + window.pads_end[i]
+            c.assume_at_most(reach, room, "the window and the padded data")
 
 
 @register("Conv", traits=(ANCHOR,))

@@ -141,6 +141,9 @@ def _gather(c: InferContext) -> list[Type]:
 
 @register("GatherElements")
 def _gather_elements(c: InferContext) -> list[Type]:
+    x, i = c.shape(0), c.shape(1)
+    axis = c.axis(int(c.attr("axis")), len(x))
+    _assume_within(c, i, x, axis)
     return [TensorType(c.dtype(0), c.shape(1))]
 
 
@@ -172,8 +175,42 @@ def _scatter_nd(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
 
-@register("ScatterElements", "TensorScatter", "ReverseSequence")
-def _like_data(c: InferContext) -> list[Type]:
+def _assume_within(c: InferContext, indices: Shape, x: Shape, axis: int) -> None:
+    """Indices of elements are as many as the data has, or fewer, along every axis but the one that they pick from."""
+    if len(indices) != len(x):
+        raise c.invalid(f"indices of rank {len(indices)} for data of rank {len(x)}")
+    for a, (have, most) in enumerate(zip(indices, x)):
+        if a != axis:
+            c.assume_at_most(have, most, f"indices along axis {a}")
+
+
+@register("ScatterElements")
+def _scatter_elements(c: InferContext) -> list[Type]:
+    x, i = c.shape(0), c.shape(1)
+    _assume_within(c, i, x, c.axis(int(c.attr("axis")), len(x)))
+    c.assume_shape(2, i, "updates of ScatterElements")
+    return [c.type(0)]
+
+
+@register("ReverseSequence")
+def _reverse_sequence(c: InferContext) -> list[Type]:
+    x = c.shape(0)
+    c.assume_shape(1, (x[c.axis(int(c.attr("batch_axis")), len(x))],), "lengths of the sequences")
+    return [c.type(0)]
+
+
+@register("TensorScatter")
+def _tensor_scatter(c: InferContext) -> list[Type]:
+    x, updates = c.shape(0), c.shape(1)
+    if len(x) != len(updates):
+        raise c.invalid(f"TensorScatter of rank {len(updates)} into rank {len(x)}")
+    axis = c.axis(int(c.attr("axis")), len(x))
+    for a, (have, want) in enumerate(zip(updates, x)):
+        if a == axis:
+            c.assume_at_most(have, want, "extent of the update")
+        else:
+            c.assume_equal(have, want, "extents of the update")
+    c.assume_shape(2, x[:1], "positions of the update")
     return [c.type(0)]
 
 
@@ -240,6 +277,8 @@ def resize_shape(c: InferContext) -> Shape:
     scales = found.reshape(-1)
     if len(scales) != len(axes):
         raise c.invalid(f"Resize of {len(axes)} axes with {len(scales)} scales")
+    if not all(np.isfinite(s) and s > 0 for s in scales):
+        raise c.invalid(f"Resize with the scales {[float(s) for s in scales]}")
     for s, a in zip(scales, axes):
         d = x[a]
         if isinstance(d, int):
@@ -279,6 +318,7 @@ def _topk(c: InferContext) -> list[Type]:
 @register("OneHot")
 def _one_hot(c: InferContext) -> list[Type]:
     i = c.shape(0)
+    c.assume_shape(2, (2,), "values of OneHot")
     depth = c.const(1)
     extent: Dim = c.content(1).reshape(-1)[0] if depth is None else int(np.asarray(depth).reshape(-1)[0])
     axis = c.axis(int(c.attr("axis")), len(i), extent=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.conv import Window, window_of
+from graphopt.ops.conv import Window, assume_windows, window_of
 from graphopt.ops.registry import REDUCTION, register
 
 
@@ -21,6 +21,7 @@ def pool_window(c: InferContext) -> Window:
 def _pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     window = pool_window(c)
+    assume_windows(c, window, x[2:])
     ceil_mode = bool(c.attr("ceil_mode"))
     out = (*x[:2], *(window.out_extent(i, d, ceil_mode) for i, d in enumerate(x[2:])))
     return [TensorType(c.dtype(0), out), TensorType(DType.i64, out)]

@@ -13,17 +13,25 @@ from graphopt.ops.registry import ANCHOR, REDUCTION, register
 @register("RoiAlign", traits=(REDUCTION,))
 def _roi_align(c: InferContext) -> list[Type]:
     height, width = int(c.attr("output_height")), int(c.attr("output_width"))
-    c.assume_equal(c.shape(1)[0], c.shape(2)[0], "rois and batch indices")
+    c.assume_shape(2, c.shape(1)[:1], "rois and batch indices")
+    c.assume_equal(c.shape(1)[-1], 4, "coordinates of a region")
     return [TensorType(c.dtype(0), (c.shape(1)[0], c.shape(0)[1], height, width))]
 
 
 @register("MaxRoiPool", traits=(REDUCTION,))
 def _max_roi_pool(c: InferContext) -> list[Type]:
+    c.assume_equal(c.shape(1)[-1], 5, "batch index and coordinates of a region")
     return [TensorType(c.dtype(0), (c.shape(1)[0], c.shape(0)[1], *(int(p) for p in c.attr("pooled_shape"))))]
 
 
 @register("NonMaxSuppression")
 def _nms(c: InferContext) -> list[Type]:
+    boxes, scores = c.shape(0), c.shape(1)
+    if len(boxes) != 3 or len(scores) != 3:
+        raise c.invalid(f"NonMaxSuppression of boxes of rank {len(boxes)} and scores of rank {len(scores)}")
+    c.assume_equal(boxes[0], scores[0], "batches of boxes and scores")
+    c.assume_equal(boxes[1], scores[2], "number of boxes and scores")
+    c.assume_equal(boxes[2], 4, "coordinates of a box")
     return [TensorType(DType.i64, (symbol(c.graph.fresh_symbol("u")), 3))]
 
 
@@ -65,6 +73,7 @@ def _col2im(c: InferContext) -> list[Type]:
 @register("MaxUnpool")
 def _max_unpool(c: InferContext) -> list[Type]:
     x = c.shape(0)
+    c.assume_shape(1, x, "indices of MaxUnpool")
     if c.has(2):
         return [TensorType(c.dtype(0), tuple(c.content(2).reshape(-1)))]
     n = len(x) - 2

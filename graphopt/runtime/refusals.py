@@ -27,7 +27,7 @@ def install() -> None:
     tvm_ffi.register_global_func(RESERVE, reserve, override=True)
 
 
-def refuse(where: str, why: str, *named: str | int) -> None:
+def refuse(where: str, why: str, *named: str | int | float) -> None:
     """Raise the error for a broken condition.
 
     Args:
@@ -47,7 +47,7 @@ def refuse(where: str, why: str, *named: str | int) -> None:
     )  # fmt: skip
 
 
-def reserve(where: str, size: float, *named: str | int) -> None:
+def reserve(where: str, size: float, *named: str | int | float) -> None:
     """Let an allocation pass if this machine can hold it.
 
     Args:
@@ -69,8 +69,8 @@ def reserve(where: str, size: float, *named: str | int) -> None:
         )  # fmt: skip
 
 
-def _text(named: tuple[str | int, ...]) -> str:
-    shown = dict(zip(map(str, named[::2]), map(int, named[1::2])))
+def _text(named: tuple[str | int | float, ...]) -> str:
+    shown = dict(zip(map(str, named[::2]), named[1::2]))
     return ", ".join(f"{name} = {value}" for name, value in shown.items())
 
 

@@ -1,4 +1,5 @@
-"""Operators that pick elements by index. Indices out of range read the nearest element: nothing outside is touched."""
+"""Operators that pick elements by index. Indices out of range are refused, and read the nearest element
+where they are not checked (on GPUs): nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Any
 
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import i64, product, unflatten, wrapped
+from graphopt.backends.common.lower.bounds import check_indices
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.tensor import Expr, Tensor
 
@@ -14,6 +16,7 @@ from graphopt.backends.common.tensor import Expr, Tensor
 def _gather(c: LowerContext) -> Lowered:
     x, index = c.x(0), c.x(1)
     axis = c.axis(int(c.attr("axis")), x.rank)
+    check_indices(c, 1, c.shape(0)[axis])
 
     def element(*i: Expr) -> Expr:
         at = wrapped(index(*i[axis : axis + index.rank]), x.shape[axis])
@@ -26,6 +29,7 @@ def _gather(c: LowerContext) -> Lowered:
 def _gather_elements(c: LowerContext) -> Lowered:
     x, index = c.x(0), c.x(1)
     axis = c.axis(int(c.attr("axis")), x.rank)
+    check_indices(c, 1, c.shape(0)[axis])
     return Tensor(c.out_shape(), x.dtype, lambda *i: x(*i[:axis], wrapped(index(*i), x.shape[axis]), *i[axis + 1 :]))
 
 
@@ -36,6 +40,8 @@ def _gather_nd(c: LowerContext) -> Lowered:
     depth = index.shape[-1]
     if not isinstance(depth, int):
         raise c.unsupported("GatherND with index tuples of unknown length", "fix the shape of the indices")
+    for n in range(depth):
+        check_indices(c, 1, c.shape(0)[batch + n], n)
 
     def element(*i: Expr) -> Expr:
         lead, inner = i[: index.rank - 1], i[index.rank - 1 :]

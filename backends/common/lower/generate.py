@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.index import i64, largest, product
+from graphopt.backends.common.imperative import Code
+from graphopt.backends.common.index import i64, product
+from graphopt.backends.common.lower.bounds import check_between, refuse_unless
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.tensor import Expr, Tensor, as_number
 
@@ -57,13 +59,16 @@ def _range(c: LowerContext) -> Lowered:
 
 @measures("Range")
 def _range_count(c: LowerContext) -> Tensor:
-    start, limit, delta = (c.x(i) for i in range(3))
-
-    def count(_: Expr) -> Expr:
-        a, b, step = (t(*(0,) * t.rank).astype("float64") for t in (start, limit, delta))
-        return largest(tirx.ceil((b - a) / step).astype("int64"), 0)
-
-    return Tensor((1,), "int64", count)
+    operands = [c.x(i) for i in range(3)]
+    code = Code(c.k)
+    start, limit, delta = (code.read(t, *(0,) * t.rank).astype("float64") for t in operands)
+    steps = code.let(tirx.ceil((limit - start) / delta))
+    code.finish()
+    given = [(c.value(i).name, v) for i, v in enumerate((start, limit, delta))]
+    possible = tirx.all(steps < const(2.0**62, "float64"), steps > const(-(2.0**1000), "float64"))
+    refuse_unless(c, possible, "no number of elements follows", given)
+    at_least = tirx.max(steps, const(0.0, "float64"))
+    return Tensor((1,), "int64", lambda _: at_least.astype("int64"))
 
 
 @lowers("EyeLike")
@@ -114,6 +119,7 @@ def _one_hot(c: LowerContext) -> Lowered:
 def _reverse_sequence(c: LowerContext) -> Lowered:
     x, lengths = c.x(0), c.x(1)
     time, batch = int(c.attr("time_axis")), int(c.attr("batch_axis"))
+    check_between(c, 1, 0, c.shape(0)[time], "a sequence is longer than the data")
 
     def element(*i: Expr) -> Expr:
         length, at = i64(lengths(i[batch])), i64(i[time])

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import Output, reader
 from graphopt.backends.common.lower.activations import Activation, clipped, named_activations
+from graphopt.backends.common.lower.bounds import check_between
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.nest_cpu import loop, seq
 from graphopt.backends.common.tensor import Expr, Index, Tensor
@@ -44,6 +45,9 @@ class _Recurrent(ABC):
         clip = c.attr("clip")
         self.clip = clipped(None if clip is None else float(clip))
         self.lens = c.x(self.lens_input) if c.has(self.lens_input) else None
+        if self.lens is not None:
+            time = c.shape(0)[1 if c.attr("layout") else 0]
+            check_between(c, self.lens_input, 0, time, "a sequence is longer than the data")
 
     @property
     def step_shape(self) -> tuple[Expr, ...]:

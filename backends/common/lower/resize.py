@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.imperative import Code
 from graphopt.backends.common.index import clamp, floordiv, i64, inside
+from graphopt.backends.common.lower.bounds import refuse_unless
 from graphopt.backends.common.lower.movement import plain_walk
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
@@ -190,11 +192,19 @@ def _measure(c: LowerContext) -> Tensor:
     scale_of = dict(zip(axes, _scales(c, axes)))
     half = 0.5 if c.has(3) else 0.0
     extents = []
+    code = Code(c.k)
     for a in sorted(axes):
         scale = scale_of[a]
         assert scale is not None
         size = as_number(c.k.dim(c.shape(0)[a]), DOUBLE)
-        extents.append(tirx.floor(size * _d(scale) + _d(half)).astype("int64"))
+        extents.append(code.let(tirx.floor(size * _d(scale) + _d(half))))
+    code.finish()
+    for a, extent in zip(sorted(axes), extents):
+        scale = _d(scale_of[a])
+        possible = tirx.all(scale > _d(0.0), extent >= _d(0.0), extent < _d(2.0**62))
+        why = f"the scale of axis {a} is not positive and finite, or gives no extent"
+        refuse_unless(c, possible, why, [("scale", scale)])
+    extents = [e.astype("int64") for e in extents]
     return Tensor((len(axes),), "int64", lambda i: _by_tap(i, len(extents), lambda n: extents[n]))
 
 

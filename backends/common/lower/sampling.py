@@ -8,6 +8,7 @@ from itertools import product
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import clamp, every, i64, inside
+from graphopt.backends.common.lower.bounds import check_between
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.tensor import Expr, Tensor, scalar_loops
 
@@ -117,6 +118,7 @@ def _roi_align(c: LowerContext) -> Lowered:
     mode = c.attr("mode") or "avg"
     if mode not in ("avg", "max"):
         raise c.unsupported(f"RoiAlign with mode {mode}")
+    check_between(c, 2, 0, c.shape(0)[0] - 1, "batch index out of range")
     half = (c.attr("coordinate_transformation_mode") or "half_pixel") == "half_pixel"
     scale, ratio = float(c.attr("spatial_scale")), int(c.attr("sampling_ratio") or 0)
     shape = c.out_shape()

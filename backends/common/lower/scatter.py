@@ -9,8 +9,10 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import REDUCERS
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import every, floordiv, floormod, i64, inside, unflatten
+from graphopt.backends.common.lower.bounds import check_between, check_indices
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.tensor import Expr, Tensor
+from graphopt.ir.dims import product
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "max", "min": "min"}
 
@@ -35,6 +37,7 @@ def _write(c: LowerContext, code: Code, target: Any, at: Sequence[Expr], extents
 def _scatter_elements(c: LowerContext) -> Lowered:
     x, index, updates = c.x(0), c.x(1), c.x(2)
     axis = c.axis(int(c.attr("axis")), x.rank)
+    check_indices(c, 1, c.shape(0)[axis])
     code = Code(c.k)
     target = code.copy_of(x)
     with code.nest(index.shape) as i:
@@ -50,6 +53,8 @@ def _scatter_nd(c: LowerContext) -> Lowered:
     depth = index.shape[-1]
     if not isinstance(depth, int):
         raise c.unsupported("ScatterND with index tuples of unknown length", "fix the shape of the indices")
+    for n in range(depth):
+        check_indices(c, 1, c.shape(0)[n], n)
     code = Code(c.k)
     target = code.copy_of(x)
     lead = index.rank - 1
@@ -71,6 +76,9 @@ def _tensor_scatter(c: LowerContext) -> Lowered:
     x, updates = c.x(0), c.x(1)
     axis = c.axis(int(c.attr("axis")), x.rank)
     circular = c.attr("mode") == "circular"
+    if c.has(2):
+        last = c.shape(0)[axis] - (1 if circular else c.shape(1)[axis])
+        check_between(c, 2, 0, last, "the update starts outside of the cache")
     code = Code(c.k)
     target = code.copy_of(x)
     with code.nest(updates.shape) as i:
@@ -92,9 +100,11 @@ def _max_unpool(c: LowerContext) -> Lowered:
     kernel = [int(k) for k in c.attr("kernel_shape")]
     strides = [int(s) for s in c.attr("strides") or [1] * n]
     pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
-    inner = (*x.shape[:2], *(
-        (d - 1) * s + k - pads[a] - pads[n + a] for a, (d, s, k) in enumerate(zip(x.shape[2:], strides, kernel))
-    ))  # fmt: skip
+    sizes = [
+        (d - 1) * s + k - pads[a] - pads[n + a] for a, (d, s, k) in enumerate(zip(c.shape(0)[2:], strides, kernel))
+    ]
+    inner = (*x.shape[:2], *c.dims(sizes))
+    check_between(c, 1, 0, product(c.shape(0)[:2]) * product(sizes) - 1, "index out of range")
     code = Code(c.k)
     target = code.copy_of(Tensor(shape, x.dtype, lambda *_: const(0, x.dtype)))
     with code.nest(x.shape) as i:
