@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, nonnegative, symbol, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, mod, nonnegative, symbol, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -243,6 +243,7 @@ def _pad(c: InferContext) -> list[Type]:
 def _depth_to_space(c: InferContext) -> list[Type]:
     n, ch, h, w = c.shape(0)
     b = int(c.attr("blocksize"))
+    c.assume_equal(mod(ch, b * b), 0, "channels and the square of the block size")
     return [TensorType(c.dtype(0), (n, ch // (b * b), h * b, w * b))]
 
 
@@ -250,6 +251,8 @@ def _depth_to_space(c: InferContext) -> list[Type]:
 def _space_to_depth(c: InferContext) -> list[Type]:
     n, ch, h, w = c.shape(0)
     b = int(c.attr("blocksize"))
+    for d in (h, w):
+        c.assume_equal(mod(d, b), 0, "extent and block size")
     return [TensorType(c.dtype(0), (n, ch * b * b, h // b, w // b))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, mod, nonnegative, product, symbol, where
+from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext, content_of, ints
@@ -112,7 +113,7 @@ def _squeeze(c: InferContext) -> list[Type]:
 def _unsqueeze(c: InferContext) -> list[Type]:
     x = c.shape(0)
     if c.const(1) is None:
-        return [TensorType(c.dtype(0), _unsqueezed_at_run_time(x, list(c.content(1).reshape(-1))))]
+        return [TensorType(c.dtype(0), _unsqueezed_at_run_time(c, x, list(c.content(1).reshape(-1))))]
     axes = ints(c.need_const(1, "the axes of Unsqueeze"))
     rank = len(x) + len(axes)
     places = {c.axis(a, rank) for a in axes}
@@ -122,9 +123,15 @@ def _unsqueeze(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), tuple(1 if i in places else next(rest) for i in range(rank)))]
 
 
-def _unsqueezed_at_run_time(x: Shape, axes: list[Dim]) -> Shape:
+def _unsqueezed_at_run_time(c: InferContext, x: Shape, axes: list[Dim]) -> Shape:
     """Where the new dimensions are turns out at run time."""
     rank = len(x) + len(axes)
+    places = [where(apply_dim("lt", a, 0), a + rank, a) for a in axes]
+    for i, place in enumerate(places):
+        c.assume_at_most(0, place, "axis of Unsqueeze")
+        c.assume_at_most(place, rank - 1, "axis of Unsqueeze")
+        for other in places[:i]:
+            c.assume_not(place - other, 0, "Unsqueeze names an axis twice")
     out: list[Dim] = []
     before: Dim = 0
     for i in range(rank):
