@@ -16,6 +16,15 @@ from graphopt.backends.base.link import Linker
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
+from graphopt.errors import CompileError
+
+try:
+    import resource
+except ImportError:  # not a POSIX system, so there is no such limit
+    resource = None  # type: ignore[assignment,unused-ignore]
+
+_LARGEST_OBJECT = 16 << 20
+"""Bytes, with much to spare: a kernel's object has tens of kilobytes."""
 
 Packer = Callable[[Any], bytes]
 """From a module to an object that holds, as data, what of it and its imports is no machine code of the host."""
@@ -25,8 +34,10 @@ def object_bytes(module: Any) -> bytes:
     """The object file of an LLVM module.
 
     Raises:
+        CompileError: the process may not write files that are large enough, which includes those in memory.
         OSError: there is no room for it.
     """
+    _require_file_size()
     if not hasattr(os, "memfd_create"):
         with scratch_folder() as folder:
             path = folder / "module.o"
@@ -66,6 +77,19 @@ def link_objects(objects: Sequence[bytes], path: Path, linker: Linker) -> None:
         for file, content in zip(files, objects):
             file.write_bytes(content)
         linker(path, [str(file) for file in files])
+
+
+def _require_file_size() -> None:
+    """Refuse early: when it hits the limit, LLVM ends the process."""
+    if resource is None:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _LARGEST_OBJECT:
+        raise CompileError(
+            f"this process may write files of {limit} bytes only; machine code needs up to {_LARGEST_OBJECT}",
+            code="file-size-limit",
+            hint="raise the limit (ulimit -f)",
+        )
 
 
 def _tree(module: Any) -> Iterator[Any]:

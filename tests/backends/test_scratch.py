@@ -150,6 +150,17 @@ def test_a_full_temporary_folder(full: Path, tmp_path: Path) -> None:
     assert list(full.iterdir()) == []
 
 
+def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    """``ulimit -f``: LLVM would end the process here too."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    compile_it = (
+        "try: graphopt.compile(sys.argv[1], cache=False)\nexcept graphopt.CompileError as error: print(error.code)"
+    )
+    command = [sys.executable, "-c", f"{limited}import graphopt, sys\n{compile_it}", str(zoo.get("digits").path())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "file-size-limit\n"), done.stderr
+
+
 def test_the_killed_compile_leaves_nothing(root: Path, tmp_path: Path) -> None:
     """SIGKILL at any moment: what the next process finds of it, it removes."""
     command = [sys.executable, "-m", "graphopt.cli.main", "compile", str(zoo.get("digits").path()), "--no-cache"]
