@@ -122,3 +122,14 @@ def test_loads_without_python(tmp_path: Path) -> None:
     runtime = tvm_ffi.libinfo.find_libtvm_ffi()
     code = f"import ctypes; ctypes.CDLL({runtime!r}, ctypes.RTLD_GLOBAL); ctypes.CDLL({str(library)!r})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
+    """Another linker wouldn't help, room would. Also: what a linker writes for itself lies in a folder that goes with it."""
+    script = 'echo "$TMPDIR" >&2; echo "final link failed: No space left on device" >&2; exit 1'
+    linker = Linker("cc", ("sh", "-c", script), True, None)
+    with pytest.raises(CompileError) as caught:
+        linker(tmp_path / "library.so", [])
+    assert "TMPDIR" in (caught.value.hint or "")
+    (own,) = [line for line in caught.value.notes if PREFIX in line and line.startswith("/")]
+    assert not Path(own).exists()
