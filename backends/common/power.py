@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.math import at_least, at_most, like, opaque, polynomial, reinterpret
+from graphopt.backends.common.math import at_least, at_most, like, polynomial, reinterpret
+from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.tensor import Expr, let
 
 _ROUNDER = 6755399441055744.0

@@ -7,6 +7,7 @@ with symbols left in where the model is dynamic.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def _representable(content: Content, dtype: DType) -> bool:
     """Whether all numbers are in the type's range. Kernels wrap around beyond it, which dimensions don't."""
     if dtype is DType.bool_:
         return True
-    limits = np.iinfo(dtype.numpy)
+    kind: Any = dtype.numpy  # one of integers, which the type of numpy's dtypes here doesn't say
+    limits = np.iinfo(kind)
     return all(limits.min <= d <= limits.max for d in content.reshape(-1) if isinstance(d, int))
 
 

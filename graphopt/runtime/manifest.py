@@ -142,7 +142,7 @@ def _dimension(data: Any, place: str, depth: int) -> None:
         for atom in term[1]:
             if isinstance(atom, dict):
                 require(atom.get("fn"), OneOf(frozenset(FUNCTIONS)), place)
-                arguments = atom.get("args")
+                arguments: Any = atom.get("args")
                 _is(isinstance(arguments, list), place, arguments, "a list of arguments")
                 for argument in arguments:
                     _dimension(argument, place, depth + 1)

@@ -12,6 +12,7 @@ import pytest
 
 from graphopt.backends.base import link
 from graphopt.backends.base.link import Linker, find_linker
+from graphopt.backends.base.scratch import PREFIX
 from graphopt.backends.base.target import Target, parse_target
 from graphopt.backends.base.tvm_api import te, tirx, topi, tvm, tvm_ffi
 from graphopt.errors import CompileError
