@@ -11,44 +11,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from math import gcd
 from typing import TypeAlias, Union
 
+from graphopt.ir.atoms import TEXT_LIMIT, Apply, Atom, Monomial, Symbol, SymbolKind, digest, hash_of, is_name
+
 Dim: TypeAlias = Union[int, "SymExpr"]
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A named unknown integer."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Apply:
-    """A non-polynomial function of dimensions: ``fn`` is a key of ``FUNCTIONS``."""
-
-    fn: str
-    args: tuple[Dim, ...]
-
-    def __str__(self) -> str:
-        args = [str(a) for a in self.args]
-        infix = _INFIX.get(self.fn)
-        if infix:
-            left, right = (a if _is_plain(d) else f"({a})" for a, d in zip(args, self.args))
-            return f"{left}{infix}{right}"
-        return f"{self.fn}({', '.join(args)})"
-
-
-Atom: TypeAlias = Symbol | Apply
-Monomial: TypeAlias = tuple[Atom, ...]
-
-_INFIX = {"floordiv": "//", "mod": "%", "eq": "==", "lt": "<"}
 
 FUNCTIONS: dict[str, Callable[..., int]] = {
     "floordiv": operator.floordiv,
@@ -64,12 +33,18 @@ FUNCTIONS: dict[str, Callable[..., int]] = {
 class SymExpr:
     """A canonical polynomial over atoms; immutable and hashable. Build it with ``symbol`` and the operators."""
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_digest", "_symbols", "_text", "depth", "size", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
-        items = sorted(((m, c) for m, c in terms.items() if c), key=lambda mc: (-len(mc[0]), [str(a) for a in mc[0]]))
+        items = [(m, c) for m, c in terms.items() if c]
+        if len(items) > 1:
+            items.sort(key=lambda mc: (-len(mc[0]), [a.order for a in mc[0]]))
         self.terms: tuple[tuple[Monomial, int], ...] = tuple(items)
-        self._hash = hash(self.terms)
+        self.size = sum(1 + sum(a.size for a in m) for m, _ in items)
+        self.depth = max((a.depth for m, _ in items for a in m), default=0)
+        self._digest: bytes | None = None
+        self._symbols: frozenset[Symbol] | None = None
+        self._text: str | None = None
 
     # -- arithmetic ---------------------------------------------------------------------------------------------
     def __add__(self, other: Dim) -> Dim:
@@ -93,7 +68,7 @@ class SymExpr:
         out: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in _terms(other):
-                m = tuple(sorted(m1 + m2, key=str))
+                m = tuple(sorted(m1 + m2, key=lambda a: a.order))
                 out[m] = out.get(m, 0) + c1 * c2
         return _normal(out)
 
@@ -112,11 +87,19 @@ class SymExpr:
         return mod(other, self)
 
     # -- identity -----------------------------------------------------------------------------------------------
+    @property
+    def digest(self) -> bytes:
+        """Tells expressions apart."""
+        if self._digest is None:
+            parts = (p for m, c in self.terms for p in (b"%d" % c, *(a.digest for a in m), b""))
+            self._digest = digest("sum", *parts)
+        return self._digest
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SymExpr) and self.terms == other.terms
+        return self is other or (isinstance(other, SymExpr) and self.digest == other.digest)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash_of(self.digest)
 
     def __bool__(self) -> bool:
         raise TypeError(f"symbolic dimension {self} has no truth value; compare it with dims.equal or dims.known")
@@ -125,45 +108,68 @@ class SymExpr:
         return f"SymExpr({self})"
 
     def __str__(self) -> str:
+        if self._text is None:
+            self._text = self._written() if self.size <= TEXT_LIMIT else f"(a sum of {len(self.terms)} terms)"
+        return self._text
+
+    def _written(self) -> str:
         parts: list[str] = []
         for m, c in self.terms:
             alone = len(m) == 1 and abs(c) == 1 and len(self.terms) == 1 and c > 0
-            body = "*".join(str(a) if alone or _is_name(a) else f"({a})" for a in m)
+            body = "*".join(str(a) if alone or is_name(a) else f"({a})" for a in m)
             text = str(abs(c)) if not m else (body if abs(c) == 1 else f"{abs(c)}*{body}")
             parts.append(("-" if c < 0 else "+") + text)
         joined = " ".join(f"{p[0]} {p[1:]}" for p in parts)
         return joined[2:] if joined.startswith("+") else "-" + joined[2:]
 
     # -- queries ------------------------------------------------------------------------------------------------
+    @property
+    def is_name(self) -> bool:
+        """Whether the text needs no parentheses as an operand."""
+        atom = _single_atom(self)
+        return atom is not None and is_name(atom)
+
+    @property
+    def atoms(self) -> frozenset[Symbol]:
+        """All symbols inside, also within functions."""
+        if self._symbols is None:
+            found: set[Symbol] = set()
+            for m, _ in self.terms:
+                for atom in m:
+                    if isinstance(atom, Symbol):
+                        found.add(atom)
+                    else:
+                        found.update(*(a.atoms for a in atom.args if isinstance(a, SymExpr)))
+            self._symbols = frozenset(found)
+        return self._symbols
+
     def symbols(self) -> frozenset[str]:
         """Names of all symbols inside, also within functions."""
-        found: set[str] = set()
-        for m, _ in self.terms:
-            for atom in m:
-                if isinstance(atom, Symbol):
-                    found.add(atom.name)
-                else:
-                    for arg in atom.args:
-                        found |= symbols_of(arg)
-        return frozenset(found)
+        return frozenset(a.name for a in self.atoms)
 
     def subs(self, env: Mapping[str, Dim]) -> Dim:
         """The expression with symbols replaced; an int when nothing symbolic is left."""
+        return self._subs(env, {})
+
+    def _subs(self, env: Mapping[str, Dim], known: dict[Atom, Dim]) -> Dim:
         total: Dim = 0
         for m, c in self.terms:
             product: Dim = c
             for atom in m:
-                if isinstance(atom, Symbol):
-                    product = product * env.get(atom.name, SymExpr({(atom,): 1}))
-                else:
-                    product = product * apply(atom.fn, *(subs(a, env) for a in atom.args))
+                if atom not in known:
+                    if isinstance(atom, Symbol):
+                        known[atom] = env.get(atom.name, SymExpr({(atom,): 1}))
+                    else:
+                        args = (a._subs(env, known) if isinstance(a, SymExpr) else a for a in atom.args)
+                        known[atom] = apply(atom.fn, *args)
+                product = product * known[atom]
             total = total + product
         return total
 
 
-def symbol(name: str) -> SymExpr:
+def symbol(name: str, kind: SymbolKind = SymbolKind.named) -> SymExpr:
     """The dimension called ``name``."""
-    return SymExpr({(Symbol(name),): 1})
+    return SymExpr({(Symbol(name, kind),): 1})
 
 
 def subs(dim: Dim, env: Mapping[str, Dim]) -> Dim:
@@ -178,11 +184,19 @@ def symbols_of(*dims: Dim) -> frozenset[str]:
 
 def as_symbol(dim: Dim) -> str | None:
     """The symbol's name when ``dim`` is a bare symbol, else None."""
-    if isinstance(dim, SymExpr) and len(dim.terms) == 1:
-        m, c = dim.terms[0]
-        if c == 1 and len(m) == 1 and isinstance(m[0], Symbol):
-            return m[0].name
-    return None
+    atom = _single_atom(dim) if isinstance(dim, SymExpr) else None
+    return atom.name if isinstance(atom, Symbol) else None
+
+
+def kind_of(dim: Dim) -> SymbolKind | None:
+    """The symbol's kind when ``dim`` is a bare symbol, else None."""
+    atom = _single_atom(dim) if isinstance(dim, SymExpr) else None
+    return atom.kind if isinstance(atom, Symbol) else None
+
+
+def kinds_in(*dims: Dim) -> frozenset[SymbolKind]:
+    """The kinds of all symbols in the dimensions."""
+    return frozenset(a.kind for d in dims if isinstance(d, SymExpr) for a in d.atoms)
 
 
 def apply(fn: str, *args: Dim) -> Dim:
@@ -277,8 +291,7 @@ def where(cond: Dim, a: Dim, b: Dim) -> Dim:
 def nonnegative(dim: Dim) -> bool:
     """Whether the expression can't be negative: built from extents with positive coefficients.
 
-    Symbols are extents, except those made for the contents of tensors (``v0``, ``v1``, ...; see
-    ``InferContext.content``).
+    Symbols are extents, except elements of tensors.
     """
     if isinstance(dim, int):
         return dim >= 0
@@ -287,7 +300,7 @@ def nonnegative(dim: Dim) -> bool:
 
 def _nonnegative_atom(atom: Atom) -> bool:
     if isinstance(atom, Symbol):
-        return not (atom.name[:1] == "v" and atom.name[1:].isdigit())
+        return atom.kind is not SymbolKind.element
     if atom.fn in ("eq", "lt"):
         return True
     if atom.fn == "mod":
@@ -333,18 +346,6 @@ def _single_atom(e: SymExpr) -> Atom | None:
     if len(e.terms) == 1 and e.terms[0][1] == 1 and len(e.terms[0][0]) == 1:
         return e.terms[0][0][0]
     return None
-
-
-def _is_plain(dim: Dim) -> bool:
-    """Whether the text needs no parentheses as an operand."""
-    if isinstance(dim, int):
-        return dim >= 0
-    atom = _single_atom(dim)
-    return atom is not None and _is_name(atom)
-
-
-def _is_name(atom: Atom) -> bool:
-    return isinstance(atom, Symbol) or atom.fn not in _INFIX
 
 
 def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:

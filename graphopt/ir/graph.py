@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.deviations import Deviation
-from graphopt.ir.dims import Dim
+from graphopt.ir.dims import Dim, SymbolKind, SymExpr, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 
@@ -168,6 +168,8 @@ class Graph:
         deviations: what the import accepted although the specification has it otherwise.
         declared: dimensions that the model declares for results whose rank may not follow from the operator.
         fixed: inputs that were given a value at import, which are constants now.
+        symbols: names of dimensions that are taken, in the outermost graph, in the order in which they came up.
+        symbol_counts: per prefix, the number that the next fresh symbol tries.
     """
 
     name: str
@@ -182,7 +184,8 @@ class Graph:
     version: int = 0
     parent: Graph | None = None
     names: set[str] = field(default_factory=set)
-    symbol_count: int = 0
+    symbols: dict[str, int] = field(default_factory=dict)
+    symbol_counts: dict[str, int] = field(default_factory=dict)
     domains: dict[str, int] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
     declared: dict[Value, tuple[int | str | None, ...]] = field(default_factory=dict)
@@ -222,8 +225,17 @@ class Graph:
         names.add(name)
         return name
 
-    def fresh_symbol(self, hint: str) -> str:
-        """A new symbol name."""
+    def reserve_symbol(self, name: str) -> None:
+        """Take a name that the model or its user gives to a dimension."""
+        symbols = self.root.symbols
+        symbols.setdefault(name, len(symbols))
+
+    def fresh_symbol(self, hint: str, kind: SymbolKind) -> SymExpr:
+        """A new symbol, of a name that nothing else in the model has."""
         root = self.root
-        root.symbol_count += 1
-        return f"{hint}{root.symbol_count - 1}"
+        n = root.symbol_counts.get(hint, 0)
+        while f"{hint}{n}" in root.symbols:
+            n += 1
+        root.symbol_counts[hint] = n + 1
+        root.reserve_symbol(f"{hint}{n}")
+        return symbol(f"{hint}{n}", kind)
