@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
+from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.checks import refuse_if
 from graphopt.backends.common.index import i64
 from graphopt.backends.common.tensor import Expr
 from graphopt.errors import UnsupportedOpError
-from graphopt.ir.dims import Apply, Dim, Symbol, as_symbol, symbol, symbols_of
+from graphopt.ir.atoms import Apply, Symbol
+from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 
 CELLS = 4096
 """Most intermediate results in the dimensions of one kernel."""
@@ -119,8 +121,7 @@ class DimWriter:
     def _atom(self, atom: Symbol | Apply, mode: Mode) -> Expr:
         if isinstance(atom, Symbol):
             if atom.name not in self.symbols:
-                clean = "".join(ch if ch.isalnum() else "_" for ch in atom.name)
-                self.symbols[atom.name] = tirx.Var(f"s_{clean}", "int64")
+                self.symbols[atom.name] = tirx.Var(variable_name(atom.name), "int64")
             return self.symbols[atom.name]
         if (atom, mode) not in self._applied:
             self._applied[atom, mode] = self._cell(self._apply(atom, mode))

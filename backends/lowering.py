@@ -24,6 +24,7 @@ from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measu
 from graphopt.backends.memory_checks import MemoryChecks
 from graphopt.backends.placement import place
 from graphopt.errors import UnsupportedOpError
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
@@ -76,7 +77,9 @@ class Lowering:
 
     def __post_init__(self) -> None:
         root = self.fused.graph.root
-        self.names = (self.outer_names or DimNames(str)).inner(lambda: root.fresh_symbol("@d"))
+        self.names = (self.outer_names or DimNames(str)).inner(
+            lambda: root.fresh_symbol("@d", SymbolKind.computed).name
+        )
 
     def program(self) -> Program:
         """The program, its buffers planned."""
@@ -149,7 +152,9 @@ class Lowering:
         return self.packed[id(array)]
 
     def _aliased(self, shape: Shape) -> Shape:
-        return tuple(d if (name := self.names.name(d, True)) is None else symbol(name) for d in shape)
+        return tuple(
+            d if (name := self.names.name(d, True)) is None else symbol(name, SymbolKind.computed) for d in shape
+        )
 
     # -- dimensions known at run time -----------------------------------------------------------------------------
     def _bind(self, value: Value) -> None:

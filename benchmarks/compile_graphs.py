@@ -95,7 +95,9 @@ def fan_out(count: int) -> ModelProto:
     x = w.op("Relu", "x")
     level = [w.op(("Sin", "Cos", "Exp")[i % 3], w.op("Mul", x, w.weight(1, 64))) for i in range(count // 3)]
     while len(level) > 1:
-        level = [w.op("Add", *level[i : i + 2]) if len(level[i : i + 2]) == 2 else level[i] for i in range(0, len(level), 2)]
+        level = [
+            w.op("Add", *level[i : i + 2]) if len(level[i : i + 2]) == 2 else level[i] for i in range(0, len(level), 2)
+        ]
     return w.model((4, 64), level[0])
 
 
@@ -170,7 +172,9 @@ def detector(count: int) -> ModelProto:
 
     def conv(value: str, before: int, after: int, window: int = 3, stride: int = 1) -> str:
         pad = [window // 2] * 4
-        return w.op("Conv", value, w.weight(after, before, window, window), w.weight(after), pads=pad, strides=[stride] * 2)
+        return w.op(
+            "Conv", value, w.weight(after, before, window, window), w.weight(after), pads=pad, strides=[stride] * 2
+        )
 
     def extent(value: str, index: str) -> str:
         return w.op("Unsqueeze", w.op("Gather", w.op("Shape", value), index, axis=0), axis)
@@ -198,7 +202,16 @@ def detector(count: int) -> ModelProto:
     for finer in reversed(levels[:-1]):
         size = w.op("Concat", w.op("Slice", w.op("Shape", merged), w.ints(0), w.ints(2), axis),
                     extent(finer, second), extent(finer, third), axis=0)  # fmt: skip
-        wider = w.op("Resize", merged, "", "", size, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        wider = w.op(
+            "Resize",
+            merged,
+            "",
+            "",
+            size,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
         merged = w.op("Add", conv(finer, CHANNELS, CHANNELS, 1), wider)
         pyramid.append(merged)
     boxes = w.op("Concat", *[head(level, 4) for level in pyramid], axis=1)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from graphopt.ir.dims import Apply, Dim, SymExpr, as_symbol, nonnegative
+from graphopt.ir.atoms import Apply
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, nonnegative
 
 CONDITIONAL = frozenset({"where", "eq", "lt"})
+
+
+def variable_name(symbol: str) -> str:
+    """What generated code calls a dimension: an ASCII identifier, another one for every name."""
+    clean = re.sub(r"\W", "_", symbol, flags=re.ASCII)
+    if clean == symbol:
+        return f"s_{clean}"
+    return f"s_{clean[:40]}_{hashlib.blake2b(symbol.encode('utf-8', 'surrogatepass'), digest_size=6).hexdigest()}"
 
 
 @dataclass

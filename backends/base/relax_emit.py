@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.plan import buffers_of
 from graphopt.backends.base.program import (
     BindStep,
@@ -145,7 +146,7 @@ class _Emitter:
             kind = "in" if i < len(program.inputs) else "c"
             params.append(self._param(f"{kind}{i}", b, b in typed))
         if symbols:
-            shape = [self.symbols.setdefault(s, tirx.Var(_identifier(s), "int64")) for s in symbols]
+            shape = [self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64")) for s in symbols]
             params.append(relax.Var("dims", relax.ShapeType(shape)))
         params += [self._param(f"s{i}", b, b in typed) for i, b in enumerate(_used(program))]
         self.prepared = [self._param_type(b, b in typed) for b in _used(program)]
@@ -209,7 +210,7 @@ class _Emitter:
             )
         )
         for name in step.symbols:
-            self.symbols.setdefault(name, tirx.Var(_identifier(name), "int64"))
+            self.symbols.setdefault(name, tirx.Var(variable_name(name), "int64"))
         self.bb.match_cast(shape, relax.ShapeType([self.symbols[s] for s in step.symbols]))
 
     def _branch(self, step: BranchStep) -> None:
@@ -218,7 +219,7 @@ class _Emitter:
             condition = self.bb.emit(relax.op.reshape(condition, self._shape_of([])))
         result = self.bb.emit(relax.If(condition, self._call(step.then), self._call(step.otherwise)))
         for name in step.defines:
-            self.symbols[name] = tirx.Var(_identifier(name), "int64")
+            self.symbols[name] = tirx.Var(variable_name(name), "int64")
         for i, b in enumerate(step.outputs):
             # the branches' types may agree in the rank only
             self.vars[b] = self.bb.match_cast(self.bb.emit(relax.TupleGetItem(result, i)), self.type(b))
@@ -239,7 +240,7 @@ class _Emitter:
         if define:
             for d in b.shape:
                 for s in [] if isinstance(d, int) else d.symbols():
-                    self.symbols.setdefault(s, tirx.Var(_identifier(s), "int64"))
+                    self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64"))
         return relax.TensorType(self._shape(b), tvm_dtype(b.type.dtype))
 
     def _shape(self, b: Buffer) -> Any:
@@ -250,10 +251,6 @@ class _Emitter:
 
     def _dim(self, d: Dim) -> Any:
         return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol)
-
-
-def _identifier(symbol: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in symbol)
 
 
 __all__ = ["to_module", "tvm"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.tensor import Expr
-from graphopt.ir.dims import Apply, Dim, Symbol
+from graphopt.ir.atoms import Apply, Symbol
+from graphopt.ir.dims import Dim
 
 
 def dim_expr(dim: Dim, symbol: Callable[[str], Any]) -> Expr:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.template import Emitted, KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder, Nest, Output, physical_shape, reader
@@ -143,8 +144,7 @@ class _Symbols(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._store:
-            clean = "".join(ch if ch.isalnum() else "_" for ch in name)
-            self._store[name] = tirx.Var(f"s_{clean}", "int64")
+            self._store[name] = tirx.Var(variable_name(name), "int64")
         return self._store[name]
 
 

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from graphopt.errors import UserError, did_you_mean
-from graphopt.ir.dims import Dim, as_symbol, subs, symbol
+from graphopt.ir.dims import Dim, as_symbol, subs, symbol, symbols_of
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
-_RESERVED = re.compile(r"[duv]\d+")  # names of unknowns made by shape inference
 _KEEP = ("?", "-1", "")
 
 
@@ -45,6 +44,9 @@ def apply_shapes(graph: Graph, shapes: Mapping[str, str | Sequence[int | str]]) 
             )
         wanted = parse_shape(spec) if isinstance(spec, str) else tuple(spec)
         _match(value, wanted, env)
+    for dim in env.values():
+        for symbol_ in symbols_of(dim):
+            graph.reserve_symbol(symbol_)
     if not env:
         return
     for g in _graphs(graph):
@@ -99,11 +101,11 @@ def _dim(given: int | str, value: Value) -> Dim | None:
     if given == -1 or given in _KEEP:
         return None
     if isinstance(given, str):
-        if not _NAME.fullmatch(given) or _RESERVED.fullmatch(given):
+        if not _NAME.fullmatch(given):
             raise UserError(
                 f"{given!r} can't name a dimension of input {value.name!r}",
                 code="bad-shape",
-                hint="use a number, or a name like N or batch (not d0, u0 or v0, which inference uses itself)",
+                hint="use a number, or a name like N or batch",
             )
         return symbol(given)
     if given < 0:

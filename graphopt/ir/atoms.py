@@ -1,15 +1,17 @@
 """What symbolic dimensions are made of: symbols, and functions of dimensions that are no polynomials.
 
-Dimensions are compared, hashed and ordered all the time, and an expression may be a part of many others; so each carries a digest of
-its structure, made once of its parts' digests. Texts are for people: they are made when asked for, and cut where an expression is
-so large that nobody reads it.
+Dimensions are compared, hashed and ordered all the time, and an expression may be a part of many others; so each
+carries a digest of its structure, made once of its parts' digests. Texts are for people: they are made when asked for,
+and cut where an expression is so large that nobody reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,9 +21,18 @@ if TYPE_CHECKING:
     from graphopt.ir.dims import Dim
 
 INFIX = {"floordiv": "//", "mod": "%", "eq": "==", "lt": "<"}
+FUNCTIONS: dict[str, Callable[..., int]] = {
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "max": max,
+    "min": min,
+    "eq": lambda a, b: int(a == b),
+    "lt": lambda a, b: int(a < b),
+    "where": lambda c, a, b: a if c else b,
+}
 TEXT_LIMIT = 200
 """Atoms of an expression, counted as often as they are written, beyond which its text is cut."""
-DEPTH_LIMIT = 64
+DEPTH_LIMIT = 150
 """Deepest nesting of functions; deeper dimensions come of absurd models only, and everything that walks them recurses."""
 _NAME = re.compile(r"@?[^\W\d][\w.:\-]*")
 
@@ -80,8 +91,8 @@ class Apply:
         self.fn = fn
         self.args = args
         symbolic = [a for a in args if not isinstance(a, int)]
-        self.size = 1 + sum(a.size for a in symbolic)
-        self.depth = 1 + max((a.depth for a in symbolic), default=0)
+        self.size: int = 1 + sum(a.size for a in symbolic)
+        self.depth: int = 1 + max((a.depth for a in symbolic), default=0)
         if self.depth > DEPTH_LIMIT:
             raise UnsupportedOpError(
                 f"a dimension is a function of functions, {self.depth} deep",

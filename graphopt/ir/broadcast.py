@@ -7,7 +7,8 @@ like any other dimension.
 
 from __future__ import annotations
 
-from graphopt.ir.dims import Apply, Dim, SymExpr, equal_int, where
+from graphopt.ir.atoms import Apply
+from graphopt.ir.dims import Dim, SymExpr, equal_int, where
 
 
 def is_one(dim: Dim) -> Dim:
@@ -27,7 +28,7 @@ def broadcast_dim(a: Dim, b: Dim) -> Dim:
     of_a, of_b = _parts(a), _parts(b)
     if of_a >= of_b or of_b >= of_a:  # if one is 1, so is all that it was made of
         return a if of_a >= of_b else b
-    first, second = sorted((a, b), key=str)
+    first, second = sorted((a, b), key=lambda d: (str(d), b"" if isinstance(d, int) else d.digest))
     return where(is_one(first), second, first)
 
 

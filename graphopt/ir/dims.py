@@ -15,35 +15,26 @@ from functools import reduce
 from math import gcd
 from typing import TypeAlias, Union
 
-from graphopt.ir.atoms import TEXT_LIMIT, Apply, Atom, Monomial, Symbol, SymbolKind, digest, hash_of, is_name
+from graphopt.ir.atoms import FUNCTIONS, TEXT_LIMIT, Apply, Atom, Monomial, Symbol, SymbolKind, digest, hash_of, is_name
 
 Dim: TypeAlias = Union[int, "SymExpr"]
-
-FUNCTIONS: dict[str, Callable[..., int]] = {
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "max": max,
-    "min": min,
-    "eq": lambda a, b: int(a == b),
-    "lt": lambda a, b: int(a < b),
-    "where": lambda c, a, b: a if c else b,
-}
 
 
 class SymExpr:
     """A canonical polynomial over atoms; immutable and hashable. Build it with ``symbol`` and the operators."""
 
-    __slots__ = ("_digest", "_symbols", "_text", "depth", "size", "terms")
+    __slots__ = ("_digest", "_names", "_symbols", "_text", "depth", "size", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         items = [(m, c) for m, c in terms.items() if c]
         if len(items) > 1:
             items.sort(key=lambda mc: (-len(mc[0]), [a.order for a in mc[0]]))
         self.terms: tuple[tuple[Monomial, int], ...] = tuple(items)
-        self.size = sum(1 + sum(a.size for a in m) for m, _ in items)
-        self.depth = max((a.depth for m, _ in items for a in m), default=0)
+        self.size: int = sum(1 + sum(a.size for a in m) for m, _ in items)
+        self.depth: int = max((a.depth for m, _ in items for a in m), default=0)
         self._digest: bytes | None = None
         self._symbols: frozenset[Symbol] | None = None
+        self._names: frozenset[str] | None = None
         self._text: str | None = None
 
     # -- arithmetic ---------------------------------------------------------------------------------------------
@@ -143,9 +134,19 @@ class SymExpr:
             self._symbols = frozenset(found)
         return self._symbols
 
+    @property
+    def name(self) -> str:
+        """The name of a bare symbol (TypeError for anything else)."""
+        name = as_symbol(self)
+        if name is None:
+            raise TypeError(f"{self} is no symbol")
+        return name
+
     def symbols(self) -> frozenset[str]:
         """Names of all symbols inside, also within functions."""
-        return frozenset(a.name for a in self.atoms)
+        if self._names is None:
+            self._names = frozenset(a.name for a in self.atoms)
+        return self._names
 
     def subs(self, env: Mapping[str, Dim]) -> Dim:
         """The expression with symbols replaced; an int when nothing symbolic is left."""

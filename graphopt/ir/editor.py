@@ -62,7 +62,7 @@ class Editor:
             like: nodes that it replaces: source of its name and origins.
         """
         base = name or (like[-1].name if like and like[-1].name else op.lower())
-        node = Node(op, [], [], dict(attrs or {}), name=self.graph.fresh_name(base), domain=domain)
+        node = Node(op, [], [], dict(attrs or {}), name=self.graph.fresh_node_name(base), domain=domain)
         node.origins = tuple(dict.fromkeys(o for n in like for o in (n.origins or (n.name,)))) or (node.name,)
         node.graph = self.graph
         outs: list[Value | None]
@@ -298,8 +298,10 @@ def _clone(graph: Graph, values: dict[Value, Value], parent: Graph | None) -> Gr
         source=graph.source,
         version=graph.version,
         parent=parent,
-        names=set(graph.names),
-        symbol_count=graph.symbol_count,
+        names=graph.names.copy(),
+        node_names=graph.node_names.copy(),
+        symbols=dict(graph.symbols),
+        symbol_counts=dict(graph.symbol_counts),
         domains=dict(graph.domains),
         deviations=list(graph.deviations),
         fixed=dict(graph.fixed),

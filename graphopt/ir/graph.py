@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.deviations import Deviation
-from graphopt.ir.dims import Dim, SymbolKind, SymExpr, symbol
+from graphopt.ir.dims import Dim, SymExpr, symbol
 from graphopt.ir.dtypes import DType
+from graphopt.ir.names import Names
 from graphopt.ir.types import TensorType, Type
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -168,6 +170,7 @@ class Graph:
         deviations: what the import accepted although the specification has it otherwise.
         declared: dimensions that the model declares for results whose rank may not follow from the operator.
         fixed: inputs that were given a value at import, which are constants now.
+        names: of values, node_names: of nodes; taken in the outermost graph.
         symbols: names of dimensions that are taken, in the outermost graph, in the order in which they came up.
         symbol_counts: per prefix, the number that the next fresh symbol tries.
     """
@@ -183,7 +186,8 @@ class Graph:
     source: str = "<model>"
     version: int = 0
     parent: Graph | None = None
-    names: set[str] = field(default_factory=set)
+    names: Names = field(default_factory=Names)
+    node_names: Names = field(default_factory=Names)
     symbols: dict[str, int] = field(default_factory=dict)
     symbol_counts: dict[str, int] = field(default_factory=dict)
     domains: dict[str, int] = field(default_factory=dict)
@@ -216,14 +220,12 @@ class Graph:
         return list(found)
 
     def fresh_name(self, hint: str) -> str:
-        """A value or node name not yet taken in the whole model, derived from ``hint``."""
-        names = self.root.names
-        name, n = hint, 0
-        while name in names:
-            n += 1
-            name = f"{hint}_{n}"
-        names.add(name)
-        return name
+        """A value's name not yet taken in the whole model, derived from ``hint``."""
+        return self.root.names.fresh(hint)
+
+    def fresh_node_name(self, hint: str) -> str:
+        """A node's name not yet taken in the whole model, derived from ``hint``."""
+        return self.root.node_names.fresh(hint)
 
     def reserve_symbol(self, name: str) -> None:
         """Take a name that the model or its user gives to a dimension."""

@@ -13,11 +13,12 @@ from onnx import ModelProto, TypeProto, ValueInfoProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt.errors import ModelError, UnsupportedOpError
-from graphopt.ir.dims import Dim, SymExpr, symbol
+from graphopt.ir.atoms import TEXT_LIMIT, SymbolKind
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR, export_opset
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
-from graphopt.ir.onnx_load import LoadedModel, opset_of
+from graphopt.ir.onnx_load import LoadedModel, graphs_of, opset_of
 from graphopt.ir.types import OpaqueType, TensorType, Type
 
 gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.ERROR  # its warnings go to stdout; what matters is checked here
@@ -48,6 +49,8 @@ class _Importer:
             graph.metadata = {p.key: p.value for p in self.model.proto.metadata_props}
             graph.domains = {o.domain: o.version for o in self.model.proto.opset_import if o.domain}
             graph.deviations = list(self.model.deviations)
+            for name in _dimension_names(proto):
+                graph.reserve_symbol(name)
         declared = {v.name: v for v in (*proto.value_info, *proto.output)}
         self.root = self.root or graph
         scope: dict[str, Value] = dict(outer)
@@ -124,9 +127,7 @@ class _Importer:
             scope[proto.output[0]] = self._constant_node(src, proto, label)
             return
         node = Node(proto.op_type, [], [], {}, domain=domain, graph=graph)
-        node.name = self.root.fresh_name(f"node:{proto.name}" if proto.name else f"node:{fallback}").removeprefix(
-            "node:"
-        )
+        node.name = self.root.fresh_node_name(proto.name or fallback)
         node.origins = (proto.name or fallback,)
         for i, tensor in enumerate(src.inputs):
             value = self._operand(tensor, scope, label)
@@ -189,6 +190,16 @@ def _dtype_of(array: Array) -> DType:
     return DType.from_numpy(array.dtype)
 
 
+_UNNAMED = ("", "?", "None", "unk")
+"""What exporters write for a dimension without a name."""
+
+
+def _dimension_names(proto: onnx.GraphProto) -> list[str]:
+    """The model's names of its inputs' dimensions, in subgraphs too: no symbol made later may be called so."""
+    types = [v.type.tensor_type for g in graphs_of(proto) for v in g.input]
+    return [d.dim_param for t in types for d in t.shape.dim if d.dim_param not in _UNNAMED]
+
+
 def value_type(info: ValueInfoProto, graph: Graph) -> Type:
     """The type declared for a graph input; unnamed dimensions get fresh symbols."""
     kind = info.type.WhichOneof("value")
@@ -203,10 +214,10 @@ def value_type(info: ValueInfoProto, graph: Graph) -> Type:
         which = d.WhichOneof("value")
         if which == "dim_value" and d.dim_value >= 0:
             dims.append(int(d.dim_value))
-        elif which == "dim_param" and d.dim_param not in ("", "?", "None", "unk"):
+        elif which == "dim_param" and d.dim_param not in _UNNAMED:
             dims.append(symbol(d.dim_param))
         else:
-            dims.append(symbol(graph.fresh_symbol("d")))
+            dims.append(graph.fresh_symbol("d", SymbolKind.unnamed))
     return TensorType(dtype, tuple(dims))
 
 
@@ -217,7 +228,7 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
     Raises:
         ModelError: the graph holds an operator that ONNX has no schema for.
     """
-    exported = _Exporter().graph(graph)
+    exported = _Exporter(graph).graph(graph)
     domains = {n.domain for n in graph.walk()}
     opsets = [onnx.helper.make_opsetid("", export_opset(graph))]
     opsets += [onnx.helper.make_opsetid(d, graph.domains.get(d, 1)) for d in sorted(domains - {""})]
@@ -233,8 +244,9 @@ def graph_to_onnx(graph: Graph) -> ModelProto:
 
 
 class _Exporter:
-    def __init__(self) -> None:
+    def __init__(self, root: Graph) -> None:
         self.tensors: dict[Value, Any] = {}
+        self.names, self.node_names, self.symbols = root.names.copy(), root.node_names.copy(), root.symbols
 
     def graph(self, graph: Graph) -> Any:
         nodes = [self.node(n) for n in graph.nodes]
@@ -243,12 +255,15 @@ class _Exporter:
         for i, value in enumerate(graph.outputs):
             if value.is_const or value.producer is None or value.producer.graph is not graph:
                 # ONNX wants an output to be made by a node of its own graph
-                out = gs.Variable(f"{value.name}__out{i}" if value.producer or value in graph.inputs else value.name)
+                # every output's name is its own: a value that leaves twice was renamed where it left first
+                own = value.producer or value in graph.inputs
+                out = gs.Variable(self.names.fresh(f"{value.name}__out{i}") if own else value.name)
                 source = self.tensor(value)
                 if value.data is not None:
-                    source = _constant(f"{value.name}__const", value.data)
-                out.dtype, out.shape = _gs_type(value.type)
-                nodes.append(gs.Node("Identity", name=f"{value.name}__identity", inputs=[source], outputs=[out]))
+                    source = _constant(self.names.fresh(f"{value.name}__const"), value.data)
+                out.dtype, out.shape = self.type(value.type)
+                name = self.node_names.fresh(f"{value.name}__identity")
+                nodes.append(gs.Node("Identity", name=name, inputs=[source], outputs=[out]))
                 outputs[i] = out
         return gs.Graph(nodes=nodes, inputs=inputs, outputs=outputs, name=graph.name, doc_string=graph.doc)
 
@@ -275,9 +290,24 @@ class _Exporter:
             if value.data is not None:
                 self.tensors[value] = _constant(value.name, value.data)
             else:
-                dtype, shape = _gs_type(value.type)
+                dtype, shape = self.type(value.type)
                 self.tensors[value] = gs.Variable(value.name, dtype, shape)
         return self.tensors[value]
+
+    def type(self, type_: Type | None) -> tuple[Any, Any]:
+        """Element type and shape as graphsurgeon takes them."""
+        if not isinstance(type_, TensorType) or type_.dtype is DType.other:
+            return None, None
+        shape = None if type_.shape is None else [d if isinstance(d, int) else self.extent(d) for d in type_.shape]
+        return type_.dtype.onnx, shape  # the code, because graphsurgeon takes float8_e4m3fnuz for float8_e4m3fn
+
+    def extent(self, dim: SymExpr) -> str:
+        """The name of a dimension: equal names mean equal extents, so an expression may not be called as a symbol is."""
+        name = as_symbol(dim)
+        if name is not None:
+            return name
+        text = str(dim)
+        return text if dim.size <= TEXT_LIMIT and text not in self.symbols else ""
 
 
 class _Encoded(LazyValues):  # type: ignore[misc]
@@ -293,12 +323,3 @@ class _Encoded(LazyValues):  # type: ignore[misc]
 def _constant(name: str, array: Array) -> Any:
     plain = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes scalars 1-D
     return gs.Constant(name, _Encoded(onnx.numpy_helper.from_array(plain, name)))
-
-
-def _gs_type(type_: Type | None) -> tuple[Any, Any]:
-    if not isinstance(type_, TensorType) or type_.dtype is DType.other:
-        return None, None
-    shape = None
-    if type_.shape is not None:
-        shape = [str(d) if isinstance(d, SymExpr) else int(d) for d in type_.shape]
-    return type_.dtype.onnx, shape  # the code, because graphsurgeon takes float8_e4m3fnuz for float8_e4m3fn

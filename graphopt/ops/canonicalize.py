@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.errors import GraphOptError, InternalError
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.constraints import as_equality
-from graphopt.ir.dims import symbols_of
+from graphopt.ir.dims import kinds_in
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.inline import inline_subgraph
@@ -86,7 +87,7 @@ def assumed_branch(node: Node) -> Graph | None:
     if any(not isinstance(v.type, TensorType) or v.type.shape is None for s in node.subgraphs for v in s.outputs):
         return None
     sides = as_equality(content.reshape(-1)[0])
-    if sides is None or any(s[:1] in "uv" and s[1:].isdigit() for s in symbols_of(*sides)):
+    if sides is None or kinds_in(*sides) & {SymbolKind.measured, SymbolKind.element}:
         return None
     reason = f"{node.label}: the rank of {', '.join(split)} is only known if this holds"
     node.graph.constraints.setdefault(sides, reason)

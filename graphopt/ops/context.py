@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.broadcast import broadcast_dim, fit, fit_one_way, is_one, never_stretched
-from graphopt.ir.dims import Dim, SymExpr, equal_int, nonnegative, symbol
+from graphopt.ir.dims import Dim, SymExpr, equal_int, nonnegative
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Graph, Node, Value
@@ -114,7 +115,7 @@ class InferContext:
         count = type_.num_elements
         if count is None or count > MAX_CONTENT:
             raise self.dynamic(i, "a shape-like operand of unknown length")
-        names = [symbol(self.graph.fresh_symbol("v")) for _ in range(count)]
+        names = [self.graph.fresh_symbol("v", SymbolKind.element) for _ in range(count)]
         array = np.empty(type_.static_shape, object)
         array.reshape(-1)[:] = names
         value.content = array

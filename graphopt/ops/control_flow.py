@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.errors import ModelError
-from graphopt.ir.dims import Dim, as_symbol, symbol
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, kind_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph, Node, Value
@@ -39,7 +40,8 @@ def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
         if carried <= 0:
             break
         trial = clone(body)
-        trial.symbol_count = node.graph.root.symbol_count if node.graph is not None else 0
+        if node.graph is not None:
+            trial.symbols, trial.symbol_counts = dict(node.graph.root.symbols), dict(node.graph.root.symbol_counts)
         trial.opset = body.opset
         infer_body(trial)
         joined = list(given)
@@ -75,14 +77,14 @@ def join(a: Type | None, b: Type | None, graph: Graph, *, rigid: bool = False) -
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape) or rigid:
         return TensorType(a.dtype, None)
     dims: list[Dim] = [
-        x if x == y or _is_unknown(x) else symbol(graph.fresh_symbol("u")) for x, y in zip(a.shape, b.shape)
+        x if x == y or _is_unknown(x) else graph.fresh_symbol("u", SymbolKind.measured)
+        for x, y in zip(a.shape, b.shape)
     ]
     return TensorType(a.dtype, tuple(dims))
 
 
 def _is_unknown(dim: Dim) -> bool:
-    name = as_symbol(dim)
-    return name is not None and name[:1] == "u" and name[1:].isdigit()
+    return kind_of(dim) is SymbolKind.measured
 
 
 def _set_inputs(body: Graph, before: list[Type | None], types: list[Type | None]) -> None:
@@ -152,7 +154,8 @@ def _visible(type_: Type, inner: frozenset[str], graph: Graph) -> Type:
     if not isinstance(type_, TensorType) or type_.shape is None or not type_.symbols & inner:
         return type_
     dims = [
-        d if isinstance(d, int) or not d.symbols() & inner else symbol(graph.fresh_symbol("u")) for d in type_.shape
+        d if isinstance(d, int) or not d.symbols() & inner else graph.fresh_symbol("u", SymbolKind.measured)
+        for d in type_.shape
     ]
     return TensorType(type_.dtype, tuple(dims))
 
@@ -228,7 +231,7 @@ def _trip_count(c: InferContext, body: Graph) -> Dim:
         count = known_array(limit)
         if count is not None:
             return max(int(count.reshape(-1)[0]), 0)
-    return symbol(c.graph.fresh_symbol("u"))
+    return c.graph.fresh_symbol("u", SymbolKind.measured)
 
 
 def _is_passed_on(value: Value, body: Graph) -> bool:

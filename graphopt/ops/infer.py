@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -11,7 +11,8 @@ import onnx
 import onnx.shape_inference
 
 from graphopt.errors import GraphOptError, ModelError, UnsupportedOpError, did_you_mean
-from graphopt.ir.dims import Dim, SymExpr, as_symbol, symbol
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, kind_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import MAX_ELEMENTS, OpaqueType, TensorType, Type
@@ -54,11 +55,11 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
     if node.subgraphs and not subgraphs_ready:
         infer_subgraphs(node, infer_graph)
     context = InferContext(node, node.graph)
-    before = node.graph.root.symbol_count
+    before = len(node.graph.root.symbols)
     types = _blaming(node, _output_types, context)
     for value, type_ in zip(node.outputs, types):
         if value is not None:
-            value.type = _keep_symbols(value.type, type_, before)
+            value.type = _keep_symbols(value.type, type_, node.graph.root.symbols, before)
     for value in node.outputs:
         if value is not None and value.type is None:
             raise UnsupportedOpError(
@@ -114,13 +115,13 @@ def check_extents(c: InferContext, value: Value, type_: Type) -> None:
         raise c.invalid(f"the result %{value.name} would be {type_}, more elements than can be addressed")
 
 
-def _keep_symbols(old: Type | None, new: Type, before: int) -> Type:
+def _keep_symbols(old: Type | None, new: Type, fresh: Mapping[str, int], before: int) -> Type:
     """Inferring a node again must not rename the unknowns that it introduced the first time."""
     if not (isinstance(old, TensorType) and isinstance(new, TensorType)) or old.shape is None or new.shape is None:
         return new
     if old.dtype is not new.dtype or len(old.shape) != len(new.shape):
         return new
-    dims = [o if (name := as_symbol(n)) and name[:1] == "u" and name[1:].isdigit() and int(name[1:]) >= before else n
+    dims = [o if kind_of(n) is SymbolKind.measured and fresh.get(as_symbol(n) or "", 0) >= before else n
             for o, n in zip(old.shape, new.shape)]  # fmt: skip
     return TensorType(new.dtype, tuple(dims))
 
@@ -186,13 +187,25 @@ def _infer_by_schema(c: InferContext) -> list[Type]:
             f"shape inference rejects the node: {text[0] if text else e}", code="invalid-node", node=node.label,
             hint="the model is inconsistent; check its export",
         ) from e  # fmt: skip
-    return [_from_proto(found.get(v.name), c.graph) if v is not None else OpaqueType("absent") for v in node.outputs]
+    known = {_label(d): d for v in node.inputs if v is not None for d in _symbolic(v.type)}
+    return [
+        _from_proto(found.get(v.name), c.graph, known) if v is not None else OpaqueType("absent") for v in node.outputs
+    ]
 
 
 def type_proto(type_: TensorType) -> onnx.TypeProto:
-    """ONNX form of a tensor type."""
-    dims = None if type_.shape is None else [str(d) if isinstance(d, SymExpr) else d for d in type_.shape]
+    """ONNX form of a tensor type; names of dimensions tell apart what differs, and mean nothing else."""
+    dims = None if type_.shape is None else [_label(d) if isinstance(d, SymExpr) else d for d in type_.shape]
     return onnx.helper.make_tensor_type_proto(type_.dtype.onnx, dims)
+
+
+def _label(dim: SymExpr) -> str:
+    return f"d{dim.digest.hex()}"
+
+
+def _symbolic(type_: Type | None) -> list[SymExpr]:
+    dims = type_.shape if isinstance(type_, TensorType) else None
+    return [d for d in dims or () if isinstance(d, SymExpr)]
 
 
 def node_proto(node: Node, inputs: list[str], outputs: list[str]) -> onnx.NodeProto:
@@ -206,13 +219,12 @@ def node_proto(node: Node, inputs: list[str], outputs: list[str]) -> onnx.NodePr
     return proto
 
 
-def _from_proto(proto: onnx.TypeProto | None, graph: Graph) -> Type:
+def _from_proto(proto: onnx.TypeProto | None, graph: Graph, known: Mapping[str, SymExpr]) -> Type:
     if proto is None or proto.WhichOneof("value") != "tensor_type":
         return OpaqueType("unknown" if proto is None else str(proto.WhichOneof("value")))
     dtype = DType.from_onnx(proto.tensor_type.elem_type)
     if not proto.tensor_type.HasField("shape"):
         return TensorType(dtype, None)
-    known = _symbols_in_scope(graph)
     dims: list[Dim] = []
     for d in proto.tensor_type.shape.dim:
         if d.WhichOneof("value") == "dim_value":
@@ -220,24 +232,8 @@ def _from_proto(proto: onnx.TypeProto | None, graph: Graph) -> Type:
         elif d.WhichOneof("value") == "dim_param" and d.dim_param in known:
             dims.append(known[d.dim_param])
         else:
-            dims.append(symbol(graph.fresh_symbol("u")))
+            dims.append(graph.fresh_symbol("u", SymbolKind.measured))
     return TensorType(dtype, tuple(dims))
-
-
-def _symbols_in_scope(graph: Graph) -> dict[str, SymExpr]:
-    """Dimension expressions in use, by their text, so that the schema's rule can hand them through by name."""
-    found: dict[str, SymExpr] = {}
-
-    def add(value: Value | None) -> None:
-        if value is not None and isinstance(value.type, TensorType) and value.type.shape is not None:
-            found.update({str(d): d for d in value.type.shape if isinstance(d, SymExpr)})
-
-    for value in graph.root.inputs:
-        add(value)
-    for node in graph.root.walk():
-        for operand in node.inputs:
-            add(operand)
-    return found
 
 
 __all__ = ["GraphOptError", "infer_graph", "infer_node", "node_proto", "schema_of", "type_proto"]

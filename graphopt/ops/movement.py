@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, mod, nonnegative, symbol, where
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, mod, nonnegative, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -298,7 +299,7 @@ def resize_shape(c: InferContext) -> Shape:
 def _measured(c: InferContext, x: list[Dim], axes: list[int]) -> Shape:
     """Extents that floating-point arithmetic gives at run time."""
     for a in axes:
-        x[a] = symbol(c.graph.fresh_symbol("u"))
+        x[a] = c.graph.fresh_symbol("u", SymbolKind.measured)
     return tuple(x)
 
 
@@ -330,4 +331,4 @@ def _one_hot(c: InferContext) -> list[Type]:
 
 @register("NonZero")
 def _nonzero(c: InferContext) -> list[Type]:
-    return [TensorType(DType.i64, (c.rank(0), symbol(c.graph.fresh_symbol("u"))))]
+    return [TensorType(DType.i64, (c.rank(0), c.graph.fresh_symbol("u", SymbolKind.measured)))]

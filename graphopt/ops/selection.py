@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.ir.dims import Dim, product, symbol
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, product
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
@@ -12,7 +13,7 @@ from graphopt.ops.registry import ELEMENTWISE, REDUCTION, register
 @register("Unique")
 def _unique(c: InferContext) -> list[Type]:
     x: list[Dim] = list(c.shape(0))
-    count = symbol(c.graph.fresh_symbol("u"))
+    count = c.graph.fresh_symbol("u", SymbolKind.measured)
     if c.attr("axis") is None:
         y: Shape = (count,)
         total = product(x)
@@ -27,7 +28,7 @@ def _unique(c: InferContext) -> list[Type]:
 @register("Compress")
 def _compress(c: InferContext) -> list[Type]:
     x = c.shape(0)
-    count = symbol(c.graph.fresh_symbol("u"))
+    count = c.graph.fresh_symbol("u", SymbolKind.measured)
     if c.attr("axis") is None:
         return [TensorType(c.dtype(0), (count,))]
     axis = c.axis(int(c.attr("axis")), len(x))

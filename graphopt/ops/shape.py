@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, mod, nonnegative, product, symbol, where
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, ceildiv, dim_max, equal_int, floordiv, known, mod, nonnegative, product, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -185,7 +186,7 @@ def _range(c: InferContext) -> list[Type]:
         return [TensorType(c.dtype(0), (count if nonnegative(count) else dim_max(count, 0),))]
     values = [c.const(i) for i in range(3)]
     if any(v is None for v in values):
-        return [TensorType(c.dtype(0), (symbol(c.graph.fresh_symbol("u")),))]
+        return [TensorType(c.dtype(0), (c.graph.fresh_symbol("u", SymbolKind.measured),))]
     start, limit, delta = (np.asarray(v).reshape(-1)[0] for v in values)
     return [TensorType(c.dtype(0), (max(int(np.ceil((limit - start) / delta)), 0),))]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.ir.dims import Dim, floordiv, product, symbol
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, floordiv, product
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
@@ -32,7 +33,7 @@ def _nms(c: InferContext) -> list[Type]:
     c.assume_equal(boxes[0], scores[0], "batches of boxes and scores")
     c.assume_equal(boxes[1], scores[2], "number of boxes and scores")
     c.assume_equal(boxes[2], 4, "coordinates of a box")
-    return [TensorType(DType.i64, (symbol(c.graph.fresh_symbol("u")), 3))]
+    return [TensorType(DType.i64, (c.graph.fresh_symbol("u", SymbolKind.measured), 3))]
 
 
 @register("GridSample")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from graphopt.ir.dims import FUNCTIONS
+from graphopt.ir.atoms import FUNCTIONS
 from graphopt.ir.dtypes import DType
 
 MAX_DEPTH = 64

@@ -114,7 +114,7 @@ def dim_to_json(dim: Dim) -> Any:
 
 
 def _atom_to_json(atom: Any) -> Any:
-    from graphopt.ir.dims import Symbol
+    from graphopt.ir.atoms import Symbol
 
     return atom.name if isinstance(atom, Symbol) else {"fn": atom.fn, "args": [dim_to_json(a) for a in atom.args]}
 
