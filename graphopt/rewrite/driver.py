@@ -11,6 +11,7 @@ from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import TensorType
+from graphopt.ir.unify import equated, substitute
 from graphopt.ops.infer import infer_node
 from graphopt.rewrite.passes import PassContext, RuleStats, graphs
 from graphopt.rewrite.pattern import NoMatch, candidates, check_closed_world
@@ -173,6 +174,10 @@ def reconcile(old: Value, new: Value) -> None:
         new.type = TensorType(a.dtype, tuple(_dim(old, new, x, y) for x, y in zip(a.shape, b.shape)))
     if new.content is None and not new.is_const and old.content is not None:
         new.content, new.binds = old.content, old.binds
+    elif old.binds and old.producer is not None and old.producer.graph is not None:
+        symbols: dict[str, Dim] = {}
+        equated(old, new, symbols)
+        substitute(old.producer.graph.root, symbols)
 
 
 def _dim(old: Value, new: Value, have: Dim, made: Dim) -> Dim:
