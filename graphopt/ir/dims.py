@@ -290,10 +290,7 @@ def where(cond: Dim, a: Dim, b: Dim) -> Dim:
 
 
 def nonnegative(dim: Dim) -> bool:
-    """Whether the expression can't be negative: built from extents with positive coefficients.
-
-    Symbols are extents, except elements of tensors.
-    """
+    """Whether the expression can't be negative: built from extents (not elements of tensors) with positive factors."""
     if isinstance(dim, int):
         return dim >= 0
     return all(c > 0 and all(_nonnegative_atom(a) for a in m) for m, c in dim.terms)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.broadcast import broadcast_dim, fit, fit_one_way, is_one, never_stretched
 from graphopt.ir.constraints import sides
 from graphopt.ir.dims import Dim, dim_max, dim_min, equal_int, floordiv, subs, symbol, where
@@ -61,7 +62,7 @@ def test_comparisons_are_decided_rightly(a: Dim, b: Dim) -> None:
 
 def test_a_dimension_is_never_minus_one() -> None:
     assert where(equal_int(N, -1), 1, N) == N
-    assert where(equal_int(symbol("v0"), -1), 1, N) != N, "an element of a tensor may be negative"
+    assert where(equal_int(symbol("v0", SymbolKind.element), -1), 1, N) != N, "an element of a tensor may be negative"
 
 
 def test_what_is_known_of_ones() -> None:
