@@ -79,7 +79,7 @@ def _locked_folder(root: str) -> tuple[Path, int | None]:
         # Another process may take the new folder for an abandoned one before it is locked: then a further one is made.
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            if _lock(lock) and folder.exists():
+            if _lock(lock) is not False and folder.exists():
                 return folder, lock
             os.close(lock)
     raise FileExistsError(f"no temporary folder in {root} stays")
@@ -92,16 +92,18 @@ def _remove_if_abandoned(folder: Path) -> None:
         return
     try:
         info = os.fstat(lock)
-        if info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o700 and _lock(lock):
+        if info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o700 and _lock(lock) is True:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
 
 
-def _lock(handle: int) -> bool:
-    """Whether nobody else holds the lock, and this process does now. A file system without locks counts as held."""
+def _lock(handle: int) -> bool | None:
+    """Whether nobody else holds the lock, and this process does now; None where the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

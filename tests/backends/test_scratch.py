@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -102,6 +103,19 @@ def test_a_folder_that_is_taken_for_abandoned_is_made_again(root: Path, monkeypa
     with scratch_folder() as folder:
         assert [str(folder)] == made[1:]
         assert folder.is_dir()
+
+
+def test_a_file_system_without_locks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are made as ever; which of them are abandoned can't be told there, so all others stay."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(scratch.fcntl, "flock", none)
+    (root / f"{PREFIX}abcdefgh").mkdir(mode=0o700)
+    with scratch_folder() as folder:
+        assert folder.is_dir()
+    assert [path.name for path in root.iterdir()] == [f"{PREFIX}abcdefgh"]
 
 
 @pytest.fixture
