@@ -1,0 +1,1 @@
+"""Random valid ONNX graphs, compiled at several levels and compared with ONNX Runtime without graph optimisation."""
