@@ -39,13 +39,6 @@ def is_float(dtype: str) -> bool:
     return dtype.startswith("float")
 
 
-def divide(a: Expr, b: Expr) -> Expr:
-    """a / b of floats; TVM refuses to divide by a constant 0."""
-    if isinstance(b, tirx.FloatImm) and b.value == 0:
-        return a * like(math.copysign(math.inf, b.value), a)
-    return a / b
-
-
 def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
     """Horner's rule, highest power first."""
     total = like(coefficients[0], x)

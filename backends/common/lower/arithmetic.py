@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import exact
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.pointwise import binary, cast, float_unary, unary, working_dtype, zero
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
-from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.power import power_float32
 from graphopt.backends.common.tensor import Expr, elementwise, let
 
@@ -21,53 +21,51 @@ float_unary("Log", m.log)
 float_unary("Tanh", m.tanh)
 float_unary("Erf", m.erf)
 float_unary("Sqrt", tirx.sqrt)
-float_unary("Reciprocal", lambda x: m.divide(const(1.0, m.dtype_of(x)), x))
+float_unary("Reciprocal", lambda x: exact.divide(const(1.0, m.dtype_of(x)), x))
 float_unary("Ceil", tirx.ceil)
 float_unary("Floor", tirx.floor)
 float_unary("Round", tirx.round)  # half to even
 
 
-def _negate(x: Expr) -> Expr:
-    # 0 - x would lose the sign of zero
-    return x * const(-1, m.dtype_of(x)) if m.is_float(m.dtype_of(x)) else zero(x) - x
-
-
 def _abs(x: Expr) -> Expr:
     dtype = m.dtype_of(x)
-    return x if dtype.startswith("uint") else tirx.abs(x) if m.is_float(dtype) else tirx.max(x, zero(x) - x)
+    return x if dtype.startswith("uint") else tirx.abs(x) if m.is_float(dtype) else tirx.max(x, exact.negate(x))
 
 
 def _sign(x: Expr) -> Expr:
     dtype = m.dtype_of(x)
-    positive = tirx.Select(x > zero(x), const(1, dtype), x if m.is_float(dtype) else zero(x))
+    positive = tirx.Select(exact.less(zero(x), x), const(1, dtype), x if m.is_float(dtype) else zero(x))
     if dtype.startswith("uint"):
         return positive
-    return tirx.Select(x < zero(x), const(-1, dtype), positive)
+    return tirx.Select(exact.less(x, zero(x)), const(-1, dtype), positive)
 
 
-unary("Neg", _negate)
+unary("Neg", exact.negate)
 unary("Abs", _abs)
 unary("Sign", _sign)
-binary("Add", lambda a, b: a + b)
-binary("Sub", lambda a, b: a - b)
-binary("Mul", lambda a, b: a * b)
+binary("Add", exact.add)
+binary("Sub", exact.subtract)
+binary("Mul", exact.multiply)
 
 
 def int_divide(a: Expr, b: Expr) -> Expr:
     """Quotient truncated toward zero; no trap: x / 0 is 0 and the smallest number / -1 wraps, as in numpy."""
     dtype = m.dtype_of(a)
-    if isinstance(b, tirx.IntImm):
-        return zero(a) if b.value == 0 else zero(a) - a if b.value == -1 else tirx.truncdiv(a, b)
+    divisor = exact.known(b)
+    if divisor is not None:
+        if divisor in (0, 1, -1):
+            return zero(a) if divisor == 0 else a if divisor == 1 else exact.negate(a)
+        return exact.hidden(tirx.truncdiv(exact.hidden(a), b))
     work = dtype if dtype in ("int64", "uint64", "uint32") else "int32"
-    left, hidden = cast(a, work), let(opaque(cast(b, work)))
+    left, hidden = cast(a, work), let(exact.hidden(cast(b, work)))
     signed = not dtype.startswith("uint")
     unsafe = tirx.EQ(hidden, const(0, work))
     if signed:
         unsafe = tirx.Or(unsafe, tirx.EQ(hidden, const(-1, work)))
     quotient = cast(tirx.truncdiv(left, let(tirx.Select(unsafe, const(1, work), hidden))), dtype)
     if signed:
-        quotient = tirx.Select(tirx.EQ(b, const(-1, dtype)), zero(a) - a, quotient)
-    return tirx.Select(tirx.EQ(b, zero(b)), zero(a), quotient)
+        quotient = tirx.Select(exact.equal(b, const(-1, dtype)), exact.negate(a), quotient)
+    return tirx.Select(exact.equal(b, zero(b)), zero(a), quotient)
 
 
 @lowers("Div")
@@ -75,7 +73,7 @@ def _div(c: LowerContext) -> Lowered:
     floats = m.is_float(c.out_dtype())
 
     def divide(a: Expr, b: Expr) -> Expr:
-        return m.divide(a, b) if floats else int_divide(let(a), let(b))
+        return exact.divide(a, b) if floats else int_divide(let(a), let(b))
 
     return elementwise(divide, c.out_dtype(), c.out_shape(), c.x(0), c.x(1))
 
@@ -89,18 +87,19 @@ def _mod(c: LowerContext) -> Lowered:
 
     def remainder(a: Expr, b: Expr) -> Expr:
         a, b = let(a), let(b)
-        rest = let(a - int_divide(a, b) * b)
-        rest = let(tirx.Select(tirx.EQ(b, zero(b)), zero(a), rest))  # as numpy
+        rest = let(exact.subtract(a, exact.multiply(int_divide(a, b), b)))
+        rest = let(tirx.Select(exact.equal(b, zero(b)), zero(a), rest))  # as numpy
         if c_sign or dtype.startswith("uint"):
             return rest
-        return tirx.Select(_opposite(rest, b), rest + b, rest)
+        return tirx.Select(_opposite(rest, b), exact.add(rest, b), rest)
 
     return elementwise(remainder, dtype, c.out_shape(), c.x(0), c.x(1))
 
 
 def _opposite(a: Expr, b: Expr) -> Expr:
     """Whether one is below zero and the other above."""
-    return tirx.Or(tirx.And(a < zero(a), b > zero(b)), tirx.And(a > zero(a), b < zero(b)))
+    below, above = exact.less(a, zero(a)), exact.less(zero(a), a)
+    return tirx.Or(tirx.And(below, exact.less(zero(b), b)), tirx.And(above, exact.less(b, zero(b))))
 
 
 def _float_mod(a: Expr, b: Expr, c_sign: bool) -> Expr:
@@ -109,9 +108,8 @@ def _float_mod(a: Expr, b: Expr, c_sign: bool) -> Expr:
     a, b = let(cast(a, work)), let(cast(b, work))
     rest = let(m.libm("fmod", a, b))
     if not c_sign:
-        # the sign of the divisor, also for a zero; the constant is written in bits because TVM takes -0.0 and 0.0 for equal
-        kind, bits = ("int32", -(2**31)) if work == "float32" else ("int64", -(2**63))
-        nothing = tirx.Select(b < zero(b), tirx.reinterpret(work, const(bits, kind)), zero(b))
+        # the sign of the divisor, also for a zero
+        nothing = tirx.Select(exact.less(b, zero(b)), const(-0.0, work), zero(b))
         floored = tirx.Select(_opposite(rest, b), rest + b, rest)
         rest = tirx.Select(tirx.EQ(rest, zero(rest)), nothing, floored)
     return cast(rest, dtype)
@@ -149,19 +147,19 @@ def _pow(c: LowerContext) -> Lowered:
 def _fixed_power(x: Expr, exponent: float) -> Expr:
     dtype = m.dtype_of(x)
     if exponent == 0.5:
-        infinite = tirx.EQ(x, const(float("-inf"), dtype))  # pow(-inf, 0.5) is inf, pow(-0, 0.5) is 0
+        infinite = exact.equal(x, const(float("-inf"), dtype))  # pow(-inf, 0.5) is inf, pow(-0, 0.5) is 0
         return tirx.Select(
-            infinite, const(float("inf"), dtype), tirx.Select(tirx.EQ(x, zero(x)), zero(x), tirx.sqrt(x))
+            infinite, const(float("inf"), dtype), tirx.Select(exact.equal(x, zero(x)), zero(x), tirx.sqrt(x))
         )
     if exponent == -1.0:
-        return const(1.0, dtype) / x
+        return exact.divide(const(1.0, dtype), x)
     return {1.0: x, 2.0: x * x, 3.0: x * x * x}[exponent]
 
 
 def _int_power(x: Expr, y: Expr) -> Expr:
     """Repeated squaring: exact modulo the width. Exponents of 64 and more keep their parity, all that matters for 0 and +-1."""
     dtype = m.dtype_of(x)
-    x, y = let(x), let(y.astype("int64"))
+    x, y = let(x), let(exact.hidden(y.astype("int64")))
 
     def i64(v: int) -> Expr:
         return tirx.const(v, "int64")
@@ -171,28 +169,29 @@ def _int_power(x: Expr, y: Expr) -> Expr:
     square = x
     rest = let(tirx.min(y, i64(62) + (y & i64(1))))
     for bit in range(6):
-        result = let(tirx.Select(tirx.NE(rest & i64(1 << bit), i64(0)), result * square, result))
-        square = let(square * square)
+        result = let(tirx.Select(tirx.NE(rest & i64(1 << bit), i64(0)), exact.multiply(result, square), result))
+        square = let(exact.multiply(square, square))
     # negative exponents: the reciprocal truncated to an integer
     if not dtype.startswith("uint"):
         unit = tirx.Select(tirx.EQ(x, const(-1, dtype)), tirx.Select(odd, x, const(1, dtype)), zero(x))
     else:
         unit = zero(x)
     unit = tirx.Select(tirx.EQ(x, const(1, dtype)), x, unit)
-    return tirx.Select(y < i64(0), unit, result)
+    return tirx.Select(exact.less(y, i64(0)), unit, result)
 
 
 @lowers("Max", "Min", "Sum", "Mean")
 def _variadic(c: LowerContext) -> Lowered:
     dtype, op, count = c.out_dtype(), c.node.op, len(c.node.inputs)
     work = working_dtype(dtype) if op in ("Sum", "Mean") else dtype
+    combine = {"Max": m.maximum, "Min": m.minimum}.get(op, exact.add)
 
     def fold(*values: Expr) -> Expr:
         total = cast(values[0], work)
         for v in values[1:]:
             v = cast(v, work)
-            total = m.maximum(total, v) if op == "Max" else m.minimum(total, v) if op == "Min" else total + v
-        return cast(total / const(count, work) if op == "Mean" else total, dtype)
+            total = combine(total, v)
+        return cast(exact.divide(total, const(count, work)) if op == "Mean" else total, dtype)
 
     return elementwise(fold, dtype, c.out_shape(), *c.operands)
 
@@ -208,12 +207,12 @@ def _bit_shift(c: LowerContext) -> Lowered:
         a, b = let(a), let(b)
         safe = b & const(bits - 1, dtype)
         moved = tirx.shift_left(a, safe) if left else tirx.shift_right(a, safe)
-        inside = b < const(bits, dtype)
+        inside = exact.less(b, const(bits, dtype))
         beyond = zero(a)
         if signed:
-            inside = tirx.And(inside, b >= zero(b))
+            inside = tirx.And(inside, exact.at_most(zero(b), b))
             if not left:
-                beyond = tirx.Select(a < zero(a), const(-1, dtype), beyond)
+                beyond = tirx.Select(exact.less(a, zero(a)), const(-1, dtype), beyond)
         return tirx.Select(inside, moved, beyond)
 
     return elementwise(shift, dtype, c.out_shape(), c.x(0), c.x(1))

@@ -8,6 +8,7 @@ from typing import Any
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import i64, product, unflatten, wrapped
 from graphopt.backends.common.lower.bounds import check_indices
+from graphopt.backends.common.lower.casts import convert
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.common.tensor import Expr, Tensor
 
@@ -116,4 +117,4 @@ def _nonzero(c: LowerContext) -> Lowered:
 
 def _truth(x: Tensor, i: tuple[Expr, ...]) -> Expr:
     value = x(*i)
-    return value if x.dtype == "bool" else value != const(0, x.dtype)
+    return convert(value, "bool")

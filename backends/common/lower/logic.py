@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import exact
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.pointwise import binary, unary
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
@@ -19,22 +20,15 @@ def compare(op: str, fn: Callable[[Expr, Expr], Expr]) -> None:
         return elementwise(lambda a, b: fn(let(a), let(b)), "bool", c.out_shape(), c.x(0), c.x(1))
 
 
-def _equal(a: Expr, b: Expr) -> Expr:
-    # TVM takes x == x for true, which NaN is not
-    if m.dtype_of(a) == "bool":
-        return tirx.EQ(a.astype("uint8"), b.astype("uint8"))
-    return tirx.EQ(a, b) if not m.is_float(m.dtype_of(a)) else tirx.And(a <= b, tirx.EQ(a, b))
-
-
-compare("Less", lambda a, b: a < b)
-compare("Greater", lambda a, b: a > b)
-compare("LessOrEqual", lambda a, b: a <= b)
-compare("GreaterOrEqual", lambda a, b: a >= b)
-compare("Equal", _equal)
+compare("Less", exact.less)
+compare("Greater", lambda a, b: exact.less(b, a))
+compare("LessOrEqual", exact.at_most)
+compare("GreaterOrEqual", lambda a, b: exact.at_most(b, a))
+compare("Equal", exact.equal)
 binary("And", tirx.And)
 binary("Or", tirx.Or)
 binary("Xor", lambda a, b: tirx.NE(a.astype("uint8"), b.astype("uint8")))
-unary("Not", tirx.Not)
+unary("Not", exact.negation)
 
 
 @lowers("IsNaN")
@@ -49,7 +43,7 @@ def _is_inf(c: LowerContext) -> Lowered:
 
     def test(v: Expr) -> Expr:
         v = let(v)
-        found = [tirx.EQ(v, const(s * float("inf"), x.dtype)) for s in signs]
+        found = [exact.equal(v, const(s * float("inf"), x.dtype)) for s in signs]
         return found[0] if len(found) == 1 else tirx.Or(*found) if found else const(False, "bool")
 
     return elementwise(test, "bool", c.out_shape(), x)

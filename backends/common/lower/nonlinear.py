@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import exact
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.pointwise import cast, float_op, float_unary, unary, zero
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, lowers
@@ -14,13 +15,13 @@ from graphopt.backends.common.tensor import Expr, Tensor, elementwise, let
 
 
 def _relu(x: Expr) -> Expr:
-    return tirx.Select(x < zero(x), zero(x), x)  # NaN stays
+    return tirx.Select(exact.less(x, zero(x)), zero(x), x)  # NaN stays
 
 
 unary("Relu", _relu)
 float_unary("Sigmoid", m.sigmoid)
 float_unary("Softplus", m.softplus)
-float_unary("Softsign", lambda x: x / (like(1.0, x) + tirx.abs(x)))
+float_unary("Softsign", lambda x: exact.divide(x, like(1.0, x) + tirx.abs(x)))
 float_unary("Mish", lambda x: x * m.tanh(m.softplus(x)))
 float_unary("HardSwish", lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5))
 
@@ -30,7 +31,7 @@ def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
 
 
 def _negative_part(x: Expr, below: Expr) -> Expr:
-    return tirx.Select(x < zero(x), below, x)
+    return tirx.Select(exact.less(x, zero(x)), below, x)
 
 
 def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) -> None:
@@ -44,7 +45,7 @@ def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) ->
         return float_op(c, lambda x: fn(x, *values))
 
 
-with_attributes("LeakyRelu", ("alpha",), lambda x, a: _negative_part(x, x * like(a, x)))
+with_attributes("LeakyRelu", ("alpha",), lambda x, a: _negative_part(x, exact.multiply(x, like(a, x))))
 with_attributes("Elu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x) * like(a, x)))
 with_attributes("Celu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x / like(a, x)) * like(a, x)))
 with_attributes("Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1(x) * like(a, x)) * like(g, x))
@@ -89,7 +90,7 @@ def _gelu(c: LowerContext) -> Lowered:
 def _prelu(c: LowerContext) -> Lowered:
     def prelu(x: Expr, slope: Expr) -> Expr:
         x = let(x)
-        return _negative_part(x, x * slope)
+        return _negative_part(x, exact.multiply(x, slope))
 
     return elementwise(prelu, c.out_dtype(), c.out_shape(), c.x(0), c.x(1))
 
@@ -100,18 +101,18 @@ def _clip(c: LowerContext) -> Lowered:
     low = c.x(1) if c.has(1) else None
     high = c.x(2) if c.has(2) else None
 
-    def bound(t: Tensor) -> Expr:
-        return let(t(*(0,) * t.rank))
+    def bounded(value: Expr, bound: Tensor | None, above: bool) -> Expr:
+        if bound is None:
+            return value
+        edge = let(bound(*(0,) * bound.rank))
+        if not m.is_float(dtype):
+            return tirx.min(value, edge) if above else tirx.max(value, edge)
+        value = let(value)
+        beyond = exact.less(edge, value) if above else exact.less(value, edge)
+        return tirx.Select(beyond, edge, value)
 
     def element(*i: Expr) -> Expr:
-        value = let(x(*i))
         # the maximum first: where min > max the result is max
-        if low is not None:
-            edge = bound(low)
-            value = let(tirx.Select(edge > value, edge, value))
-        if high is not None:
-            edge = bound(high)
-            value = tirx.Select(edge < value, edge, value)
-        return value
+        return bounded(bounded(x(*i), low, above=False), high, above=True)
 
     return Tensor(c.out_shape(), dtype, element)

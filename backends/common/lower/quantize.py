@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import exact
 from graphopt.backends.common import math as m
 from graphopt.backends.common.lower.linear import convolve, factor, product
 from graphopt.backends.common.lower.pointwise import cast
@@ -63,7 +64,8 @@ def _quantize(c: LowerContext) -> Lowered:
         at = place(i)
         # divided in the precision the operator asks for, the rest in one that holds the integers
         quotient = cast(
-            m.divide(cast(x(*i), divided), cast(scale(*at), divided)), "float64" if divided == "float64" else "float32"
+            exact.divide(cast(x(*i), divided), cast(scale(*at), divided)),
+            "float64" if divided == "float64" else "float32",
         )
         zero = const(0, "int32") if zero_point is None else zero_point(*at).astype("int32")
         return saturated(tirx.round(quotient), zero, dtype)
@@ -159,7 +161,7 @@ def _requantized(
         factor: Expr = const(1.0, "float32")
         for scale, at in scales:
             factor = factor * cast(scale(*at(scale, i)), "float32")
-        factor = m.divide(factor, cast(out_scale(*out_at(out_scale, i)), "float32"))
+        factor = exact.divide(factor, cast(out_scale(*out_at(out_scale, i)), "float32"))
         zero = out_zero(*out_at(out_zero, i)).astype("int32")
         return saturated(tirx.round(value.astype("float32") * factor), zero, dtype)
 

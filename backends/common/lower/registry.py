@@ -9,6 +9,7 @@ import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder
+from graphopt.backends.common.exact import constant
 from graphopt.backends.common.tensor import Expr, Tensor, stretched
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim
@@ -159,7 +160,7 @@ def const(value: Any, dtype: str) -> Expr:
     """A scalar constant of a TVM dtype."""
     if isinstance(value, np.generic):
         value = value.item()
-    return tirx.const(value, dtype)
+    return constant(value, dtype)
 
 
 def scalar_operand(array: np.ndarray[Any, Any], dtype: str, shape: Sequence[Expr]) -> Tensor:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common import exact
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import i64, product, unflatten
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, lowers, measures
+from graphopt.backends.common.math import is_nan
 from graphopt.backends.common.tensor import Expr, Tensor
 
 HEAP_FACTOR = 4
@@ -56,7 +58,7 @@ def select(code: Code, order: Any, heap: Any, count: int, total: Expr, before: B
         return
 
     def precedes(a: Expr, b: Expr) -> Expr:
-        return tirx.Or(before(a, b), tirx.And(tirx.Not(before(b, a)), a < b))
+        return tirx.Or(before(a, b), tirx.And(exact.negation(before(b, a)), a < b))
 
     with code.loop(count) as n:
         code.store(order, n, n)
@@ -88,13 +90,11 @@ def select(code: Code, order: Any, heap: Any, count: int, total: Expr, before: B
 
 def numbers_first(a: Expr, b: Expr, dtype: str, descending: bool) -> Expr:
     """Whether ``a`` comes strictly before ``b``; NaN counts as the greatest number, as in numpy."""
-    ahead = a > b if descending else a < b
+    first, second = (b, a) if descending else (a, b)
+    ahead = exact.less(first, second)
     if not dtype.startswith("float"):
         return ahead
-    nan_a, nan_b = tirx.NE(a, a), tirx.NE(b, b)
-    if descending:
-        return tirx.Or(ahead, tirx.And(nan_a, tirx.Not(nan_b)))
-    return tirx.Or(ahead, tirx.And(nan_b, tirx.Not(nan_a)))
+    return tirx.Or(ahead, tirx.And(is_nan(second), exact.negation(is_nan(first))))
 
 
 @lowers("TopK")
