@@ -57,7 +57,8 @@ def int_divide(a: Expr, b: Expr) -> Expr:
             return zero(a) if divisor == 0 else a if divisor == 1 else exact.negate(a)
         return exact.hidden(tirx.truncdiv(exact.hidden(a), b))
     work = dtype if dtype in ("int64", "uint64", "uint32") else "int32"
-    left, hidden = cast(a, work), let(exact.hidden(cast(b, work)))
+    # hidden twice, because the comparisons below hide b once: what one of them excludes is not to be dropped from another
+    left, hidden = cast(a, work), let(exact.hidden(exact.hidden(cast(b, work))))
     signed = not dtype.startswith("uint")
     unsafe = tirx.EQ(hidden, const(0, work))
     if signed:

@@ -9,7 +9,7 @@ from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import i64, product, unflatten, wrapped
 from graphopt.backends.common.lower.bounds import check_indices
 from graphopt.backends.common.lower.casts import convert
-from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
+from graphopt.backends.common.lower.registry import LowerContext, Lowered, lowers, measures
 from graphopt.backends.common.tensor import Expr, Tensor
 
 

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder
 from graphopt.backends.common.exact import constant
 from graphopt.backends.common.tensor import Expr, Tensor, stretched

@@ -217,13 +217,13 @@ def _axis(
         if extent == 0 and out > 0:
             raise c.invalid("Resize of an empty axis")
         form = replace(form, scale=out / extent if scale is None and extent else scale or 1.0, roi=roi)
-        return _static_axis(c, a, axis_table(form, extent, out), form, working)
+        return _static_axis(c, a, axis_table(form, extent, out), form, extent, working)
     if form.antialias:
         raise c.unsupported("Resize with antialias of a symbolic dimension", "fix the input shapes with --shape")
     return _symbolic_axis(c, a, form, scale, roi, extent, out, working)
 
 
-def _static_axis(c: LowerContext, a: int, table: AxisTable, form: AxisForm, working: str) -> Axis:
+def _static_axis(c: LowerContext, a: int, table: AxisTable, form: AxisForm, extent: int, working: str) -> Axis:
     outside = None
     if table.outside.any():
         flags = c.pack(table.outside.astype(np.int8))
@@ -234,7 +234,10 @@ def _static_axis(c: LowerContext, a: int, table: AxisTable, form: AxisForm, work
     if form.mode != "nearest":
         packed = c.pack(np.ascontiguousarray(table.weight[:, used].T.astype(working)))
         weight = lambda o, k: packed(k, o)  # noqa: E731
-    return Axis(a, len(used), lambda o, k: indices[k](o), weight, outside, _repeats(table.index[:, 0]))
+    repeat = _repeats(table.index[:, 0])
+    # a copy with repeats reads the whole axis; where it shrinks to what is 0, 1, ... all the same, a part is read
+    whole = len(table.index) == repeat * extent
+    return Axis(a, len(used), lambda o, k: indices[k](o), weight, outside, repeat if whole else 0)
 
 
 def _repeats(index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> int:

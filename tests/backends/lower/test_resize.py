@@ -122,3 +122,19 @@ def test_scales_sizes_and_regions_given_at_run_time() -> None:
             model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = f"o{axis}"
         got, want = run(model, used), reference(model, used)
         same(n.output[0], got[n.output[0]], want[n.output[0]], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_axes_that_shrink_to_one_or_grow_from_one(transform: str) -> None:
+    # what is read along an axis of length 1 afterwards looks like a copy with repeats, but the axis is longer
+    nodes, consts = [], {}
+    for k, (data, *scales) in enumerate(
+        (("x", 0.25, 0.25), ("x", 0.25, 1), ("x", 1, 0.25), ("x", 0.25, 2), ("e", 3, 2))
+    ):
+        consts[f"s{k}"] = _scales(1, 1, *scales)
+        consts[f"z{k}"] = np.array([2, 3, *(int((4 if data == "x" else 1) * s) for s in scales)], np.int64)
+        for bounds in (f"_ s{k}", f"_ _ z{k}"):
+            for mode, rounding in [("nearest", r) for r in ROUNDING] + [("linear", "floor"), ("cubic", "floor")]:
+                attrs = {"mode": mode, "coordinate_transformation_mode": transform, "nearest_mode": rounding}
+                nodes.append(node("Resize", f"{data} {bounds}", f"y{len(nodes)}", **attrs))
+    check(nodes, {"x": _image(2, 3, 4, 4), "e": _image(2, 3, 1, 1)}, consts, rtol=1e-4, atol=1e-5)
