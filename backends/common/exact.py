@@ -1,10 +1,11 @@
 """Arithmetic and comparisons of the model's data, as IEEE 754 and two's complement have them.
 
-TVM's simplifier was made for indices. Of floats it takes ``x - x`` for 0, ``x == x`` for true, ``0 * x`` for 0 and ``not (x < y)`` for
-``y <= x``, which infinities, NaN and -0.0 make wrong, and it divides by multiplying with a rounded reciprocal. Of integers it believes
-that sums don't wrap around, and tells LLVM so. And it fails, ending the process, on a comparison of unsigned integers that can't be true. So every
-operator on elements goes through here: operands are hidden from the simplifier where it has a rule for them, which costs no
-instruction, and what constants give is computed here, not by it. Indices and extents don't: they are what the simplifier is for.
+TVM's simplifier was made for indices. Of floats it takes ``x - x`` for 0, ``x == x`` for true, ``0 * x`` for 0 and ``not (x < y)``
+for ``y <= x``, which infinities, NaN and -0.0 make wrong, and it divides by multiplying with a rounded reciprocal. Of integers it
+believes that sums don't wrap around, and tells LLVM so. And it fails, ending the process, on a comparison of unsigned integers that
+can't be true. So every operator on elements goes through here: operands are hidden from the simplifier where it has a rule for
+them, which costs no instruction, and what constants give is computed here, not by it. Indices and extents don't: they are what the
+simplifier is for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.tensor import Expr, let
 
 Combine = Callable[[Expr, Expr], Expr]
@@ -50,14 +52,15 @@ def known(x: Expr) -> Any:
 
 def hidden(x: Expr) -> Expr:
     """x, constants too, so that the simplifier knows nothing of it."""
+    number = known(x)
+    if number is None:
+        return opaque(x)
     dtype = _dtype(x)
     if dtype in _BITS:
         return tirx.reinterpret(dtype, tirx.reinterpret(_BITS[dtype], x))
-    number = known(x)
-    if dtype in ("int32", "int64") and number is not None and number == np.iinfo(dtype).min:
-        # constants are folded; TVM believes that no other number equals this one
+    if dtype in ("int32", "int64") and number == np.iinfo(dtype).min:
+        # TVM believes that no other number equals this one
         return tirx.reinterpret(dtype, tirx.const(-int(number), f"u{dtype}"))
-    # not reinterpreted: TVM has no code for that where the simplifier finds that the integer is always 0
     return tirx.bitwise_or(x, tirx.const(0, dtype))
 
 

@@ -81,7 +81,7 @@ class GroupLowering:
             position: Expr = tirx.const(0, "int64")
             for i, s in zip(index, strides):
                 position = position + i * s
-            out = _typed(flat[-1], dtype)
+            out = _typed(flat[-1] if flat else 0, dtype)  # nothing is read of an empty tensor
             for i in range(len(flat) - 2, -1, -1):
                 out = tirx.Select(tirx.EQ(position, tirx.const(i, "int64")), _typed(flat[i], dtype), out)
             return out

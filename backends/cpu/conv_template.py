@@ -64,8 +64,11 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         assert w is not None
         if x.dtype is not DType.f32 or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
-        if known_array(w) is None:
+        weight = known_array(w)
+        if weight is None:
             return No("needs constant weights")
+        if not (np.isfinite(weight.min(initial=0)) and np.isfinite(weight.max(initial=0))):
+            return No("needs finite weights: it leaves out their products with padding, which are NaN otherwise")
         if not isinstance(x.shape[1], int):
             return No("needs a known number of channels")
         try:

@@ -22,7 +22,7 @@ def _shape(c: LowerContext) -> Lowered:
 
 
 def _pick(dims: tuple[Expr, ...], at: Expr) -> Expr:
-    out = i64(dims[-1])
+    out = i64(dims[-1] if dims else 0)  # nothing is read of an empty tensor
     for n in range(len(dims) - 2, -1, -1):
         out = tirx.Select(tirx.EQ(i64(at), i64(n)), i64(dims[n]), out)
     return out
