@@ -51,5 +51,5 @@ def _independent_stores(body: Any) -> dict[int, Any]:
 
 
 def _place(access: Any) -> int | None:
-    (index, *others) = access.indices
-    return int(index) if isinstance(index, tirx.IntImm) and not others else None
+    index = access.indices[0] if len(access.indices) == 1 else None  # none of a scalar's
+    return int(index) if isinstance(index, tirx.IntImm) else None
