@@ -77,7 +77,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         root = self.fused.graph.root
-        self.names = (self.outer_names or DimNames(str)).inner(
+        self.names = (self.outer_names or DimNames(str, spells_selections=self.target.caps.is_gpu)).inner(
             lambda: root.fresh_symbol("@d", SymbolKind.computed).name
         )
 

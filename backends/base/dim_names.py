@@ -33,6 +33,8 @@ class DimNames:
         known: the names given.
         pending: those not yet computed by the program.
         extents: those that measure a buffer and must not be negative.
+        spells_selections: whether selections over the inputs' extents are left as they are, on targets where no kernel can
+            hand dimensions to the host.
     """
 
     fresh: Callable[[], str]
@@ -40,13 +42,14 @@ class DimNames:
     known: dict[Dim, str] = field(default_factory=dict)
     pending: list[Dim] = field(default_factory=list)
     extents: set[Dim] = field(default_factory=set)
+    spells_selections: bool = False
 
     def name(self, dim: Dim, extent: bool = False) -> str | None:
         """The symbol to use for a dimension, None if it is to be spelt out."""
         if isinstance(dim, int):
             return None
         if dim not in self.known:
-            if not needs_symbol(dim, self.bound):
+            if not needs_symbol(dim, self.bound) or (self.spells_selections and not dim.symbols() & self.bound):
                 return None
             self.known[dim] = self.fresh()
             self.pending.append(dim)
@@ -56,7 +59,7 @@ class DimNames:
 
     def inner(self, fresh: Callable[[], str]) -> DimNames:
         """For a program within the program: what is known stays known."""
-        return DimNames(fresh, set(self.bound), dict(self.known))
+        return DimNames(fresh, set(self.bound), dict(self.known), spells_selections=self.spells_selections)
 
 
 def needs_symbol(dim: Dim, bound: Iterable[str]) -> bool:

@@ -16,6 +16,7 @@ from onnx.reference.op_run import OpRun
 import graphopt
 from graphopt.driver.compiling import to_program
 from graphopt.errors import InputError
+from tests.support.program_runner import run_program
 from tests.support.tolerance import assert_close
 
 LEVELS = (0, 2)
@@ -171,6 +172,23 @@ def test_fused_chains(level: int) -> None:
                 "slope": values("float", (i,), 3),
             }  # fmt: skip
             compare(compiled, reference, feed, reduction=64)
+
+
+def test_gpu_kernels_select_positions_without_a_second_nest() -> None:
+    """And extents are spelt out: no kernel hands dimensions to the host there."""
+    made = fused_model()
+    _, _, program = to_program(made, "cuda")
+    assert not any(type(step).__name__ == "BindStep" for step in program.steps)
+    reference = ReferenceEvaluator(made)
+    for n, m, k, length in ((1, 5, 1, 7), (5, 5, 7, 7)):
+        feed = {
+            "a": values("float", (n, k), 0), "b": values("float", (m, length), 1), "c": values("float", (n, 1), 2),
+            "slope": values("float", (1,), 3),
+        }  # fmt: skip
+        got = run_program(program, feed)
+        for found, want in zip(got, reference.run(None, feed)):
+            assert found.shape == want.shape
+            assert_close(found, want, reduction=64)
 
 
 def matrix_model() -> Any:
