@@ -199,6 +199,9 @@ def _if(c: InferContext) -> list[Type]:
         raise c.invalid("If without both branches")
     if not len(then.outputs) == len(other.outputs) >= len(c.node.outputs):
         raise c.invalid("the branches of If return different numbers of values")
+    condition = c.value(0).type
+    if isinstance(condition, TensorType) and condition.num_elements not in (None, 1):
+        raise c.invalid(f"the condition of If is {condition}; it has one element")
     inner = _inner_symbols(c.node, _outer_symbols(c.node))
     return [_visible(join(a.type, b.type, c.graph), inner, c.graph) for a, b in zip(then.outputs, other.outputs)]
 

@@ -144,7 +144,7 @@ def _dimension(data: Any, place: str, depth: int) -> None:
                 require(atom.get("fn"), OneOf(frozenset(FUNCTIONS)), place)
                 arguments: Any = atom.get("args")
                 _is(isinstance(arguments, list), place, arguments, "a list of arguments")
-                for argument in arguments:
+                for argument in arguments or ():
                     _dimension(argument, place, depth + 1)
             else:
                 _is(isinstance(atom, str) and atom != "", place, atom, "a symbol or function")

@@ -116,3 +116,29 @@ def test_old_operators_of_other_domains(version: int) -> None:
 
     with pytest.raises(UnsupportedOpError, match="TreeEnsembleClassifier"):
         compile(model, level=0)
+
+
+@pytest.mark.parametrize(
+    ("op", "operands"),
+    [
+        ("Softmax", [(I64, (2, 3))]), ("Add", [(2, 3), (I64, (2, 3))]), ("Conv", [(I64, (1, 1, 4, 4)), (I64, (1, 1, 3, 3))]),
+        ("Gather", [(2, 3), (F, (1,))]), ("And", [(2,), (2,)]), ("Concat", [(2, 3), (I32, (2, 3))]),
+        ("Where", [(F, (2,)), (2,), (2,)]), ("Not", [(2,)]), ("Reshape", [(2, 3), (I32, (1,))]),
+    ],
+)  # fmt: skip
+def test_element_types_that_the_operator_has_not_got(op: str, operands: list[Any]) -> None:
+    attrs = {"axis": 0} if op == "Concat" else {}
+    with pytest.raises(ModelError, match=r"not defined for|of one type") as caught:
+        import_onnx(node(op, operands, **attrs))
+    assert caught.value.node == f"it ({op})"
+
+
+def test_the_condition_of_if_has_one_element() -> None:
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        out = helper.make_tensor_value_info(name, F, [2])
+        branches[name] = helper.make_graph(
+            [helper.make_node("Constant", [], [name], value_floats=[1.0, 2.0])], name, [], [out]
+        )
+    with pytest.raises(ModelError, match="one element"):
+        import_onnx(node("If", [(TensorProto.BOOL, (4,))], **branches))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from graphopt.backends.base.tvm_api import tirx
 
@@ -66,6 +66,20 @@ class Window:
             high = min(count, max(low, -((offset - self.extent) // self.stride)))
             spans.append((low, high) if low < high else (0, 0))
         return tuple(spans)
+
+    def cuts(self, starts: range) -> list[int]:
+        """Indices into ``starts``, the first and the end among them, between which tiles don't differ in ``taps``.
+
+        There are a few for each kernel element, however long the axis: only tiles that hold an end of the input differ.
+        """
+        assert isinstance(self.extent, int)
+        found = {0, len(starts)}
+        for tap in range(self.kernel):
+            before = self.lead - tap * self.dilation
+            for edge in (before, before + self.extent):
+                tile = (-(-edge // self.stride) - starts.start) // starts.step
+                found.update(i for i in (tile, tile + 1) if 0 < i < len(starts))
+        return sorted(found)
 
     def clip(self, position: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """First kernel element that meets the input at output ``position``, and how many do."""
@@ -134,10 +148,12 @@ def split_by_taps(segments: list[Segment], window: Window) -> list[Segment]:
         assert isinstance(segment.start, int)
         assert isinstance(segment.count, int)
         starts = range(segment.start, segment.start + segment.count * segment.tile, segment.tile)
-        for taps, run in groupby(starts, key=lambda start: window.taps(start, segment.tile)):
-            run_starts = list(run)
+        cuts = window.cuts(starts)
+        for taps, run in groupby(pairwise(cuts), key=lambda cut: window.taps(starts[cut[0]], segment.tile)):
+            pieces = list(run)
             whole = all(span == (0, segment.tile) for span in taps)
-            result.append(Segment(run_starts[0], segment.tile, len(run_starts), None if whole else taps))
+            count = pieces[-1][1] - pieces[0][0]
+            result.append(Segment(starts[pieces[0][0]], segment.tile, count, None if whole else taps))
     return result
 
 

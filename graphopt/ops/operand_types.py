@@ -1,0 +1,74 @@
+"""Element types that operands may have, out of the ONNX schemas: checked once, when a node is imported."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import onnx
+
+from graphopt.errors import ModelError
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Node
+from graphopt.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class _Formal:
+    """What the schema says of an operand: the types allowed, and the variable that makes several alike (or "")."""
+
+    allowed: frozenset[str]
+    variable: str
+
+
+def check_types(node: Node) -> None:
+    """Refuse operands of element types that the operator, in its newest form, isn't defined for, or that differ where it wants one.
+
+    Raises:
+        ModelError: it names the operand and its type.
+    """
+    if node.domain:
+        return
+    seen: dict[str, tuple[str, DType]] = {}
+    formals = _formals(node.op)
+    for index, value in enumerate(node.inputs):
+        formal = formals[min(index, len(formals) - 1)] if formals else None
+        if value is None or formal is None or not isinstance(value.type, TensorType) or value.type.dtype is DType.other:
+            continue
+        dtype = value.type.dtype
+        if _name(dtype) not in formal.allowed:
+            raise _refused(
+                node, f"input {index} (%{value.name}) is {value.type}; {node.op} is not defined for {dtype} there"
+            )
+        name, first = seen.setdefault(formal.variable, (value.name, dtype)) if formal.variable else (value.name, dtype)
+        if first is not dtype:
+            raise _refused(
+                node, f"%{name} is of {first}, %{value.name} of {dtype}; {node.op} takes operands of one type"
+            )
+
+
+def _refused(node: Node, why: str) -> ModelError:
+    return ModelError(
+        why, code="invalid-node", node=node.label, hint="the model is inconsistent; put a Cast before the node"
+    )
+
+
+@functools.cache
+def _formals(op: str) -> tuple[_Formal, ...]:
+    """Operands in order, the last one for all that follow; empty where the schema says nothing that helps."""
+    try:
+        schema = onnx.defs.get_schema(op)
+    except onnx.defs.SchemaError:
+        return ()
+    variables = {constraint.type_param_str for constraint in schema.type_constraints}
+    return tuple(
+        _Formal(
+            frozenset(formal.types), formal.type_str if formal.type_str in variables and formal.is_homogeneous else ""
+        )
+        for formal in schema.inputs
+    )
+
+
+@functools.cache
+def _name(dtype: DType) -> str:
+    return f"tensor({onnx.TensorProto.DataType.Name(dtype.onnx).lower()})"
