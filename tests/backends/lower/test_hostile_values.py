@@ -183,3 +183,33 @@ def test_integers_wrap_around(dtype: Any, level: int) -> None:
                 if made.output[0] in user.input:
                     want[user.output[0]] = want[made.output[0]] < graph.constants["five"]
     identical(graph, want, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_constants_out_of_range_empty_contents_and_nan_that_counts(level: int) -> None:
+    nan, inf = np.nan, np.inf
+    feed: dict[str, Array] = {
+        "u": np.array([0, 5, 255], np.uint8),
+        "v": np.array([[1, nan, 3, 2], [inf, -inf, 0, nan], [-0.0, nan, nan, 0]], np.float32),
+        "image": np.ones((1, 3, 4, 4), np.float32),
+        "rows": np.ones((2, 0), np.int64),
+    }
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    weight[1] = inf
+    constants: dict[str, Array] = {
+        "minus": np.float32(-1), "over": np.float32(300), "k": np.array([4]), "a": np.array([3]), "b": np.array([-1]),
+        "axis": np.array([1]), "w": weight,
+    }  # fmt: skip
+    nodes = [
+        node("Cast", "minus", "low", to=2), node("Clip", "u low", "clipped"),
+        node("Cast", "over", "high", to=2), node("Max", "u high", "most"),
+        node("NonZero", "v", "where"), node("TopK", "v k", "top at"), node("TopK", "v k", "end until", largest=0),
+        node("Shape", "u", "s"), node("Slice", "s a b", "none"), node("Unsqueeze", "none axis", "column"),
+        node("MatMul", "rows column", "product"),
+        node("Conv", "image w", "padded", pads=[1, 1, 1, 1]),
+    ]  # fmt: skip
+    model = model_with(nodes, feed, constants)
+    want, got = reference(model, feed), run(model, feed, level=level)
+    for name, expected in want.items():
+        assert got[name].shape == expected.shape, name
+        np.testing.assert_array_equal(got[name], expected, err_msg=f"{name} at -O{level}")
