@@ -43,14 +43,23 @@ class Writer:
         self.consts.append(onnx.numpy_helper.from_array(np.asarray(x), name))
         return name
 
+    def result(self, name: str, x: str) -> None:
+        """``x`` leaves the graph under another name."""
+        self.nodes.append(helper.make_node("Identity", [x], [name]))
+
     def dim(self, x: str, axis: int) -> str:
         """One dimension as a vector of one element, as the TorchScript exporter reads it."""
         return str(self.Unsqueeze(self.Gather(self.Shape(x), axis), [0]))
 
     def expand(self, x: str, sizes: str, rank: int) -> str:
         """``x.expand(sizes)`` of the TorchScript exporter, -1 keeping the extent."""
-        ones = self.ConstantOfShape([rank], value=onnx.numpy_helper.from_array(np.array([1])))
+        ones = self.ConstantOfShape([rank], value=one(1))
         return str(self.Expand(x, self.Where(self.Equal(sizes, self.Mul(ones, -1)), ones, sizes)))
+
+
+def one(value: Any) -> Any:
+    """A tensor of one element, as the attribute of ConstantOfShape."""
+    return onnx.numpy_helper.from_array(np.array([value]))
 
 
 Build = Callable[[Writer], dict[str, tuple[int, int]]]
@@ -123,6 +132,88 @@ def expanded(w: Writer) -> dict[str, tuple[int, int]]:
     return {"out": (FLOAT, 3), "as": (FLOAT, 3)}
 
 
+def masks_and_positions(w: Writer) -> dict[str, tuple[int, int]]:
+    """Positions counted by CumSum, a causal mask by Trilu and by comparing ranges, padding expanded over it."""
+    batch, length = w.dim("ids", 0), w.dim("ids", 1)
+    counted = w.Cast(w.Cast("mask", to=TensorProto.BOOL), to=INT)
+    positions = w.Where(w.Equal(counted, 0), 1, w.Sub(w.CumSum(counted, 1), 1))
+    table = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    w.result("embedded", w.Gather(table, positions))
+    low = w.ConstantOfShape(w.Concat(length, length, axis=0), value=one(np.float32(-1e9)))
+    upper = w.Trilu(low, 1, upper=1)
+    steps = w.Range(np.array(0), w.Squeeze(length), np.array(1))
+    seen = w.Less(steps, w.Reshape(w.Add(steps, 1), w.Concat(length, [1], axis=0)))
+    causal = w.Where(seen, np.float32(0), upper)
+    sizes = w.Concat(batch, [1], length, length, axis=0)
+    causal = w.expand(w.Unsqueeze(causal, [0, 1]), sizes, 4)
+    padding = w.Cast(w.Expand(w.Unsqueeze("mask", [1, 2]), sizes), to=TensorProto.BOOL)
+    w.result("masked", w.Where(padding, causal, np.float32(-1e9)))
+    return {"embedded": (FLOAT, 3), "masked": (FLOAT, 4)}
+
+
+def tokens_and_tables(w: Writer) -> dict[str, tuple[int, int]]:
+    """ScatterND over a Range, class tokens by Expand and Tile, a slice of a table, Split and Reshape by computed sizes."""
+    batch = w.dim("x", 0)
+    zeros = w.ConstantOfShape(w.Shape("x"), value=one(np.float32(0)))
+    rows = w.Reshape(w.Range(np.array(0), w.Squeeze(batch), np.array(1)), [-1, 1])
+    scattered = w.ScatterND(zeros, rows, w.Mul("x", np.float32(2)))
+    token = np.ones((1, 1, 6), np.float32)
+    sizes = w.Concat(batch, [1], [1], axis=0)
+    expanded_token = w.Concat(w.Expand(token, sizes), scattered, axis=1)
+    tiled_token = w.Concat(w.Tile(token, sizes), scattered, axis=1)
+    table = np.random.default_rng(0).normal(size=(1, 64, 6)).astype(np.float32)
+    length = w.dim(expanded_token, 1)
+    placed = w.Add(expanded_token, w.Slice(table, [0], length, [1]))
+    half = w.Div(length, 2)
+    first, second = w.Split(
+        w.Add(placed, tiled_token), w.Concat(half, w.Sub(length, half), axis=0), axis=1, outputs=2
+    )  # fmt: skip
+    w.result("first", w.ReduceSum(first, [1]))
+    w.result("second", second)
+    heads = w.Reshape(placed, w.Concat([0], w.Mul(length, 1), [2], [-1], axis=0))
+    w.result("heads", w.Transpose(heads, perm=[0, 2, 1, 3]))
+    return {"first": (FLOAT, 3), "second": (FLOAT, 3), "heads": (FLOAT, 4)}
+
+
+def interpolated(w: Writer) -> dict[str, tuple[int, int]]:
+    """Resize to sizes computed in floats, to another image's size, and windows of an image padded to a multiple of 4."""
+
+    def scaled(axis: int, factor: float) -> str:
+        size = w.Mul(w.Cast(w.dim("image", axis), to=FLOAT), np.array([factor], np.float32))
+        return str(w.Cast(w.Floor(size), to=INT))
+
+    lead = w.Slice(w.Shape("image"), [0], [2])
+    target = w.Concat(lead, scaled(2, 2.0), scaled(3, 1.5), axis=0)
+    half_pixel = {"coordinate_transformation_mode": "half_pixel"}
+    w.result("up", w.Resize("image", "", "", target, mode="linear", **half_pixel))
+    like = w.Concat(w.Slice(w.Shape("small"), [0], [2]), w.Slice(w.Shape("image"), [2], [4]), axis=0)
+    nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    w.result("pyramid", w.Add("image", w.Resize("small", "", "", like, mode="nearest", **nearest)))
+    height, width = w.dim("image", 2), w.dim("image", 3)
+    below = w.Sub(w.Mul(w.Div(w.Add(height, 3), 4), 4), height)
+    beside = w.Mod(w.Sub([4], w.Mod(width, 4)), 4)
+    padded = w.Pad("image", w.Concat([0, 0, 0, 0, 0, 0], below, beside, axis=0))
+    rows, columns = w.Div(w.dim(padded, 2), 4), w.Div(w.dim(padded, 3), 4)
+    cut = w.Reshape(padded, w.Concat(w.dim(padded, 0), [3], rows, [4], columns, [4], axis=0))
+    w.result("windows", w.Softmax(w.Reshape(w.Transpose(cut, perm=[0, 2, 4, 3, 5, 1]), [-1, 16, 3]), axis=-1))
+    return {"up": (FLOAT, 4), "pyramid": (FLOAT, 4), "windows": (FLOAT, 3)}
+
+
+def cache_positions(w: Writer) -> dict[str, tuple[int, int]]:
+    """A buffer's causal mask cut by the cache's length, Trilu with a diagonal of run time, the last token."""
+    past, length = w.dim("past", 1), w.dim("x", 1)
+    total = w.Add(past, length)
+    cut = w.Slice(w.Slice(np.tril(np.ones((1, 1, 64, 64), bool)), past, total, [2]), [0], total, [3])
+    ones = w.ConstantOfShape(w.Concat(length, total, axis=0), value=one(np.float32(1)))
+    future = w.Trilu(ones, w.Squeeze(w.Add(past, 1)), upper=1)
+    scores = w.MatMul("x", w.Transpose(w.Concat("past", "x", axis=1), perm=[0, 2, 1]))
+    seen = w.Where(w.Squeeze(cut, [0]), scores, np.float32(np.finfo(np.float32).min))
+    w.result("weights", w.Softmax(w.Sub(seen, w.Mul(future, np.float32(3))), axis=-1))
+    w.result("last", w.Gather("x", w.Sub(w.Squeeze(length), 1), axis=1))
+    w.result("end", w.ArgMax(w.ReduceSum("x", [2], keepdims=0), axis=-1, keepdims=0))
+    return {"weights": (FLOAT, 3), "last": (FLOAT, 2), "end": (INT, 1)}
+
+
 @cache
 def built(build: Build, level: int) -> tuple[Any, ReferenceEvaluator]:
     model = made(CASES[build], build)
@@ -133,6 +224,10 @@ CASES: dict[Build, Inputs] = {
     llama_cache: LLAMA,
     heads_of: {"x": (FLOAT, ("N", 4, 8)), "bias": (FLOAT, ("N", "S", 8))},
     expanded: {"x": (FLOAT, ("N", 1, 6)), "y": (FLOAT, ("M", "K", 6))},
+    masks_and_positions: {"ids": (INT, ("B", "S")), "mask": (INT, ("B", "S"))},
+    tokens_and_tables: {"x": (FLOAT, ("B", "S", 6))},
+    interpolated: {"image": (FLOAT, ("B", 3, "H", "W")), "small": (FLOAT, ("B", 3, "h", "w"))},
+    cache_positions: {"x": (FLOAT, ("B", "S", 8)), "past": (FLOAT, ("B", "P", 8))},
 }
 
 
@@ -174,3 +269,18 @@ def test_one_or_all_heads(level: int, n: int, s: int) -> None:
 @pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (2, 2, 5), (1, 3, 4), (3, 1, 2)])
 def test_expand_of_torchscript(level: int, n: int, m: int, k: int) -> None:
     compare(expanded, level, {"N": n, "M": m, "K": k})
+
+
+IMAGES = [(1, 8, 12, 4, 6), (2, 7, 9, 3, 5), (1, 1, 1, 1, 1)]
+RUNS: list[tuple[Build, dict[str, int]]] = [
+    *((masks_and_positions, {"B": b, "S": s}) for b, s in ((1, 1), (2, 7), (3, 1))),
+    *((tokens_and_tables, {"B": b, "S": s}) for b, s in ((1, 1), (2, 7), (1, 4))),
+    *((interpolated, dict(zip("BHWhw", sizes))) for sizes in IMAGES),
+    *((cache_positions, {"B": b, "S": s, "P": p}) for b, s, p in ((2, 1, 5), (1, 4, 0), (3, 1, 0), (1, 5, 7))),
+]
+
+
+@pytest.mark.parametrize("level", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(("build", "sizes"), RUNS)
+def test_shape_arithmetic_of_exporters(level: int, build: Build, sizes: dict[str, int]) -> None:
+    compare(build, level, sizes)
