@@ -43,7 +43,7 @@ class FoldScaleIntoLinear(Rule):
         linear = Linear.of(m.node(self.linear))
         factor = self._factor(m, linear)
         m.require(bool(np.all(np.isfinite(factor))), "it divides by zero", m[self.c])
-        _ = linear.bias
+        linear.require_fit(linear.scaled_outputs(factor), linear.bias * factor)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Scaled weights."""
@@ -147,8 +147,7 @@ class FoldScaleBeforeLinear(Rule):
         linear = Linear.of(m.root)
         m.require(m[self.x].type == m[self.scaled].type, "the constant widens the data", m[self.c])
         m.require(linear.node.op != "Gemm" or not attr(linear.node, "transA"), "the data is transposed", linear.node)
-        self._factor(m, linear)
-        _ = linear.bias
+        linear.require_fit(linear.scaled_inputs(self._factor(m, linear)), linear.bias)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Scaled weights."""

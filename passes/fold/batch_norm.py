@@ -34,7 +34,8 @@ class FoldBatchNormIntoLinear(Rule):
         linear = Linear.of(m.node(self.linear))
         m.require(linear.channel_axis == 1, "the channels are not on axis 1", linear.node.out)
         linear.require_bias()
-        _ = linear.bias
+        s, t = affine_of(m.root)
+        linear.require_fit(linear.scaled_outputs(s), linear.bias * s + t)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """The linear operator with scaled weights."""

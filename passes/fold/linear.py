@@ -155,6 +155,16 @@ class Linear:
             attrs.pop("beta", None)
         return e.node(op, inputs, attrs, like=like).out
 
+    def require_fit(self, *arrays: F64) -> None:
+        """Refuse new weights beyond the range of the element type: infinity times 0 is NaN where there was a number.
+
+        Raises:
+            NoMatch: a finite number in double precision that is none in the type of the result.
+        """
+        limit = float(np.finfo(self.node.out.dtype.numpy).max)
+        if any(np.any(np.isfinite(a) & (np.abs(a) > limit)) for a in arrays):
+            raise NoMatch("the folded weights overflow", self.node)
+
     def require_bias(self) -> None:
         """Refuse where the result can't have a bias.
 

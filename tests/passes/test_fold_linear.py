@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, rand
+from graphopt.driver.optimizing import optimize
+from graphopt.rewrite.remarks import Remarks
+from tests.support.onnx_graphs import assert_fires, assert_refuses, graph_of, ops, rand
 
 X = {"x": "float[2,4,7,7]"}
 BN = {"s": rand(6, positive=True), "t": rand(6), "m": rand(6, seed=3), "v": rand(6, seed=1, positive=True)}
@@ -205,3 +207,14 @@ def test_a_factor_that_is_not_by_channel_stays_behind_a_norm():
         {"x": "float[1,4,7,7]"}, "c = BatchNormalization(x, s, t, m, v)\ny = Mul(c, k)", k=rand(2, 1, 1, 1), **BN4
     )
     assert_refuses(g, "fold-batch-norm", "widens")
+
+
+def test_factors_that_overflow_the_weights_stay():
+    # infinite weights would make NaN of zeros in the data
+    big = np.full((2, 3, 1, 1), 1e30, np.float32)
+    for text in ("h = Conv(x, w)\ny = Mul(h, c)", "h = Mul(x, c)\ny = Conv(h, w)"):
+        g = graph_of({"x": "float[1,3,4,4]"}, text, w=big, c=np.float32(1e30))
+        remarks = Remarks()
+        after = optimize(g, passes=["fold-affine"], remarks=remarks, for_export=False)
+        assert ops(after) == ops(g)
+        assert any("overflow" in r.text for r in remarks.refusals(None))
