@@ -166,7 +166,8 @@ def _conv_transpose(c: LowerContext) -> Lowered:
     work = working_dtype(dtype)
     window = transposed_window(c)
     group = int(c.attr("group") or 1)
-    channels, out_per_group = x.shape[1], w.shape[1]
+    # a weight that is known decides where the image's channels are a symbol: inference has made them equal
+    channels, out_per_group = w.shape[0], w.shape[1]
     if not isinstance(channels, int) or not isinstance(out_per_group, int):
         raise c.unsupported("ConvTranspose of an unknown number of channels", "fix the channels with --shape")
     in_per_group = channels // group

@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.support.run_node import check, node
+from graphopt.driver.compiling import compile
+from graphopt.errors import InputError
+from tests.support.ort import run_ort
+from tests.support.run_node import check, model_with, node, same
 
 Array = npt.NDArray[Any]
 
@@ -161,3 +164,14 @@ def test_deformable_convolution() -> None:
             want[n, oc, i, j] += value * mask[n, plane, i, j] * w[oc, ic, a, b]
     consts = {"w": w, "b": bias}
     check(nodes, {"x": x, "o": offset, "m": mask}, consts, {"y": want.astype(np.float32)}, opset=22, atol=1e-4)
+
+
+def test_transposed_convolution_of_an_image_whose_channels_are_a_symbol() -> None:
+    """The weight says how many there are; another number is refused when the model is run."""
+    x, w = rand(1, 4, 5), rand(4, 3, 2)
+    model = model_with([node("ConvTranspose", "x w", "y", group=2, strides=[2])], {"x": x}, {"w": w})
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "C"
+    compiled = compile(model, "x86", level=0)
+    same("y", compiled.run({"x": x})["y"], run_ort(model, {"x": x})[0])
+    with pytest.raises(InputError, match="C"):
+        compiled.run({"x": np.zeros((1, 6, 5), np.float32)})
