@@ -1,0 +1,1 @@
+"""Every element-wise operator behind every other one in one kernel."""

@@ -1,0 +1,313 @@
+"""Kernels of many pairs: a first operator and up to 23 others that each take its result."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from graphopt.backends.backend import build_program
+from graphopt.backends.base.program import KernelStep
+from graphopt.backends.base.tvm_api import tirx, tvm_ffi
+from graphopt.driver.compiling import signature_of, to_program
+from graphopt.errors import GraphOptError
+from graphopt.ir.fused import FusedGraph
+from graphopt.passes.fuse.kernels import MAX_NODES
+from graphopt.runtime.model import CompiledModel
+from tests.pairs.anchors import Anchor, anchors
+from tests.pairs.operators import INTEGERS, OPSET, Form, forms, onnx_type
+
+Array = npt.NDArray[Any]
+
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (33,), (3, 17), (2, 1, 16), (7,), (5, 8), (1, 15), (2, 3, 1), (1,), (2, 3, 9), (4, 64), (130, 140), (1, 1, 33),
+)  # fmt: skip
+"""Extents around the width of vectors; one is large enough for threads."""
+ROUND_SHAPES: tuple[tuple[int, ...], ...] = ((5, 8), (2, 1, 16), (4, 64), (2, 3, 1), (1,), (130, 144))
+"""Extents that take one copy of the loop's body: TVM's passes take seconds for kernels full of transcendental functions."""
+FEWER = ("same", "scalar", "one", "row", "column")
+"""How an operand is broadcast."""
+BATCH = 12
+"""Stars to a compiled model."""
+TOLERANCE = {"float16": (4e-3, 2e-3), "float32": (2e-5, 2e-6), "float64": (1e-10, 1e-12)}
+
+
+@dataclass(frozen=True)
+class Star:
+    """A first operator, the ones that take its result, and what was chosen for them.
+
+    Attributes:
+        anchor: what makes the value that ``others`` take, in place of ``first``; each of them has one of its own.
+    """
+
+    first: Form
+    others: tuple[Form, ...]
+    shape: tuple[int, ...]
+    turn: int
+    anchor: Anchor | None = None
+
+    def names(self) -> list[str]:
+        """The pairs in it."""
+        first = self.anchor.name if self.anchor else self.first.name
+        return [f"{first} -> {o.name} ({self.first.source}, {list(self.shape)})" for o in self.others]
+
+
+def vectorised(source: str) -> dict[str, bool]:
+    """Whether the loops around each form of a type are vectorised; one that isn't makes the whole kernel scalar."""
+    plan = _Plan()
+    outs = {plan.apply(f, plan.operand(f.source, "value", (33,), "same"), (33,), 0): f.name for f in forms(source)}
+    program = to_program(plan.model(), "x86", threads=1, level=1, passes=[])[2]
+    return {
+        outs[step.outputs[0].name]: _has_vector_loop(program.functions[step.function])
+        for step in program.steps
+        if isinstance(step, KernelStep)
+    }
+
+
+def _has_vector_loop(function: Any) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [(tirx.For, lambda loop: found.append(loop.kind))])
+    return tirx.ForKind.VECTORIZED in found
+
+
+def stars(source: str, fast: dict[str, dict[str, bool]], start: int = 0) -> list[Star]:
+    """Stars that hold every pair whose first operator takes the type."""
+    out: list[Star] = []
+    for first in forms(source):
+        second = forms(first.result)
+        by_kind = [[f for f in second if fast[first.result][f.name] is kind] for kind in (True, False)]
+        if not fast[source][first.name]:
+            by_kind = [list(second)]
+        for group in by_kind:
+            for i in range(0, len(group), MAX_NODES - 1):
+                turn, others = start + len(out), tuple(group[i : i + MAX_NODES - 1])
+                heavy = sum(not fast[first.result][f.name] for f in others) > 3 and turn % 8
+                shapes = ROUND_SHAPES if heavy else SHAPES
+                out.append(Star(first, others, shapes[turn % len(shapes)], turn))
+    return out
+
+
+def anchored() -> list[Star]:
+    """Every form on float32 behind every anchor."""
+    out: list[Star] = []
+    for anchor in anchors():
+        value = Form(anchor.op, anchor.op, "float32", "float32")
+        group = forms("float32")
+        out += [
+            Star(value, group[i : i + BATCH], anchor.shape, len(out) + i, anchor) for i in range(0, len(group), BATCH)
+        ]
+    return out
+
+
+def batches(chosen: Sequence[Star]) -> list[Sequence[Star]]:
+    """Stars that one model is made of; each pair behind an anchor is a kernel, so fewer of those."""
+    plain, behind = [s for s in chosen if s.anchor is None], [s for s in chosen if s.anchor is not None]
+    return [part[i : i + size] for part, size in ((plain, BATCH), (behind, 2)) for i in range(0, len(part), size)]
+
+
+def failures(batch: Sequence[Star]) -> list[str]:
+    """Pairs that don't compile, don't fuse or give wrong results, each with what happened."""
+    try:
+        return _failures_of_model(batch)
+    except (GraphOptError, AssertionError) as error:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return failures(batch[:half]) + failures(batch[half:])
+        (star,) = batch
+        if len(star.others) > 1:
+            half = len(star.others) // 2
+            parts = (star.others[:half], star.others[half:])
+            return [f for part in parts for f in failures([replace(star, others=part)])]
+        return [f"{star.names()[0]}: {type(error).__name__}: {str(error)[-300:]}"]
+
+
+def _failures_of_model(batch: Sequence[Star]) -> list[str]:
+    plan = _Plan()
+    placed = [plan.star(star) for star in batch]
+    graph, fused, program = to_program(plan.model(), "x86", threads=1 + batch[0].turn % 2, level=1, passes=[])
+    for star, (first, outs) in zip(batch, placed):
+        if star.anchor is None:
+            _one_kernel(fused, star, [first, *outs])
+        elif star.anchor.fuses:
+            _behind_anchor(fused, star, outs)
+    compiled = CompiledModel.from_program(
+        signature_of(graph), program, build_program(program, None, 1), source=graph.source
+    )
+    got = {name: np.asarray(value) for name, value in compiled.run(dict(plan.feed)).items()}
+    wrong: list[str] = []
+    for star, (first, outs) in zip(batch, placed):
+        alone = star.anchor.name if star.anchor else star.first.name
+        wrong += plan.compare(f"{alone} ({star.first.source}, {list(star.shape)})", first, got)
+        for name, out in zip(star.names(), outs):
+            wrong += plan.compare(name, out, got)
+    return wrong
+
+
+def _one_kernel(fused: FusedGraph, star: Star, outputs: Sequence[str]) -> None:
+    groups = [g for g in fused.groups if any(v is not None and v.name in outputs for n in g.nodes for v in n.outputs)]
+    assert len(groups) == 1, f"{star.first.name} and what follows it make {len(groups)} kernels"
+
+
+def _behind_anchor(fused: FusedGraph, star: Star, outputs: Sequence[str]) -> None:
+    for form, out in zip(star.others, outputs):
+        (group,) = [g for g in fused.groups if any(v is not None and v.name == out for v in g.outputs)]
+        assert len(group.nodes) == 2, f"{star.names()[0]}: {form.name} is a kernel of its own"
+
+
+class _Plan:
+    """A model being made of stars, its inputs, and the node behind every output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.feed: dict[str, Array] = {}
+        self.made: dict[str, tuple[Form, onnx.NodeProto, tuple[int, ...]]] = {}
+
+    def star(self, star: Star) -> tuple[str, list[str]]:
+        """Add a star: names of the first result and of the others."""
+        if star.anchor is not None:
+            first = self._anchor(star.anchor, star.first)
+            return first, [
+                self.apply(o, self._anchor(star.anchor, None), star.shape, star.turn + i, first)
+                for i, o in enumerate(star.others)
+            ]
+        value = self.operand(star.first.source, "value", star.shape, "same")
+        first = self.apply(star.first, value, star.shape, star.turn)
+        return first, [self.apply(o, first, star.shape, star.turn + i) for i, o in enumerate(star.others)]
+
+    def _anchor(self, anchor: Anchor, shown: Form | None) -> str:
+        """Add an anchor, its result an output only if ``shown``."""
+        self.feed.update(anchor.inputs)
+        out = f"y{len(self.nodes)}"
+        node = helper.make_node(anchor.op, list(anchor.inputs), [out], **anchor.attributes)
+        self.nodes.append(node)
+        if shown is not None:
+            self.made[out] = (shown, node, anchor.shape)
+        return out
+
+    def apply(self, form: Form, value: str, shape: tuple[int, ...], turn: int, known_as: str | None = None) -> str:
+        """Add a node: the name of its result. ``known_as`` names the output that tells the value, if it is none itself."""
+        operands = [self._second(form, kind, shape, turn + i) for i, kind in enumerate(form.operands)]
+        out = f"y{len(self.nodes)}"
+        node = form.node(value, operands, out)
+        self.nodes.append(node)
+        told = form.node(known_as or value, operands, out)
+        self.made[out] = (form, told, shape)
+        return out
+
+    def _second(self, form: Form, kind: str, shape: tuple[int, ...], turn: int) -> str:
+        dtype = {"condition": "bool", "float": "float32", "int32": "int32"}.get(kind, form.source)
+        fewer = "scalar" if kind in ("low", "high") else FEWER[turn % len(FEWER)]
+        if form.op == "PRelu" and fewer == "scalar":
+            fewer = "one"  # the slope has at least one dimension
+        return self.operand(dtype, kind, shape, fewer)
+
+    def operand(self, dtype: str, kind: str, shape: tuple[int, ...], fewer: str) -> str:
+        """An input of the model; equal requests share one."""
+        if fewer == "scalar":
+            shape = ()
+        elif fewer == "one":
+            shape = (1,)
+        elif fewer == "row":
+            shape = shape[-1:]
+        elif fewer == "column":
+            shape = (*shape[:-1], 1)
+        name = "_".join([kind, dtype, *map(str, shape), "of"]) + str(len(shape))
+        if name not in self.feed:
+            self.feed[name] = _values(dtype, kind, shape)
+        return name
+
+    def model(self) -> onnx.ModelProto:
+        """The model, every result an output."""
+        return _model(self.nodes, self.feed, {k: (f.result, shape) for k, (f, _, shape) in self.made.items()})
+
+    def compare(self, name: str, out: str, got: dict[str, Array]) -> list[str]:
+        """What is wrong with a result, given the compiled model's own values of its operands."""
+        form, node, shape = self.made[out]
+        operands = [got[i] if i in got else self.feed[i] for i in node.input]
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            want, counts = expected(form, node, operands)
+        value = got[out]
+        if value.dtype != want.dtype or value.shape != shape:
+            return [f"{name}: {value.dtype}{list(value.shape)} instead of {want.dtype}{list(shape)}"]
+        want = np.broadcast_to(want, shape)
+        if value.dtype.kind == "f":
+            rtol, atol = TOLERANCE[str(value.dtype)]
+            a, b = value.astype(np.float64), want.astype(np.float64)
+            right = np.isclose(a, b, rtol, atol, equal_nan=True)
+        else:
+            right = value == want
+        bad = np.argwhere(~(right | ~np.broadcast_to(counts, shape)))
+        if not len(bad):
+            return []
+        at = tuple(int(i) for i in bad[0])
+        read = [np.broadcast_to(o, shape)[at] for o in operands]
+        return [f"{name}: {len(bad)} wrong, at {list(at)} {value[at]} instead of {want[at]} for {read}"]
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, tuple[str, tuple[int, ...] | None]],
+) -> onnx.ModelProto:
+    ins = [helper.make_tensor_value_info(k, onnx_type(str(v.dtype)), v.shape) for k, v in inputs.items()]
+    outs = [helper.make_tensor_value_info(k, onnx_type(dtype), shape) for k, (dtype, shape) in outputs.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "pairs", ins, outs), opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    return model
+
+
+def expected(form: Form, node: onnx.NodeProto, operands: Sequence[Array]) -> tuple[Array, Array]:
+    """What ONNX defines, and which elements it defines (conversions to integers have a range)."""
+    counts: Array = np.array(True)
+    value = operands[form.before]
+    if form.op in ("Cast", "CastLike") and value.dtype.kind == "f" and np.dtype(form.result).kind in "iu":
+        info = np.iinfo(form.result)
+        wide = value.astype(np.float64)
+        counts = np.isfinite(wide) & (wide > float(info.min) - 1) & (wide < float(info.max))
+    if form.op == "Shrink" and form.source in INTEGERS:
+        counts = np.abs(value.astype(np.float64)) < 2**24  # ONNX's function computes in float32
+    if form.op == "HardSwish":
+        wide = value.astype(np.float64)  # the reference rounds 1/6 to float32 in every type
+        return (wide * np.clip(wide / 6 + 0.5, 0, 1)).astype(value.dtype), counts
+    if form.op in ("Erf", "Gelu") and form.source == "float64":  # the reference computes them in float32
+        if form.op == "Gelu" and form.attributes["approximate"] == "tanh":
+            return 0.5 * value * (1 + np.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3))), counts
+        erf = np.vectorize(math.erf, otypes=[np.float64])
+        return erf(value) if form.op == "Erf" else 0.5 * value * (1 + erf(value * math.sqrt(0.5))), counts
+    if form.op == "Div" and form.source in ("int8", "int16", "int32", "int64"):
+        a, b = operands
+        quotient = (
+            np.abs(a.astype(object)) // np.abs(b.astype(object)) * np.sign(a.astype(object)) * np.sign(b.astype(object))
+        )
+        return quotient.astype(a.dtype), counts
+    inputs = dict(zip(node.input, operands))
+    result = ReferenceEvaluator(_model([node], inputs, {node.output[0]: (form.result, None)})).run(None, inputs)[0]
+    return np.asarray(result), counts
+
+
+def _values(dtype: str, kind: str, shape: tuple[int, ...]) -> Array:
+    rng = np.random.default_rng([sum(shape), len(shape), len(kind)])
+    if dtype == "bool":
+        return np.asarray(rng.random(shape) < 0.5)
+    if kind in ("low", "high"):
+        return (
+            np.asarray((1 if kind == "low" else 3), dtype)
+            if dtype.startswith("u")
+            else np.asarray(-1 if kind == "low" else 2, dtype)
+        )
+    if kind == "small":
+        return np.asarray(rng.integers(1, 4, shape), dtype)
+    if dtype.startswith("float"):
+        return np.asarray(np.round(rng.standard_normal(shape) * 2, 3)).astype(dtype)
+    return np.asarray(rng.integers(0 if dtype.startswith("u") else -9, 10, shape)).astype(dtype)
