@@ -8,7 +8,6 @@ from tests.pairs.operators import TYPES, element_wise, forms
 from tests.pairs.run import all_stars, check
 from tests.pairs.stars import anchored
 
-
 SHARE = 10
 """The slow tests check every tenth kernel; ``python -m tests.pairs.run`` checks all of them."""
 
