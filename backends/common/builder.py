@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
-from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.common.checks import ask_for
 from graphopt.backends.common.dim_expr import dim_expr
-from graphopt.backends.common.index import flatten, row_major
+from graphopt.backends.common.index import flatten, i64, row_major
 from graphopt.backends.common.math import maximum, minimum
 from graphopt.backends.common.one_thread import in_one_thread
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
@@ -245,6 +246,10 @@ class KernelBuilder:
         # TVM has no zero-dimensional or empty allocations
         extents = [max(d, 1) if isinstance(d, int) else d for d in shape] or [1]
         buffer = tirx.decl_buffer(extents, dtype, f"work{self._counter}")
+        if not self.caps.is_gpu and not all(isinstance(d, int) for d in extents):
+            sizes = [i64(d).astype("float64") for d in extents]
+            itemsize = -(-tvm.DataType(dtype).bits // 8)
+            self.allocations.append(ask_for(sizes, itemsize, "scratch memory of a kernel"))
         self.allocations.append(tirx.AllocBuffer(buffer))
         return buffer
 

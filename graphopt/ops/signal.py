@@ -17,6 +17,8 @@ def _dft(c: InferContext) -> list[Type]:
     axis = c.axis(ints(c.need_const(2, "the axis of DFT"))[0] if c.has(2) else -2, len(x))
     one_sided, inverse = bool(c.attr("onesided")), bool(c.attr("inverse"))
     length: Dim | None = c.content(1).reshape(-1)[0] if c.has(1) else None
+    if length is not None:
+        c.assume_at_most(1, length, "length of DFT")
     if one_sided and inverse:
         x[axis] = length if length is not None else (x[axis] - 1) * 2
         x[-1] = 1
@@ -38,6 +40,9 @@ def _stft(c: InferContext) -> list[Type]:
         frame = c.shape(2)[0]
     else:
         raise c.invalid("STFT without window and frame_length")
+    c.assume_at_most(1, step, "step of STFT")
+    c.assume_at_most(1, frame, "length of the frames of STFT")
+    c.assume_at_most(frame, x[1], "a frame of STFT and the signal")
     bins = frame // 2 + 1 if c.attr("onesided") else frame
     return [TensorType(c.dtype(0), (x[0], (x[1] - frame) // step + 1, bins, 2))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.ir.atoms import SymbolKind
-from graphopt.ir.dims import Dim, floordiv, product
+from graphopt.ir.dims import Dim, floordiv, mod, product
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
@@ -51,6 +51,7 @@ def _affine_grid(c: InferContext) -> list[Type]:
     size = list(c.content(1).reshape(-1))
     if len(size) not in (4, 5):
         raise c.invalid(f"AffineGrid with a size of {len(size)} elements")
+    c.assume_shape(0, (size[0], len(size) - 2, len(size) - 1), "matrices of AffineGrid")
     return [TensorType(c.dtype(0), (size[0], *size[2:], len(size) - 2))]
 
 
@@ -68,6 +69,19 @@ def _deform_conv(c: InferContext) -> list[Type]:
 def _col2im(c: InferContext) -> list[Type]:
     x = c.shape(0)
     image, block = c.content(1).reshape(-1), c.content(2).reshape(-1)
+    n = len(image)
+    strides, dilations = ([int(v) for v in c.attr(name) or [1] * n] for name in ("strides", "dilations"))
+    pads = [int(p) for p in c.attr("pads") or [0] * 2 * n]
+    if not len(block) == len(strides) == len(dilations) == n or len(pads) != 2 * n or min(strides, default=1) < 1:
+        raise c.invalid(f"block, strides, dilations or pads of Col2Im do not fit an image of {n} axes")
+    windows: list[Dim] = []
+    for i in range(n):
+        room = image[i] + pads[i] + pads[n + i] - ((block[i] - 1) * dilations[i] + 1)
+        c.assume_at_most(1, block[i], "block of Col2Im")
+        c.assume_at_most(0, room, "block and image of Col2Im")
+        windows.append(floordiv(room, strides[i]) + 1)
+    c.assume_equal(x[2], product(windows), "columns and positions of the block in Col2Im")
+    c.assume_equal(mod(x[1], product(block)), 0, "channels and elements of the block in Col2Im")
     return [TensorType(c.dtype(0), (x[0], floordiv(x[1], product(block)), *image))]
 
 

@@ -46,6 +46,8 @@ class Case:
 def model(
     nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, tuple[int, Sequence[Any]]], outputs: Mapping[str, tuple[int, int]],
     consts: Mapping[str, Any] | None = None,
+    *,
+    opset: int = 21,
 ) -> onnx.ModelProto:  # fmt: skip
     """Inputs as (element type, shape), outputs as (element type, rank) of unknown extents."""
     graph = helper.make_graph(
@@ -53,7 +55,7 @@ def model(
         [helper.make_tensor_value_info(n, t, [f"{n}_{a}" for a in range(r)]) for n, (t, r) in outputs.items()],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (consts or {}).items()],
     )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     made.ir_version = 10
     return made
 

@@ -115,6 +115,17 @@ def _writing() -> Iterator[Case]:
         lambda f: inside(f["i"], 4),
     )
     yield Case(
+        "TensorScatter",
+        model(
+            [node("TensorScatter", "x u i", "y", axis=1)],
+            {"x": (FLOAT, ("n", 5, 2)), "u": (FLOAT, ("n", "k", 2)), "i": (INT64, ("n",))},
+            {"y": (FLOAT, 3)},
+            opset=24,
+        ),
+        lambda rng: {"x": floats(rng, 2, 5, 2), "u": floats(rng, 2, 2, 2), "i": integers(rng, 2, 0, 4)},
+        lambda f: all(0 <= i <= 3 for i in wide(f["i"])),
+    )
+    yield Case(
         "MaxUnpool",
         model(
             [node("MaxUnpool", "x i", "y", kernel_shape=[2, 2], strides=[2, 2])],
@@ -200,6 +211,18 @@ def _lengths() -> Iterator[Case]:
             "l": np.full(2, 4, np.int32) if rng.random() < 0.4 else integers(rng, 2, 0, 5, np.int32),
         },
         lambda f: (True if set(wide(f["l"])) == {4} else None) if all(0 <= n <= 4 for n in wide(f["l"])) else False,
+    )
+    consts = {"w": floats(weights, 1, 6, 3), "r": floats(weights, 1, 6, 2)}
+    yield Case(
+        "GRU",
+        model(
+            [node("GRU", "x w r _ l", "y", hidden_size=2)],
+            {"x": (FLOAT, ("t", "b", 3)), "l": (INT32, ("k",))},
+            {"y": (FLOAT, 4)},
+            consts,
+        ),
+        lambda rng: {"x": floats(rng, 4, 2, 3), "l": integers(rng, int(rng.integers(1, 4)), 0, 5, np.int32)},
+        lambda f: None if len(f["l"]) == 2 and all(0 <= n <= 4 for n in wide(f["l"])) else False,
     )
     yield Case(
         "NonMaxSuppression",

@@ -198,6 +198,45 @@ def _windows() -> Iterator[Case]:
         lambda f: True if len(f["c"]) == len(f["a"]) else None if len(f["c"]) == 1 else False,
     )
     yield Case(
+        "SpaceToDepth",
+        model([node("SpaceToDepth", "x", "y", blocksize=2)], {"x": (FLOAT, ("n", 2, "h", "w"))}, {"y": (FLOAT, 4)}),
+        image,
+        lambda f: all(d % 2 == 0 for d in f["x"].shape[2:]),
+    )
+    yield Case(
+        "STFT",
+        model(
+            [node("STFT", "x s _ l", "y")],
+            {"x": (FLOAT, (1, "n", 1)), "s": (INT64, ()), "l": (INT64, ())},
+            {"y": (FLOAT, 4)},
+        ),
+        lambda rng: {"x": floats(rng, 1, 9, 1), "s": integers(rng, 1, 1, 4)[0], "l": integers(rng, 1, 2, 9)[0]},
+        lambda f: None if int(f["s"]) > 0 and 0 < int(f["l"]) <= 9 else False,
+    )
+    yield Case(
+        "AffineGrid",
+        model([node("AffineGrid", "t s", "y")], {"t": (FLOAT, ("n", 2, 3)), "s": (INT64, (4,))}, {"y": (FLOAT, 4)}),
+        lambda rng: {"t": floats(rng, 2, 2, 3), "s": np.array([2, 1, *integers(rng, 2, 1, 4)], np.int64)},
+        lambda f: both(fits(*wide(f["s"])), None if min(wide(f["s"])) < 1 else True),
+    )
+    yield Case(
+        "AffineGrid of another batch",
+        model([node("AffineGrid", "t s", "y")], {"t": (FLOAT, ("n", 2, 3)), "s": (INT64, (4,))}, {"y": (FLOAT, 4)}),
+        lambda rng: {"t": floats(rng, 2, 2, 3), "s": np.array([*integers(rng, 1, 1, 4), 1, 2, 2], np.int64)},
+        lambda f: wide(f["s"])[0] == 2,
+    )
+    yield Case(
+        "Col2Im",
+        model(
+            [node("Col2Im", "x i b", "y")],
+            {"x": (FLOAT, (1, 4, "l")), "i": (INT64, (2,))},
+            {"y": (FLOAT, 4)},
+            {"b": np.array([2, 2])},
+        ),
+        lambda rng: {"x": floats(rng, 1, 4, int(rng.choice([4, 6]))), "i": integers(rng, 2, 2, 4)},
+        lambda f: min(wide(f["i"])) >= 1 and (wide(f["i"])[0] - 1) * (wide(f["i"])[1] - 1) == f["x"].shape[2],
+    )
+    yield Case(
         "DFT",
         model(
             [node("DFT", "x l a", "y")],
@@ -205,7 +244,11 @@ def _windows() -> Iterator[Case]:
             {"y": (FLOAT, 3)},
             {"a": np.array(1)},
         ),
-        lambda rng: {"x": floats(rng, 1, 6, 1), "l": integers(rng, 1, 1, 9)[0]},
+        # a transform by its definition takes minutes for a million elements: lengths are small, or beyond all memory
+        lambda rng: {
+            "x": floats(rng, 1, 6, 1),
+            "l": rng.choice([-(2**63), -1, 0, 1, 5, 6, 9, 2**40, 2**62, 2**63 - 1]),
+        },
         lambda f: None if 100 < int(f["l"]) < 2**33 or not f["l"] else 0 < int(f["l"]) <= 100,
     )
 
