@@ -16,8 +16,8 @@ import numpy as np
 
 LIMIT = 6 * 2**30
 """Bytes of address space; TVM and its threads take most of one GiB."""
-SLOW = 10.0
-"""Seconds after which one run counts as hanging."""
+SLOW = 30.0
+"""Seconds of processor time after which one run counts as hanging: other work on the machine does not count."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def _tried(case: Any, compiled: Any, feed: dict[str, Any]) -> dict[str, Any]:
 
     legal = case.legal(feed)
     shown = {k: v.tolist() if v.size <= 16 else list(v.shape) for k, v in feed.items()}
-    start = time.monotonic()
+    start = time.process_time()
     try:
         got = compiled.run(feed)
     except GraphOptError as e:
@@ -53,8 +53,8 @@ def _tried(case: Any, compiled: Any, feed: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": "refused", "wrong": wrong, "feed": shown} if wrong else {"outcome": "refused"}
     except Exception as e:  # any other class is what is looked for
         return {"outcome": "raised", "wrong": f"{type(e).__name__}: {e}", "feed": shown}
-    if time.monotonic() - start > SLOW:
-        return {"outcome": "slow", "wrong": f"took {time.monotonic() - start:.0f} s", "feed": shown}
+    if time.process_time() - start > SLOW:
+        return {"outcome": "slow", "wrong": f"took {time.process_time() - start:.0f} s", "feed": shown}
     if legal is False:
         shapes = {k: list(v.shape) for k, v in got.items()}
         return {"outcome": "accepted", "wrong": f"accepted though illegal, gave {shapes}", "feed": shown}
