@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.plan import plan_buffers
-from graphopt.backends.base.program import BindStep, BranchStep, Buffer, JoinStep, KernelStep, Program, ViewStep
+from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, weigh
 from graphopt.backends.base.tvm_api import tvm_ffi
@@ -23,6 +23,7 @@ from graphopt.backends.common.unaligned import accept_unaligned
 from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.memory_checks import MemoryChecks
 from graphopt.backends.placement import place
+from graphopt.backends.written import Written
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
@@ -53,7 +54,6 @@ class Lowering:
     Attributes:
         functions: PrimFuncs by name, shared with the programs of subgraphs.
         defined: symbols with a value at run time at the current step.
-        own: buffers that the first ``seen`` steps write.
         checked: constraints that hold from the current step on.
         memory: sizes to be checked before they are allocated.
         titles: what symbols stand for that are elements of tensors.
@@ -68,8 +68,6 @@ class Lowering:
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
-    own: set[Buffer] = field(default_factory=set)
-    seen: int = 0
     outer_names: DimNames | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
     memory: MemoryChecks = field(default_factory=MemoryChecks)
@@ -86,7 +84,7 @@ class Lowering:
         graph = self.fused.graph
         inputs = [self.buffer(v) for v in graph.inputs]
         out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
-        self.out = out
+        self.out, self.written = out, Written(out.steps)
         for value in graph.inputs:
             self.defined |= symbols_of(*value.shape)
         entry = frozenset(self.defined)
@@ -237,26 +235,9 @@ class Lowering:
 
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
-        if found is not None and found not in self.out.outputs and self._is_made_here(found):
+        if found is not None and found not in self.out.outputs and self.written.is_made(found):
             return found
         return self._copy(value)
-
-    def _is_made_here(self, buffer: Buffer) -> bool:
-        """Whether a kernel of this program wrote it: what comes from outside must not leave as a result, even as a view."""
-        views = {s.output: s.input for s in self.out.steps if isinstance(s, ViewStep)}
-        while buffer in views:
-            buffer = views[buffer]
-        return any(isinstance(s, (KernelStep, BranchStep)) and buffer in s.outputs for s in self.out.steps)
-
-    def _is_own(self, buffer: Buffer) -> bool:
-        """Whether the memory of a buffer is of this program."""
-        for step in self.out.steps[self.seen :]:
-            if isinstance(step, (KernelStep, BranchStep)):
-                self.own.update(step.outputs)
-            elif isinstance(step, JoinStep):
-                self.own.add(step.output)
-        self.seen = len(self.out.steps)
-        return buffer.root[0] in self.own
 
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""
@@ -361,7 +342,7 @@ class Lowering:
 
         What is not made in this program may be the caller's arrays, which start anywhere.
         """
-        foreign = [i for i, b in enumerate(operands) if b.data is None and not self._is_own(b)]
+        foreign = [i for i, b in enumerate(operands) if b.data is None and not self.written.is_own(b)]
         if foreign and not self.target.caps.is_gpu:
             function = accept_unaligned(function, foreign)
         anonymous = function.without_attr("global_symbol")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphopt.backends.base.plan import ALIGNMENT
-from graphopt.backends.base.program import Buffer, JoinStep, KernelStep, ViewStep
+from graphopt.backends.base.program import Buffer, JoinStep, ViewStep
 from graphopt.ir.fused import Group
 from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext
@@ -165,12 +165,12 @@ def _part(lowering: Lowering, whole: Value, part: Value, axis: int, position: in
 
 def _is_movable(lowering: Lowering, root: Buffer) -> bool:
     """Whether a buffer's memory is planned, so that it may lie inside of another one and others inside of it."""
-    made = any(isinstance(s, (KernelStep, JoinStep)) and root in _written(s) for s in lowering.out.steps)
-    return made and root.static_bytes is not None and root.value is not None and not _leaves(root.value)
-
-
-def _written(step: KernelStep | JoinStep) -> Sequence[Buffer]:
-    return step.outputs if isinstance(step, KernelStep) else [step.output]
+    return (
+        lowering.written.is_planned(root)
+        and root.static_bytes is not None
+        and root.value is not None
+        and not _leaves(root.value)
+    )
 
 
 def _leaves(value: Value) -> bool:

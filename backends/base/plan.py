@@ -10,6 +10,10 @@ ALIGNMENT = 64
 """Bytes; every buffer starts on a cache line, and kernels rely on it (they use aligned vector loads)."""
 
 
+SPAN = 32
+"""Steps; see `_Placed`."""
+
+
 @dataclass
 class _Storage:
     """Memory of a buffer and of all that lie in it, from its first write to its last read (indices of steps)."""
@@ -37,12 +41,12 @@ def plan_buffers(program: Program) -> None:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift
     storages = _storages(program)
-    placed: list[_Storage] = []
+    placed = _Placed()
     for storage in sorted(storages, key=lambda s: (-s.size, s.first)):
-        storage.offset = _narrowest_gap(storage, placed)
-        placed.append(storage)
-    program.arena_bytes = max((s.offset + s.size for s in placed), default=0)
-    place = {s.buffer: s.offset for s in placed}
+        storage.offset = _narrowest_gap(storage, placed.alive_with(storage))
+        placed.add(storage)
+    program.arena_bytes = max((s.offset + s.size for s in storages), default=0)
+    place = {s.buffer: s.offset for s in storages}
     for b in buffers_of(program):
         root, shift = b.root
         known = root in place and b.static_bytes is not None
@@ -74,9 +78,29 @@ def _storages(program: Program) -> list[_Storage]:
     return list(found.values())
 
 
-def _narrowest_gap(storage: _Storage, placed: list[_Storage]) -> int:
+class _Placed:
+    """Storages with a place, by spans of steps: most live for a few steps only, and only those of the same time matter."""
+
+    def __init__(self) -> None:
+        self._spans: dict[int, list[_Storage]] = {}
+
+    def add(self, storage: _Storage) -> None:
+        for span in _spans(storage):
+            self._spans.setdefault(span, []).append(storage)
+
+    def alive_with(self, storage: _Storage) -> list[_Storage]:
+        """Those that live at the same time, by offset."""
+        near = {id(s): s for span in _spans(storage) for s in self._spans.get(span, ())}
+        found = [s for s in near.values() if s.first <= storage.last and storage.first <= s.last]
+        return sorted(found, key=lambda s: (s.offset, s.size))
+
+
+def _spans(storage: _Storage) -> range:
+    return range(storage.first // SPAN, storage.last // SPAN + 1)
+
+
+def _narrowest_gap(storage: _Storage, alive: list[_Storage]) -> int:
     """The offset of the smallest gap that fits among the storages that live at the same time, their end if none does."""
-    alive = sorted((s for s in placed if s.first <= storage.last and storage.first <= s.last), key=lambda s: s.offset)
     best, narrowest, end = -1, -1, 0
     for other in alive:
         gap = other.offset - end

@@ -73,8 +73,8 @@ class Editor:
                     raise InternalError(f"%{out.name} already has a producer")
                 out.producer = node
         node.outputs = outs
-        index = len(self.graph.nodes) if before is None else self.graph.nodes.index(before)
-        self.graph.nodes.insert(index, node)
+        index = len(self.graph.nodes) if before is None else self.graph.position(before)
+        self.graph.insert(index, [node])
         for sub in node.subgraphs:
             sub.parent = self.graph
         for i, value in enumerate(inputs):
@@ -203,7 +203,7 @@ class Editor:
                 raise InternalError(f"erasing {node.label}, but %{out.name} is still used")
         self._unlink(node)
         assert node.graph is not None
-        node.graph.nodes.remove(node)
+        node.graph.remove(node)
         self._touch()
 
     def erase_dead(self, roots: Iterable[Value]) -> None:
@@ -225,14 +225,15 @@ class Editor:
         for node in gone:
             self._unlink(node)
         self.graph.nodes = kept
+        self.graph.renumber()
         if gone:
             self._touch()
         return len(gone)
 
     def move_before(self, node: Node, anchor: Node) -> None:
         """Move ``node`` to just before ``anchor`` in the same graph."""
-        self.graph.nodes.remove(node)
-        self.graph.nodes.insert(self.graph.nodes.index(anchor), node)
+        self.graph.remove(node)
+        self.graph.insert(self.graph.position(anchor), [node])
         self._touch()
 
     def adopt(self, branch: Graph, before: Node) -> list[Node]:
@@ -245,8 +246,7 @@ class Editor:
             node.graph = self.graph
             for sub in node.subgraphs:
                 sub.parent = self.graph
-        at = self.graph.nodes.index(before)
-        self.graph.nodes[at:at] = moved
+        self.graph.insert(self.graph.position(before), moved)
         for pair, why in branch.constraints.items():
             self.graph.constraints.setdefault(pair, why)
         self._touch()
@@ -323,6 +323,7 @@ def _clone(graph: Graph, values: dict[Value, Value], parent: Graph | None) -> Gr
         for o in new.outputs:
             if o is not None:
                 o.producer = new
+        new.at = len(out.nodes)
         out.nodes.append(new)
         new.attrs = {k: _clone(a, values, out) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
     out.outputs = [copy(v) for v in graph.outputs]

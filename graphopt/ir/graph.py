@@ -112,6 +112,7 @@ class Node:
         outputs: None marks an optional output left out.
         attrs: ints, floats, strings, lists of these, arrays, or Graph for control flow.
         origins: names of the ONNX nodes that it came from, for messages.
+        at: about where it stands in its graph, see ``Graph.position``.
     """
 
     op: str
@@ -122,6 +123,7 @@ class Node:
     domain: str = ""
     origins: tuple[str, ...] = ()
     graph: Graph | None = None
+    at: int = 0
 
     @property
     def out(self) -> Value:
@@ -172,6 +174,7 @@ class Graph:
         fixed: inputs that were given a value at import, which are constants now.
         names: of values, node_names: of nodes; taken in the outermost graph.
         symbols: names of dimensions that are taken, in the outermost graph, in the order in which they came up.
+        drift: by how much the last node found stood away from where it was remembered.
         symbol_counts: per prefix, the number that the next fresh symbol tries.
     """
 
@@ -190,6 +193,7 @@ class Graph:
     node_names: Names = field(default_factory=Names)
     symbols: dict[str, int] = field(default_factory=dict)
     symbol_counts: dict[str, int] = field(default_factory=dict)
+    drift: int = 0
     domains: dict[str, int] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
     declared: dict[Value, tuple[int | str | None, ...]] = field(default_factory=dict)
@@ -206,6 +210,41 @@ class Graph:
             yield node
             for sub in node.subgraphs:
                 yield from sub.walk()
+
+    def position(self, node: Node) -> int:
+        """Where ``node`` stands in ``nodes`` (ValueError if it doesn't).
+
+        Takes constant time where nodes are asked for in about the order in which they stand: each remembers where it
+        stood, and the graph by how much those from the last change on have moved since.
+        """
+        nodes, n = self.nodes, len(self.nodes)
+        for guess in (node.at + self.drift, node.at):
+            for i in (guess, *range(max(guess - 8, 0), min(guess + 9, n))):
+                if 0 <= i < n and nodes[i] is node:
+                    self.drift = i - node.at
+                    return i
+        self.renumber()
+        if not (node.at < n and nodes[node.at] is node):
+            raise ValueError(f"{node.label} is not in graph {self.name}")
+        return int(node.at)
+
+    def insert(self, index: int, nodes: list[Node]) -> None:
+        """Put nodes at a position that ``position`` gave, or at the end; for the editor."""
+        self.nodes[index:index] = nodes
+        for i, node in enumerate(nodes, index):
+            node.at = i - self.drift
+        self.drift += len(nodes)
+
+    def remove(self, node: Node) -> None:
+        """Take a node out; for the editor."""
+        del self.nodes[self.position(node)]
+        self.drift -= 1
+
+    def renumber(self) -> None:
+        """Let every node remember where it stands now."""
+        self.drift = 0
+        for i, node in enumerate(self.nodes):
+            node.at = i
 
     def constants(self) -> list[Value]:
         """Constant values in use, in order of first use (subgraphs included) and among the outputs."""

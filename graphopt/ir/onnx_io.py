@@ -153,6 +153,7 @@ class _Importer:
             scope[name] = value
         while node.outputs and node.outputs[-1] is None:
             node.outputs.pop()
+        node.at = len(graph.nodes)
         graph.nodes.append(node)
 
     def _constant_node(self, src: Any, proto: onnx.NodeProto, label: str) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -263,8 +264,14 @@ def attr(node: Node, name: str, default: Any = None) -> Any:
         return node.attrs[name]
     if default is not None or node.domain:
         return default
+    found = _schema_default(node.op, name)
+    return list(found) if isinstance(found, list) else found
+
+
+@functools.cache
+def _schema_default(op: str, name: str) -> Any:
     try:
-        spec = onnx.defs.get_schema(node.op).attributes.get(name)
+        spec = onnx.defs.get_schema(op).attributes.get(name)
     except onnx.defs.SchemaError:
         return None
     if spec is None or spec.default_value.type == onnx.AttributeProto.UNDEFINED:

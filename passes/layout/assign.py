@@ -168,7 +168,7 @@ def _is_dense_conv(group: Group) -> bool:
 
 def _copy_into_blocks(editor: Editor, value: Value, group: Group) -> Group:
     """A kernel that copies a plain value, before the first node of ``group``."""
-    first = min(group.nodes, key=editor.graph.nodes.index)
+    first = min(group.nodes, key=editor.graph.position)
     node = editor.node("Identity", [value], before=first, name=f"{value.name}_blocked")
     return Group([node], node, GroupKind.kernel, outputs=[node.out])
 
@@ -183,7 +183,7 @@ def _read_from(editor: Editor, group: Group, value: Value, copy: Value) -> None:
 def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
     """A plain copy of a blocked value for the groups that want it so, and for the outside."""
     members = {n for g in refusing for n in g.nodes}
-    first = min((n for n in editor.graph.nodes if n in members), key=editor.graph.nodes.index, default=None)
+    first = min(members, key=editor.graph.position, default=None)
     escaping = value.escapes > 0
     node = editor.node("Identity", [value], before=None if escaping else first, name=f"{value.name}_plain")
     for use in list(value.uses):
@@ -204,4 +204,4 @@ def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
 
 def _next(editor: Editor, node: Node) -> Node:
     nodes = editor.graph.nodes
-    return nodes[nodes.index(node) + 1]
+    return nodes[editor.graph.position(node) + 1]
