@@ -219,14 +219,14 @@ class Graph:
         """
         nodes, n = self.nodes, len(self.nodes)
         for guess in (node.at + self.drift, node.at):
-            for i in (guess, *range(max(guess - 8, 0), min(guess + 9, n))):
+            for i in [guess, *range(max(guess - 8, 0), min(guess + 9, n))]:
                 if 0 <= i < n and nodes[i] is node:
                     self.drift = i - node.at
                     return i
         self.renumber()
         if not (node.at < n and nodes[node.at] is node):
             raise ValueError(f"{node.label} is not in graph {self.name}")
-        return int(node.at)
+        return node.at
 
     def insert(self, index: int, nodes: list[Node]) -> None:
         """Put nodes at a position that ``position`` gave, or at the end; for the editor."""
