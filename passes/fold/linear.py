@@ -161,8 +161,10 @@ class Linear:
         Raises:
             NoMatch: a finite number in double precision that is none in the type of the result.
         """
-        limit = float(np.finfo(self.node.out.dtype.numpy).max)
-        if any(np.any(np.isfinite(a) & (np.abs(a) > limit)) for a in arrays):
+        dtype = self.node.out.dtype.numpy
+        with np.errstate(over="ignore"):
+            lost = any(np.any(np.isfinite(a) & ~np.isfinite(a.astype(dtype))) for a in arrays)
+        if lost:
             raise NoMatch("the folded weights overflow", self.node)
 
     def require_bias(self) -> None:
