@@ -217,9 +217,12 @@ class Graph:
         Takes constant time where nodes are asked for in about the order in which they stand: each remembers where it
         stood, and the graph by how much those from the last change on have moved since.
         """
-        nodes, n = self.nodes, len(self.nodes)
+        nodes = self.nodes
+        n = len(nodes)
+        guess: int
+        i: int
         for guess in (node.at + self.drift, node.at):
-            for i in [guess, *range(max(guess - 8, 0), min(guess + 9, n))]:
+            for i in (guess, *range(max(guess - 8, 0), min(guess + 9, n))):
                 if 0 <= i < n and nodes[i] is node:
                     self.drift = i - node.at
                     return i

@@ -24,9 +24,18 @@ def _pad(c: LowerContext) -> Lowered:
     if mode not in _SOURCES:
         raise c.unsupported(f"Pad with mode {mode}")
     source = _SOURCES[mode]
+    end = c.dims([e for _, e in amounts])
+    # Negative amounts crop first, and what is left is continued: so ONNX Runtime does it, and numpy on the cropped array.
+    cut = [largest(0 - b, 0) for b in begin]
+    kept = [d - front - largest(0 - e, 0) for d, front, e in zip(x.shape, cut, end)]
+
+    def along(p: Expr, axis: int) -> Expr:
+        if _is_zero(amounts[axis]):
+            return p
+        return source(p - largest(begin[axis], 0), kept[axis]) + cut[axis]
 
     def element(*i: Expr) -> Expr:
-        return x(*(p if _is_zero(a) else source(p - b, d) for p, b, d, a in zip(i, begin, x.shape, amounts)))
+        return x(*(along(p, axis) for axis, p in enumerate(i)))
 
     return Tensor(c.out_shape(), x.dtype, element)
 

@@ -127,6 +127,23 @@ def test_pads_that_repeat_the_data(mode: str) -> None:
     check(nodes, {"x": _ints(3, 4, 5)}, {"p": _i64(0, 2, 3, 1, 3, 4), "q": _i64(2, 1), "a": _i64(-1)})
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_what_is_cropped_is_not_repeated(mode: Any, symbolic: bool) -> None:
+    """The oracle crops first, as ONNX Runtime does; the reference has no negative amounts in these modes."""
+    x = _ints(6, 7)
+    pads = [(-1, 2, 3, -2), (2, -2, -1, 3), (-3, -1, 2, 4), (-2, 0, -1, 0)]
+    nodes = [node("Pad", f"x p{n}", f"y{n}", mode=mode) for n in range(len(pads))]
+
+    def want(amounts: tuple[int, ...]) -> Any:
+        sides = list(zip(amounts[:2], amounts[2:]))
+        kept = x[tuple(slice(max(-b, 0), d - max(-e, 0)) for (b, e), d in zip(sides, x.shape))]
+        return np.pad(kept, [(max(b, 0), max(e, 0)) for b, e in sides], mode=mode)
+
+    constants = {f"p{n}": _i64(*p) for n, p in enumerate(pads)}
+    check(nodes, {"x": x}, constants, {f"y{n}": want(p) for n, p in enumerate(pads)}, symbolic=symbolic)
+
+
 def test_pad_of_symbolic_shape() -> None:
     nodes = [node("Pad", "x p", "y"), node("Pad", "x p", "z", mode="reflect"), node("Pad", "x p", "w", mode="edge")]
     check(nodes, {"x": _ints(2, 3, 5, 7)}, {"p": _i64(0, 0, 1, 2, 0, 0, 2, 1)}, symbolic=True)
