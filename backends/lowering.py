@@ -225,7 +225,7 @@ class Lowering:
         target = integers(f"{name}_dims", count)
         sources = [self.buffer(v) for v in inputs]
         kernel = self._add(function, "dims", sources)
-        self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims"))
+        self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims", "dims"))
         return target
 
     def _define(self, source: Buffer, names: list[str]) -> None:

@@ -129,13 +129,17 @@ def _conv_shape(c: InferContext, data: int, weight: int) -> Shape:
     return (x[0], w[0], *(window.out_extent(i, d) for i, d in enumerate(x[2:])))
 
 
-def assume_windows(c: InferContext, window: Window, spatial: Shape) -> None:
-    """Record that a window fits into the padded data at least once along every axis of unknown extent."""
+def assume_windows(c: InferContext, window: Window, spatial: Shape, ceil_mode: bool = False) -> None:
+    """Record that there is a window along every axis of unknown extent.
+
+    It fits into the padded data, or with ``ceil_mode`` reaches beyond it by less than a stride.
+    """
     for i, d in enumerate(spatial):
         if not isinstance(d, int):
             reach = (window.kernel[i] - 1) * window.dilations[i] + 1
             room = d + window.pads_begin[i] + window.pads_end[i]
-            c.assume_at_most(reach, room, "the window and the padded data")
+            beyond = window.strides[i] - 1 if ceil_mode else 0
+            c.assume_at_most(reach, room + beyond, "the window and the padded data")
 
 
 @register("Conv", traits=(ANCHOR,))

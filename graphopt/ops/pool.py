@@ -21,8 +21,8 @@ def pool_window(c: InferContext) -> Window:
 def _pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     window = pool_window(c)
-    assume_windows(c, window, x[2:])
     ceil_mode = bool(c.attr("ceil_mode"))
+    assume_windows(c, window, x[2:], ceil_mode)
     out = (*x[:2], *(window.out_extent(i, d, ceil_mode) for i, d in enumerate(x[2:])))
     return [TensorType(c.dtype(0), out), TensorType(DType.i64, out)]
 

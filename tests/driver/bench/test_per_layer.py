@@ -90,7 +90,8 @@ def test_only_the_branch_taken_is_timed() -> None:
 
 def test_symbolic_sizes_are_timed_without_rates() -> None:
     compiled = compile(model_of({"x": "float[N,4]"}, "y = Relu(x)"), "native", threads=1)
-    (found,) = measure_layers(compiled, {"x": np.ones((3, 4), np.float32)}, repeat=2).layers
+    checks, found = measure_layers(compiled, {"x": np.ones((3, 4), np.float32)}, repeat=2).layers
+    assert checks.template == "dims"  # whether the result has a size that can be allocated
     assert found.ms > 0
     assert (found.flops, found.bytes, found.gflops, found.gbytes) == (None, None, None, None)
     assert found.limit(PEAKS) is None
@@ -116,7 +117,7 @@ def test_an_artefact_knows_its_kernels(tmp_path: Path) -> None:
     write_artifact(
         tmp_path / "bad.gopt", library=old.library, constants=old.constants, manifest={**kept, "kernels": [3]}
     )
-    with pytest.raises(ArtifactError, match="malformed"):
+    with pytest.raises(ArtifactError, match=r"kernels\[0\] is 3"):
         kernel_facts(load(tmp_path / "bad.gopt"))
 
 
