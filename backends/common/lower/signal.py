@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.index import floordiv, i64
+from graphopt.backends.common.index import floordiv, i64, smallest
 from graphopt.backends.common.lower.pointwise import cast, working_dtype
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.common.tensor import Expr, Index, Tensor, choose
@@ -26,8 +26,21 @@ def _table(c: LowerContext, length: Expr, dtype: str, function: Callable[[Expr],
     return c.k.stage(Tensor((length,), dtype, lambda j: function(step * i64(j).astype("float64")).astype(dtype)))
 
 
-def _transform(c: LowerContext, part: Part, length: Expr, axis: int, *, complex_input: bool, inverse: bool) -> Lowered:
-    """Sum over n of ``part(n) * exp(-+ 2 pi i n k / length)`` where k is the output's index along ``axis``."""
+def _transform(
+    c: LowerContext,
+    part: Part,
+    length: Expr,
+    axis: int,
+    *,
+    complex_input: bool,
+    inverse: bool,
+    terms: Expr | None = None,
+) -> Lowered:
+    """Sum over n of ``part(n) * exp(-+ 2 pi i n k / length)`` where k is the output's index along ``axis``.
+
+    Args:
+        terms: how many n there are, by default ``length``; those left out are zero.
+    """
     out = c.out_dtype()
     work = working_dtype(out)
     cosine, sine = _table(c, length, work, tirx.cos), _table(c, length, work, tirx.sin)
@@ -43,7 +56,7 @@ def _transform(c: LowerContext, part: Part, length: Expr, axis: int, *, complex_
         # one-sided inverses give real signals: their last axis has only the real part
         return tirx.Select(tirx.EQ(i64(i[-1]), i64(0)), real, imaginary)
 
-    total = c.k.reduce(c.out_shape(), work, (length,), body)
+    total = c.k.reduce(c.out_shape(), work, (length if terms is None else terms,), body)
     count = i64(length).astype(work)
     return Tensor(c.out_shape(), out, lambda *i: cast(total(*i) / count if inverse else total(*i), out))
 
@@ -62,20 +75,20 @@ def _dft(c: LowerContext) -> Lowered:
     complex_input = isinstance(x.shape[-1], int) and x.shape[-1] == 2
 
     def stored(i: Index, n: Expr, which: int) -> Expr:
-        """Zero beyond the end."""
-        at = (*i[:axis], n, *i[axis + 1 : -1], which)
-        if isinstance(extent, int) and isinstance(length, int) and extent >= length:
-            return cast(x(*at), work)
-        return choose(n < extent, lambda: cast(x(*at), work), lambda: const(0, work))
+        return cast(x(*i[:axis], n, *i[axis + 1 : -1], which), work)
 
     def mirrored(i: Index, n: Expr, which: int) -> Expr:
         """The second half of a real signal's spectrum is the first half reversed and conjugate."""
         upper = i64(n) > floordiv(length, 2)
-        value = stored(i, tirx.Select(upper, i64(length) - n, i64(n)), which)
+        at = tirx.Select(upper, i64(length) - n, i64(n))
+        value = choose(at < extent, lambda: stored(i, at, which), lambda: const(0, work))
         return tirx.Select(upper, const(0, work) - value, value) if which else value
 
-    part = mirrored if one_sided and inverse else stored
-    return _transform(c, part, length, axis, complex_input=complex_input, inverse=inverse)
+    if one_sided and inverse:
+        return _transform(c, mirrored, length, axis, complex_input=complex_input, inverse=inverse)
+    # a signal shorter than the transform is continued by zeros, which add nothing
+    terms = smallest(length, extent)
+    return _transform(c, stored, length, axis, complex_input=complex_input, inverse=inverse, terms=terms)
 
 
 @lowers("STFT")
