@@ -10,7 +10,9 @@ from tests.support.onnx_graphs import model_of
 
 
 def steps(model: object) -> list[KernelStep]:
-    return to_program(model, "x86-64-v3", threads=1)[2].kernels  # type: ignore[arg-type]
+    """Kernels that compute something, those that only check sizes left out."""
+    kernels = to_program(model, "x86-64-v3", threads=1)[2].kernels  # type: ignore[arg-type]
+    return [step for step in kernels if step.template != "dims"]
 
 
 def test_operands_and_results_count_once() -> None:
