@@ -11,7 +11,8 @@ from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
-from graphopt.driver.compiling import compile, to_program
+from graphopt.driver.compiling import compile
+from tests.support.chosen import templates
 from tests.support.run_node import model_with, node
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
@@ -36,12 +37,6 @@ def attention(
     with np.errstate(all="ignore"):
         power = np.exp(scores - scores.max(-1, keepdims=True))
         return power / power.sum(-1, keepdims=True) @ v
-
-
-def templates(model: Any, **options: Any) -> list[str]:
-    """Of the kernels that compute something, those that only check sizes left out."""
-    kernels = to_program(model, "x86", threads=2, **options)[2].kernels
-    return [s.template for s in kernels if s.template != "dims"]
 
 
 def run(

@@ -11,7 +11,8 @@ from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_batched as kernel
-from graphopt.driver.compiling import compile, to_program
+from graphopt.driver.compiling import compile
+from tests.support.chosen import templates
 from tests.support.run_node import model_with, node
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
@@ -74,10 +75,6 @@ def test_every_config_is_correct(pack: bool, groups: int) -> None:
     product = kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10)
     a, b = noise(2, 31, 12), noise(2, 12, 83, seed=1)
     check(build(spec, "x86-64-v3", kernel.BatchedConfig(product, groups, pack)), a, b, a.astype(np.float64) @ b)
-
-
-def templates(model: Any) -> list[str]:
-    return [s.template for s in to_program(model, "x86", threads=2)[2].kernels]
 
 
 @pytest.mark.parametrize("symbolic", [False, True])

@@ -11,7 +11,8 @@ from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
-from graphopt.driver.compiling import compile, to_program
+from graphopt.driver.compiling import compile
+from tests.support.chosen import templates
 from tests.support.run_node import model_with, node
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
@@ -128,10 +129,10 @@ def test_norm_of_a_large_mean_and_of_nothing_but_zeros() -> None:
     np.testing.assert_array_equal(got[1], 0)
 
 
-def templates(nodes: list[Any], feed: dict[str, Array], consts: dict[str, Array], **options: Any) -> list[str]:
+def templates_of(nodes: list[Any], feed: dict[str, Array], consts: dict[str, Array], **options: Any) -> list[str]:
     """Templates chosen, once the compiled model was right."""
     model = model_with(nodes, feed, consts, **options)
-    return [s.template for s in to_program(model, "x86", threads=2)[2].kernels]
+    return templates(model)
 
 
 def outputs(nodes: list[Any], feed: dict[str, Array], consts: dict[str, Array], **options: Any) -> dict[str, Array]:
@@ -164,7 +165,7 @@ def test_templates_are_chosen_and_right(symbolic: bool) -> None:
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, 2e-5, 1e-5, err_msg=name)
     if not symbolic:
-        assert templates(nodes, {"x": x}, consts, like={"g": x}) == ["softmax-rows"] * 2 + ["norm-rows"] * 5
+        assert templates_of(nodes, {"x": x}, consts, like={"g": x}) == ["softmax-rows"] * 2 + ["norm-rows"] * 5
 
 
 def test_scale_that_is_an_input() -> None:
@@ -172,7 +173,7 @@ def test_scale_that_is_an_input() -> None:
     nodes = [node("LayerNormalization", "x s b", "y", axis=1)]
     want = normalised(feed["x"].reshape(3, 20)).reshape(3, 4, 5) * feed["s"] + feed["b"]
     np.testing.assert_allclose(outputs(nodes, feed, {})["y"], want, 2e-5, 1e-5)
-    assert templates(nodes, feed, {}) == ["norm-rows"]
+    assert templates_of(nodes, feed, {}) == ["norm-rows"]
 
 
 def test_what_rows_do_not_fit_is_left_to_the_generic_schedule() -> None:
@@ -183,7 +184,7 @@ def test_what_rows_do_not_fit_is_left_to_the_generic_schedule() -> None:
         node("LayerNormalization", "x t", "c m", axis=-1),
     ]
     consts = {"s": noise(1, seed=1), "t": noise(4, seed=2)}
-    assert set(templates(nodes, {"x": x}, consts)) == {"generic"}
+    assert set(templates_of(nodes, {"x": x}, consts)) == {"generic"}
     np.testing.assert_allclose(
         outputs(nodes, {"x": x}, consts)["a"], np.moveaxis(softmax(np.moveaxis(x, 1, 2)), 2, 1), 1e-5
     )
@@ -215,7 +216,7 @@ def test_softmax_over_other_axes(level: str, log: bool) -> None:
 def test_softmax_template_by_axis() -> None:
     x = noise(4, 21, 10, 11)
     nodes = [node("Softmax", "x", "a", axis=1), node("LogSoftmax", "x", "b", axis=0)]
-    assert templates(nodes, {"x": x}, {}) == ["softmax-columns"] * 2
+    assert templates_of(nodes, {"x": x}, {}) == ["softmax-columns"] * 2
     got = outputs(nodes, {"x": x}, {})
     np.testing.assert_allclose(got["a"], np.moveaxis(softmax(np.moveaxis(x, 1, -1)), -1, 1), 2e-6, 1e-30)
     np.testing.assert_allclose(got["b"], np.moveaxis(softmax(np.moveaxis(x, 0, -1), True), -1, 0), 2e-6, 3e-6)
