@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,6 +49,14 @@ using cuda::std::int64_t;
 #define NAN (::cuda::std::numeric_limits<float>::quiet_NaN())
 #endif
 """
+# TVM reads a value's bits as another type through its address, which a constant doesn't have.
+_BITS_BY_ADDRESS = re.compile(r"\*\((\w+) \*\)\(&\(")
+_BITS_BY_VALUE = """\
+template <typename To, typename From> static __device__ __forceinline__ To graphopt_bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  return *reinterpret_cast<To*>(&value);
+}
+"""
 
 
 def available_compilers() -> list[Compiler]:
@@ -81,10 +90,21 @@ def compile_cubin(source: str, arch: str, compiler: Compiler | None = None, *, f
         )
     options = [*_UNDEFINE, *(["--use_fast_math"] if fast_math else [])]
     chosen = compiler or present[0]
+    source = bits_by_value(source)
     cubin = _nvrtc(source, arch, options) if chosen == "nvrtc" else _nvcc(source, arch, options)
     if not cubin.startswith(b"\x7fELF"):
         raise CompileError(f"{chosen} returned something other than machine code", code="cuda-compile-failed")
     return cubin
+
+
+def bits_by_value(source: str) -> str:
+    """The source with a function where TVM takes a value's bits through its address: what it simplified to a constant has none."""
+    changed, count = _BITS_BY_ADDRESS.subn(r"graphopt_bits_as<\1>((", source)
+    if not count:
+        return source
+    # below the includes and macros that the source begins with, above the first declaration
+    head, kernels, rest = changed.partition('extern "C"')
+    return head + _BITS_BY_VALUE + kernels + rest
 
 
 def _has_nvrtc() -> bool:

@@ -90,6 +90,17 @@ def test_fast_math_is_off_unless_asked_for(compiler: Compiler) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["nvrtc", "nvcc"])
+def test_the_bits_of_a_constant(compiler: Compiler) -> None:
+    """TVM writes the address of whatever it reinterprets, a constant's too."""
+    _need(compiler)
+    source = (
+        'extern "C" __global__ void f(int* x) { x[0] = (*(int *)(&(1.0f/*0x1p+0*/))) | (*(int *)(&(((float*)x)[1]))); }'
+    )
+    assert compile_cubin(source, "sm_80", compiler)
+    assert "&(" not in nvrtc.bits_by_value(source)
+
+
+@pytest.mark.parametrize("compiler", ["nvrtc", "nvcc"])
 def test_a_source_that_does_not_compile(compiler: Compiler) -> None:
     _need(compiler)
     with pytest.raises(CompileError) as caught:
