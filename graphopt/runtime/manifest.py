@@ -47,7 +47,7 @@ Form: TypeAlias = "type | Integer | OneOf | Dimension | Optional | list[Any] | t
 _SIZE = Integer(0, (1 << 62) - 1)
 _DTYPES = OneOf(frozenset(str(d) for d in DType if d is not DType.other))
 _TENSOR = {"name": str, "dtype": _DTYPES, "shape": [Dimension()]}
-_TVM_TARGET = {"kind": str, "mcpu": Optional(str), "mattr": Optional([str])}
+_TVM_TARGET = {"kind": OneOf(frozenset({"llvm", "cuda"})), "mcpu": Optional(str), "mattr": Optional([str])}
 _FLAGS = ("bf16", "dotprod", "fma", "fp16", "i8mm", "vnni")
 _AMOUNTS = (
     *("cores", "l1_bytes", "l2_bytes", "l3_bytes", "max_threads_per_block", "shared_memory_bytes"),
@@ -73,7 +73,7 @@ MODEL_FORM: Mapping[str, Any] = {
         "name": str,
         "kind": OneOf(frozenset({"x86", "arm", "cuda"})),
         "config": _TVM_TARGET,
-        "host": {**_TVM_TARGET, "mtriple": str},
+        "host": {**_TVM_TARGET, "kind": OneOf(frozenset({"llvm"})), "mtriple": str},
         "caps": {
             **{name: Optional(bool) for name in _FLAGS},
             **{name: Optional(_SIZE) for name in _AMOUNTS},

@@ -130,7 +130,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str | None:
 def _require_runnable(target: Target, path: Path) -> None:
     from graphopt.backends.base.runnable import can_run_here
 
-    verdict = can_run_here(target)
+    try:
+        verdict = can_run_here(target)
+    except (ValueError, TypeError, RuntimeError) as error:  # what TVM raises for a target that it can't make sense of
+        raise ArtifactError(
+            f"{path} holds no model that this graphopt can read ({str(error).splitlines()[0]})",
+            hint="compile the model again",
+        ) from error
     if not verdict:
         here = "native" if target.kind != "cuda" else "cuda"
         raise DeviceError(
