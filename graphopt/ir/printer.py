@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.ir.constraints import described
 from graphopt.ir.graph import Array, Graph, Node, Value
 
 
@@ -17,7 +18,7 @@ def format_graph(graph: Graph, indent: str = "") -> str:
     for value in sorted(graph.constants(), key=lambda v: v.name) if graph.parent is None else ():
         lines.append(f"{indent}  %{value.name}: {value.type} = {format_array(value.data)}")
     for left, right in graph.constraints:
-        lines.append(f"{indent}  assume {left} == {right}")
+        lines.append(f"{indent}  assume {described(left, right)}")
     for node in graph.nodes:
         lines.extend(format_node(node, indent + "  "))
     tail = ", ".join(f"%{v.name}" for v in graph.outputs)

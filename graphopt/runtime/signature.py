@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.errors import InputError
-from graphopt.ir.constraints import sides
+from graphopt.ir.constraints import described, sides
 from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
 from graphopt.ir.dtypes import DType
 from graphopt.runtime.feed import as_array, require_names
@@ -75,7 +75,7 @@ class Signature:
         values = " but ".join(f"{d} = {subs(d, symbols)}" for d in about if not isinstance(d, int)) or f"{left} = {a}"
         raise InputError(
             f"these input shapes don't fit the model: {values}",
-            notes=[why], hint="the model can't be run on inputs of these shapes",
+            notes=[f"{why}: {described(left, right)}"], hint="the model can't be run on inputs of these shapes",
         )  # fmt: skip
 
 
