@@ -16,7 +16,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import REDUCERS, NestBody, Reduction, identity_of
-from graphopt.backends.common.tensor import Expr, Index, Scope, let, weight
+from graphopt.backends.common.tensor import Expr, Index, Scope, let, operations
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
 
@@ -46,8 +46,8 @@ def _density(body: NestBody, lanes: int) -> float:
     Measured with 16 lanes on two cores: two threads draw level at 24 thousand elements of Relu or Add (0.11 ns each), and at
     6 thousand of Sigmoid (0.5 ns for 630 operations, those behind a name counted wherever it is used).
     """
-    operations = sum(weight(value) for _, value, _ in body.stores) + body.scope.kept_weight
-    return 0.65 + 0.0035 * operations * 16 / lanes
+    total = sum(operations(value) for _, value, _ in body.stores) + body.scope.kept_work
+    return 0.65 + 0.0035 * total * 16 / lanes
 
 
 def _reducible_by_lanes(r: Reduction, lanes: int) -> bool:

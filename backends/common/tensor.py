@@ -21,21 +21,35 @@ Index = tuple[Expr, ...]
 
 MAX_WEIGHT = 200
 """Operations behind a variable, as TVM's passes see them, above which its value goes through memory."""
+MAX_SCALAR_WEIGHT = 24
+"""The same in loops that stay scalar for LLVM to vectorise, where memory costs TVM's vectoriser nothing. The time of TVM's passes
+grows faster than the weight: below 200, x**y of float32 took them 2.7 s a copy."""
 MAX_CONDITION = 48
 """Mentions of variables in a condition, each use of which is a copy of it, above which it goes through memory."""
 _ON_STACK = {"disable_lower_builtin": tirx.const(True, "bool")}
 _WEIGHTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_OPERATIONS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""As ``_WEIGHTS``, and of scalars that are in memory because of `MAX_SCALAR_WEIGHT`."""
 _OF_DATA: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """Variables whose values come out of memory."""
 
 
 def weight(value: Expr) -> int:
-    """Size of an expression with every variable replaced by what it stands for."""
+    """Size of an expression with every variable replaced by what it stands for: what it costs TVM's passes."""
+    return _size(value, _WEIGHTS)
+
+
+def operations(value: Expr) -> int:
+    """The same whether or not its loops are scalar: what it costs at run time, about."""
+    return _size(value, _OPERATIONS)
+
+
+def _size(value: Expr, behind: WeakKeyDictionary[Any, int]) -> int:
     total = 1
 
     def count(var: Any) -> None:
         nonlocal total
-        total += _WEIGHTS.get(var, 1)
+        total += behind.get(var, 1)
 
     tvm_ffi.structural_walk(value, (tirx.Var, count))
     return total
@@ -71,6 +85,7 @@ class Scope:
         inline: part of an expression: elements read are shared but introduce no variables.
         branches: something in it is computed conditionally. TVM 0.27 vectorises a bound if_then_else wrongly (a lane's value is
             hoisted), so loops around such a scope stay scalar for LLVM to vectorise.
+        kept_work: operations behind the values that went through memory, as `operations` counts them.
     """
 
     _stack: list[Scope] = []
@@ -78,6 +93,7 @@ class Scope:
     def __init__(self, inline: bool = False) -> None:
         self.inline = inline
         self.branches = False
+        self.kept_work = 0
         self.binds: list[tuple[Any, Expr]] = []
         self._cuts: set[int] = set()
         self._memo: dict[tuple[int, ...], Expr] = {}
@@ -117,29 +133,29 @@ class Scope:
         register. What variables of data hold is hidden from TVM (``graphopt.backends.common.opaque`` says why). What variables
         of positions hold is not: ramps are found in it.
         """
-        size = weight(value)
+        size, work = weight(value), operations(value)
         dtype = str(value.ty.dtype)
-        if (size > MAX_WEIGHT or dtype == "bool") and not self.inline:
+        data = dtype.startswith("float") or _depends_on_data(value)
+        large = work > MAX_WEIGHT or (data and self.branches and size > MAX_SCALAR_WEIGHT)
+        if (large or dtype == "bool") and not self.inline:
             cut = tirx.decl_buffer((1,), dtype, f"t{len(self.binds)}", scope="local")
+            if work > MAX_WEIGHT or dtype == "bool":
+                self.kept_work += work
+            else:
+                _OPERATIONS[cut] = work
             self.binds.append((cut, value))
             self._cuts.add(hash(cut))
             self._alive.append(cut)
             scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
             return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
-        data = dtype.startswith("float") or _depends_on_data(value)
         if data and not isinstance(value, TensorLoad):
             value = opaque(value)
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
         self.binds.append((var, value))
-        _WEIGHTS[var] = size
+        _WEIGHTS[var], _OPERATIONS[var] = size, work
         if data:
             _OF_DATA[var] = True
         return var
-
-    @property
-    def kept_weight(self) -> int:
-        """Operations behind the values that went through memory."""
-        return sum(weight(bound) for target, bound in self.binds if hash(target) in self._cuts)
 
     def wrap(self, value: Expr) -> Expr:
         """``value`` within this scope's bindings, as one expression."""
