@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +104,21 @@ def test_scalar_loops_keep_expressions_small() -> None:
     with Scope() as plain:
         power_float32(x, y)
     assert max(operations(b) for _, b in scope.binds) == max(operations(b) for _, b in plain.binds) > 300
+
+
+def test_scalar_loops_are_known_from_the_first_body_on() -> None:
+    # A body whose large values come last branches there; those before them must be short already.
+    target = parse_target("x86-64-v3", 1)
+    builder = KernelBuilder(target.caps, cpu_nest, {})
+    buffers = [tirx.decl_buffer((16,), "float32", name) for name in "xyz"]
+    inputs = [reader(buffer, (16,), "float32") for buffer in buffers[:2]]
+    evaluated: list[int] = []
+
+    def twice(x: Any, y: Any) -> Any:
+        out = power_float32(power_float32(x, y), y)
+        evaluated.append(sum(weight(bound) for _, bound in Scope._stack[-1].binds))
+        return out
+
+    builder.emit([Output(elementwise(twice, "float32", (16,), *inputs), buffers[2])])
+    probe, body = evaluated
+    assert body < 0.8 * probe
