@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -270,21 +269,32 @@ class KernelBuilder:
             if len(alike) == 1 and (self._emit_parts(head) or self._emit_walk(head)):
                 continue
 
+            scalar: list[bool] = []  # whether the bodies evaluated so far branch: the first is the nest's probe
+
             def evaluate(
-                index: Index, accumulator: Callable[[str], Expr] | None, alike: list[Output] = alike
+                index: Index,
+                accumulator: Callable[[str], Expr] | None,
+                alike: list[Output] = alike,
+                scalar: list[bool] = scalar,
             ) -> NestBody:
                 logical = logical_index(index, alike[0].block)
                 outer = self._accumulate
                 self._accumulate = (
                     Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
                 )
-                with Scope() as scope:
+                with Scope(scalar=any(scalar)) as scope:
                     stores = [(o.buffer, o.tensor(*logical), o.place(index)) for o in alike]
+                scalar.append(scope.branches)
                 chosen = self._accumulate.chosen if self._accumulate else None
                 self._accumulate = outer
                 return NestBody(scope, stores, chosen, logical)
 
-            loops = functools.partial(self.nest, physical, evaluate, self.caps)
+            def loops(
+                physical: tuple[Expr, ...] = physical, evaluate: Any = evaluate, scalar: list[bool] = scalar
+            ) -> list[Any]:
+                scalar.clear()
+                return self.nest(physical, evaluate, self.caps)
+
             self.statements.extend(self.uneven.versions(loops, twice=not self.caps.is_gpu))
 
     def _emit_parts(self, output: Output) -> bool:

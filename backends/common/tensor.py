@@ -85,13 +85,15 @@ class Scope:
         inline: part of an expression: elements read are shared but introduce no variables.
         branches: something in it is computed conditionally. TVM 0.27 vectorises a bound if_then_else wrongly (a lane's value is
             hoisted), so loops around such a scope stay scalar for LLVM to vectorise.
+        scalar: the loops around it are known to stay so, though it has not met what makes them.
         kept_work: operations behind the values that went through memory, as `operations` counts them.
     """
 
     _stack: list[Scope] = []
 
-    def __init__(self, inline: bool = False) -> None:
+    def __init__(self, inline: bool = False, scalar: bool = False) -> None:
         self.inline = inline
+        self.scalar = scalar
         self.branches = False
         self.kept_work = 0
         self.binds: list[tuple[Any, Expr]] = []
@@ -136,7 +138,7 @@ class Scope:
         size, work = weight(value), operations(value)
         dtype = str(value.ty.dtype)
         data = dtype.startswith("float") or _depends_on_data(value)
-        large = work > MAX_WEIGHT or (data and self.branches and size > MAX_SCALAR_WEIGHT)
+        large = work > MAX_WEIGHT or (data and (self.branches or self.scalar) and size > MAX_SCALAR_WEIGHT)
         if (large or dtype == "bool") and not self.inline:
             cut = tirx.decl_buffer((1,), dtype, f"t{len(self.binds)}", scope="local")
             if work > MAX_WEIGHT or dtype == "bool":
