@@ -6,6 +6,7 @@ from typing import Any
 
 import graphopt.backends.common.lower  # noqa: F401  (fills the table of lowerings)
 from graphopt.backends.base.build import Built, build_module
+from graphopt.backends.base.call_signature import Key, Signatures
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.program import Program
 from graphopt.backends.base.relax_emit import to_module
@@ -118,9 +119,16 @@ def layout_costs(target: Target) -> LayoutCosts | None:
     if not templates:
         return None
 
+    signatures = Signatures()
+    known: dict[Key, float | None] = {}
+
     def kernel(fused: FusedGraph, group: Group) -> float | None:
-        candidates = weigh(templates, KernelCall(fused, group), caps)
-        return candidates[0].seconds if candidates else None
+        call = KernelCall(fused, group)
+        key = signatures.of(call).key
+        if key not in known:
+            candidates = weigh(templates, call, caps)
+            known[key] = candidates[0].seconds if candidates else None
+        return known[key]
 
     return LayoutCosts(kernel, lambda v: copy_seconds(v, caps), lambda v: channel_block(v.shape[1], caps))
 

@@ -51,7 +51,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     arguments = [outer.plain(v) for v in captured]
     for b in program.constants:
         assert b.data is not None
-        arguments.append(outer.buffer(b.value) if b.value is not None else outer.constant(b.data, b.name))
+        arguments.append(outer.buffer(b.value) if b.value is not None else outer.operand(b.data, b.name))
     return SubProgram(program, arguments, sorted(_read_symbols(program) & outer.defined))
 
 

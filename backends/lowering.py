@@ -13,14 +13,15 @@ from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.plan import plan_buffers
 from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, KernelTemplate, weigh
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.base.work import kernel_bytes
 from graphopt.backends.common.builder import Nest
-from graphopt.backends.common.generic import GroupLowering, emit_generic
+from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.lower.registry import tvm_dtype
 from graphopt.backends.common.unaligned import accept_unaligned
 from graphopt.backends.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.emission import Emission
 from graphopt.backends.memory_checks import MemoryChecks
 from graphopt.backends.placement import place
 from graphopt.backends.written import Written
@@ -29,7 +30,7 @@ from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
-from graphopt.ir.graph import Array, Node, Value
+from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
 from graphopt.passes.fuse.kernels import is_shape_arithmetic
@@ -64,7 +65,7 @@ class Lowering:
     templates: Sequence[KernelTemplate[Any]]
     nest: Nest
     buffers: dict[Value, Buffer] = field(default_factory=dict)
-    packed: dict[int, Buffer] = field(default_factory=dict)
+    packed: dict[Packed | int, Buffer] = field(default_factory=dict)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
@@ -74,6 +75,9 @@ class Lowering:
     titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.emission = Emission(self.templates, self.target.caps, self.nest)
+        self.counts: dict[str, int] = {}
+        self.registered: dict[int, tuple[Any, dict[tuple[int, ...], str]]] = {}
         root = self.fused.graph.root
         self.names = (self.outer_names or DimNames(str, spells_selections=self.target.caps.is_gpu)).inner(
             lambda: root.fresh_symbol("@d", SymbolKind.computed).name
@@ -138,16 +142,18 @@ class Lowering:
     def _physical(self, value: Value) -> Shape:
         return physical(value.shape, self.fused.blocks.get(value, 0))
 
-    def constant(self, array: Array, name: str) -> Buffer:
-        """The buffer of a packed constant."""
-        if id(array) not in self.packed:
-            from graphopt.ir.dtypes import DType
-
+    def operand(self, operand: Operand, name: str) -> Buffer:
+        """The buffer of an operand; a constant that several kernels read in the same order is packed once."""
+        if isinstance(operand, Value):
+            return self.buffer(operand)
+        key = operand if isinstance(operand, Packed) else id(operand)
+        if key not in self.packed:
+            array = packed_array(operand) if isinstance(operand, Packed) else operand
             shape = tuple(int(d) for d in array.shape)
             buffer = Buffer(name, TensorType(DType.from_numpy(array.dtype), shape), shape, data=array)
-            self.packed[id(array)] = buffer
+            self.packed[key] = buffer
             self.out.constants.append(buffer)
-        return self.packed[id(array)]
+        return self.packed[key]
 
     def _aliased(self, shape: Shape) -> Shape:
         return tuple(
@@ -272,28 +278,20 @@ class Lowering:
         if place(self, group):
             return
         call = KernelCall(self.fused, group, self.names)
-        caps = self.target.caps
-        candidates = weigh(self.templates, call, caps)
-        best = candidates[0] if candidates else None
-        if best is not None and best.seconds is not None:
-            emitted = best.template.emit(call, best.config, caps, "kernel")
-            how, text = best.template.name, str(best.config)
-        else:
-            emitted, how, text = emit_generic(call, caps, "kernel", self.nest), "generic", ""
+        kernel = self.emission.kernel(call)
+        emitted, chosen = kernel.emitted, kernel.chosen
         outputs = [self.buffer(v) for v in group.outputs]
         self._settle(group.anchor.label)
         self._check_symbols(emitted.symbols, group.anchor.label)
-        inputs = [
-            self.buffer(v) if isinstance(v, Value) else self.constant(v, f"{group.anchor.name}_packed{i}")
-            for i, v in enumerate(emitted.inputs)
-        ]
+        inputs = [self.operand(o, f"{group.anchor.name}_packed{i}") for i, o in enumerate(emitted.inputs)]
         name = self._add(emitted.function, group.label, inputs)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
+        how, text = ("generic", "") if chosen is None else (chosen.template.name, str(chosen.config))
         step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
-        step.candidates = tuple(map(str, candidates))
-        step.seconds = best.seconds if best is not None else None
+        step.candidates = tuple(map(str, kernel.candidates))
+        step.seconds = chosen.seconds if chosen is not None else None
         self.out.steps.append(step)
 
     def _view(self, group: Group) -> None:
@@ -342,19 +340,25 @@ class Lowering:
 
         What is not made in this program may be the caller's arrays, which start anywhere.
         """
-        foreign = [i for i, b in enumerate(operands) if b.data is None and not self.written.is_own(b)]
-        if foreign and not self.target.caps.is_gpu:
-            function = accept_unaligned(function, foreign)
+        foreign = tuple(i for i, b in enumerate(operands) if b.data is None and not self.written.is_own(b))
+        foreign = () if self.target.caps.is_gpu else foreign
+        names = self.registered.setdefault(id(function), (function, {}))[1]  # the function stays, so its id does
+        if foreign not in names:
+            names[foreign] = self._registered(accept_unaligned(function, foreign) if foreign else function, label)
+        return names[foreign]
+
+    def _registered(self, function: Any, label: str) -> str:
         anonymous = function.without_attr("global_symbol")
         key = int(tvm_ffi.structural_hash(anonymous))
         for name in self.by_hash.get(key, []):
             if tvm_ffi.structural_equal(self.out.functions[name].without_attr("global_symbol"), anonymous):
                 return name
         base = _identifier(label)
-        name, n = base, 0
+        name, n = base, self.counts.get(base, 0)
         while name in self.out.functions:
             n += 1
             name = f"{base}_{n}"
+        self.counts[base] = n
         self.out.functions[name] = function.with_attr("global_symbol", name)
         self.by_hash.setdefault(key, []).append(name)
         return name

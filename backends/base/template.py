@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
+from graphopt.ops.context import known_array
 
 ConfigT = TypeVar("ConfigT")
 
@@ -23,11 +24,13 @@ class KernelCall:
         fused: the graph around it, for layouts.
         group: the nodes.
         names: dimensions that the program computes once and binds to a symbol.
+        read: receives the constants whose elements the kernel is made of.
     """
 
     fused: FusedGraph
     group: Group
     names: DimNames | None = None
+    read: set[Value] = field(default_factory=set, compare=False)
 
     def block(self, value: Value) -> int:
         """Channel block of an operand or result, 0 for a plain layout."""
@@ -50,11 +53,39 @@ Support = Yes | No
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A constant operand that a kernel reads in another order.
+
+    Attributes:
+        value: the constant as the model has it.
+        pack: makes the array that the kernel reads of the constant's.
+    """
+
+    value: Value
+    pack: Callable[[Array], Array]
+
+
+def packed_array(operand: Packed) -> Array:
+    """The array that the kernel reads."""
+    array = known_array(operand.value)
+    assert array is not None
+    return operand.pack(array)
+
+
+Operand: TypeAlias = "Value | Packed | Array"
+
+
+@dataclass(frozen=True)
 class Emitted:
-    """A kernel: the function and its operands in parameter order; constants come packed."""
+    """A kernel: the function and its operands in parameter order.
+
+    Attributes:
+        inputs: values, constants to be packed, and arrays that were made for this kernel.
+        symbols: names of the dimensions that it takes after its tensors.
+    """
 
     function: Any
-    inputs: Sequence[Value | Array]
+    inputs: Sequence[Operand]
     symbols: Sequence[str] = ()
 
 

@@ -21,6 +21,9 @@ from graphopt.backends.common.walk import emit_walk, flat_alias, whole
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim, SymExpr, as_symbol
 
+SCRATCH = "scratch memory of a kernel"
+"""What a kernel calls the memory that it asks for."""
+
 REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda a, b: a + b,
     "prod": lambda a, b: a * b,
@@ -137,6 +140,7 @@ class KernelBuilder:
         names: dimensions that have a symbol of their own.
         nest: the target's loop emitter.
         uneven: whether operands may be broadcast in the loops being emitted.
+        named: how many variables of hand-written stages have a name: the same kernel has the same names in every process.
     """
 
     caps: Caps
@@ -148,6 +152,7 @@ class KernelBuilder:
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
     uneven: Uneven = field(default_factory=Uneven)
+    named: int = 0
     _accumulate: Accumulate | None = None
     _staged: dict[int, Tensor] = field(default_factory=dict)
     _alive: list[object] = field(default_factory=list)
@@ -248,7 +253,7 @@ class KernelBuilder:
         if not self.caps.is_gpu and not all(isinstance(d, int) for d in extents):
             sizes = [i64(d).astype("float64") for d in extents]
             itemsize = -(-tvm.DataType(dtype).bits // 8)
-            self.allocations.append(ask_for(sizes, itemsize, "scratch memory of a kernel"))
+            self.allocations.append(ask_for(sizes, itemsize, SCRATCH))
         self.allocations.append(tirx.AllocBuffer(buffer))
         return buffer
 

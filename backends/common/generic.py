@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import variable_name
-from graphopt.backends.base.template import Emitted, KernelCall
+from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.builder import KernelBuilder, Nest, Output, physical_shape, reader
 from graphopt.backends.common.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
@@ -91,7 +91,8 @@ class GroupLowering:
     def context(self, node: Node) -> LowerContext:
         """What the lowering of ``node`` sees."""
         outputs = self.call.group.outputs
-        return LowerContext(node, self.builder, self.operand, self.pack, self.call.block(outputs[0]) if outputs else 0)
+        block = self.call.block(outputs[0]) if outputs else 0
+        return LowerContext(node, self.builder, self.operand, self.pack, block, self.call.read)
 
     def lower(self, node: Node) -> None:
         """Add the tensors of a node's outputs.
@@ -178,6 +179,6 @@ def emit_generic(call: KernelCall, caps: Caps, name: str, nest: Nest = cpu_nest)
         lowering.lower(node)
     outputs = lowering.store(call.group.outputs)
     names, symbols = lowering.symbol_params()
-    inputs: list[Value | Array] = [*lowering.buffers, *(array for array, _ in lowering.packed)]
+    inputs: list[Operand] = [*lowering.buffers, *(array for array, _ in lowering.packed)]
     params = [*lowering.buffers.values(), *(buffer for _, buffer in lowering.packed), *outputs, *symbols]
     return Emitted(lowering.builder.finish(params, name), inputs, names)

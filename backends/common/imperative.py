@@ -36,16 +36,14 @@ class Cell:
 class Code:
     """Writes statements; ``finish`` appends them to the kernel."""
 
-    _names = 0
-
     def __init__(self, builder: KernelBuilder) -> None:
         self.builder = builder
         self._blocks: list[list[Any]] = [[]]
 
     def fresh(self, stem: str) -> str:
-        """A name not used before."""
-        Code._names += 1
-        return f"{stem}{Code._names % 1000}"
+        """A name that nothing else in the kernel has."""
+        self.builder.named += 1
+        return f"{stem}{self.builder.named}"
 
     def add(self, statement: Any) -> None:
         """Append a statement to the innermost block."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.tensor import Expr
@@ -95,13 +95,11 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         bias = node.input(2)
         assert x is not None
         assert w is not None
-        weight = known_array(w)
-        assert weight is not None
         epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config)
+        packed = Packed(w, lambda weight: self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config))
         return Emitted(function, [x, packed, *epilogue.values])
 
 

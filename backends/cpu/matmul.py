@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.epilogue import Epilogue
 from graphopt.backends.common.flatten import with_shapes
@@ -26,6 +26,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
 )
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array
 from graphopt.ops.context import attr, known_array
 
 
@@ -80,10 +81,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         bias = node.input(2)
         assert a is not None
         assert b is not None
-        weight = known_array(b)
-        assert weight is not None
-        if node.op == "Gemm" and attr(node, "transB"):
-            weight = weight.T
+        turned = node.op == "Gemm" and bool(attr(node, "transB"))
         spec, dims = spec_of(call)
         rows = [dims.get(d, d) for d in a.shape[:-1]]
         epilogue = Epilogue(call, caps, dims, (bias, len(a.shape) - 1) if bias is not None else None)
@@ -98,12 +96,15 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             return apply(accumulator, (*_unflatten(row, rows), column), operands)
 
         function = emit(spec, config, finish, extras, name, store_style(epilogue))
-        packed = pack_weight(np.asarray(weight, np.float32), spec, config)
+
+        def pack(weight: Array) -> Array:
+            return pack_weight(np.asarray(weight.T if turned else weight, np.float32), spec, config)
+
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        return Emitted(function, [a, packed, *epilogue.values])
+        return Emitted(function, [a, Packed(b, pack), *epilogue.values])
 
 
 def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:

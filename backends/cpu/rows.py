@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.common.tensor import Expr
@@ -266,9 +266,12 @@ def _array(value: Value) -> Array | None:
     return known_array(value)
 
 
-def _flat(value: Value) -> Value | Array:
-    array = _array(value)
-    return value if array is None or array.ndim == 1 else np.ascontiguousarray(array.reshape(-1))
+def _flat(value: Value) -> Value | Packed:
+    return value if _array(value) is None or len(value.shape) == 1 else Packed(value, _ravelled)
+
+
+def _ravelled(array: Array) -> Array:
+    return np.ascontiguousarray(array.reshape(-1))
 
 
 def _by_channel(call: KernelCall) -> bool:

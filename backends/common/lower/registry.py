@@ -13,7 +13,7 @@ from graphopt.backends.common.tensor import Expr, Tensor, stretched
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
-from graphopt.ir.graph import Node, Value
+from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext
 from graphopt.ops.registry import BROADCAST, has_trait
@@ -93,6 +93,7 @@ class LowerContext(InferContext):
     Attributes:
         pack: makes an operand of a constant array that the lowering rearranged.
         block: channel block of the kernel's result, 0 if it is stored plainly.
+        read: receives the constants whose elements were asked for.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class LowerContext(InferContext):
         operand: Callable[[Value], Tensor],
         pack: Callable[[np.ndarray[Any, Any]], Tensor],
         block: int = 0,
+        read: set[Value] | None = None,
     ) -> None:
         assert node.graph is not None
         super().__init__(node, node.graph)
@@ -109,6 +111,14 @@ class LowerContext(InferContext):
         self._operand = operand
         self.pack = pack
         self.block = block
+        self.read = set() if read is None else read
+
+    def const(self, i: int) -> Array | None:
+        """As in ``InferContext``; notes that the kernel is made of what the array holds."""
+        value = self.node.input(i)
+        if value is not None and value.is_const:
+            self.read.add(value)
+        return super().const(i)
 
     def x(self, i: int) -> Tensor:
         """Operand ``i`` as a tensor; those of element-wise operators are broadcast where only run time tells whether they are."""
