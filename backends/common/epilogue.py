@@ -7,7 +7,7 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
-from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
 from graphopt.backends.common.builder import physical_shape
 from graphopt.backends.common.generic import GroupLowering
 from graphopt.backends.common.nest_cpu import cpu_nest
@@ -15,6 +15,10 @@ from graphopt.backends.common.tensor import Expr, Scope, Tensor, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
+
+MAX_EXPRESSION = 1000
+"""Operations behind a variable, as TVM's passes see them, up to which an epilogue is one expression: a second for TVM's passes.
+Each function in a chain of functions like tanh multiplies them."""
 
 
 class Epilogue:
@@ -29,7 +33,7 @@ class Epilogue:
         values: operands that it reads, in the order in which ``function`` wants their buffers.
         shapes: their physical shapes.
         weight: operations of one evaluation, about.
-        conditional: whether something in it can't be vectorised.
+        conditional: whether something in it can't be vectorised by TVM.
     """
 
     def __init__(
@@ -46,7 +50,8 @@ class Epilogue:
         self._accumulator = tirx.const(0.0, "float32")
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
-        self.conditional = scope.branches
+        self._stepwise = scope.heaviest > MAX_EXPRESSION
+        self.conditional = scope.branches or self._stepwise
         self.weight = weight(value)
         self.values: list[Value] = list(probe.buffers)
         self.shapes = [physical_shape(probe.builder.shape(v.shape), call.block(v)) for v in self.values]
@@ -71,7 +76,10 @@ class Epilogue:
         return lowering
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
-        """``(accumulator, logical index, operand buffers) -> value to store``."""
+        """``(accumulator, logical index, operand buffers) -> value to store``.
+
+        Where the value is too much for one expression, its steps become statements at the place where the function is called.
+        """
 
         def apply(accumulator: Expr, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
             key = hash(buffers[0]) if buffers else 0
@@ -81,8 +89,14 @@ class Epilogue:
             if lowering.builder.statements:
                 raise InternalError("an epilogue needs loops of its own", node=self._call.group.anchor.label)
             self._accumulator = accumulator
-            with Scope(inline=True) as scope:
+            stepwise = self._stepwise and IRBuilder.is_in_scope()
+            with Scope(inline=not stepwise) as scope:
+                scope.branches = stepwise
                 value = lowering.tensors[self._call.group.outputs[0]](*index)
-            return scope.wrap(value)
+            if not stepwise:
+                return scope.wrap(value)
+            for statement in scope.statements():  # in the loop over lanes, which is scalar for what is conditional
+                tirx_builder.add_to_parent(statement)
+            return value
 
         return apply

@@ -159,6 +159,11 @@ class Scope:
             _OF_DATA[var] = True
         return var
 
+    @property
+    def heaviest(self) -> int:
+        """The most operations behind one of the variables, as TVM's passes see them."""
+        return max((_WEIGHTS.get(var, 1) for var, _ in self.binds if isinstance(var, tirx.Var)), default=0)
+
     def wrap(self, value: Expr) -> Expr:
         """``value`` within this scope's bindings, as one expression."""
         for var, bound in reversed(self.binds):

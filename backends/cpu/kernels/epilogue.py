@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import IRBuilder, tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
 
 EpilogueFn = Callable[[tirx.Expr, tuple[tirx.Expr, ...], Sequence[tirx.Buffer]], tirx.Expr]
 """``(accumulator, logical output index, extra operand buffers) -> value to store``.
 
 The index is ``(n, c, h, w)`` for a convolution and ``(m, n)`` for a matrix product, whatever the physical layout; it
-may contain the variable of a vectorised loop, so the function must be built of expressions only.
+may contain the variable of a vectorised loop; then the function must be built of expressions only. Where TVM can't vectorise
+it (`StoreStyle.scalar`), it may write statements first at the place where it is called.
 """
 
 
@@ -52,5 +54,7 @@ def store_accumulator(accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extr
 def depends_on_point(epilogue: EpilogueFn, extras: Sequence[tirx.Buffer]) -> bool:
     """Whether a convolution's epilogue takes the row or the column of a point into account, not only its channel."""
     n, c, h, w = (tirx.Var(name, "int64") for name in "nchw")
-    used = tirx.analysis.undefined_vars(epilogue(tirx.const(0, "float32"), (n, c, h, w), extras), [])
+    with IRBuilder() as builder, T.serial(0, 1):  # it may write statements
+        T.evaluate(epilogue(tirx.const(0, "float32"), (n, c, h, w), extras))
+    used = tirx.analysis.undefined_vars(builder.get(), [])
     return any(var.same_as(place) for var in used for place in (h, w))
