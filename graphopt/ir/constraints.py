@@ -26,8 +26,8 @@ def as_equality(dim: Dim) -> tuple[Dim, Dim] | None:
 def described(left: Dim, right: Dim) -> str:
     """A constraint as it is read: ``H >= 3``, ``N != 0``, ``a == b``."""
     atom = function_of(left)
-    if atom is not None and right in (0, 1) and atom.fn in ("lt", "eq"):
+    if atom is not None and isinstance(right, int) and right in (0, 1) and atom.fn in ("lt", "eq"):
         signs = {("lt", 0): ">=", ("lt", 1): "<", ("eq", 0): "!=", ("eq", 1): "=="}
-        return f"{atom.args[0]} {signs[atom.fn, int(right)]} {atom.args[1]}"
+        return f"{atom.args[0]} {signs[atom.fn, right]} {atom.args[1]}"
     around = fitted(left, right)
     return f"{around[0]} fits {around[1]}" if around is not None else f"{left} == {right}"
