@@ -20,8 +20,6 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.types import TensorType
 
-FEW = 8
-"""Most elements of a floating-point constant that are told apart one by one."""
 MOST_COMPARED = 65536
 """Larger constants are never taken for uniform."""
 
@@ -124,9 +122,10 @@ def _frozen(value: Any) -> Hashable:
 def _constant(array: Array) -> tuple[Key, bool]:
     """A key for a constant, and whether that leaves elements out.
 
-    Of a weight it says only what kernels ask: whether it is one number all over, and whether all of it is finite.
+    Of floating-point numbers it says only what most kernels ask: whether it is one number all over, and whether all of it is
+    finite. Kernels that are made of the elements themselves say so (``KernelCall.read``).
     """
-    if array.dtype.kind != "f" or array.size <= FEW:
+    if array.dtype.kind != "f" or array.size < 2:
         return (array.shape, *_bytes(array)), False
     flat = array.reshape(-1)
     if array.size <= MOST_COMPARED and bool((flat == flat[0]).all()):

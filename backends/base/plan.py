@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphopt.backends.base.program import BranchStep, Buffer, JoinStep, KernelStep, Program, Step, ViewStep
 
 ALIGNMENT = 64
 """Bytes; every buffer starts on a cache line, and kernels rely on it (they use aligned vector loads)."""
-
-
-SPAN = 32
-"""Steps; see `_Placed`."""
 
 
 @dataclass
@@ -41,9 +39,9 @@ def plan_buffers(program: Program) -> None:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift
     storages = _storages(program)
-    placed = _Placed()
+    placed = _Placed(len(storages))
     for storage in sorted(storages, key=lambda s: (-s.size, s.first)):
-        storage.offset = _narrowest_gap(storage, placed.alive_with(storage))
+        storage.offset = placed.narrowest_gap(storage)
         placed.add(storage)
     program.arena_bytes = max((s.offset + s.size for s in storages), default=0)
     place = {s.buffer: s.offset for s in storages}
@@ -79,35 +77,33 @@ def _storages(program: Program) -> list[_Storage]:
 
 
 class _Placed:
-    """Storages with a place, by spans of steps: most live for a few steps only, and only those of the same time matter."""
+    """Storages with a place, by offset: columns of numbers, as each of thousands is compared with all before it."""
 
-    def __init__(self) -> None:
-        self._spans: dict[int, list[_Storage]] = {}
+    def __init__(self, most: int) -> None:
+        self._columns = np.zeros((4, most), np.int64)
+        self._count = 0
+
+    def narrowest_gap(self, storage: _Storage) -> int:
+        """The offset of the smallest gap that fits among those that live at the same time, their end if none does."""
+        first, last, offset, end = self._columns[:, : self._count]
+        alive = (first <= storage.last) & (storage.first <= last)
+        starts, ends = offset[alive], np.maximum.accumulate(end[alive])
+        if not len(ends):
+            return 0
+        before = np.concatenate([[0], ends[:-1]])
+        gaps = starts - before
+        fitting = gaps >= storage.size
+        if not fitting.any():
+            return int(ends[-1])
+        return int(before[np.argmin(np.where(fitting, gaps, np.iinfo(np.int64).max))])
 
     def add(self, storage: _Storage) -> None:
-        for span in _spans(storage):
-            self._spans.setdefault(span, []).append(storage)
-
-    def alive_with(self, storage: _Storage) -> list[_Storage]:
-        """Those that live at the same time, by offset."""
-        near = {id(s): s for span in _spans(storage) for s in self._spans.get(span, ())}
-        found = [s for s in near.values() if s.first <= storage.last and storage.first <= s.last]
-        return sorted(found, key=lambda s: (s.offset, s.size))
-
-
-def _spans(storage: _Storage) -> range:
-    return range(storage.first // SPAN, storage.last // SPAN + 1)
-
-
-def _narrowest_gap(storage: _Storage, alive: list[_Storage]) -> int:
-    """The offset of the smallest gap that fits among the storages that live at the same time, their end if none does."""
-    best, narrowest, end = -1, -1, 0
-    for other in alive:
-        gap = other.offset - end
-        if gap >= storage.size and (best < 0 or gap < narrowest):
-            best, narrowest = end, gap
-        end = max(end, other.offset + other.size)
-    return best if best >= 0 else end
+        """Take note of a storage's place."""
+        count = self._count
+        at = int(np.searchsorted(self._columns[2, :count], storage.offset))
+        self._columns[:, at + 1 : count + 1] = self._columns[:, at:count]
+        self._columns[:, at] = storage.first, storage.last, storage.offset, storage.offset + storage.size
+        self._count += 1
 
 
 def _writes(step: Step) -> list[Buffer]:
