@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,8 +12,8 @@ from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.common.checks import ask_for
 from graphopt.backends.common.dim_expr import dim_expr
 from graphopt.backends.common.index import flatten, i64, row_major
-from graphopt.backends.common.math import maximum, minimum
 from graphopt.backends.common.one_thread import in_one_thread
+from graphopt.backends.common.reducers import identity_of
 from graphopt.backends.common.tensor import Expr, Index, Scope, Tensor
 from graphopt.backends.common.uneven import Uneven
 from graphopt.backends.common.walk import emit_walk, flat_alias, whole
@@ -23,28 +22,6 @@ from graphopt.ir.dims import Dim, SymExpr, as_symbol
 
 SCRATCH = "scratch memory of a kernel"
 """What a kernel calls the memory that it asks for."""
-
-REDUCERS: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "sum": lambda a, b: a + b,
-    "prod": lambda a, b: a * b,
-    "max": maximum,
-    "min": minimum,
-    "or": lambda a, b: tirx.Or(a, b),
-    "and": lambda a, b: tirx.And(a, b),
-}
-
-
-def identity_of(kind: str, dtype: str) -> Expr:
-    """Neutral element of a reducer: what reducing an empty set gives."""
-    if kind in ("sum", "prod"):
-        return tirx.const(0 if kind == "sum" else 1, dtype)
-    if kind in ("or", "and"):
-        return tirx.const(kind == "and", "bool")
-    if dtype.startswith(("float", "bfloat")):
-        return tirx.const(-math.inf if kind == "max" else math.inf, dtype)
-    if dtype == "bool":
-        return tirx.const(kind == "min", "bool")
-    return tirx.min_value(dtype) if kind == "max" else tirx.max_value(dtype)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.builder import REDUCERS, NestBody, Reduction, identity_of
+from graphopt.backends.common.builder import NestBody, Reduction
+from graphopt.backends.common.reducers import REDUCERS, identity_of
 from graphopt.backends.common.tensor import Expr, Index, Scope, let, operations
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]

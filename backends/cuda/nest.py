@@ -8,8 +8,9 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.builder import REDUCERS, NestBody
+from graphopt.backends.common.builder import NestBody
 from graphopt.backends.common.nest_cpu import loop, seq, store_all
+from graphopt.backends.common.reducers import REDUCERS
 from graphopt.backends.common.tensor import Expr, Index, Scope
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.common import math as m
-from graphopt.backends.common.builder import identity_of
 from graphopt.backends.common.lower.pointwise import cast, working_dtype
 from graphopt.backends.common.lower.reduce import Axes
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.reducers import identity_of
 from graphopt.backends.common.tensor import Expr, Index, Tensor, elementwise, let
 from graphopt.ops.conv import Window
 from graphopt.ops.pool import pool_window

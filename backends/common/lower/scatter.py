@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.builder import REDUCERS
 from graphopt.backends.common.imperative import Code, result
 from graphopt.backends.common.index import every, floordiv, floormod, i64, inside, unflatten
 from graphopt.backends.common.lower.bounds import check_between, check_indices
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.common.reducers import REDUCERS
 from graphopt.backends.common.tensor import Expr, Tensor
 from graphopt.ir.dims import product
 
