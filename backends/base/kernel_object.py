@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,9 @@ from graphopt.backends.base import tvm_api
 from graphopt.backends.base.shared_library import object_bytes
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tvm
+
+_SUBNORMAL = re.compile(r'"value":-?[0-9.]+e-3(?:0[89]|[12][0-9])')
+"""Text of a number below the least normal one in float64, or near it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,26 @@ class KernelSource:
     @staticmethod
     def of(name: str, function: Any) -> KernelSource | None:
         """The source of a PrimFunc; None when it calls another function of its module, so can't stand alone."""
-        text = tvm.ir.save_json(function.with_attr("global_symbol", name))
+        text = _readable(tvm.ir.save_json(function.with_attr("global_symbol", name)))
         return None if '"ir.GlobalVar"' in text else KernelSource(name, text)
+
+
+def _readable(text: str) -> str:
+    """TVM's JSON in a form that TVM can read: it writes subnormal numbers but takes them for errors of syntax when it reads.
+
+    Each becomes a product of two normal numbers with the same value, which LLVM multiplies when it compiles.
+    """
+    if not _SUBNORMAL.search(text):
+        return text
+    graph = json.loads(text)
+    nodes, least = graph["nodes"], sys.float_info.min
+    for node in [n for n in nodes if n["type"] == "ir.FloatImm" and 0 < abs(n["data"]["value"]) < least]:
+        data = node["data"]
+        for factor in (data["value"] / least, least):
+            nodes.append({"type": "ir.FloatImm", "data": {**data, "value": factor}})
+        del data["value"]
+        node.update(type="prim.Mul", data={**data, "a": len(nodes) - 2, "b": len(nodes) - 1})
+    return json.dumps(graph, separators=(",", ":"))
 
 
 def kernel_key(source: KernelSource, target: Target) -> str:

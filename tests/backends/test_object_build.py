@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
 from graphopt.backends.base import build, object_build, worker_pool
 from graphopt.backends.base.build import build_module, whole_module
 from graphopt.backends.base.kernel_object import KernelSource, compile_kernel, kernel_key
@@ -46,6 +48,24 @@ def run(vm: Any, arrays: list[Any]) -> Any:
 def objects() -> list[bytes]:
     target = parse_target("native")
     return [compile_kernel(source, target) for source in sources()]
+
+
+# -- subnormal numbers --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("level", [0, 1])
+def test_kernels_may_hold_numbers_below_the_least_normal_one(level: int) -> None:
+    """TVM's JSON reader takes them for errors of syntax."""
+    x = np.array([0.0, 1.0, -3.0, 2.0**60, np.inf, np.nan])
+    numbers = [5e-324, -5e-324, 1e-310, np.nextafter(2.2250738585072014e-308, 0), 2.2250738585072014e-308]
+    nodes = [helper.make_node("Mul", ["x", f"c{i}"], [f"y{i}"]) for i in range(len(numbers))]
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.DOUBLE, [6]) for name in ["x", *(n.output[0] for n in nodes)]
+    ]
+    constants = [numpy_helper.from_array(np.array(number), f"c{i}") for i, number in enumerate(numbers)]
+    graph = helper.make_graph(nodes, "subnormal", infos[:1], infos[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    got = graphopt.compile(model, level=level, threads=1, jobs=1).run({"x": x})
+    for i, number in enumerate(numbers):
+        np.testing.assert_array_equal(got[f"y{i}"], x * number)
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------
