@@ -1,4 +1,7 @@
-"""``python -m tests.random_graphs [--count N] [--seed N]``: random graphs against ONNX Runtime, a table of what became of them."""
+"""``python -m tests.random_graphs [--count N] [--seed N]``: random graphs against ONNX Runtime, a table of what became of them.
+
+The table so far is printed again and again, so that a run that is stopped keeps it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import argparse
 import collections
 import json
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TextIO
 
 from tests.random_graphs.check import FAILURES, LEVELS, OUTCOMES, WAYS, Outcome
 from tests.random_graphs.pool import run_all
@@ -20,23 +26,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first graph")
     parser.add_argument("--level", type=int, choices=LEVELS, action="append", help="only this level")
     parser.add_argument("--way", choices=tuple(WAYS), default="compile", help="compile, or only run the graph passes")
-    parser.add_argument("--together", type=int, default=6, help="graphs side by side in one model")
+    parser.add_argument("--together", type=int, default=12, help="graphs side by side in one model")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one graph at one level")
-    parser.add_argument("--json", type=Path, help="write all outcomes")
+    parser.add_argument("--json", type=Path, help="write outcomes as they come, one JSON object a line")
     parser.add_argument("--minimise", type=Path, help="write the smallest form of every failing graph into this folder")
     args = parser.parse_args(argv)
-    start = time.monotonic()
     seeds = range(args.seed, args.seed + args.count)
     groups = [tuple(seeds[i : i + args.together]) for i in range(0, args.count, args.together)]
     requests = [(group, level) for group in groups for level in args.level or LEVELS]
-    outcomes = run_all(requests, args.way, args.workers, args.timeout, _print_failure)
-    for level in sorted({o.level for o in outcomes}):
-        counts = collections.Counter(o.kind for o in outcomes if o.level == level)
-        print(f"-O{level}:", ", ".join(f"{counts[kind]} {kind}" for kind in OUTCOMES), f"of {sum(counts.values())}")
-    print(f"{time.monotonic() - start:.0f} s")
-    if args.json:
-        args.json.write_text(json.dumps([o.to_dict() for o in outcomes], indent=0))
+    with args.json.open("w") if args.json else nullcontext() as file:
+        progress = _Progress(file)
+        outcomes = run_all(requests, args.way, args.workers, args.timeout, progress)
+    progress.print_table()
     failures = [o for o in outcomes if o.kind in FAILURES]
     if args.minimise:
         from tests.random_graphs.minimise import write_smallest
@@ -48,12 +50,38 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(failures))
 
 
-def _print_failure(outcome: Outcome) -> None:
-    if outcome.kind in (*FAILURES, "refused", "refused input"):
-        print(
-            f"{outcome.kind.upper()} seed {outcome.seed} -O{outcome.level} {' | '.join(outcome.detail.splitlines())}",
-            flush=True,
-        )
+class _Progress:
+    """Prints what fails at once, and the table every minute; called from several threads.
+
+    Attributes:
+        counts: of outcomes, by level and kind.
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
+        self.counts: collections.Counter[tuple[int, str]] = collections.Counter()
+        self.file = file
+        self.start = self.printed = time.monotonic()
+        self.lock = threading.Lock()
+
+    def __call__(self, outcome: Outcome) -> None:
+        with self.lock:
+            self.counts[outcome.level, outcome.kind] += 1
+            if self.file is not None:
+                print(json.dumps(outcome.to_dict()), file=self.file, flush=True)
+            if outcome.kind in (*FAILURES, "refused", "refused input"):
+                detail = " | ".join(outcome.detail.splitlines())
+                print(f"{outcome.kind.upper()} seed {outcome.seed} -O{outcome.level} {detail}", flush=True)
+            if time.monotonic() - self.printed > 60:
+                self.print_table()
+
+    def print_table(self) -> None:
+        """How many graphs of each level came to what."""
+        self.printed = time.monotonic()
+        for level in sorted({level for level, _ in self.counts}):
+            counts = {kind: self.counts[level, kind] for kind in OUTCOMES}
+            told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+            print(f"-O{level}: {told} of {sum(counts.values())}")
+        print(f"{self.printed - self.start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
