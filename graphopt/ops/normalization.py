@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.ir.dims import mod
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
@@ -10,6 +11,7 @@ from graphopt.ops.registry import REDUCTION, register
 
 @register("BatchNormalization")
 def _batch_norm(c: InferContext) -> list[Type]:
+    _by_channel(c, "scale", "bias", "mean", "variance")
     return [c.type(0), c.type(3), c.type(4)] if c.attr("training_mode") else [c.type(0)]
 
 
@@ -25,7 +27,30 @@ def _rms_norm(c: InferContext) -> list[Type]:
     return _along_axis(c)
 
 
-@register("InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization", traits=(REDUCTION,))
+@register("InstanceNormalization", traits=(REDUCTION,))
+def _instance_norm(c: InferContext) -> list[Type]:
+    _by_channel(c, "scale", "bias")
+    return [c.type(0)]
+
+
+@register("GroupNormalization", traits=(REDUCTION,))
+def _group_norm(c: InferContext) -> list[Type]:
+    _by_channel(c, "scale", "bias")
+    groups, channels = int(c.attr("num_groups")), c.shape(0)[1]
+    if groups < 1:
+        raise c.invalid(f"{groups} groups")
+    c.assume_equal(mod(channels, groups), 0, f"the channels divide into {groups} groups")
+    return [c.type(0)]
+
+
+def _by_channel(c: InferContext, *operands: str) -> None:
+    """Operands from the second on have one element for each channel. A kernel reads them at the channel's place."""
+    channels = c.shape(0)[1] if c.rank(0) > 1 else 1
+    for i, name in enumerate(operands, 1):
+        c.assume_shape(i, (channels,), f"one {name} for each channel")
+
+
+@register("LRN", "MeanVarianceNormalization", traits=(REDUCTION,))
 def _same(c: InferContext) -> list[Type]:
     return [c.type(0)]
 

@@ -65,10 +65,31 @@ def _formals(op: str) -> tuple[_Formal, ...]:
     variables = {constraint.type_param_str for constraint in schema.type_constraints}
     return tuple(
         _Formal(
-            frozenset(formal.types), formal.type_str if formal.type_str in variables and formal.is_homogeneous else ""
+            frozenset(formal.types).union(*_once_allowed(op, index, formal.name)),
+            formal.type_str if formal.type_str in variables and formal.is_homogeneous else "",
         )
-        for formal in schema.inputs
+        for index, formal in enumerate(schema.inputs)
     )
+
+
+def _once_allowed(op: str, index: int, name: str) -> list[set[str]]:
+    """Types of an operand in earlier forms of an operator: models of their opset are valid, and ONNX narrows what it
+    allows at times, as for logarithms of sums of integers in opset 28."""
+    return [
+        schema.inputs[index].types
+        for schema in _history().get(op, ())
+        if index < len(schema.inputs) and schema.inputs[index].name == name
+    ]
+
+
+@functools.cache
+def _history() -> dict[str, list[onnx.defs.OpSchema]]:
+    """Forms of all operators since opset 7, the oldest that runtimes take; before it, even counts could be floats."""
+    found: dict[str, list[onnx.defs.OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain and schema.since_version >= 7:
+            found.setdefault(schema.name, []).append(schema)
+    return found
 
 
 @functools.cache

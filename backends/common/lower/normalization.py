@@ -147,11 +147,10 @@ def _group_norm(c: LowerContext) -> Lowered:
     x, scale, bias = c.operands
     dtype = c.out_dtype()
     groups = int(c.attr("num_groups"))
-    channels = x.shape[1]
+    # a scale that is known decides where the channels are a symbol: inference has made them equal
+    channels = x.shape[1] if isinstance(x.shape[1], int) else scale.shape[0]
     if not isinstance(channels, int):
         raise c.unsupported("GroupNormalization of an unknown number of channels", "fix it with --shape")
-    if channels % groups:
-        raise c.invalid(f"{channels} channels do not divide into {groups} groups")
     size = channels // groups
     work, _ = _stash(c, dtype)
     split = Tensor((x.shape[0], groups, size, *x.shape[2:]), x.dtype, lambda n, g, ch, *at: x(n, g * size + ch, *at))

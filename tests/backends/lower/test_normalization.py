@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+import graphopt
+from graphopt.errors import InputError, ModelError
 from tests.support.run_node import check, node
 
 Array = npt.NDArray[Any]
@@ -118,3 +122,54 @@ def test_lrn_lp_and_mean_variance() -> None:
     nodes = [node("LRN", "x", f"l{s}", size=s, beta=b, alpha=1e-2, bias=1.0) for s, b in ((3, 0.75), (4, 0.5))]
     nodes += [node("LpNormalization", "x", f"p{p}", p=p, axis=1) for p in (1, 2)]
     check([*nodes, node("MeanVarianceNormalization", "x", "mv")], {"x": x}, want=single(want))
+
+
+PER_CHANNEL = [
+    ("InstanceNormalization", 2, {}),
+    ("BatchNormalization", 4, {}),
+    ("GroupNormalization", 2, {"num_groups": 2}),
+]
+
+
+def per_channel(op: str, operands: int, attrs: dict[str, Any], channels: int | str, count: int | str) -> ModelProto:
+    """A normalisation whose operands for each channel are inputs, or constants where ``count`` is a number."""
+    names = ["scale", "bias", "mean", "var"][:operands]
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, channels, 5])]
+    constants = []
+    for name in names:
+        if isinstance(count, int):
+            constants.append(numpy_helper.from_array(np.arange(1, count + 1, dtype=np.float32), name))
+        else:
+            infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [count]))
+    nodes = [helper.make_node(op, ["x", *names], ["y"], name="norm_5", **attrs)]
+    graph = helper.make_graph(nodes, "g", infos, [helper.make_empty_tensor_value_info("y")], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize(("op", "operands", "attrs"), PER_CHANNEL, ids=[c[0] for c in PER_CHANNEL])
+def test_operands_have_one_element_for_each_channel(op: str, operands: int, attrs: dict[str, Any]) -> None:
+    """Else a kernel would read memory that isn't theirs."""
+    x = rand(2, 6, 5)
+    with pytest.raises(ModelError, match=r"one scale for each channel[\s\S]*norm_5"):
+        graphopt.compile(per_channel(op, operands, attrs, 6, 2), level=0)
+    model = graphopt.compile(per_channel(op, operands, attrs, "C", 2), level=0, threads=1)
+    with pytest.raises(InputError, match=r"C = 6[\s\S]*norm_5"):
+        model.run({"x": x})
+    model = graphopt.compile(per_channel(op, operands, attrs, 6, "K"), level=0, threads=1)
+    short = {name: np.ones(2, np.float32) for name in ("scale", "bias", "mean", "var")[:operands]}
+    with pytest.raises(InputError, match=r"K = 2[\s\S]*norm_5"):
+        model.run({"x": x, **short})
+
+
+def test_groups_of_channels_that_only_the_scale_tells() -> None:
+    proto, x = per_channel("GroupNormalization", 2, {"num_groups": 2}, "C", 6), rand(2, 6, 5)
+    want = ReferenceEvaluator(proto).run(None, {"x": x})[0]
+    for level in (0, 2):
+        got = graphopt.compile(proto, level=level, threads=1).run({"x": x})["y"]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_channels_that_do_not_divide_into_groups(groups: int) -> None:
+    with pytest.raises(ModelError, match=r"groups[\s\S]*norm_5"):
+        graphopt.compile(per_channel("GroupNormalization", 2, {"num_groups": groups}, 6, 6), level=0)

@@ -86,6 +86,16 @@ def test_other_dtypes(dtype: str) -> None:
     check(nodes, {"x": x}, {"a": np.array([1])}, {k: w.astype(dtype) for k, w in want.items()})
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
+def test_logarithms_of_sums_of_integers(dtype: str) -> None:
+    """ONNX allows them until opset 27: computed in float64, as its function body says, and cut to the integer below."""
+    x = np.array([[3, 1, 2, 3, 3, 3], [40, 40, 41, 42, 42, 0]], dtype)
+    v = x.astype(np.float64)
+    want = {"ReduceLogSum": np.log(v.sum(1)), "ReduceLogSumExp": np.log(np.exp(v).sum(1))}
+    nodes = [node(op, "x a", op, keepdims=0) for op in want]
+    check(nodes, {"x": x}, {"a": np.array([1])}, {k: w.astype(dtype) for k, w in want.items()})
+
+
 def test_bool_extremes() -> None:
     b = np.array([[0, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
     nodes = [node("ReduceMax", "b a", "any", keepdims=0), node("ReduceMin", "b a", "all", keepdims=0)]
