@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.backend.test
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from tests.support.onnx_cases import onnx_cases
 
 MAX_BYTES = 20_000
 """Larger files are left out: few mutations of them hit anything but weights."""
@@ -18,10 +18,12 @@ MAX_BYTES = 20_000
 @functools.cache
 def seed_models() -> tuple[bytes, ...]:
     """Serialized models, in a fixed order."""
-    folder = Path(onnx.backend.test.__file__).parent / "data" / "node"
-    paths = sorted(folder.glob("*/model.onnx"))
-    nodes = [path.read_bytes() for path in paths if path.stat().st_size <= MAX_BYTES]
-    return (*nodes, *[net.SerializeToString() for net in small_nets()] * 20, digits())
+    nodes = []
+    for case in sorted(onnx_cases("node"), key=lambda case: case.name):
+        for model in (case.model, case.with_constant_operands().model):
+            if model.ByteSize() <= MAX_BYTES:
+                nodes.append(model.SerializeToString())
+    return (*dict.fromkeys(nodes), *[net.SerializeToString() for net in small_nets()] * 20, digits())
 
 
 def digits() -> bytes:
