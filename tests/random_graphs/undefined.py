@@ -37,6 +37,10 @@ def undefined(node: NodeProto, values: Mapping[str, Array]) -> str | None:
             return "an integer's power that is a fraction or too large"
     if node.op_type == "Einsum" and not all(array.size for array in arrays):
         return "a product of nothing, which ends the process in ONNX Runtime"
+    if node.op_type == "MeanVarianceNormalization" and first.size:
+        axes = next((tuple(a.ints) for a in node.attribute if a.name == "axes"), (0, 2, 3))
+        if np.any(np.ptp(first, axis=axes) == 0):
+            return "a deviation of 0, to which ONNX adds 1e-9 and ONNX Runtime nothing"
     if node.op_type == "BitShift" and np.any(arrays[1] >= 8 * first.dtype.itemsize):
         return "a shift by all bits"
     if node.op_type in _ORDERING and first.dtype.kind == "f" and np.isnan(first).any():
