@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir.atoms import SymbolKind
-from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, mod, nonnegative, where
+from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min, equal_int, mod, nonnegative, product, where
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
@@ -261,6 +261,10 @@ def resize_shape(c: InferContext) -> Shape:
     """Output shape of Resize (10 and later, in the form with roi, scales and sizes)."""
     x = list(c.shape(0))
     axes = [c.axis(int(a), len(x)) for a in c.attr("axes") or range(len(x))]
+    for i, name in ((3, "size"),) if c.has(3) else ((2, "scale"),):
+        c.assume_equal(product(c.shape(i)), len(axes), f"one {name} for each axis of Resize")
+    if c.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        c.assume_equal(product(c.shape(1)), 2 * len(axes), "first and last position for each axis of Resize")
     if c.has(3):
         sizes = list(c.content(3).reshape(-1))
         policy = c.attr("keep_aspect_ratio_policy") or "stretch"
@@ -279,8 +283,6 @@ def resize_shape(c: InferContext) -> Shape:
     if found is None:
         return _measured(c, x, axes)
     scales = found.reshape(-1)
-    if len(scales) != len(axes):
-        raise c.invalid(f"Resize of {len(axes)} axes with {len(scales)} scales")
     if not all(np.isfinite(s) and s > 0 for s in scales):
         raise c.invalid(f"Resize with the scales {[float(s) for s in scales]}")
     for s, a in zip(scales, axes):

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
+from graphopt.errors import InputError, ModelError, UnsupportedOpError
 from tests.support.run_node import check, model_with, node, reference, run, same
 
 TRANSFORMS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
@@ -138,3 +141,34 @@ def test_axes_that_shrink_to_one_or_grow_from_one(transform: str) -> None:
                 attrs = {"mode": mode, "coordinate_transformation_mode": transform, "nearest_mode": rounding}
                 nodes.append(node("Resize", f"{data} {bounds}", f"y{len(nodes)}", **attrs))
     check(nodes, {"x": _image(2, 3, 4, 4), "e": _image(2, 3, 1, 1)}, consts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "dtype", "attrs"), [
+    ("scales", TensorProto.FLOAT, {}), ("sizes", TensorProto.INT64, {}),
+    ("roi", TensorProto.FLOAT, {"coordinate_transformation_mode": "tf_crop_and_resize"}),
+])  # fmt: skip
+@pytest.mark.parametrize("length", [1, "K"])
+def test_lists_of_another_length_than_the_axes(name: str, dtype: int, attrs: dict[str, str], length: int | str) -> None:
+    """Else elements beyond the list would be read."""
+    operands = {"roi": "roi" if name == "roi" else "", "scales": "" if name == "sizes" else "scales"}
+    operands |= {"sizes": "sizes"} if name == "sizes" else {}
+    infos = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+        helper.make_tensor_value_info(name, dtype, [length]),
+    ]
+    constants = [numpy_helper.from_array(_scales(1, 2), "scales")] if name == "roi" else []
+    nodes = [helper.make_node("Resize", ["x", *operands.values()], ["y"], name="resize_3", **attrs)]
+    graph = helper.make_graph(nodes, "g", infos, [helper.make_empty_tensor_value_info("y")], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    if length == 1:
+        with pytest.raises(ModelError, match=r"for each axis of Resize[\s\S]*resize_3"):
+            graphopt.import_onnx(model)
+        return
+    if name == "sizes":  # they are extents of the result, so their number has to be known
+        with pytest.raises(UnsupportedOpError, match=r"unknown length[\s\S]*resize_3"):
+            graphopt.import_onnx(model)
+        return
+    compiled = graphopt.compile(model, level=0, threads=1, jobs=1)
+    short = np.ones(1, helper.tensor_dtype_to_np_dtype(dtype))
+    with pytest.raises(InputError, match=r"K = 1[\s\S]*for each axis of Resize"):
+        compiled.run({"x": _image(2, 3), name: short})
