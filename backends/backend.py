@@ -135,6 +135,4 @@ def layout_costs(target: Target) -> LayoutCosts | None:
 
 def _with_block(call: KernelCall, block: int) -> KernelCall:
     """The call as it would be with its results in channel blocks."""
-    fused = call.fused
-    blocks = {**fused.blocks, **dict.fromkeys(call.group.outputs, block)}
-    return KernelCall(FusedGraph(fused.graph, fused.groups, blocks, fused.level, fused.exact), call.group)
+    return KernelCall(call.fused.trial(dict.fromkeys(call.group.outputs, block)), call.group)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from graphopt.ir.graph import Graph, Node, Value
@@ -65,9 +67,13 @@ class FusedGraph:
 
     graph: Graph
     groups: list[Group]
-    blocks: dict[Value, int] = field(default_factory=dict)
+    blocks: MutableMapping[Value, int] = field(default_factory=dict)
     level: int = 2
     exact: bool = False
+
+    def trial(self, blocks: Mapping[Value, int]) -> FusedGraph:
+        """The graph as it would be with these channel blocks; the others are shared with it, not copied."""
+        return replace(self, blocks=ChainMap(dict(blocks), self.blocks))
 
     def layout(self, value: Value) -> str:
         """Layout in the field's notation: ``NCHW16c``, or ``plain``."""

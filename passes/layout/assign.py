@@ -151,8 +151,7 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: 
     if _transparent(group, block) or _is_dense_conv(group):
         return True
     # what it wants may depend on how its operand comes
-    trial = FusedGraph(fused.graph, fused.groups, {**fused.blocks, value: block}, fused.level)
-    return policy(trial, group) > 0
+    return policy(fused.trial({value: block}), group) > 0
 
 
 def _pays_for_a_copy(group: Group) -> bool:

@@ -59,8 +59,8 @@ def cheapest_border(
     operands = [(), plain] if group.anchor.inputs[0] in plain else [()]
     best: tuple[float, Border] | None = None
     for copied, out in product(operands, [block] if wanted else [0, block]):
-        blocks = {**fused.blocks, **{v: costs.block(v) for v in copied}, **dict.fromkeys(group.outputs, out)}
-        seconds = costs.kernel(FusedGraph(fused.graph, fused.groups, blocks, fused.level, fused.exact), group)
+        blocks = {v: costs.block(v) for v in copied} | dict.fromkeys(group.outputs, out)
+        seconds = costs.kernel(fused.trial(blocks), group)
         if seconds is None:
             continue
         seconds += sum(costs.copy(v) for v in copied if v not in ready)
