@@ -145,7 +145,7 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
     (batch, height, width), dims = _extents(x)
     spec = PatchSpec(
         batch,
-        int(x.shape[1]),  # type: ignore[arg-type]
+        int(w.shape[0]),  # type: ignore[arg-type]
         height,
         width,
         int(w.shape[1]),  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
     (batch, height, width), dims = _extents(x)
     spec = TransposedSpec(
         batch=batch,
-        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
+        in_channels=int(w.shape[0]),  # type: ignore[arg-type]
         height=height,
         width=width,
         out_channels=int(w.shape[1]),  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from graphopt.ir.inline import inline_subgraph
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import content_of, known_array
 from graphopt.ops.control_flow import infer_subgraphs
+from graphopt.ops.flags import check_flags
 from graphopt.ops.infer import infer_node
 from graphopt.ops.operand_types import check_types
 from graphopt.ops.upgrade import upgrade
@@ -48,6 +49,7 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
             if branch is not None:
                 todo.extend(inline_subgraph(node, branch, Editor(editor.graph))[::-1])
                 continue
+            check_flags(node)
             if upgrade(node, editor, opset):
                 check_types(node)
                 infer_subgraphs(node, lambda sub: canonicalize(sub, opset))

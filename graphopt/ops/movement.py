@@ -288,7 +288,8 @@ def resize_shape(c: InferContext) -> Shape:
     for s, a in zip(scales, axes):
         d = x[a]
         if isinstance(d, int):
-            x[a] = int(np.floor(d * float(s)))
+            # in single precision, as runtimes compute it: 0.7 of 10 is 7, although the float32 nearest to 0.7 is below it
+            x[a] = int(np.floor(np.float32(d) * np.float32(s)))
         elif float(s) == int(s):
             x[a] = d * int(s)
         elif float(1 / s) == int(1 / s):

@@ -142,3 +142,16 @@ def test_the_condition_of_if_has_one_element() -> None:
         )
     with pytest.raises(ModelError, match="one element"):
         import_onnx(node("If", [(TensorProto.BOOL, (4,))], **branches))
+
+
+@pytest.mark.parametrize(
+    ("op", "flag", "value"),
+    [("ArgMin", "keepdims", 1 << 31), ("CumSum", "reverse", 2), ("Gemm", "transB", -1), ("Trilu", "upper", 3)],
+)
+def test_a_flag_that_is_neither_yes_nor_no(op: str, flag: str, value: int) -> None:
+    """ONNX Runtime takes 1 alone for a yes of ``keepdims``, and anything but 0 for one of ``transB``."""
+    operands: list[Operand] = {"CumSum": [(2, 3), longs(0)], "Gemm": [(2, 3), (3, 4)]}.get(op, [(2, 3)])
+    with pytest.raises(ModelError, match=f"{flag} is {value}") as caught:
+        import_onnx(node(op, operands, **{flag: value}))
+    assert caught.value.node is not None
+    assert "it" in caught.value.node

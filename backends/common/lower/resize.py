@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,11 @@ from graphopt.backends.common.index import clamp, floordiv, i64, inside
 from graphopt.backends.common.lower.bounds import refuse_unless
 from graphopt.backends.common.lower.movement import plain_walk
 from graphopt.backends.common.lower.registry import LowerContext, Lowered, const, lowers, measures
+from graphopt.backends.common.lower.resize_coordinate import DOUBLE, Coordinate, Number, double
 from graphopt.backends.common.lower.resize_tables import AxisForm, AxisTable, axis_table
 from graphopt.backends.common.tensor import Expr, Tensor, as_number, scalar_loops
 from graphopt.ir.dims import Dim
 
-DOUBLE = "float64"
-Number = Any
-"""A float known now, or an expression in double precision."""
 STAGED_TAPS = 3
 """From so many taps along an axis on, the axes before it are computed once into scratch memory."""
 
@@ -131,7 +128,7 @@ def _axes(c: LowerContext, working: str) -> list[Axis]:
     form = AxisForm(
         mode=c.attr("mode") or "nearest", transform=transform, nearest=c.attr("nearest_mode") or "round_prefer_floor",
         antialias=bool(c.attr("antialias")), exclude_outside=bool(c.attr("exclude_outside")),
-        cubic_a=float(c.attr("cubic_coeff_a")), scale=1.0,
+        cubic_a=float(c.attr("cubic_coeff_a")),
     )  # fmt: skip
     if form.mode not in ("nearest", "linear", "cubic"):
         raise c.unsupported(f"Resize with mode {form.mode}")
@@ -190,18 +187,20 @@ def _measure(c: LowerContext) -> Tensor:
     rank = c.rank(0)
     axes = [c.axis(int(a), rank) for a in c.attr("axes") or range(rank)]
     scale_of = dict(zip(axes, _scales(c, axes)))
-    half = 0.5 if c.has(3) else 0.0
     extents = []
     code = Code(c.k)
     for a in sorted(axes):
         scale = scale_of[a]
         assert scale is not None
         size = as_number(c.k.dim(c.shape(0)[a]), DOUBLE)
-        extents.append(code.let(tirx.floor(size * _d(scale) + _d(half))))
+        scaled = size * double(scale)
+        # scales that are given count in single precision, as in the extents of fixed shapes
+        rounded = scaled + double(0.5) if c.has(3) else scaled.astype("float32").astype(DOUBLE)
+        extents.append(code.let(tirx.floor(rounded)))
     code.finish()
     for a, extent in zip(sorted(axes), extents):
-        scale = _d(scale_of[a])
-        possible = tirx.all(scale > _d(0.0), extent >= _d(0.0), extent < _d(2.0**62))
+        scale = double(scale_of[a])
+        possible = tirx.all(scale > double(0.0), extent >= double(0.0), extent < double(2.0**62))
         why = f"the scale of axis {a} is not positive and finite, or gives no extent"
         refuse_unless(c, possible, why, [("scale", scale)])
     extents = [e.astype("int64") for e in extents]
@@ -216,7 +215,10 @@ def _axis(
     if isinstance(extent, int) and isinstance(out, int) and fixed:
         if extent == 0 and out > 0:
             raise c.invalid("Resize of an empty axis")
-        form = replace(form, scale=out / extent if scale is None and extent else scale or 1.0, roi=roi)
+        if scale is None:
+            form = replace(form, scale=out / max(extent, 1), length=out, roi=roi)
+        else:
+            form = replace(form, scale=scale, length=scale * extent, roi=roi)
         return _static_axis(c, a, axis_table(form, extent, out), form, extent, working)
     if form.antialias:
         raise c.unsupported("Resize with antialias of a symbolic dimension", "fix the input shapes with --shape")
@@ -269,7 +271,7 @@ def _symbolic_axis(
     out: Dim,
     working: str,
 ) -> Axis:
-    """An axis of symbolic extent, by formulas in double precision."""
+    """An axis of symbolic extent, by formulas: as in ``axis_table``, in float32 where they decide between elements."""
     size, out_size = c.k.dim(extent), c.k.dim(out)
     whole = isinstance(scale, float) and scale >= 1 and scale.is_integer()
     upscaled = form.transform == "asymmetric" and form.nearest == "floor"
@@ -278,20 +280,26 @@ def _symbolic_axis(
         assert isinstance(scale, float)
         factor = int(scale)
         return Axis(a, 1, lambda o, _: floordiv(o, factor), None, None, factor)
-    coordinate = c.k.stage(Tensor((out_size,), DOUBLE, _Coordinate(form, scale, roi, i64(size), i64(out_size))))
+
+    def staged(dtype: str) -> Tensor:
+        return c.k.stage(Tensor((out_size,), DOUBLE, Coordinate(form, scale, roi, i64(size), i64(out_size), dtype)))
+
     outside = None
+    if form.transform == "tf_crop_and_resize" or form.mode == "nearest":
+        deciding = staged("float32")
     if form.transform == "tf_crop_and_resize":
 
         def outside(o: Expr) -> Expr:
-            at = coordinate(o)
-            return tirx.Or(at < _d(0), at > as_number(i64(size), DOUBLE) - _d(1))
+            at = deciding(o)
+            return tirx.Or(at < double(0), at > as_number(i64(size), DOUBLE) - double(1))
 
     if form.mode == "nearest":
         rounding = {
-            "floor": tirx.floor, "ceil": tirx.ceil, "round_prefer_ceil": lambda v: tirx.floor(v + _d(0.5)),
-            "round_prefer_floor": lambda v: tirx.ceil(v - _d(0.5)),
+            "floor": tirx.floor, "ceil": tirx.ceil, "round_prefer_ceil": lambda v: tirx.floor(v + double(0.5)),
+            "round_prefer_floor": lambda v: tirx.ceil(v - double(0.5)),
         }[form.nearest]  # fmt: skip
-        return Axis(a, 1, lambda o, _: clamp(rounding(coordinate(o)).astype("int64"), size), None, outside)
+        return Axis(a, 1, lambda o, _: clamp(rounding(deciding(o)).astype("int64"), size), None, outside)
+    coordinate = staged(DOUBLE)
     first = 0 if form.mode == "linear" else -1
     taps = 2 if form.mode == "linear" else 4
 
@@ -300,8 +308,8 @@ def _symbolic_axis(
 
     def plain(o: Expr, tap: int) -> Expr:
         at = coordinate(o)
-        value = _kernel(form, tirx.abs(_d(first + tap) - (at - tirx.floor(at))))
-        return tirx.Select(inside(raw(o, tap), size), value, _d(0)) if form.exclude_outside else value
+        value = _kernel(form, tirx.abs(double(first + tap) - (at - tirx.floor(at))))
+        return tirx.Select(inside(raw(o, tap), size), value, double(0)) if form.exclude_outside else value
 
     # staged one by one: nested selections make TVM's simplifier slow
     kept = c.k.stage(Tensor((taps, out_size), DOUBLE, lambda k, o: _by_tap(k, taps, lambda t: plain(o, t))))
@@ -312,7 +320,7 @@ def _symbolic_axis(
         total = kept(0, o)
         for t in range(1, taps):
             total = total + kept(t, o)
-        return (kept(k, o) / tirx.Select(tirx.EQ(total, _d(0)), _d(1), total)).astype(working)
+        return (kept(k, o) / tirx.Select(tirx.EQ(total, double(0)), double(1), total)).astype(working)
 
     weights = c.k.stage(Tensor((taps, out_size), working, weight))
     places = c.k.stage(
@@ -330,45 +338,8 @@ def _by_tap(k: Expr, taps: int, of: Callable[[int], Expr]) -> Expr:
 
 def _kernel(form: AxisForm, d: Expr) -> Expr:
     if form.mode == "linear":
-        return tirx.max(_d(1) - d, _d(0))
+        return tirx.max(double(1) - d, double(0))
     a = form.cubic_a
-    near = (_d(a + 2) * d - _d(a + 3)) * d * d + _d(1)
-    far = ((_d(a) * d - _d(5 * a)) * d + _d(8 * a)) * d - _d(4 * a)
-    return tirx.Select(d <= _d(1), near, tirx.Select(d < _d(2), far, _d(0)))
-
-
-class _Coordinate:
-    """``resize_tables.source_coordinate`` at run time."""
-
-    def __init__(
-        self, form: AxisForm, scale: Number | None, roi: tuple[Number, Number], size: Expr, out_size: Expr
-    ) -> None:
-        self.form = form
-        self.roi = roi
-        self.size = as_number(size, DOUBLE)
-        self.out = as_number(out_size, DOUBLE)
-        self.scale = self.out / self.size if scale is None else _d(scale)
-        self.length = self.out if scale is None else self.scale * self.size
-
-    def __call__(self, position: Expr) -> Expr:
-        form, y = self.form, as_number(position, DOUBLE)
-        single = tirx.EQ(self.length, _d(1))
-        steps = tirx.Select(single, _d(1), self.length - _d(1))
-        if form.transform == "align_corners":
-            return tirx.Select(single, _d(0), y * (self.size - _d(1)) / steps)
-        if form.transform == "asymmetric":
-            return y / self.scale
-        if form.transform == "tf_crop_and_resize":
-            begin, end = (_d(r) for r in self.roi)
-            span = (end - begin) * (self.size - _d(1))
-            return tirx.Select(single, span / _d(2), y * span / steps) + begin * (self.size - _d(1))
-        half = (y + _d(0.5)) / self.scale - _d(0.5)
-        if form.transform == "pytorch_half_pixel":
-            return tirx.Select(single, _d(-0.5), half)
-        if form.transform == "half_pixel_symmetric":
-            return self.size / _d(2) * (_d(1) - self.out / self.length) + half
-        return half
-
-
-def _d(value: Number) -> Expr:
-    return const(float(value), DOUBLE) if isinstance(value, (int, float)) else value
+    near = (double(a + 2) * d - double(a + 3)) * d * d + double(1)
+    far = ((double(a) * d - double(5 * a)) * d + double(8 * a)) * d - double(4 * a)
+    return tirx.Select(d <= double(1), near, tirx.Select(d < double(2), far, double(0)))

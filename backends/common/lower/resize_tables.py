@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class AxisForm:
         mode: nearest, linear or cubic.
         transform: coordinate_transformation_mode.
         scale: output extent over input extent, as given or as the quotient.
+        length: output extent before it is rounded down.
         roi: begin and end of the region for tf_crop_and_resize, in fractions of the axis.
     """
 
@@ -29,7 +30,8 @@ class AxisForm:
     antialias: bool
     exclude_outside: bool
     cubic_a: float
-    scale: float
+    scale: float = 1.0
+    length: float = 1.0
     roi: tuple[float, float] = (0.0, 1.0)
 
 
@@ -43,33 +45,41 @@ class AxisTable:
 
 
 def source_coordinate(form: AxisForm, y: Floats, extent: int, out_extent: int) -> Floats:
-    """Positions in the input, before rounding, of output positions ``y``."""
-    length = form.scale * extent  # not rounded, as in ONNX's reference
+    """Positions in the input, before rounding, of output positions ``y``, by arithmetic of their type."""
+    number = y.dtype.type
+    scale, length, one, half = number(form.scale), number(form.length), number(1), number(0.5)
+    last = number(extent - 1)
     if form.transform == "align_corners":
-        return np.zeros_like(y) if length == 1 else y * (extent - 1) / (length - 1)
+        return np.zeros_like(y) if length == 1 else y * last / (length - one)
     if form.transform == "asymmetric":
-        return y / form.scale
+        return np.asarray(y / scale)
     if form.transform == "tf_crop_and_resize":
-        begin, end = form.roi
+        begin, end = (number(r) for r in form.roi)
         if length == 1:
-            inner = np.full_like(y, (end - begin) * (extent - 1) / 2)
-        else:
-            inner = y * (end - begin) * (extent - 1) / (length - 1)
-        return inner + begin * (extent - 1)
+            return np.full_like(y, half * (begin + end) * last)
+        return np.asarray(begin * last + y * (end - begin) * last / (length - one))
     if form.transform == "pytorch_half_pixel" and length == 1:
         return np.full_like(y, -0.5)
-    shift = 0.0
+    found = (y + half) / scale
     if form.transform == "half_pixel_symmetric":
-        shift = extent / 2 * (1 - out_extent / length)
-    return shift + (y + 0.5) / form.scale - 0.5
+        found = number(extent) / number(2) * (one - number(out_extent) / length) + found
+    return np.asarray(found - half)
 
 
 def axis_table(form: AxisForm, extent: int, out_extent: int) -> AxisTable:
-    """The table of an axis with known extents, as ONNX's reference computes it."""
-    x = source_coordinate(form, np.arange(out_extent, dtype=np.float64), extent, out_extent)
+    """The table of an axis with known extents.
+
+    Which element is the nearest, and what is outside, is decided by positions in float32, as ONNX Runtime, PyTorch and others
+    do: the float32 next to 1/3 is above it, so that in exact arithmetic every third element would be the one before.
+    """
+    x = source_coordinate(form, np.arange(out_extent, dtype=np.float32), extent, out_extent)
     outside = (x < 0) | (x > extent - 1) if form.transform == "tf_crop_and_resize" else np.zeros(out_extent, bool)
-    if form.mode == "nearest":
-        index = np.clip(round_nearest(form.nearest, x), 0, max(extent - 1, 0)).astype(np.int64)[:, None]
+    if form.mode != "nearest":
+        x = source_coordinate(form, np.arange(out_extent, dtype=np.float64), extent, out_extent)
+    else:
+        index = np.clip(round_nearest(form.nearest, x.astype(np.float64)), 0, max(extent - 1, 0)).astype(np.int64)[
+            :, None
+        ]
         return AxisTable(index, np.ones(index.shape), outside)
     floor = np.floor(x)
     ratio = x - floor

@@ -166,12 +166,22 @@ def test_deformable_convolution() -> None:
     check(nodes, {"x": x, "o": offset, "m": mask}, consts, {"y": want.astype(np.float32)}, opset=22, atol=1e-4)
 
 
-def test_transposed_convolution_of_an_image_whose_channels_are_a_symbol() -> None:
+@pytest.mark.parametrize(
+    ("x", "w", "attrs", "level"),
+    [
+        (rand(1, 4, 5), rand(4, 3, 2), {"group": 2, "strides": [2]}, 0),
+        (rand(1, 8, 5, 6), rand(8, 3, 2, 2), {"strides": [2, 2]}, 2),
+        (rand(1, 8, 5, 6), rand(8, 16, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}, 2),
+    ],
+    ids=["generic", "patch", "phased"],
+)
+def test_transposed_convolution_of_an_image_whose_channels_are_a_symbol(
+    x: Any, w: Any, attrs: dict[str, Any], level: int
+) -> None:
     """The weight says how many there are; another number is refused when the model is run."""
-    x, w = rand(1, 4, 5), rand(4, 3, 2)
-    model = model_with([node("ConvTranspose", "x w", "y", group=2, strides=[2])], {"x": x}, {"w": w})
+    model = model_with([node("ConvTranspose", "x w", "y", **attrs)], {"x": x}, {"w": w})
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "C"
-    compiled = compile(model, "x86", level=0)
+    compiled = compile(model, "x86", level=level)
     same("y", compiled.run({"x": x})["y"], run_ort(model, {"x": x})[0])
     with pytest.raises(InputError, match="C"):
-        compiled.run({"x": np.zeros((1, 6, 5), np.float32)})
+        compiled.run({"x": np.zeros((1, x.shape[1] + 2, *x.shape[2:]), np.float32)})

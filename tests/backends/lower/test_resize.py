@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.errors import InputError, ModelError, UnsupportedOpError
+from tests.support.ort import run_ort
 from tests.support.run_node import check, model_with, node, reference, run, same
 
 TRANSFORMS = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
@@ -31,7 +32,36 @@ def test_nearest(transform: str) -> None:
         node("Resize", f"x _ s{k}", f"y{k}{n}", mode="nearest", coordinate_transformation_mode=transform, nearest_mode=r)
         for n, r in enumerate(ROUNDING) for k in range(2)
     ]  # fmt: skip
-    check(nodes, {"x": _image(1, 2, 5, 7)}, {"s0": _scales(1, 1, 2, 3), "s1": _scales(1, 1, 0.6, 1.7)})
+    # the shift of half_pixel_symmetric is rounded where the scaled extents are not whole, so that ties are decided by chance
+    image = _image(1, 2, 4, 8) if transform == "half_pixel_symmetric" else _image(1, 2, 5, 7)
+    check(nodes, {"x": image}, {"s0": _scales(1, 1, 2, 3), "s1": _scales(1, 1, 0.75, 1.5)})
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["fixed", "symbolic"])
+def test_the_nearest_element_is_chosen_in_single_precision(symbolic: bool) -> None:
+    """The float32 next to 1/3 is above it: ONNX's reference, in double precision, takes the element before every third one."""
+    consts = {f"s{k}": _scales(1, 1, *s) for k, s in enumerate([(1 / 3, 0.6), (1.7, 0.3), (2.2, 0.9), (0.5, 1.1)])}
+    feed = {"x": np.arange(9 * 10, dtype=np.float32).reshape(1, 1, 9, 10)}
+    nodes = [
+        node("Resize", f"x _ {s}", f"y{s}{t}{r}", mode="nearest", coordinate_transformation_mode=t, nearest_mode=r)
+        for s in consts for t in ("half_pixel", "asymmetric") for r in ("floor", "round_prefer_floor")
+    ]  # fmt: skip
+    symmetric = {"coordinate_transformation_mode": "half_pixel_symmetric", "nearest_mode": "ceil"}
+    nodes.append(node("Resize", "x _ s3", "symmetric", mode="nearest", **symmetric))
+    model = model_with(nodes, feed, consts, symbolic=symbolic)
+    for array, (name, got) in zip(run_ort(model, feed), run(model, feed, level=0).items()):
+        same(name, got, array)
+
+
+def test_a_quotient_of_extents_that_is_rounded_is_one_element_all_the_same() -> None:
+    # 1/49 * 49 is below 1 in double precision
+    nodes = [
+        node("Resize", "x _ _ z", f"y{t}", mode="linear", coordinate_transformation_mode=t)
+        for t in ("align_corners", "pytorch_half_pixel")
+    ]
+    feed = {"x": np.arange(49, dtype=np.float32).reshape(1, 1, 1, 49)}
+    model = model_with(nodes, feed, {"z": np.array([1, 1, 1, 1], np.int64)})
+    assert [float(v.reshape(())) for v in run(model, feed).values()] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
