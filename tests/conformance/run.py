@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tests.conformance.cases import FORMS, all_cases
 from tests.conformance.check import OUTCOMES, Outcome
-from tests.conformance.pool import ROOT, run_all
+from tests.conformance.pool import run_all
 from tests.conformance.report import render
+from tests.support.servers import ROOT
 
 
 def evaluate(

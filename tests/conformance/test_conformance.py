@@ -9,8 +9,10 @@ import pytest
 
 from tests.conformance.cases import all_cases
 from tests.conformance.check import Outcome
+from tests.conformance.pool import WORKER, check
 from tests.conformance.report import render
 from tests.conformance.run import evaluate
+from tests.support.servers import Server
 
 SAMPLE = 150
 PASS_SHARE = 0.7
@@ -44,19 +46,18 @@ def test_whole_suite() -> None:
     assert pass_share(outcomes, "constants") >= PASS_SHARE
 
 
-def test_a_dead_worker_is_a_crash_and_the_next_case_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.conformance import pool
-
-    worker = pool.Worker(timeout=60.0)
+def test_a_dead_worker_is_a_crash_and_the_next_case_runs() -> None:
+    server = Server(WORKER)
     try:
-        first = worker._running()
-        first.kill()
-        first.wait()
-        died = worker.check("test_relu", "inputs")
+        process = server._running()
+        process.kill()
+        process.wait()
+        died = check(server, "test_relu", "inputs", 60.0)
         assert died.status == "crash"
-        assert worker.check("test_relu", "inputs").status == "pass"
+        assert check(server, "test_relu", "inputs", 60.0).status == "pass"
+        assert check(server, "test_relu", "inputs", 0.0).reason == "no result after 0 s"
     finally:
-        worker.stop()
+        server.stop()
 
 
 def test_report_counts_and_lists() -> None:
