@@ -15,15 +15,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.backends.base import build, object_build, worker_pool
+from graphopt.backends.base import build, kernel_object, object_build, worker_pool
 from graphopt.backends.base.build import build_module, whole_module
 from graphopt.backends.base.kernel_object import KernelSource, compile_kernel, kernel_key
 from graphopt.backends.base.object_build import BuiltOfObjects
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.target import parse_target
-from graphopt.backends.base.tvm_api import relax, te, tirx, tvm
+from graphopt.backends.base.tvm_api import IDLE_PASSES, cpu_pass_context, relax, te, tirx, tvm
 from graphopt.backends.base.worker_pool import compile_kernels, worker_command, worthwhile_workers
+from graphopt.driver.compiling import to_program
 from graphopt.errors import CompileError, DeviceError
+from graphopt.models.digits import MODEL_PATH
 from tests.support.demo_module import demo_arrays, demo_module
 
 SIZES = (4, 8, 12, 16, 20)
@@ -84,6 +86,22 @@ def test_the_key_is_the_content() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert kernel_key(KernelSource.of("f", function(8)), target) == keys[0]  # type: ignore[arg-type]
+
+
+def test_passes_that_are_left_out_would_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of a network, the same bytes with TVM's passes that `IDLE_PASSES` leaves out."""
+    target = parse_target("x86-64-v3")
+    program = to_program(str(MODEL_PATH), target.name, shapes={"image": "1x1x8x8"})[2]
+    kernels = [KernelSource.of(name, function) for name, function in program.functions.items()]
+    chosen = [k for k in kernels if k is not None][:6]
+    assert len(chosen) == 6
+    without = [compile_kernel(source, target) for source in chosen]
+    usual = cpu_pass_context()
+    left_out = [name for name in usual.disabled_pass if name not in IDLE_PASSES]
+    assert len(left_out) == len(usual.disabled_pass) - len(IDLE_PASSES)
+    everything = tvm.transform.PassContext(disabled_pass=left_out, config=dict(usual.config))
+    monkeypatch.setattr(kernel_object, "cpu_pass_context", lambda: everything)
+    assert [compile_kernel(source, target) for source in chosen] == without
 
 
 def test_the_number_of_threads_is_no_part_of_the_key() -> None:
