@@ -23,8 +23,6 @@ TYPES = (*FLOATS, *INTEGERS, "bool")
 LEFT_OUT = {
     "Identity": "moves nothing: it is a view",
     "SwiGLU": "newer than the opset, and expanded into its function",
-    "DequantizeLinear": "quantised types have kernels and tests of their own",
-    "QuantizeLinear": "quantised types have kernels and tests of their own",
 }
 """Element-wise operators that make no pairs, and why."""
 
@@ -43,7 +41,8 @@ class Form:
 
     Attributes:
         name: unique among the forms of a type.
-        operands: what it reads besides the value: ``same``, ``small``, ``low``, ``high`` or ``condition``.
+        operands: what it reads besides the value: ``same``, ``small``, ``low``, ``high``, ``condition``, ``scale``, ``zero``
+            (the zero point) or an element type.
         before: how many of the operands come before the value.
     """
 
@@ -97,6 +96,10 @@ def _forms_of(op: str, source: str) -> list[Form]:
         )
     if source not in _allowed(op, 0):
         return []
+    if op == "QuantizeLinear":
+        return [Form(f"{op}.{to}", op, source, to, ("scale", "zero")) for to in ("int8", "uint8")]
+    if op == "DequantizeLinear":
+        return [Form(op, op, source, "float32", ("scale",) if source == "int32" else ("scale", "zero"))]
     if op == "Cast":
         return [Form(f"Cast.{to}", op, source, to, attributes={"to": onnx_type(to)}) for to in TYPES if to != source]
     if op == "CastLike":

@@ -229,8 +229,9 @@ class _Plan:
         return out
 
     def _second(self, form: Form, kind: str, shape: tuple[int, ...], turn: int) -> str:
-        dtype = {"condition": "bool", "float": "float32", "int32": "int32"}.get(kind, form.source)
-        fewer = "scalar" if kind in ("low", "high") else FEWER[turn % len(FEWER)]
+        types = {"condition": "bool", "float": "float32", "int32": "int32", "scale": "float32"}
+        dtype = form.result if (form.op, kind) == ("QuantizeLinear", "zero") else types.get(kind, form.source)
+        fewer = "scalar" if kind in ("low", "high", "scale", "zero") else FEWER[turn % len(FEWER)]
         if form.op == "PRelu" and fewer == "scalar":
             fewer = "one"  # the slope has at least one dimension
         return self.operand(dtype, kind, shape, fewer)
@@ -305,6 +306,12 @@ def expected(form: Form, node: onnx.NodeProto, operands: Sequence[Array]) -> tup
         info = np.iinfo(form.result)
         wide = value.astype(np.float64)
         counts = np.isfinite(wide) & (wide > float(info.min) - 1) & (wide < float(info.max))
+    if form.op == "QuantizeLinear":
+        # saturating, as ONNX says: the reference converts to an integer first, which large numbers don't fit
+        _, scale, zero = operands
+        info = np.iinfo(form.result)
+        whole = np.rint(value.astype(scale.dtype) / scale).astype(np.float64) + zero
+        return np.clip(whole, info.min, info.max).astype(form.result), ~np.isnan(whole)
     if form.op == "Shrink" and form.source in INTEGERS:
         counts = np.abs(value.astype(np.float64)) < 2**24  # ONNX's function computes in float32
     if form.op == "PRelu":
@@ -317,6 +324,9 @@ def expected(form: Form, node: onnx.NodeProto, operands: Sequence[Array]) -> tup
         near = square + np.pad(square, [(0, 0), (1, 1), (0, 0), (0, 0)])[:, :-2]
         near += np.pad(square, [(0, 0), (1, 1), (0, 0), (0, 0)])[:, 2:]
         return (operands[0] / (1 + 1e-4 / 3 * near) ** 0.75).astype(value.dtype), counts
+    if form.op == "Mean" and form.source == "float16":
+        # the reference rounds the sum, and it overflows where the mean doesn't
+        return np.mean(np.broadcast_arrays(*operands), 0, np.float64).astype(value.dtype), counts
     if form.op == "HardSwish":
         wide = value.astype(np.float64)  # the reference rounds 1/6 to float32 in every type
         return (wide * np.clip(wide / 6 + 0.5, 0, 1)).astype(value.dtype), counts
@@ -351,7 +361,9 @@ def _values(dtype: str, kind: str, shape: tuple[int, ...]) -> Array:
             if dtype.startswith("u")
             else np.asarray(-1 if kind == "low" else 2, dtype)
         )
-    if kind == "small":
+    if kind == "scale":
+        return np.asarray(0.375, dtype)
+    if kind in ("small", "zero"):
         return np.asarray(rng.integers(1, 4, shape), dtype)
     if dtype.startswith("float"):
         ordinary = np.asarray(np.round(rng.standard_normal(shape) * 2, 3)).astype(dtype)
