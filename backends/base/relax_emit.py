@@ -250,7 +250,13 @@ class _Emitter:
         return relax.ShapeExpr([self._dim(d) for d in dims])
 
     def _dim(self, d: Dim) -> Any:
-        return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol)
+        return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol, _veiled)
+
+
+def _veiled(extent: Any) -> Any:
+    """An extent whose bounds TVM can't tell: StaticPlanBlockMemory allocates as much as a tensor may need at most, which for
+    ``min(N, 10**9)`` is more than there is."""
+    return tirx.bitwise_or(extent, tirx.const(0, "int64"))
 
 
 __all__ = ["to_module", "tvm"]

@@ -220,7 +220,17 @@ def built(build: Build, level: int) -> tuple[Any, ReferenceEvaluator]:
     return graphopt.compile(model, "x86", threads=2, level=level), ReferenceEvaluator(model)
 
 
+def open_ended(w: Writer) -> dict[str, tuple[int, int]]:
+    """Slices of tf2onnx that end at 10**9, and a length modulo a large number: what they may take at most isn't allocated."""
+    head = w.Slice("x", [0, 0, 0], [10**9, 10**9, 10**9], [0, 1, 2])
+    part = w.Slice("x", [0], w.Mod(w.dim("x", 1), [10**9]), [1])
+    scaled = w.Relu(w.MatMul(w.Softmax(head, axis=-1), w.Transpose(part, perm=[0, 2, 1])))
+    w.result("out", w.Concat(scaled, w.MatMul(head, w.Transpose(head, perm=[0, 2, 1])), axis=-1))
+    return {"out": (FLOAT, 3)}
+
+
 CASES: dict[Build, Inputs] = {
+    open_ended: {"x": (FLOAT, ("B", "S", 6))},
     llama_cache: LLAMA,
     heads_of: {"x": (FLOAT, ("N", 4, 8)), "bias": (FLOAT, ("N", "S", 8))},
     expanded: {"x": (FLOAT, ("N", 1, 6)), "y": (FLOAT, ("M", "K", 6))},
@@ -276,6 +286,7 @@ RUNS: list[tuple[Build, dict[str, int]]] = [
     *((masks_and_positions, {"B": b, "S": s}) for b, s in ((1, 1), (2, 7), (3, 1))),
     *((tokens_and_tables, {"B": b, "S": s}) for b, s in ((1, 1), (2, 7), (1, 4))),
     *((interpolated, dict(zip("BHWhw", sizes))) for sizes in IMAGES),
+    *((open_ended, {"B": b, "S": s}) for b, s in ((1, 1), (2, 7))),
     *((cache_positions, {"B": b, "S": s, "P": p}) for b, s, p in ((2, 1, 5), (1, 4, 0), (3, 1, 0), (1, 5, 7))),
 ]
 
