@@ -27,6 +27,7 @@ from graphopt.backends.base.program import (
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
 from graphopt.backends.common.dim_expr import dim_expr
 from graphopt.backends.common.lower.registry import tvm_dtype
+from graphopt.backends.common.opaque import opaque
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 
@@ -250,13 +251,9 @@ class _Emitter:
         return relax.ShapeExpr([self._dim(d) for d in dims])
 
     def _dim(self, d: Dim) -> Any:
-        return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol, _veiled)
-
-
-def _veiled(extent: Any) -> Any:
-    """An extent whose bounds TVM can't tell: StaticPlanBlockMemory allocates as much as a tensor may need at most, which for
-    ``min(N, 10**9)`` is more than there is."""
-    return tirx.bitwise_or(extent, tirx.const(0, "int64"))
+        # Bounds are hidden: StaticPlanBlockMemory allocates as much as a tensor may take at most, which for min(N, 10**9) is
+        # more than there is.
+        return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol, opaque)
 
 
 __all__ = ["to_module", "tvm"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx, tvm_ffi
+from graphopt.backends.common.opaque import opaque
 from graphopt.backends.common.tensor import Expr
 
 
@@ -34,7 +35,10 @@ class Uneven:
         statements = emit()
         if self._conditions and twice:
             self.even = True
-            statements = [tirx.IfThenElse(tirx.all(*self._conditions), _seq(emit()), _seq(statements))]
+            # hidden, because TVM puts 4 for n in the body of "if n == 4", and then can't divide by n // 8
+            even = opaque(tirx.all(*self._conditions).astype("int64"))
+            condition = tirx.NE(even, tirx.const(0, "int64"))
+            statements = [tirx.IfThenElse(condition, _seq(emit()), _seq(statements))]
         self.even, self._conditions = outer
         return statements
 

@@ -174,6 +174,19 @@ def test_fused_chains(level: int) -> None:
             compare(compiled, reference, feed, reduction=64)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_extent_below_the_width_of_vectors_or_1(level: int) -> None:
+    """``n`` is 3 or 1. TVM put 3 for it where it is, and then could not divide by the number of vectors, 0."""
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "c"], ["y"])]
+    inputs: dict[str, tuple[str, Shape]] = {"x": ("float", (3, "n")), "c": ("float", ("n", 1))}
+    m = model(nodes, inputs, {"y": ("float", 2)})
+    compiled = graphopt.compile(m, "x86", level=level)
+    rng = np.random.default_rng(0)
+    for n in (1, 3):
+        feed = {"x": rng.normal(size=(3, n)).astype(np.float32), "c": rng.normal(size=(n, 1)).astype(np.float32)}
+        compare(compiled, ReferenceEvaluator(m), feed)
+
+
 def test_gpu_kernels_select_positions_without_a_second_nest() -> None:
     """And extents are spelt out: no kernel hands dimensions to the host there."""
     made = fused_model()

@@ -33,6 +33,10 @@ _SUMMING = {
     "MeanVarianceNormalization", "Resize", "Softmax", "LogSoftmax", "Sum", "Mean", "If", "ScatterElements", "ScatterND",
 }  # fmt: skip
 """Operators whose results are rounded by as much as the terms are large, not the result."""
+_CENTRING = {
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "BatchNormalization",
+}  # fmt: skip
+"""Operators that subtract a mean, whose rounding moves each operand by as much as the largest may be rounded."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _runs(
         values = wide_values(given)
         types = {name: a.dtype for name, a in given.items()}
         for node in nodes:
-            arrays = _wide_outputs(node, values, constants)
+            arrays = _wide_outputs(node, _centred(node, values, types, rng) if sample else values, constants)
             if arrays is None:
                 break
             narrow = _narrow(node, types)
@@ -113,6 +117,18 @@ def _runs(
                 values[name] = _moved(node, array, narrow, rng) if sample else array
         runs.append({k: _as(v, types[k]) for k, v in values.items() if k in types})
     return runs
+
+
+def _centred(
+    node: NodeProto, values: Mapping[str, Array], types: Mapping[str, np.dtype[np.generic]], rng: np.random.Generator
+) -> Mapping[str, Array]:
+    """The values as an operator that subtracts a mean sees them."""
+    data = node.input[0] if node.op_type in _CENTRING else ""
+    if not data or not np.isfinite(values[data]).any():
+        return values
+    array = values[data]
+    unit = EPS[str(_narrow(node, types))] * np.abs(array[np.isfinite(array)]).max()
+    return {**values, data: array + unit * rng.uniform(-1.0, 1.0, array.shape)}
 
 
 def _own_types(nodes: Sequence[NodeProto], given: Mapping[str, Array]) -> dict[str, Array]:

@@ -46,6 +46,9 @@ def undefined(node: NodeProto, values: Mapping[str, Array]) -> str | None:
         return "a shift by all bits"
     if node.op_type in _ORDERING and first.dtype.kind == "f" and np.isnan(first).any():
         return "the order of NaN"
+    weighted = node.op_type == "Resize" and any(a.name == "mode" and a.s != b"nearest" for a in node.attribute)
+    if weighted and first.dtype.kind == "f" and not np.isfinite(first).all():
+        return "infinity or NaN beside a weight of 0"
     if node.op_type.startswith(("Quantize", "DynamicQuantize")) and not np.isfinite(first.astype(np.float64)).all():
         return "NaN or infinity quantized"
     return None
