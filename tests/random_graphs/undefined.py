@@ -46,6 +46,8 @@ def undefined(node: NodeProto, values: Mapping[str, Array]) -> str | None:
         return "a shift by all bits"
     if node.op_type in _ORDERING and first.dtype.kind == "f" and np.isnan(first).any():
         return "the order of NaN"
+    if node.op_type in ("MaxPool", "GlobalMaxPool") and first.dtype.kind == "f" and np.isneginf(first).any():
+        return "a largest value of -infinity, for which ONNX Runtime gives the least finite number"
     weighted = node.op_type == "Resize" and any(a.name == "mode" and a.s != b"nearest" for a in node.attribute)
     if weighted and first.dtype.kind == "f" and not np.isfinite(first).all():
         return "infinity or NaN beside a weight of 0"
