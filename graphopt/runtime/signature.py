@@ -33,13 +33,13 @@ class Signature:
     """Inputs, outputs, and pairs of dimensions that must agree (with the reason).
 
     Attributes:
-        fitting: the dimensions of the last inputs that were found to fit, as the only element.
+        fitted: shapes and element types of the last inputs that were found to fit, as the only element.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     constraints: tuple[tuple[Dim, Dim, str], ...] = ()
-    fitting: list[dict[str, Dim]] = field(default_factory=list, compare=False, repr=False)
+    fitted: list[list[tuple[tuple[int, ...], Any]]] = field(default_factory=list, compare=False, repr=False)
 
     def check(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The arrays in input order, contiguous, after checking names, dtypes, shapes and shape constraints.
@@ -47,6 +47,9 @@ class Signature:
         Raises:
             InputError: the first mismatch, naming the input and what is expected.
         """
+        known = self._as_before(feed)
+        if known is not None:
+            return known
         names = [s.name for s in self.inputs]
         require_names(feed, names)
         arrays = []
@@ -55,10 +58,23 @@ class Signature:
             if spec.name not in feed:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
             arrays.append(_checked(spec, feed[spec.name], symbols))
-        if self.fitting != [symbols]:
-            for left, right, why in self.constraints:
-                self._require(left, right, why, symbols)
-            self.fitting[:] = [symbols]
+        for left, right, why in self.constraints:
+            self._require(left, right, why, symbols)
+        self.fitted[:] = [[(a.shape, a.dtype) for a in arrays]]
+        return arrays
+
+    def _as_before(self, feed: object) -> list[npt.NDArray[Any]] | None:
+        """The arrays in input order where they are like the last ones that fitted: small models run in microseconds."""
+        if type(feed) is not dict or not self.fitted or len(feed) != len(self.inputs):
+            return None
+        arrays = []
+        for spec, (shape, dtype) in zip(self.inputs, self.fitted[0]):
+            array = feed.get(spec.name)
+            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                return None
+            if not array.flags.c_contiguous:
+                return None
+            arrays.append(array)
         return arrays
 
     def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, Dim]) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 import graphopt
 from graphopt.errors import InputError
+from graphopt.ir.dims import symbol
+from graphopt.ir.dtypes import DType
 from graphopt.runtime.model import CompiledModel
+from graphopt.runtime.signature import Signature, TensorSpec
 from tests.cli.conftest import small_model
 
 X = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
@@ -67,3 +70,26 @@ def test_any_layout_gives_the_same(compiled: CompiledModel) -> None:
 
 def test_no_rows(compiled: CompiledModel) -> None:
     assert compiled.run({"x": X[:0]})["y"].shape == (0, 5)
+
+
+def test_arrays_like_the_last_ones_are_taken_as_they_are_and_others_are_not() -> None:
+    n = symbol("N")
+    specs = TensorSpec("x", DType.f32, (n, 2)), TensorSpec("y", DType.f32, (n,))
+    signature = Signature(specs, ())
+    x, y = np.ones((3, 2), np.float32), np.zeros(3, np.float32)
+    signature.check({"x": x, "y": y})
+    first, second = signature.check({"y": y, "x": x})
+    assert first is x
+    assert second is y
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    first, _ = signature.check({"x": turned, "y": y})
+    assert first.flags.c_contiguous
+    np.testing.assert_array_equal(first, turned)
+    wrong: list[Any] = [
+        {"x": x.astype(">f4"), "y": y}, {"x": x.astype(np.float64), "y": y}, {"x": x, "y": y[:2]}, {"x": x},
+        {"x": x, "z": y}, {"x": x, "y": y, "z": y}, {"x": None, "y": y}, [("x", x), ("y", y)],
+    ]  # fmt: skip
+    for feed in wrong:
+        with pytest.raises(InputError):
+            signature.check(feed)
+        signature.check({"x": x, "y": y})
