@@ -42,7 +42,8 @@ TVM_FFI_VERSION: str = tvm_ffi.__version__
 
 IDLE_PASSES = ("s_tir.InjectPermutedLayout", "s_tir.InjectVirtualThread", "tirx.RemoveNoOp")
 """They change nothing in a kernel for CPUs and took 5 to 10% of its compilation: the first two are made for GPUs, and
-what the last removes, kernels hardly hold and LLVM removes too. Machine code of the zoo is the same without them, byte for byte.
+what the last removes, kernels hardly hold and LLVM removes too. Machine code of 200 kernels drawn from the zoo is the same without
+it, byte for byte.
 """
 
 

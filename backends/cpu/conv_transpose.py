@@ -136,23 +136,36 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
     node = call.group.anchor
     context = _context(call)
     window = transposed_window(context)
-    x, w = context.value(0), context.value(1)
+    x = context.value(0)
     whole = tuple(d * s for d, s in zip(x.shape[2:], window.strides))
     if window.kernel != window.strides or window.dilations != (1, 1) or whole != tuple(window.out):
         raise context.unsupported("windows that overlap, leave gaps or are cropped")
     if any(p != 0 for p in (*window.pads_begin, *window.pads_end)) or int(context.attr("group") or 1) != 1:
         raise context.unsupported("padding or groups")
+    in_channels, out_channels = _channels(context)
     (batch, height, width), dims = _extents(x)
     spec = PatchSpec(
         batch,
-        int(w.shape[0]),  # type: ignore[arg-type]
+        in_channels,
         height,
         width,
-        int(w.shape[1]),  # type: ignore[arg-type]
+        out_channels,
         (window.kernel[0], window.kernel[1]),
     )
     _name(dims, node.out.shape[2:], spec.output_shape[2:])
     return spec, dims
+
+
+def _channels(context: InferContext) -> tuple[int, int]:
+    """Of the image, of which the weight may know more, and of the result of one group.
+
+    Raises:
+        UnsupportedOpError: only run time knows them.
+    """
+    found, made = context.value(1).shape[:2]
+    if not isinstance(found, int) or not isinstance(made, int):
+        raise context.unsupported("channels that are a symbol")
+    return found, made
 
 
 def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
@@ -164,7 +177,7 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
     node = call.group.anchor
     context = _context(call)
     window = transposed_window(context)
-    x, w = context.value(0), context.value(1)
+    x = context.value(0)
     if window.dilations != (1, 1) or int(context.attr("group") or 1) != 1:
         raise context.unsupported("dilation or groups")
     ends = [
@@ -176,13 +189,14 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
     if not all(isinstance(p, int) for p in (*window.pads_begin, *ends)):
         raise context.unsupported("padding that depends on a symbolic size")
     top, left, bottom, right = (int(p) for p in (*window.pads_begin, *ends))  # type: ignore[arg-type]
+    in_channels, out_channels = _channels(context)
     (batch, height, width), dims = _extents(x)
     spec = TransposedSpec(
         batch=batch,
-        in_channels=int(w.shape[0]),  # type: ignore[arg-type]
+        in_channels=in_channels,
         height=height,
         width=width,
-        out_channels=int(w.shape[1]),  # type: ignore[arg-type]
+        out_channels=out_channels,
         kernel=(window.kernel[0], window.kernel[1]),
         strides=(window.strides[0], window.strides[1]),
         pads=(top, left, bottom, right),

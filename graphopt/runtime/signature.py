@@ -33,13 +33,16 @@ class Signature:
     """Inputs, outputs, and pairs of dimensions that must agree (with the reason).
 
     Attributes:
-        fitted: shapes and element types of the last inputs that were found to fit, as the only element.
+        fitted: the dimensions of the last inputs that were found to fit, and their shapes and element types, as the only
+            element.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     constraints: tuple[tuple[Dim, Dim, str], ...] = ()
-    fitted: list[list[tuple[tuple[int, ...], Any]]] = field(default_factory=list, compare=False, repr=False)
+    fitted: list[tuple[dict[str, Dim], list[tuple[tuple[int, ...], Any]]]] = field(
+        default_factory=list, compare=False, repr=False
+    )
 
     def check(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The arrays in input order, contiguous, after checking names, dtypes, shapes and shape constraints.
@@ -58,9 +61,10 @@ class Signature:
             if spec.name not in feed:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
             arrays.append(_checked(spec, feed[spec.name], symbols))
-        for left, right, why in self.constraints:
-            self._require(left, right, why, symbols)
-        self.fitted[:] = [[(a.shape, a.dtype) for a in arrays]]
+        if not self.fitted or self.fitted[0][0] != symbols:
+            for left, right, why in self.constraints:
+                self._require(left, right, why, symbols)
+        self.fitted[:] = [(symbols, [(a.shape, a.dtype) for a in arrays])]
         return arrays
 
     def _as_before(self, feed: object) -> list[npt.NDArray[Any]] | None:
@@ -68,7 +72,7 @@ class Signature:
         if type(feed) is not dict or not self.fitted or len(feed) != len(self.inputs):
             return None
         arrays = []
-        for spec, (shape, dtype) in zip(self.inputs, self.fitted[0]):
+        for spec, (shape, dtype) in zip(self.inputs, self.fitted[0][1]):
             array = feed.get(spec.name)
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 return None

@@ -72,15 +72,15 @@ def axis_table(form: AxisForm, extent: int, out_extent: int) -> AxisTable:
     Which element is the nearest, and what is outside, is decided by positions in float32, as ONNX Runtime, PyTorch and others
     do: the float32 next to 1/3 is above it, so that in exact arithmetic every third element would be the one before.
     """
-    x = source_coordinate(form, np.arange(out_extent, dtype=np.float32), extent, out_extent)
-    outside = (x < 0) | (x > extent - 1) if form.transform == "tf_crop_and_resize" else np.zeros(out_extent, bool)
-    if form.mode != "nearest":
-        x = source_coordinate(form, np.arange(out_extent, dtype=np.float64), extent, out_extent)
-    else:
-        index = np.clip(round_nearest(form.nearest, x.astype(np.float64)), 0, max(extent - 1, 0)).astype(np.int64)[
-            :, None
-        ]
+    decisive = source_coordinate(form, np.arange(out_extent, dtype=np.float32), extent, out_extent).astype(np.float64)
+    outside = np.zeros(out_extent, bool)
+    if form.transform == "tf_crop_and_resize":
+        outside = (decisive < 0) | (decisive > extent - 1)
+    if form.mode == "nearest":
+        nearest = np.clip(round_nearest(form.nearest, decisive), 0, max(extent - 1, 0))
+        index = nearest.astype(np.int64)[:, None]
         return AxisTable(index, np.ones(index.shape), outside)
+    x = source_coordinate(form, np.arange(out_extent, dtype=np.float64), extent, out_extent)
     floor = np.floor(x)
     ratio = x - floor
     first, weight = _weights(form, ratio)

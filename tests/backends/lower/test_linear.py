@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from graphopt.driver.compiling import compile
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UnsupportedOpError
 from tests.support.ort import run_ort
 from tests.support.run_node import check, model_with, node, same
 
@@ -185,3 +185,14 @@ def test_transposed_convolution_of_an_image_whose_channels_are_a_symbol(
     same("y", compiled.run({"x": x})["y"], run_ort(model, {"x": x})[0])
     with pytest.raises(InputError, match="C"):
         compiled.run({"x": np.zeros((1, x.shape[1] + 2, *x.shape[2:]), np.float32)})
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_transposed_convolution_whose_weight_has_symbols_for_channels(level: int) -> None:
+    x, w = rand(1, 8, 5, 6), rand(8, 3, 2, 2)
+    model = model_with([node("ConvTranspose", "x w", "y", strides=[2, 2])], {"x": x, "w": w})
+    for value, axes in zip(model.graph.input, ((1,), (0, 1))):
+        for axis in axes:
+            value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}{axis}"
+    with pytest.raises(UnsupportedOpError, match="unknown number of channels"):
+        compile(model, "x86", level=level)

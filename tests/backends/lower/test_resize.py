@@ -44,11 +44,24 @@ def test_the_nearest_element_is_chosen_in_single_precision(symbolic: bool) -> No
     feed = {"x": np.arange(9 * 10, dtype=np.float32).reshape(1, 1, 9, 10)}
     nodes = [
         node("Resize", f"x _ {s}", f"y{s}{t}{r}", mode="nearest", coordinate_transformation_mode=t, nearest_mode=r)
-        for s in consts for t in ("half_pixel", "asymmetric") for r in ("floor", "round_prefer_floor")
+        for s in consts for t in ("half_pixel", "pytorch_half_pixel", "asymmetric") for r in ROUNDING
     ]  # fmt: skip
     symmetric = {"coordinate_transformation_mode": "half_pixel_symmetric", "nearest_mode": "ceil"}
     nodes.append(node("Resize", "x _ s3", "symmetric", mode="nearest", **symmetric))
     model = model_with(nodes, feed, consts, symbolic=symbolic)
+    for array, (name, got) in zip(run_ort(model, feed), run(model, feed, level=0).items()):
+        same(name, got, array)
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["fixed", "symbolic"])
+def test_corners_are_aligned_in_single_precision(symbolic: bool) -> None:
+    """0.6 of 5 and 1.7 times 10 are whole, where ONNX Runtime, which cuts the length, and ONNX agree on it."""
+    nodes = [
+        node("Resize", "x _ s", f"y{r}", mode="nearest", coordinate_transformation_mode="align_corners", nearest_mode=r)
+        for r in ROUNDING
+    ]
+    feed = {"x": np.arange(50, dtype=np.float32).reshape(1, 1, 5, 10)}
+    model = model_with(nodes, feed, {"s": _scales(1, 1, 0.6, 1.7)}, symbolic=symbolic)
     for array, (name, got) in zip(run_ort(model, feed), run(model, feed, level=0).items()):
         same(name, got, array)
 
