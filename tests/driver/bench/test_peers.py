@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from graphopt.driver.accuracy import compare_all
-from graphopt.driver.bench.peers import prepare
+from graphopt.driver.bench.peers import onnxruntime, openvino, prepare
 from graphopt.driver.bench.peers.mnn import with_fixed_shapes
 from graphopt.driver.bench.peers.prepare import PEERS, Peer, peer, peer_info
 from graphopt.driver.reference import make_reference
@@ -62,6 +62,23 @@ def test_inputs_matter(model: Path, feed: dict[str, np.ndarray]) -> None:
         other = {**feed, "image": feed["image"] + 1}
         a, b = (peer(name, model, f, 1).run()["y"].copy() for f in (feed, other))
         assert not np.array_equal(a, b), name
+
+
+@pytest.mark.parametrize("name", [name for name in ("onnxruntime", "openvino") if name in REAL])
+def test_callers_share_what_was_opened(name: str, model: Path, feed: dict[str, np.ndarray]) -> None:
+    """Each caller has the results of its own inputs, though one of them ran last; threads are the peer's own choice."""
+    head = onnx.load_model(model)
+    other = {**feed, "image": feed["image"] + 1}
+    if name == "onnxruntime":
+        session = onnxruntime.open_session(model, head, feed, None)
+        runs = [onnxruntime.session_run(session, f) for f in (feed, other)]
+    else:
+        compiled = openvino.compile_network(model, feed, None)
+        runs = [openvino.request_run(compiled, head, f) for f in (feed, other)]
+    found = [run() for run in runs]
+    for got, f in zip(found, (feed, other)):
+        want = make_reference(model, "onnx")(f)
+        assert [c.problem for c in compare_all(dict(got), want, reduction=27)] == [None, None]
 
 
 @pytest.mark.parametrize("name", REAL)

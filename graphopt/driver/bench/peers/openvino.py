@@ -11,21 +11,43 @@ from graphopt.ir.graph import Array
 
 
 def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -> Run:
-    """An infer request in float32 (the plugin may otherwise choose bfloat16) that reads and writes numpy in place."""
+    """A run of a compiled model of its own."""
+    return request_run(compile_network(source, feed, threads), model, feed)
+
+
+def compile_network(source: Path, feed: Mapping[str, Array], threads: int | None, hint: str = "LATENCY") -> Any:
+    """The model in float32 (the plugin may otherwise choose bfloat16) for the shapes of the feed.
+
+    Args:
+        source: path of the model.
+        feed: inputs.
+        threads: CPU threads; as many as the plugin likes when None.
+        hint: the plugin's performance hint: ``LATENCY`` for one caller, ``THROUGHPUT`` for many.
+    """
     import openvino as ov
 
     core = ov.Core()
     network = core.read_model(str(source))
-    inputs = {port: next((n for n in port.names if n in feed), port.any_name) for port in network.inputs}
     if any(port.partial_shape.is_dynamic for port in network.inputs):
-        network.reshape({name: list(feed[name].shape) for name in inputs.values()})
-    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(network, "CPU", config)
+        network.reshape({name: list(feed[name].shape) for name in _input_names(network, feed)})
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(network, "CPU", config)
+
+
+def request_run(compiled: Any, model: Any, feed: Mapping[str, Array]) -> Run:
+    """A run on one feed by an infer request of its own, which reads and writes numpy in place."""
     request = compiled.create_infer_request()
-    data = {name: feed[name] for name in inputs.values()}
+    arrays = {name: feed[name] for name in _input_names(compiled, feed)}
     names = [item.name for item in model.graph.output]
 
     def run() -> dict[str, Array]:
-        return dict(zip(names, request.infer(data, share_inputs=True, share_outputs=True).values()))
+        return dict(zip(names, request.infer(arrays, share_inputs=True, share_outputs=True).values()))
 
     return run
+
+
+def _input_names(network: Any, feed: Mapping[str, Array]) -> list[str]:
+    """The feed's names of a network's inputs: the plugin knows an input by several."""
+    return [next((n for n in port.names if n in feed), port.any_name) for port in network.inputs]
