@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphopt.backends.base.call_signature import Key, Signature, Signatures
 from graphopt.backends.base.callbacks import REFUSE, RESERVE
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.chunks import with_duration
 from graphopt.backends.base.template import (
     Candidate,
     Emitted,
@@ -19,6 +20,7 @@ from graphopt.backends.base.template import (
     weigh,
 )
 from graphopt.backends.base.tvm_api import tvm, tvm_ffi
+from graphopt.backends.base.work import rough_seconds
 from graphopt.backends.common.builder import SCRATCH, Nest
 from graphopt.backends.common.generic import emit_generic
 from graphopt.ir.graph import Value
@@ -72,8 +74,16 @@ class Emission:
         candidates = weigh(self._templates, call, self._caps)
         best = candidates[0] if candidates else None
         if best is not None and best.seconds is not None:
-            return Kernel(best.template.emit(call, best.config, self._caps, "kernel"), tuple(candidates), best)
-        return Kernel(emit_generic(call, self._caps, "kernel", self._nest), tuple(candidates), None)
+            emitted = best.template.emit(call, best.config, self._caps, "kernel")
+            return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best)
+        emitted = emit_generic(call, self._caps, "kernel", self._nest)
+        return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None)
+
+    def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:
+        """The kernel with what it is predicted to take on ``threads`` threads."""
+        if self._caps.cores < 2 or self._caps.is_gpu or seconds is None:
+            return emitted
+        return replace(emitted, function=with_duration(emitted.function, seconds * threads))
 
 
 def _instead(operand: Operand, others: dict[Value, Value]) -> Operand:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphopt.backends.base.chunks import chunked_pipeline
 from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.object_cache import ObjectCache
+from graphopt.backends.base.pool import has_pool, pool_objects
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
 from graphopt.backends.base.shape_order import OrderShapeFunctions
@@ -122,7 +124,8 @@ class Built:
     def _link(self, path: Path, linker: Linker) -> None:
         module = self.executable.mod
         if self.target.kind != "cuda":
-            link_objects([*host_objects(module), pack_imports(module, self.target)], path, linker)
+            objects = [*host_objects(module), pack_imports(module, self.target), *pool_objects(self.target.triple)]
+            link_objects(objects, path, linker)
             return
         from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
 
@@ -174,7 +177,9 @@ def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, job
 def whole_module(mod: Any, target: Target) -> Any:
     """TVM's executable of a module for a CPU, compiled in one piece by this process: needs no linker to run."""
     with cpu_pass_context():
-        return relax.build(mod, target.tvm_target(), relax_pipeline=lowering_passes())
+        return relax.build(
+            mod, target.tvm_target(), relax_pipeline=lowering_passes(), tir_pipeline=chunked_pipeline(target.caps.cores)
+        )
 
 
 def _has_linker(target: Target) -> bool:
@@ -200,11 +205,15 @@ def open_library(path: Path, target: Target, threads: int | None = None) -> tupl
         DeviceError: the system can't load the library.
     """
     device = tvm.cuda() if target.kind == "cuda" else tvm.cpu()
-    if target.kind != "cuda":
-        set_threads(min(threads or target.caps.cores, default_threads()))
     try:
         # Left to itself, TVM keeps every library that it loads until the process ends.
         module = tvm_ffi.load_module(os.path.realpath(path), keep_module_alive=False)
+        if target.kind != "cuda":
+            count = min(threads or target.caps.cores, default_threads())
+            if has_pool(target.triple):
+                module.get_function("graphopt_set_threads", query_imports=True)(count)
+            else:
+                set_threads(count)
         return relax.VirtualMachine(module, device), device
     except Exception as error:  # TVM raises any class
         lines = [line for line in str(error).splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -9,16 +10,58 @@ from functools import lru_cache
 from pathlib import Path
 
 _SYSFS_CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def default_threads() -> int:
-    """Number of CPUs this process may run on (its affinity mask where the system has one); at least 1."""
+    """Number of CPUs this process may use: of its affinity mask, and by its control group's quota, rounded up; at least 1."""
     try:
-        return max(1, len(os.sched_getaffinity(0)))
+        allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
-        return max(1, os.cpu_count() or 1)
+        allowed = os.cpu_count() or 1
+    quota = cpu_quota()
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def cpu_quota(membership: Path = _MEMBERSHIP, root: Path = _CONTROL_GROUPS) -> float | None:
+    """How many CPUs' time the control groups that this process is in allow it, as for a container; None without a limit.
+
+    Args:
+        membership: the file of ``/proc`` that says which groups those are.
+        root: where their files are; version 2 of the interface, or a folder of version 1 for each controller.
+    """
+    try:
+        lines = membership.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            found += [_quota(folder, "cpu.max") for folder in _ancestors(root, path)]
+        elif "cpu" in controllers.split(","):
+            for name in (controllers, "cpu"):
+                found += [_quota(f, "cpu.cfs_quota_us", "cpu.cfs_period_us") for f in _ancestors(root / name, path)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _ancestors(root: Path, path: str) -> list[Path]:
+    """The folders of a group and of those that it is in, whose limits hold for it too."""
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return [root.joinpath(*parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _quota(folder: Path, *files: str) -> float | None:
+    """Quota over period, which are in one file or in two; None if there is no limit (``max``, or -1), or no such file."""
+    try:
+        quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in files).split()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def host_arch() -> str:

@@ -15,13 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graphopt.backends.base import tvm_api
+from graphopt.backends.base import chunks, tvm_api
+from graphopt.backends.base.chunks import chunked_pipeline
 from graphopt.backends.base.shared_library import object_bytes
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tvm, tvm_ffi
+from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tirx, tvm, tvm_ffi
 
 _SUBNORMAL = re.compile(r'"value":-?[0-9.]+e-3(?:0[89]|[12][0-9])')
 """Text of a number below the least normal one in float64, or near it."""
+
+_PARALLEL = f'"kind":{int(tirx.ForKind.PARALLEL)},'
+"""Text that a kernel with a parallel loop contains."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ def _readable(text: str) -> str:
 def kernel_key(source: KernelSource, target: Target) -> str:
     """Hex SHA-256 of everything that the object's bytes depend on: kernel, target, compiler and how it is called.
 
-    Options such as a level or a number of threads are in it as far as they change the kernel, and no further.
+    Options such as a level or a number of threads are in it as far as they change the object, and no further.
     """
     digest = hashlib.sha256()
-    for part in (_compiler(), json.dumps([target.config, target.host], sort_keys=True), source.name, source.text):
+    compiled_for = json.dumps([target.config, target.host, _threads(source, target)], sort_keys=True)
+    for part in (_compiler(), compiled_for, source.name, source.text):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
@@ -82,14 +87,20 @@ def compile_kernel(source: KernelSource, target: Target) -> bytes:
     # not `tvm.ir.load_json`: it brings texts of old versions up to date, a tenth of the time of all else
     module = tvm.IRModule({source.name: tvm_ffi.serialization.from_json_graph_str(source.text)})
     with cpu_pass_context():
-        return object_bytes(tvm.tirx.build(module, target.tvm_target()))
+        pipeline = chunked_pipeline(_threads(source, target))
+        return object_bytes(tvm.tirx.build(module, target.tvm_target(), pipeline=pipeline))
+
+
+def _threads(source: KernelSource, target: Target) -> int:
+    """How many threads its loops are cut into chunks for."""
+    return target.caps.cores if _PARALLEL in source.text else 1
 
 
 @cache
 def _compiler() -> str:
     """Identifies the code that turns a PrimFunc into an object: TVM's library, its LLVM, and the pass settings here."""
     own = hashlib.sha256()
-    for file in (__file__, tvm_api.__file__):
+    for file in (__file__, tvm_api.__file__, chunks.__file__):
         own.update(Path(file).read_bytes())
     folder = Path(tvm.__file__).parent
     sizes = {lib.name: lib.stat().st_size for lib in sorted((folder / "lib").glob("libtvm*")) if lib.is_file()}

@@ -66,7 +66,10 @@ class Linker:
     def _libm(self, folder: Path) -> list[str]:
         """Arguments that make the library ask for libm itself, so that any program can load it."""
         if self.is_driver:
-            return ["-lm"] if platform.system() != "Darwin" else ["-undefined", "dynamic_lookup"]
+            if platform.system() == "Darwin":
+                return ["-undefined", "dynamic_lookup"]
+            # Without the C library of this machine, whose newest versions of functions would be asked for wherever it is loaded.
+            return ["-nostdlib", "-lm", "-lgcc"]
         if self.emulation is None:
             return []
         # A bare linker has no libm to look at; an empty library of that name gives the dependency.

@@ -11,12 +11,12 @@ from graphopt.backends.base.build import (
     Built,
     lowering_passes,
     open_library,
-    set_threads,
     whole_module,
 )
 from graphopt.backends.base.kernel_object import KernelSource, kernel_key
 from graphopt.backends.base.link import Linker
 from graphopt.backends.base.object_cache import ObjectCache
+from graphopt.backends.base.pool import pool_objects
 from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.shared_library import link_objects
@@ -49,9 +49,7 @@ class BuiltOfObjects(Built):
                 with scratch_folder() as folder:
                     path = folder / "library.so"
                     self.export(path)
-                    vm = open_library(path, self.target)[0]
-                    set_threads(self.target.caps.cores)
-                    return vm
+                    return open_library(path, self.target)[0]
             except (OSError, DeviceError, CompileError) as error:
                 self.report.notes.append(f"compiled again without a linker, as this failed: {error}")
                 self.executable = whole_module(self.module, self.target)
@@ -59,7 +57,7 @@ class BuiltOfObjects(Built):
 
     def _link(self, path: Path, linker: Linker) -> None:
         assert self.code is not None
-        link_objects([*self.objects, self.code.packed()], path, linker)
+        link_objects([*self.objects, self.code.packed(), *pool_objects(self.target.triple)], path, linker)
 
 
 def build_objects(mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built | None:

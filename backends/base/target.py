@@ -75,7 +75,12 @@ class Target:
     @property
     def arch(self) -> str:
         """Machine that loads the library: ``x86_64``, ``aarch64``, ``armv7a``, ... (from the host triple)."""
-        return str(self.host["mtriple"]).split("-")[0]
+        return self.triple.split("-")[0]
+
+    @property
+    def triple(self) -> str:
+        """LLVM triple of the host: its machine and system."""
+        return str(self.host["mtriple"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for manifests; `from_dict` reverses it exactly, on any machine."""

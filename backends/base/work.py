@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from graphopt.backends.base.program import Buffer
 from graphopt.ir.fused import Group
+from graphopt.ir.graph import Value
+from graphopt.ops.flops import group_flops
 
 _PICKING = frozenset(
     {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Compress", "RoiAlign", "CenterCropPad"}
 )
 """Operators that read a part of their first operand only."""
+
+
+_FLOPS, _BYTES = 4e9, 8e9
+"""What a thread does a second in the generic loop nest, about: operations, and bytes read and written."""
+
+
+def rough_seconds(group: Group) -> float | None:
+    """About how long a thread takes for a group in the generic loop nest; None when a size is symbolic."""
+    flops = group_flops(group.nodes)
+    sizes = [_bytes(v) for n in group.nodes[:1] for v in n.inputs if v is not None] + [_bytes(v) for v in group.outputs]
+    known = [size for size in sizes if size is not None]
+    if flops is None or len(known) < len(sizes):
+        return None
+    return max(flops / _FLOPS, sum(known) / _BYTES)
+
+
+def _bytes(value: Value) -> int | None:
+    shape = [d for d in value.shape if isinstance(d, int)]
+    return None if len(shape) < len(value.shape) else math.prod(shape) * value.dtype.numpy.itemsize
 
 
 def kernel_bytes(group: Group, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> int | None:

@@ -104,10 +104,14 @@ def test_passes_that_are_left_out_would_change_nothing(monkeypatch: pytest.Monke
     assert [compile_kernel(source, target) for source in chosen] == without
 
 
-def test_the_number_of_threads_is_no_part_of_the_key() -> None:
-    """The planned number of threads matters as far as it changes the kernel, which is in the key."""
+def test_the_number_of_threads_is_in_the_key_of_parallel_loops_alone() -> None:
+    """They are cut into chunks for so many threads; else the number matters as far as it changes the kernel."""
+    one, two = parse_target("x86-64-v3", 1), parse_target("x86-64-v3", 2)
     (source,) = sources([8])
-    assert kernel_key(source, parse_target("x86-64-v3", 1)) == kernel_key(source, parse_target("x86-64-v3", 2))
+    assert kernel_key(source, one) == kernel_key(source, two)
+    parallel = KernelSource(source.name, source.text.replace('"kind":0,', '"kind":1,', 1))
+    assert parallel.text != source.text
+    assert kernel_key(parallel, one) != kernel_key(parallel, two)
 
 
 def test_the_key_is_the_same_in_every_process() -> None:
