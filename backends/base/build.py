@@ -17,6 +17,7 @@ from typing import Any
 from graphopt.backends.base.chunks import chunked_pipeline
 from graphopt.backends.base.host import default_threads
 from graphopt.backends.base.link import Linker, find_linker
+from graphopt.backends.base.loaded_module import LoadedModule
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.pool import has_pool, pool_objects
 from graphopt.backends.base.runnable import require_runnable
@@ -82,8 +83,8 @@ class Built:
     executable: Any
     report: BuildReport = field(default_factory=BuildReport)
 
-    def vm(self) -> Any:
-        """A ``relax.VirtualMachine`` of this module in this process. For CPUs that takes no linker.
+    def load(self) -> LoadedModule:
+        """The code in this process. For CPUs that takes no linker.
 
         Sets the size of TVM's thread pool, which this process's modules share, to the target's cores.
 
@@ -97,11 +98,11 @@ class Built:
                 with scratch_folder() as folder:
                     path = folder / "library.so"
                     self.export(path)
-                    return open_library(path, self.target)[0]
+                    return open_library(path, self.target)
             except OSError as error:
                 raise codegen_error(error, self.target) from error
         set_threads(self.target.caps.cores)
-        return relax.VirtualMachine(self.executable, tvm.cpu())
+        return LoadedModule(self.executable.jit(), tvm.cpu())
 
     def export(self, path: str | Path, linker: Linker | None = None) -> None:
         """Write the shared library to ``path``.
@@ -190,16 +191,13 @@ def _has_linker(target: Target) -> bool:
     return True
 
 
-def open_library(path: Path, target: Target, threads: int | None = None) -> tuple[Any, Any]:
+def open_library(path: Path, target: Target, threads: int | None = None) -> LoadedModule:
     """Load an exported library; the file may be deleted afterwards.
 
     Args:
         path: what `Built.export` wrote. The library is unloaded with the last object that came out of it.
         target: what it was compiled for; that it runs here has been checked.
         threads: CPU threads, by default those planned for; no more than this process may use.
-
-    Returns:
-        A ``relax.VirtualMachine`` and its TVM device.
 
     Raises:
         DeviceError: the system can't load the library.
@@ -214,7 +212,7 @@ def open_library(path: Path, target: Target, threads: int | None = None) -> tupl
                 module.get_function("graphopt_set_threads", query_imports=True)(count)
             else:
                 set_threads(count)
-        return relax.VirtualMachine(module, device), device
+        return LoadedModule(module, device)
     except Exception as error:  # TVM raises any class
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise DeviceError(

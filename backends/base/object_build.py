@@ -15,6 +15,7 @@ from graphopt.backends.base.build import (
 )
 from graphopt.backends.base.kernel_object import KernelSource, kernel_key
 from graphopt.backends.base.link import Linker
+from graphopt.backends.base.loaded_module import LoadedModule
 from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.pool import pool_objects
 from graphopt.backends.base.runnable import require_runnable
@@ -41,19 +42,19 @@ class BuiltOfObjects(Built):
     code: VmCode | None = None
     objects: tuple[bytes, ...] = ()
 
-    def vm(self) -> Any:
-        """As `Built.vm`: the library is linked and loaded; where that fails, TVM compiles in this process."""
+    def load(self) -> LoadedModule:
+        """As `Built.load`: the library is linked and loaded; where that fails, TVM compiles in this process."""
         require_runnable(self.target)
         if self.executable is None:
             try:
                 with scratch_folder() as folder:
                     path = folder / "library.so"
                     self.export(path)
-                    return open_library(path, self.target)[0]
+                    return open_library(path, self.target)
             except (OSError, DeviceError, CompileError) as error:
                 self.report.notes.append(f"compiled again without a linker, as this failed: {error}")
                 self.executable = whole_module(self.module, self.target)
-        return super().vm()
+        return super().load()
 
     def _link(self, path: Path, linker: Linker) -> None:
         assert self.code is not None

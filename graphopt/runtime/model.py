@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ class CompiledModel:
         self.artifact = artifact
         self.target = built.target if built is not None else target
         self._executor = executor
+        self._loading = threading.Lock()
 
     @staticmethod
     def from_program(signature: Signature, program: Program, built: Built, source: str = "<model>") -> CompiledModel:
@@ -69,7 +71,7 @@ class CompiledModel:
         return self.signature.outputs
 
     def run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run on named arrays.
+        """Run on named arrays. Several threads may run a model at once (see ``graphopt.runtime.executor.Executor``).
 
         Raises:
             InputError: wrong names, dtypes or shapes.
@@ -103,13 +105,10 @@ class CompiledModel:
 
     def _loaded(self) -> Executor:
         if self._executor is None:
-            assert self.built is not None
-            device = None
-            if self.built.target.kind == "cuda":
-                import tvm
-
-                device = tvm.cuda()
-            self._executor = Executor(self.built.vm(), self.constants, device)
+            with self._loading:
+                if self._executor is None:
+                    assert self.built is not None
+                    self._executor = Executor(self.built.load(), self.constants)
         return self._executor
 
 

@@ -14,14 +14,16 @@ returns 0."""
 
 @contextmanager
 def observed(model: CompiledModel, observer: Observer) -> Iterator[None]:
-    """Within the block, every call of the model's virtual machine is announced to ``observer``, which slows runs down.
+    """Within the block, every call of the model's virtual machines is announced to ``observer``, which slows runs down.
+
+    That goes for runs of every thread that start within the block; ``observer`` is called by the thread that runs.
 
     Raises:
         DeviceError: the model can't be loaded here.
     """
-    vm = model._loaded()._vm
-    vm.set_instrument(observer)
+    executor = model._loaded()
+    executor.observe(observer)
     try:
         yield
     finally:
-        vm.set_instrument(None)
+        executor.observe(None)

@@ -84,11 +84,11 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
 
     threads = artifact.manifest["threads"]
     with artifact.library_path() as library:
-        vm, device = open_library(library, target, threads)
+        loaded = open_library(library, target, threads)
     return CompiledModel(
         signature,
         artifact.constants,
-        executor=Executor(vm, artifact.constants, device),
+        executor=Executor(loaded, artifact.constants),
         source=str(artifact.path),
         artifact=artifact,
         target=target,

@@ -32,11 +32,11 @@ def test_jit(spec: str, batch: int | None) -> None:
     if not can_run_here(target):
         pytest.skip(can_run_here(target).reason)
     arrays, expected = demo_arrays()
-    np.testing.assert_allclose(_run(build_module(demo_module(batch), target).vm(), arrays), expected, rtol=1e-5)
+    np.testing.assert_allclose(_run(build_module(demo_module(batch), target).load().vm(), arrays), expected, rtol=1e-5)
 
 
 def test_symbolic_batch_takes_any_size() -> None:
-    vm = build_module(demo_module(None), parse_target("native")).vm()
+    vm = build_module(demo_module(None), parse_target("native")).load().vm()
     for batch in (1, 3, 17):
         arrays, expected = demo_arrays(batch)
         np.testing.assert_allclose(_run(vm, arrays), expected, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_no_fast_math() -> None:
 def test_code_for_another_machine_is_not_run() -> None:
     built = build_module(demo_module(), parse_target("arm"))
     with pytest.raises(DeviceError, match="aarch64"):
-        built.vm()
+        built.load().vm()
 
 
 def test_failure_is_a_compile_error() -> None:

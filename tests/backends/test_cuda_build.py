@@ -235,7 +235,7 @@ def test_an_unknown_layout_is_not_guessed(blob: bytes) -> None:
 @pytest.mark.parametrize("batch", [8, None])
 def test_runs_on_the_gpu(batch: int | None) -> None:
     arrays, expected = demo_arrays()
-    vm = build_module(demo_module(batch), parse_target("cuda")).vm()
+    vm = build_module(demo_module(batch), parse_target("cuda")).load().vm()
     got = vm["main"](*[tvm.runtime.tensor(array, tvm.cuda()) for array in arrays]).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 

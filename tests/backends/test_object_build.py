@@ -237,7 +237,7 @@ def test_as_tvm_makes_it_in_one_piece(batch: int | None) -> None:
     target = parse_target("native")
     built = build_module(demo_module(batch), target)
     assert isinstance(built, BuiltOfObjects)
-    got = run(built.vm(), arrays)
+    got = run(built.load().vm(), arrays)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     whole = relax.VirtualMachine(whole_module(demo_module(batch), target), tvm.cpu())
     np.testing.assert_array_equal(got, run(whole, arrays))
@@ -256,7 +256,7 @@ def test_the_second_time_from_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     second = build_module(demo_module(), target, ObjectCache(tmp_path))
     assert second.report.cached == second.report.kernels == first.report.kernels
     assert first.library_bytes() == second.library_bytes()
-    np.testing.assert_array_equal(run(first.vm(), arrays), run(second.vm(), arrays))
+    np.testing.assert_array_equal(run(first.load().vm(), arrays), run(second.load().vm(), arrays))
 
 
 def test_a_damaged_entry_is_compiled_again(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_without_a_linker_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch, 
     built = build_module(demo_module(), parse_target("native"), ObjectCache(tmp_path))
     assert not isinstance(built, BuiltOfObjects)
     arrays, expected = demo_arrays()
-    np.testing.assert_allclose(run(built.vm(), arrays), expected, rtol=1e-5)
+    np.testing.assert_allclose(run(built.load().vm(), arrays), expected, rtol=1e-5)
 
 
 def test_where_no_library_can_be_loaded_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_where_no_library_can_be_loaded_it_runs_all_the_same(monkeypatch: pytest
     built = build_module(demo_module(), parse_target("native"))
     monkeypatch.setattr(object_build, "open_library", refused)
     arrays, expected = demo_arrays()
-    np.testing.assert_allclose(run(built.vm(), arrays), expected, rtol=1e-5)
+    np.testing.assert_allclose(run(built.load().vm(), arrays), expected, rtol=1e-5)
     assert "failed to map" in built.report.notes[0]
 
 
@@ -320,7 +320,7 @@ def test_exports_as_often_as_one_likes(tmp_path: Path) -> None:
     built = build_module(demo_module(), target)
     assert isinstance(built, BuiltOfObjects)
     arrays, _ = demo_arrays()
-    want = run(built.vm(), arrays)
+    want = run(built.load().vm(), arrays)
     for name in ("a.so", "b.so"):
         built.export(tmp_path / name)
-        np.testing.assert_array_equal(run(build.open_library(tmp_path / name, target)[0], arrays), want)
+        np.testing.assert_array_equal(run(build.open_library(tmp_path / name, target).vm(), arrays), want)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,29 @@ def test_results_outlive_their_model(artefact: Path) -> None:
     gc.collect()
     assert mappings()["library.so (deleted)"] == before
     assert np.isfinite(first).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
+def test_a_thousand_models_run_by_threads_leave_no_memory(artefact: Path) -> None:
+    """Arenas of all threads go with their model."""
+    image = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+
+    def cycle() -> None:
+        model = graphopt.load(artefact)
+        list(pool.map(lambda _: model.run(image), range(8)))
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            cycle()
+        before = resident()
+        for _ in range(1000):
+            cycle()
+        assert resident() - before < 4 << 20  # 4 KB a cycle; an arena has more, and so has a library
 
 
 @pytest.mark.slow

@@ -287,7 +287,7 @@ def test_runs_in_the_relax_vm() -> None:
             result = builder.emit_output(builder.emit(call))
         builder.emit_func_output(result)
     built = build_module(builder.get(), parse_target("x86-64-v3"))
-    vm = built.vm()
+    vm = built.load().vm()
     actual = to_logical(vm["main"](tvm.runtime.tensor(to_physical(x, spec.in_block))).numpy(), spec.out_block)
     assert_close(actual, oracle(x, weight, spec), spec.reduction)
 

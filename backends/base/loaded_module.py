@@ -1,0 +1,31 @@
+"""Compiled code in this process, from which virtual machines are made: one runs one call at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.backends.base.tvm_api import relax
+
+
+class LoadedModule:
+    """A module that was loaded or compiled in this process; it lives as long as anything that came out of it.
+
+    Args:
+        module: TVM's ``Module``.
+        device: the TVM device that it runs on.
+
+    Raises:
+        Exception: of any class, as TVM raises it: the module lacks something that it calls.
+    """
+
+    def __init__(self, module: Any, device: Any) -> None:
+        self.module = module
+        self.device = device
+        self._first = [relax.VirtualMachine(module, device)]  # made here, as it shows whether the code can be used
+
+    def vm(self) -> Any:
+        """A ``relax.VirtualMachine`` that nobody else has. Those of one module share its code and may run at the same time."""
+        try:
+            return self._first.pop()
+        except IndexError:
+            return relax.VirtualMachine(self.module, self.device)
