@@ -108,7 +108,7 @@ class Lowering:
         for value in graph.outputs:
             out.outputs.append(self._result(value))
         self._check_at_entry(entry)
-        plan_buffers(out)
+        plan_buffers(out, called=self.outer_names is not None)
         return out
 
     @property
@@ -241,7 +241,8 @@ class Lowering:
 
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
-        if found is not None and found not in self.out.outputs and self.written.is_made(found):
+        taken = {b.root[0] for b in self.out.outputs}  # callers may write to one result without changing another
+        if found is not None and found.root[0] not in taken and self.written.is_made(found):
             return found
         return self._copy(value)
 
@@ -374,4 +375,4 @@ def physical(shape: Shape, block: int) -> Shape:
 
 def _identifier(text: str) -> str:
     clean = re.sub(r"\W", "_", text, flags=re.ASCII)
-    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("main", "prepare") else clean
+    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("layout", "main", "prepare") else clean

@@ -11,6 +11,10 @@ from graphopt.backends.base.program import BranchStep, Buffer, JoinStep, KernelS
 ALIGNMENT = 64
 """Bytes; every buffer starts on a cache line, and kernels rely on it (they use aligned vector loads)."""
 
+COPIED_BYTES = 8 << 10
+"""Results up to this size are planned like intermediates, and callers get copies: that takes less time than memory of their own,
+which has to be allocated and handed over as a tensor."""
+
 
 @dataclass
 class _Storage:
@@ -23,22 +27,26 @@ class _Storage:
     offset: int = -1
 
 
-def plan_buffers(program: Program) -> None:
+def plan_buffers(program: Program, called: bool = False) -> None:
     """Set ``Buffer.offset`` and ``Program.arena_bytes``.
+
+    Args:
+        program: steps and outputs are complete.
+        called: it is a branch of another program.
 
     Storage is packed by the greedy-by-size rule of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference"
     (2020): the largest first, each into the narrowest gap between those that live at the same time.
 
     Views and parts of a join lie within the buffer that is their ``home`` and keep it alive. What leaves the program is not
-    planned: the caller owns it. Neither is what other code allocates (inputs, constants, results of branches), nor anything
-    whose size only run time knows. On a GPU nothing is: there TVM allocates.
+    planned unless it is small (`COPIED_BYTES`): the caller owns it. Neither is what other code allocates (inputs, constants,
+    results of branches), nor anything whose size only run time knows. On a GPU nothing is: there TVM allocates.
     """
     if program.target.caps.is_gpu:
         return
     for step in program.steps:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift
-    storages = _storages(program)
+    storages = _storages(program, -1 if called else COPIED_BYTES)
     placed = _Placed(len(storages))
     for storage in sorted(storages, key=lambda s: (-s.size, s.first)):
         storage.offset = placed.narrowest_gap(storage)
@@ -60,8 +68,8 @@ def buffers_of(program: Program) -> list[Buffer]:
     return list(found)
 
 
-def _storages(program: Program) -> list[_Storage]:
-    """The storage of every buffer that has one of its own, with its lifetime."""
+def _storages(program: Program, copied: int) -> list[_Storage]:
+    """The storage of every buffer that has one of its own, with its lifetime; of results, those of up to ``copied`` bytes."""
     kept = {b.root[0] for b in program.outputs}
     made = {b for s in program.steps if isinstance(s, (KernelStep, JoinStep)) for b in _writes(s)}
     found: dict[Buffer, _Storage] = {}
@@ -69,10 +77,10 @@ def _storages(program: Program) -> list[_Storage]:
         for b in (*_writes(step), *_reads(step)):
             root = b.root[0]
             size = root.static_bytes
-            if size is None or root in kept or root not in made:
+            if size is None or root not in made or (root in kept and size > copied):
                 continue
             storage = found.setdefault(root, _Storage(root, aligned(size), i, i))
-            storage.last = i
+            storage.last = len(program.steps) if root in kept else i
     return list(found.values())
 
 

@@ -17,8 +17,8 @@ class Buffer:
     Attributes:
         shape: physical shape (blocked layouts spelt out), dimensions possibly symbolic.
         home: the buffer that it is a part of, ``shift`` bytes from its start; None if it has memory of its own.
-        offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program, and
-            sizes that only run time knows. See `graphopt.backends.base.plan`.
+        offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program (if it
+            is large), and sizes that only run time knows. See `graphopt.backends.base.plan`.
     """
 
     name: str

@@ -1,8 +1,14 @@
 """From a program to a TVM module of Relax functions that call kernels in order.
 
-``prepare() -> tensors`` makes the planned buffers, all in one allocation; an executor calls it once. ``main(*inputs, *constants,
-*prepared) -> outputs`` runs the model; it allocates what it returns and what only run time knows the size of, nothing else. Two
-runs on the same prepared tensors must not overlap in time.
+``layout() -> sizes, places`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each result of the
+model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it.
+
+``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
+aligned as `graphopt.backends.base.plan` says.
+
+``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only run time knows the
+size of, nothing else. One result is returned as it is, several as a tuple. Two runs on the same prepared tensors must not overlap
+in time.
 
 Kernels take no byte offsets, but the tensors of ``prepare`` have them: the host must move them into the data pointers first.
 """
@@ -41,6 +47,7 @@ def to_module(program: Program) -> Any:
     emitter = _Emitter(builder, program)
     emitter.function("main")
     _emit_prepare(builder, prepared)
+    _emit_layout(builder, program, prepared)
     return builder.get()
 
 
@@ -60,6 +67,7 @@ def _used(program: Program) -> list[Buffer]:
         elif isinstance(step, BranchStep):
             found = (step.condition, *step.then.arguments, *step.otherwise.arguments)
         needed.update(dict.fromkeys(found))
+    needed.update(dict.fromkeys(program.outputs))
     return [b for b in buffers_of(program) if b.offset is not None and b in needed]
 
 
@@ -72,20 +80,27 @@ def _prepared(program: Program) -> list[tuple[Program, Buffer]]:
 
 
 def _emit_prepare(builder: Any, prepared: Sequence[tuple[Program, Buffer]]) -> None:
-    arenas: dict[int, Any] = {}
+    arenas = {owner: relax.Var(f"arena{i}", relax.ObjectType()) for i, owner in enumerate(_owners(prepared))}
     tensors = []
-    with builder.function("prepare", []):
+    with builder.function("prepare", list(arenas.values())):
         for owner, b in prepared:
-            if id(owner) not in arenas:
-                arenas[id(owner)] = builder.emit(_bytes(owner.arena_bytes))
             assert b.offset is not None
-            tensors.append(builder.emit(_tensor_in(arenas[id(owner)], b.offset, b)))
+            tensors.append(builder.emit(_tensor_in(arenas[owner], b.offset, b)))
         builder.emit_func_output(relax.Tuple(tensors))
 
 
-def _bytes(count: int) -> Any:
-    """Memory, as a tensor."""
-    return relax.op.builtin.alloc_tensor(relax.ShapeExpr([tirx.const(count, "int64")]), "uint8", 0, "global")
+def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Program, Buffer]]) -> None:
+    places = {b: position for position, (_, b) in enumerate(prepared, 1)}
+    found = ([p.arena_bytes for p in _owners(prepared)], [places.get(b, 0) for b in program.outputs])
+    with builder.function("layout", []):
+        builder.emit_func_output(
+            relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
+        )
+
+
+def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
+    """The programs that have planned buffers."""
+    return list(dict.fromkeys(owner for owner, _ in prepared))
 
 
 def _tensor_in(memory: Any, offset: int, b: Buffer) -> Any:
@@ -105,7 +120,7 @@ def _typed(program: Program) -> set[Buffer]:
     """
     found = {b for b in program.inputs if b.static_bytes is None}
     for step in program.steps:
-        if isinstance(step, (ViewStep, BindStep)):
+        if isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
             found.add(step.input)
         elif isinstance(step, BranchStep):
             found.add(step.condition)
@@ -113,7 +128,7 @@ def _typed(program: Program) -> set[Buffer]:
                 inner = _typed(sub.program)
                 params = [*sub.program.inputs, *sub.program.constants]
                 found |= {a for a, p in zip(sub.arguments, params) if p in inner}
-    return found | set(program.outputs)
+    return found | {b for b in program.outputs if b.offset is None}
 
 
 class _Emitter:
@@ -159,8 +174,10 @@ class _Emitter:
         with self.bb.function(name, params, private=symbols is not None):
             for step in program.steps:
                 self._step(step)
-            outputs = [self.vars[b] for b in program.outputs]
-            return self.bb.emit_func_output(relax.Tuple(outputs))
+            # a planned result is known to the host, which reads it where it lies
+            results = [self.vars[b] for b in program.outputs if b.offset is None]
+            single = len(results) == 1 and symbols is None
+            return self.bb.emit_func_output(results[0] if single else relax.Tuple(results))
 
     def _param(self, name: str, b: Buffer, typed: bool) -> Any:
         self.vars[b] = relax.Var(name, self._param_type(b, typed))

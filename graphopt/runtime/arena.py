@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.runtime.constant_tensors import ALIGNMENT
+
 if TYPE_CHECKING:
     from graphopt.backends.base.loaded_module import LoadedModule
 
 COPIED_BYTES = 8 << 10
 """Inputs up to this size are copied: that takes no longer than handing their memory over."""
+_BOUND = "main in its arena"
+"""Name of the bound function; none of the module can have one with spaces."""
 
 
 class Arena:
     """Runs a model, one run at a time.
 
     Args:
-        loaded: the model's code.
+        loaded: the model's code, see ``graphopt.backends.base.relax_emit``.
         constants: tensors that follow the inputs; not copied.
 
     Attributes:
@@ -35,17 +39,23 @@ class Arena:
 
         self._device = loaded.device
         self._on_host = self._device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
-        self._tensor = tvm.runtime.tensor
-        self._empty = tvm.runtime.empty
+        self._to_device = tvm.runtime.tensor
         self._borrow = tvm_ffi.from_dlpack
         self._vm = loaded.vm()
         self.observer: Any = None
-        # Constants and planned buffers are bound to the function once, so that calls don't pass them again.
-        prepared = [self._without_offset(t) for t in self._vm["prepare"]()]
-        self._vm.save_function("main", "run", *constants, *prepared)
-        self._run = self._vm["run"]
+        sizes, places = self._vm["layout"]()
+        memory = [self._borrow(_aligned(int(size))) for size in sizes]
+        prepared = [np.from_dlpack(t) for t in self._vm["prepare"](*memory)]
+        self._planned = [prepared[place - 1] if place else None for place in map(int, places)]
+        self._returned = sum(planned is None for planned in self._planned)
+        # Constants and planned buffers are bound to the function once, so that calls don't pass them again. The arrays have the
+        # tensors' offsets in their pointers, as kernels want it.
+        fixed = [*constants, *map(self._borrow, prepared)]
+        self._vm.save_function("main", _BOUND, *fixed, include_return=self._returned > 0)
+        self._run = self._vm[_BOUND]
         self._run.release_gil = True  # whatever TVM_FFI_RELEASE_GIL_BY_DEFAULT says: other threads go on meanwhile
-        self._copies: list[tuple[Any, npt.NDArray[Any]] | None] = []
+        self._arguments: list[Any] = []
+        self._copies: list[npt.NDArray[Any] | None] = []
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own.
@@ -53,8 +63,23 @@ class Arena:
         Raises:
             Exception: of any class, as TVM raises it.
         """
-        results = self._run(*[self._input(i, a) for i, a in enumerate(inputs)])
-        return [self._output(r) for r in results]
+        kept, copies = self._arguments, self._copies
+        if len(kept) != len(inputs):
+            kept[:] = copies[:] = [None] * len(inputs)
+        arguments = kept
+        for i, array in enumerate(inputs):
+            copy = copies[i]
+            if copy is not None and copy.shape == array.shape:
+                copy[...] = array
+            else:
+                if arguments is kept:
+                    arguments = kept.copy()  # which keeps what is not copied for no longer than the run
+                arguments[i] = self._argument(i, array)
+        result = self._run(*arguments)
+        if not self._returned:
+            return [planned.copy() for planned in self._planned]  # type: ignore[union-attr]
+        returned = iter((result,) if self._returned == 1 else result)
+        return [self._owned(next(returned)) if planned is None else planned.copy() for planned in self._planned]
 
     def observe(self, observer: Any) -> None:
         """Have every call of the virtual machine announced to ``observer`` (None: to nobody). Not while it runs."""
@@ -62,26 +87,28 @@ class Arena:
             self._vm.set_instrument(observer)
             self.observer = observer
 
-    def _without_offset(self, tensor: Any) -> Any:
-        """The same memory with the tensor's offset in its data pointer, as kernels want it."""
-        return self._borrow(np.from_dlpack(tensor))
-
-    def _input(self, position: int, array: npt.NDArray[Any]) -> Any:
-        """A tensor of the array: the array itself where that is cheaper and kernels can read it, else a copy kept here."""
+    def _argument(self, position: int, array: npt.NDArray[Any]) -> Any:
+        """A tensor of an array: of its own memory where that is cheaper and kernels can read it, else of a copy that is kept."""
         if not self._on_host:
-            return self._tensor(array, device=self._device)
+            return self._to_device(array, device=self._device)
         if (
             array.nbytes > COPIED_BYTES and array.flags.aligned and array.flags.writeable
         ):  # DLPack exports nothing read-only
+            self._arguments[position] = self._copies[position] = None
             return self._borrow(array)
-        while position >= len(self._copies):
-            self._copies.append(None)
-        copy = self._copies[position]
-        if copy is None or copy[1].shape != array.shape:
-            tensor = self._empty(array.shape, str(array.dtype), self._device)
-            copy = self._copies[position] = tensor, np.from_dlpack(tensor)
-        copy[1][...] = array
-        return copy[0]
+        copy = _aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        tensor = self._borrow(copy)
+        self._arguments[position], self._copies[position] = tensor, copy
+        return tensor
 
-    def _output(self, tensor: Any) -> npt.NDArray[Any]:
+    def _owned(self, tensor: Any) -> npt.NDArray[Any]:
+        """The array of a tensor that the run has allocated."""
         return np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    """Uninitialised memory that starts where kernels expect it."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]

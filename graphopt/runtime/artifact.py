@@ -41,9 +41,9 @@ from graphopt.runtime.manifest import FILE_FORM, require
 from graphopt.runtime.zero_bitmap import ALIGNMENT
 
 MAGIC = b"\x89GOPT\r\n\x1a"
-FORMAT_VERSION = 3
-"""The newest that is read. A file gets the oldest version that can say what is in it: 3 with compressed constants, else 2."""
-OLDEST_VERSION = 2
+FORMAT_VERSION = 5
+"""The newest that is read. A file gets the oldest version that can say what is in it: 5 with compressed constants, else 4."""
+OLDEST_VERSION = 4
 
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST_SIZE = 32

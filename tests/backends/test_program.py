@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.backends.base.plan import plan_buffers
+from graphopt.backends.base.plan import COPIED_BYTES, plan_buffers
 from graphopt.backends.base.program import Buffer, KernelStep, Program, Step, ViewStep
 from graphopt.backends.base.target import parse_target
 from graphopt.ir.dims import symbol
@@ -25,7 +25,7 @@ def programs(draw: st.DrawFn) -> Program:
     steps: list[Step] = []
     for i in range(draw(st.integers(1, 20))):
         source = draw(st.sampled_from(made))
-        size = draw(st.sampled_from([1, 8, 100, 1000]))
+        size = draw(st.sampled_from([0, 1, 8, 100, 1000, 3000]))
         if draw(st.booleans()):
             out = Buffer(f"b{i}", source.type, source.shape)
             steps.append(ViewStep(source, out))
@@ -38,11 +38,11 @@ def programs(draw: st.DrawFn) -> Program:
     return Program("p", parse_target("x86-64-v3"), made[:1], outputs, steps)
 
 
-@given(programs())
+@given(programs(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_live_buffers_never_overlap(program: Program) -> None:
-    """Write every buffer's name into a model of the arena, and find it there at every read."""
-    plan_buffers(program)
+def test_live_buffers_never_overlap(program: Program, called: bool) -> None:
+    """Write every buffer's name into a model of the arena, and find it there at every read, and results at the end."""
+    plan_buffers(program, called)
     arena: dict[int, Buffer] = {}
     origin: dict[Buffer, Buffer] = {}
     for step in program.steps:
@@ -64,7 +64,12 @@ def test_live_buffers_never_overlap(program: Program) -> None:
                     }, "a kernel never writes where it reads"
                     arena.update(dict.fromkeys(_bytes_of(b), b))
     for b in program.outputs:
-        assert origin.get(b, b).offset is None, "what leaves the program is never in the arena"
+        home = origin.get(b, b)
+        small = (
+            home in (made for step in program.kernels for made in step.outputs) and home.static_bytes <= COPIED_BYTES
+        )
+        assert (home.offset is not None) == (small and not called)
+        assert home.offset is None or all(arena[i] is home for i in _bytes_of(home)), f"{b.name} was overwritten"
 
 
 def _bytes_of(b: Buffer) -> range:
@@ -76,7 +81,7 @@ def test_memory_is_reused() -> None:
     chain = [buffer(f"b{i}", 1000) for i in range(6)]
     steps: list[Step] = [KernelStep("f", [a], [b], [], "f") for a, b in itertools.pairwise(chain)]
     program = Program("p", parse_target("x86-64-v3"), chain[:1], chain[-1:], steps)
-    plan_buffers(program)
+    plan_buffers(program, called=True)
     assert program.arena_bytes == 2 * 4032
 
 
@@ -90,7 +95,7 @@ def test_small_buffers_fill_the_gap_that_a_dead_large_one_leaves() -> None:
         KernelStep("f", [d], [end], [], "f"),
     ]
     program = Program("p", parse_target("x86-64-v3"), [a], [end], steps)
-    plan_buffers(program)
+    plan_buffers(program, called=True)
     assert program.arena_bytes == 6400 + 640
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.backends.base.tvm_api import tvm
 from graphopt.runtime.constant_tensors import constant_tensor
+from tests.support.onnx_graphs import model_of
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,38 @@ def test_threads_may_share_a_model() -> None:
     for t in threads:
         t.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("columns", [0, 1, 9, 2048, 2049, 5000])
+def test_results_of_every_size_belong_to_the_caller(columns: int) -> None:
+    """Small ones are copied out of the arena, large ones are handed over: the next run changes neither, nor each other."""
+    body = "a = Neg(x)\nb = Reshape<allowzero=1>(a, s)\nc = Add(a, x)\nn = ReduceSum<keepdims=0>(a)"
+    made = model_of({"x": f"float[1,{columns}]"}, body, "a b c n x2", s=np.array([columns, 1]))
+    made.graph.node.append(helper.make_node("Identity", ["x"], ["x2"]))
+    compiled = graphopt.compile(made, "native", threads=1)
+    feeds = [np.full((1, columns), value, np.float32) for value in (1, 2, 3)]
+    results = [compiled.run({"x": x}) for x in feeds]
+    for x, got in zip(feeds, results):
+        want = {"a": -x, "b": -x.reshape(-1, 1), "c": 0 * x, "n": -x.sum(), "x2": x}
+        assert got.keys() == want.keys()
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, want[name])
+            assert array.flags.writeable
+            array[...] = 7
+    assert not any(np.any(x == 7) for x in feeds)
+
+
+def test_large_inputs_are_not_kept() -> None:
+    """Nor copied: an array that was passed goes when its owner drops it."""
+    compiled = graphopt.compile(model_of({"x": "float[n]"}, "y = Neg(x)"), "native", threads=1)
+    x = np.ones(100_000, np.float32)
+    gone = weakref.ref(x)
+    for _ in range(2):
+        compiled.run({"x": x})
+    del x
+    gc.collect()
+    assert gone() is None
+    assert compiled.run({"x": np.ones(3, np.float32)})["y"].tolist() == [-1] * 3
 
 
 def test_a_run_keeps_working_after_an_error(model: Any) -> None:

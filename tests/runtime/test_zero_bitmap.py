@@ -17,7 +17,7 @@ from blake3 import blake3
 from graphopt.errors import ArtifactError
 from graphopt.runtime import artifact as module
 from graphopt.runtime import zero_bitmap
-from graphopt.runtime.artifact import ALIGNMENT, MAGIC, read_artifact, write_artifact
+from graphopt.runtime.artifact import ALIGNMENT, FORMAT_VERSION, MAGIC, OLDEST_VERSION, read_artifact, write_artifact
 from graphopt.runtime.zero_bitmap import Placed, bitmap_span, compress, expand
 
 DTYPES = [
@@ -123,7 +123,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_files_hold_both_kinds(file: Path, tmp_path: Path) -> None:
     got = read_artifact(file)
-    assert got.manifest["format"] == 3
+    assert got.manifest["format"] == FORMAT_VERSION
     assert [c.get("encoding") for c in got.manifest["constants"]] == ["bitmap", None, None, "bitmap", None]
     for array, expected in zip(got.constants, CONSTANTS, strict=True):
         assert array.dtype == expected.dtype
@@ -133,7 +133,7 @@ def test_files_hold_both_kinds(file: Path, tmp_path: Path) -> None:
         assert array.nbytes == 0 or array.ctypes.data % ALIGNMENT == 0
     plain, again = tmp_path / "plain.gopt", tmp_path / "again.gopt"
     write_artifact(plain, library=b"code", constants=CONSTANTS, manifest={}, compressed=False)
-    assert read_artifact(plain).manifest["format"] == 2  # what older releases read
+    assert read_artifact(plain).manifest["format"] == OLDEST_VERSION
     assert plain.stat().st_size > 1.5 * file.stat().st_size
     write_artifact(again, library=b"code", constants=got.constants, manifest={})
     assert again.read_bytes() == file.read_bytes()
@@ -168,7 +168,7 @@ def forge(path: Path, change: Callable[[list[dict[str, Any]], bytearray], None])
     change(manifest["constants"], constants)
     manifest["sections"]["constants"] |= {"size": len(constants), "blake3": blake3(constants).hexdigest()}
     text = json.dumps(manifest).encode()
-    head = struct.pack("<8sIIQ", MAGIC, 3, 0, len(text))
+    head = struct.pack("<8sIIQ", MAGIC, FORMAT_VERSION, 0, len(text))
     content = head + module.hashlib.sha256(head + text).digest() + text
     path.write_bytes(content + bytes(-len(content) % 64) + body[:at] + constants)
 
