@@ -46,16 +46,19 @@ class Arena:
         sizes, places = self._vm["layout"]()
         memory = [self._borrow(_aligned(int(size))) for size in sizes]
         prepared = [np.from_dlpack(t) for t in self._vm["prepare"](*memory)]
-        self._planned = [prepared[place - 1] if place else None for place in map(int, places)]
-        self._returned = sum(planned is None for planned in self._planned)
+        self._results = [prepared[place - 1] if place else None for place in map(int, places)]
+        self._planned = [result for result in self._results if result is not None]
+        returned = len(self._results) - len(self._planned)
+        self._returns_several = returned > 1
         # Constants and planned buffers are bound to the function once, so that calls don't pass them again. The arrays have the
         # tensors' offsets in their pointers, as kernels want it.
         fixed = [*constants, *map(self._borrow, prepared)]
-        self._vm.save_function("main", _BOUND, *fixed, include_return=self._returned > 0)
+        self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
         self._run = self._vm[_BOUND]
         self._run.release_gil = True  # whatever TVM_FFI_RELEASE_GIL_BY_DEFAULT says: other threads go on meanwhile
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
+        self._large: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own.
@@ -76,10 +79,13 @@ class Arena:
                     arguments = kept.copy()  # which keeps what is not copied for no longer than the run
                 arguments[i] = self._argument(i, array)
         result = self._run(*arguments)
-        if not self._returned:
-            return [planned.copy() for planned in self._planned]  # type: ignore[union-attr]
-        returned = iter((result,) if self._returned == 1 else result)
-        return [self._owned(next(returned)) if planned is None else planned.copy() for planned in self._planned]
+        outputs = []
+        if result is None:
+            for planned in self._planned:  # comprehensions are calls, which take longer than this loop
+                outputs.append(planned.copy())
+            return outputs
+        returned = iter(result if self._returns_several else (result,))
+        return [self._owned(next(returned)) if r is None else r.copy() for r in self._results]
 
     def observe(self, observer: Any) -> None:
         """Have every call of the virtual machine announced to ``observer`` (None: to nobody). Not while it runs."""
@@ -88,18 +94,22 @@ class Arena:
             self.observer = observer
 
     def _argument(self, position: int, array: npt.NDArray[Any]) -> Any:
-        """A tensor of an array: of its own memory where that is cheaper and kernels can read it, else of a copy that is kept."""
+        """A tensor of an array: of its own memory where that is cheaper and kernels can read it, else of a copy."""
         if not self._on_host:
             return self._to_device(array, device=self._device)
-        if (
-            array.nbytes > COPIED_BYTES and array.flags.aligned and array.flags.writeable
-        ):  # DLPack exports nothing read-only
-            self._arguments[position] = self._copies[position] = None
+        self._arguments[position] = self._copies[position] = None
+        small = array.nbytes <= COPIED_BYTES
+        if not small and array.flags.aligned and array.flags.writeable:  # DLPack exports nothing read-only
             return self._borrow(array)
-        copy = _aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+        tensor, copy = self._large.get(position, (None, None))
+        if copy is None or copy.shape != array.shape:
+            copy = _aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+            tensor = self._borrow(copy)
         copy[...] = array
-        tensor = self._borrow(copy)
-        self._arguments[position], self._copies[position] = tensor, copy
+        if small:
+            self._arguments[position], self._copies[position] = tensor, copy
+        else:
+            self._large[position] = tensor, copy
         return tensor
 
     def _owned(self, tensor: Any) -> npt.NDArray[Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +29,8 @@ class Executor:
     """Runs a module of ``graphopt.backends.base.relax_emit`` on numpy arrays.
 
     Several threads may run it at once: each run has an arena of its own. The first one is made at once, another one when all
-    are busy, and when there are as many as allowed, or as memory allows, callers wait for one. The one given back last is
-    used next, as its memory is the likeliest to be in caches. Constants are shared.
+    are busy, and when there are as many as allowed, or as memory allows, callers wait for one, the first come first. The one
+    given back last is used next, as its memory is the likeliest to be in caches. Constants are shared.
 
     Args:
         loaded: the model's code.
@@ -47,10 +49,7 @@ class Executor:
         on_host = loaded.device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._most = arenas or (max(2, default_threads()) if on_host else 1)
         self._observer: Any = None
-        # An arena that an interrupted caller lost is no longer counted once it is gone.
-        self._arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
         self._idle: list[Arena] = []
-        self._making = 0
         self._reset()
         self._idle.append(self._made())
         _all.add(self)
@@ -65,16 +64,20 @@ class Executor:
             InputError: a value that only run time knows does not fit the model.
             DeviceError: the virtual machine failed, or there is not enough memory.
         """
-        arena = self._take()
+        try:
+            arena = self._idle.pop()
+        except IndexError:
+            arena = self._waited()
         try:
             if arena.observer is not self._observer:
                 arena.observe(self._observer)
-            refusals.forget()
             return arena.run(inputs)
         except Exception as e:  # TVM raises any class
-            raise (refusals.waiting() or _failure(e, "running the compiled model")) from e
+            raise (refusals.taken() or _failure(e, "running the compiled model")) from e
         finally:
-            self._give(arena)
+            self._idle.append(arena)
+            if self._waiting:
+                self._serve()
 
     def observe(self, observer: Any) -> None:
         """Have every call of the virtual machines announced to ``observer`` (None: to nobody), in runs that start from now on.
@@ -82,25 +85,35 @@ class Executor:
         Args:
             observer: called from every thread that runs the model.
         """
-        with self._lock:
-            self._observer = observer
-            for arena in self._idle:
-                arena.observe(observer)
+        self._observer = observer
+        idle: list[Arena] = []
+        with suppress(IndexError):
+            while True:  # nobody else uses an arena that isn't among the idle ones
+                idle.append(self._idle.pop())
+                idle[-1].observe(observer)
+        self._idle.extend(reversed(idle))
+        self._serve()
 
     @property
     def arenas(self) -> int:
         """How many there are."""
         return len(self._arenas)
 
-    def _take(self) -> Arena:
+    def _waited(self) -> Arena:
+        """An arena for a caller that found none idle: a new one, or the next one given back that nobody waited for before."""
         while True:
+            turn = _Turn()
             with self._lock:
-                if self._idle:
-                    return self._idle.pop()
-                if len(self._arenas) + self._making >= self._most:
-                    self._wait()
-                    continue
-                self._making += 1
+                may_make = len(self._arenas) + self._making < self._most
+                if may_make:
+                    self._making += 1
+                else:
+                    self._waiting.append(turn)
+            if not may_make:
+                # Whoever gives an arena back looks for callers that wait after that; so nothing is missed if this one looks for
+                # idle arenas after it has begun to wait.
+                self._serve()
+                return self._served(turn)
             try:
                 return self._made()
             except DeviceError as error:
@@ -112,22 +125,28 @@ class Executor:
                 with self._lock:
                     self._making -= 1
 
-    def _wait(self) -> None:
-        """Until an arena was given back, with the lock held before and after."""
-        self._waiting += 1
+    def _served(self, turn: _Turn) -> Arena:
         try:
-            self._given.wait()
-        except BaseException:  # an interrupt, which may have come after the news
-            self._given.notify()
+            turn.came.acquire()
+        except BaseException:  # an interrupt
+            with self._lock:
+                if turn.arena is None:
+                    self._waiting.remove(turn)
+                else:
+                    self._idle.append(turn.arena)
+            self._serve()
             raise
-        finally:
-            self._waiting -= 1
+        assert turn.arena is not None
+        return turn.arena
 
-    def _give(self, arena: Arena) -> None:
-        with self._lock:
-            self._idle.append(arena)
-            if self._waiting:
-                self._given.notify()
+    def _serve(self) -> None:
+        """Hand idle arenas to those who wait."""
+        with self._lock, suppress(IndexError):
+            while self._waiting:
+                arena = self._idle.pop()
+                turn = self._waiting.popleft()
+                turn.arena = arena
+                turn.came.release()
 
     def _made(self) -> Arena:
         try:
@@ -140,10 +159,19 @@ class Executor:
     def _reset(self) -> None:
         """Only this thread runs the model, and only idle arenas are left: so it is at first, and in a forked child."""
         self._lock = threading.Lock()
-        self._given = threading.Condition(self._lock)
-        self._waiting = 0
         self._making = 0
+        self._waiting: deque[_Turn] = deque()
+        # An arena that an interrupted caller lost is no longer counted once it is gone.
         self._arenas = weakref.WeakSet(self._idle)
+
+
+class _Turn:
+    """What a caller that waits for an arena waits for."""
+
+    def __init__(self) -> None:
+        self.arena: Arena | None = None
+        self.came = threading.Lock()
+        self.came.acquire()
 
 
 def _after_fork() -> None:

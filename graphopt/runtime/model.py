@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from graphopt.runtime.executor import Executor
@@ -53,6 +52,7 @@ class CompiledModel:
         self.target = built.target if built is not None else target
         self._executor = executor
         self._loading = threading.Lock()
+        self._names = [spec.name for spec in signature.outputs]
 
     @staticmethod
     def from_program(signature: Signature, program: Program, built: Built, source: str = "<model>") -> CompiledModel:
@@ -77,8 +77,8 @@ class CompiledModel:
             InputError: wrong names, dtypes or shapes.
             DeviceError: the target's code can't run on this machine, or failed.
         """
-        results = self._loaded()(self.signature.check(feed))
-        return {spec.name: _as(spec, r) for spec, r in zip(self.outputs, results)}
+        run = self._executor or self._loaded()
+        return dict(zip(self._names, run(self.signature.check(feed))))
 
     def __call__(self, *args: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
         """Run on arrays in input order; returns the outputs in order."""
@@ -110,7 +110,3 @@ class CompiledModel:
                     assert self.built is not None
                     self._executor = Executor(self.built.load(), self.constants)
         return self._executor
-
-
-def _as(spec: TensorSpec, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array if array.dtype == spec.dtype.numpy else np.asarray(array, spec.dtype.numpy)

@@ -74,14 +74,10 @@ def _text(named: tuple[str | int | float, ...]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in shown.items())
 
 
-def forget() -> None:
-    """Before a run: no error of an earlier one is waiting."""
-    _waiting.error = None
-
-
-def waiting() -> InputError | None:
-    """The error that compiled code ended in, None if it failed for another reason."""
+def taken() -> InputError | None:
+    """The error that compiled code ended in on this thread, None if it failed for another reason; it waits no longer."""
     error: InputError | None = getattr(_waiting, "error", None)
+    _waiting.error = None
     return error
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -181,6 +182,43 @@ def test_arenas_are_made_when_needed_reused_and_bounded(products: Any) -> None:
     assert loaded._idle[-1] is last
 
 
+def test_callers_take_turns(products: Any) -> None:
+    """A thread that runs a model again and again doesn't keep others waiting."""
+    loaded = Executor(products.built.load(), products.constants, arenas=1)
+    x = normal(0, 5, 96)
+    loaded([x])
+    inside, others_wait = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def note(function: Any, name: str, before: bool, *_: Any) -> int:
+        who = threading.current_thread().name
+        if order[-1:] != [who]:
+            order.append(who)
+            if len(order) == 1:
+                inside.set()
+                assert others_wait.wait(60)
+        return 0
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            loaded([x])
+
+    loaded.observe(note)
+    greedy = threading.Thread(target=run, args=(5,), name="greedy")
+    greedy.start()
+    assert inside.wait(60)
+    others = []
+    for i in range(3):
+        others.append(threading.Thread(target=run, args=(1,), name=str(i)))
+        others[-1].start()
+        while len(loaded._waiting) <= i:
+            time.sleep(0.001)
+    others_wait.set()
+    for thread in (greedy, *others):
+        thread.join()
+    assert order == ["greedy", "0", "1", "2", "greedy"]
+
+
 def test_memory_for_one_more_arena_need_not_be_there(products: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers wait for the arenas that there are then. Where there is none at all, they hear of it."""
 
@@ -203,10 +241,45 @@ def test_an_arena_that_was_lost_is_replaced(products: Any) -> None:
     loaded = Executor(products.built.load(), products.constants, arenas=1)
     x = normal(0, 5, 96)
     want = loaded([x])[0]
-    loaded._take()
+    loaded._idle.pop()
     gc.collect()
     np.testing.assert_array_equal(loaded([x])[0], want)
     assert loaded.arenas == 1
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_an_interrupted_caller_loses_its_turn_only(
+    products: Any, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """Interrupted while it waits, or when its turn has just come."""
+    loaded = Executor(products.built.load(), products.constants, arenas=1)
+    x = normal(0, 5, 96)
+    want = loaded([x])[0]
+    busy = [loaded._idle.pop()]
+
+    class Turn(executor_module._Turn):
+        def __init__(self) -> None:
+            super().__init__()
+            self.came.release()
+            self.came = self  # type: ignore[assignment]
+
+        def acquire(self) -> None:
+            if served:
+                loaded._idle.append(busy.pop())
+                loaded._serve()
+            raise KeyboardInterrupt
+
+        def release(self) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor_module, "_Turn", Turn)
+        with pytest.raises(KeyboardInterrupt):
+            loaded([x])
+    loaded._idle.extend(busy)
+    assert not loaded._waiting
+    assert loaded.arenas == 1
+    np.testing.assert_array_equal(loaded([x])[0], want)
 
 
 def test_observers_see_runs_of_every_thread(products: Any) -> None:

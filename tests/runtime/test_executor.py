@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.backends.base.tvm_api import tvm
+from graphopt.backends.common.lower.registry import TVM_DTYPES
+from graphopt.ir.dtypes import DType
 from graphopt.runtime.constant_tensors import constant_tensor
 from tests.support.onnx_graphs import model_of
 
@@ -116,6 +118,22 @@ def test_results_of_every_size_belong_to_the_caller(columns: int) -> None:
             assert array.flags.writeable
             array[...] = 7
     assert not any(np.any(x == 7) for x in feeds)
+
+
+@pytest.mark.parametrize("columns", [3, 9000])
+def test_results_have_the_models_types(columns: int) -> None:
+    dtypes = [dtype for dtype in DType if dtype in TVM_DTYPES]
+    nodes = [helper.make_node("Concat", [f"x{i}", f"x{i}"], [f"y{i}"], axis=0) for i in range(len(dtypes))]
+    inputs = [helper.make_tensor_value_info(f"x{i}", d.onnx, [1, columns]) for i, d in enumerate(dtypes)]
+    outputs = [helper.make_tensor_value_info(f"y{i}", d.onnx, [2, columns]) for i, d in enumerate(dtypes)]
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", inputs, outputs), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    compiled = graphopt.compile(made, "native", threads=1)
+    feed = {f"x{i}": np.resize(np.arange(7), (1, columns)).astype(d.numpy) for i, d in enumerate(dtypes)}
+    for (name, array), got in zip(feed.items(), compiled.run(feed).values()):
+        assert got.dtype == array.dtype, name
+        np.testing.assert_array_equal(got, np.concatenate([array, array]))
 
 
 def test_large_inputs_are_not_kept() -> None:
