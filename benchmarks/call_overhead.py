@@ -13,7 +13,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,41 +65,23 @@ def graphopt_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tup
     return lambda: compiled.run(given), kernels
 
 
-def session_of(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], profile: str = "") -> Any:
-    """A session of ONNX Runtime with all of its optimisations; with a prefix for a file, it writes a profile."""
+def onnxruntime_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tuple[Call, Kernels]:
+    """A call of a session with all of its optimisations; the names of outputs are at hand, which is its fastest way.
+
+    Its kernels are not timed: its profiler counts whole microseconds, and takes longer than they do.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, profile
     for item in model.graph.input:
         for dim, extent in zip(item.type.tensor_type.shape.dim, feed[item.name].shape):
             if dim.dim_param:
                 options.add_free_dimension_override_by_name(dim.dim_param, extent)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def onnxruntime_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tuple[Call, Kernels]:
-    """A call with the names of outputs at hand, which is a session's fastest way."""
-    session, given = session_of(model, feed), dict(feed)
-    names = [item.name for item in session.get_outputs()]
-
-    def kernels() -> tuple[float, int]:
-        with tempfile.TemporaryDirectory() as folder:
-            profiled = session_of(model, feed, f"{folder}/profile")
-            for _ in range(OBSERVED):
-                profiled.run(names, given)
-            events = json.loads(Path(profiled.end_profiling()).read_text())
-        spent = [
-            e["dur"] for e in events if e.get("cat") == "Node" and e["args"]["op_name"] not in ("If", "Loop", "Scan")
-        ]
-        count = len(spent) // OBSERVED
-        # durations are cut to whole microseconds, half of one on average
-        return float(np.median(np.reshape(spent, (OBSERVED, count)), 0).sum() + count / 2), count
-
-    return lambda: session.run(names, given), kernels
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names, given = [item.name for item in session.get_outputs()], dict(feed)
+    return lambda: session.run(names, given), lambda: None
 
 
 def openvino_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tuple[Call, Kernels]:
@@ -189,9 +170,8 @@ def main() -> None:
         "What a call costs",
         f"Microseconds of one call from Python, one thread, shapes fixed: median and least of {args.rounds * BATCHES} batches of "
         f"{BATCH} calls in {args.rounds} rounds of processes that take turns. `relu` is one Relu of four elements: what it takes "
-        f"is what a call costs. Kernels are timed in {OBSERVED} more runs, each one's median: graphopt's with a clock, ONNX "
-        "Runtime's by its profiler, in whole microseconds, to which half of one is added; what the median call takes beside them "
-        "is what calling costs.",
+        f"is what a call costs. graphopt's kernels are timed with a clock in {OBSERVED} more runs, each one's median; what the "
+        "median call takes beside them is what calling costs.",
     )
     report.head("model", "runtime", "median us", "least us", "in kernels (how many)", "beside kernels")
     for name in MODELS:
