@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.runtime import pooled_memory
 from graphopt.runtime.constant_tensors import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ COPIED_BYTES = 8 << 10
 """Inputs up to this size are copied: that takes no longer than handing their memory over."""
 _BOUND = "main in its arena"
 """Name of the bound function; none of the module can have one with spaces."""
+_SHAPES = 16
+"""Shapes of inputs and results, above one each, after which memory that the runs allocated is given back."""
 
 
 class Arena:
@@ -58,6 +61,8 @@ class Arena:
         self._run.release_gil = True  # whatever TVM_FFI_RELEASE_GIL_BY_DEFAULT says: other threads go on meanwhile
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
+        self._shapes: set[tuple[int, tuple[int, ...]]] = set()
+        self._most_shapes = 0
         self._large: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
@@ -69,6 +74,7 @@ class Arena:
         kept, copies = self._arguments, self._copies
         if len(kept) != len(inputs):
             kept[:] = copies[:] = [None] * len(inputs)
+            self._most_shapes = len(inputs) + len(self._results) + _SHAPES
         arguments = kept
         for i, array in enumerate(inputs):
             copy = copies[i]
@@ -85,7 +91,7 @@ class Arena:
                 outputs.append(planned.copy())
             return outputs
         returned = iter(result if self._returns_several else (result,))
-        return [self._owned(next(returned)) if r is None else r.copy() for r in self._results]
+        return [self._owned(-i, next(returned)) if r is None else r.copy() for i, r in enumerate(self._results, 1)]
 
     def observe(self, observer: Any) -> None:
         """Have every call of the virtual machine announced to ``observer`` (None: to nobody). Not while it runs."""
@@ -97,6 +103,7 @@ class Arena:
         """A tensor of an array: of its own memory where that is cheaper and kernels can read it, else of a copy."""
         if not self._on_host:
             return self._to_device(array, device=self._device)
+        self._note(position, array.shape)
         self._arguments[position] = self._copies[position] = None
         small = array.nbytes <= COPIED_BYTES
         if not small and array.flags.aligned and array.flags.writeable:  # DLPack exports nothing read-only
@@ -112,9 +119,18 @@ class Arena:
             self._large[position] = tensor, copy
         return tensor
 
-    def _owned(self, tensor: Any) -> npt.NDArray[Any]:
+    def _owned(self, position: int, tensor: Any) -> npt.NDArray[Any]:
         """The array of a tensor that the run has allocated."""
-        return np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())
+        array = np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())
+        self._note(position, array.shape)
+        return array
+
+    def _note(self, position: int, shape: tuple[int, ...]) -> None:
+        """Count shapes, which decide how much memory runs allocate."""
+        self._shapes.add((position, shape))
+        if len(self._shapes) > self._most_shapes:
+            self._shapes.clear()
+            pooled_memory.release()
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

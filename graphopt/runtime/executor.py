@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from graphopt.backends.base.host import default_threads
 from graphopt.errors import DeviceError
-from graphopt.runtime import refusals
+from graphopt.runtime import pooled_memory, refusals
 from graphopt.runtime.arena import Arena
 from graphopt.runtime.constant_tensors import constant_tensor
 
@@ -53,6 +53,7 @@ class Executor:
         self._reset()
         self._idle.append(self._made())
         _all.add(self)
+        weakref.finalize(self, _release, self._idle).atexit = False
 
     def __call__(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own. The interpreter's lock is not held while the model computes.
@@ -172,6 +173,12 @@ class _Turn:
         self.arena: Arena | None = None
         self.came = threading.Lock()
         self.came.acquire()
+
+
+def _release(idle: list[Arena]) -> None:
+    """After a model: its arenas, then what its runs have allocated."""
+    idle.clear()
+    pooled_memory.release()
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import graphopt
 from graphopt.models import zoo
+from tests.support.onnx_graphs import model_of
 
 LOADS = 60
 """Enough that a mapping left by each would show among what else the process maps meanwhile."""
@@ -102,6 +103,32 @@ def test_results_outlive_their_model(artefact: Path) -> None:
     assert np.isfinite(first).all()
 
 
+def resident() -> int:
+    """Bytes of memory that the process uses."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
+def test_ever_new_shapes_take_no_more_memory() -> None:
+    """Nor results of ever new sizes, and a model that is released leaves nothing behind."""
+    made = model_of({"x": "float[n]"}, "a = Exp(x)\nb = Concat<axis=0>(a, x)\ny = CumSum(b, k)", k=0)
+    model = graphopt.compile(made, "native", threads=1)
+    counted = graphopt.compile(model_of({"x": "bool[500000]"}, "y = NonZero(x)", "y:int64"), "native", threads=1)
+    before = resident()
+
+    for i in range(40):
+        model.run({"x": np.ones(200_000 + 1024 * i, np.float32)})
+        counted.run({"x": np.arange(500_000) < 100_000 + 1024 * i})
+    used = resident()
+    for i in range(40, 160):
+        model.run({"x": np.ones(200_000 + 1024 * i, np.float32)})
+        counted.run({"x": np.arange(500_000) < 100_000 + 1024 * i})
+    assert resident() - used < 200 << 20  # 900 MB if all were kept
+    del model, counted
+    assert resident() - before < 40 << 20
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
 def test_a_thousand_models_run_by_threads_leave_no_memory(artefact: Path) -> None:
@@ -111,10 +138,6 @@ def test_a_thousand_models_run_by_threads_leave_no_memory(artefact: Path) -> Non
     def cycle() -> None:
         model = graphopt.load(artefact)
         list(pool.map(lambda _: model.run(image), range(8)))
-
-    def resident() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(50):
