@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.dim_names import DimNames
-from graphopt.backends.base.plan import plan_buffers
+from graphopt.backends.base.plan import is_copied, plan_buffers
 from graphopt.backends.base.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
@@ -58,6 +58,7 @@ class Lowering:
         checked: constraints that hold from the current step on.
         memory: sizes to be checked before they are allocated.
         titles: what symbols stand for that are elements of tensors.
+        copied: for a branch: which of its results are copied when they leave the caller; None if all are.
     """
 
     fused: FusedGraph
@@ -70,6 +71,7 @@ class Lowering:
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
     outer_names: DimNames | None = None
+    copied: Sequence[bool] | None = None
     checked: set[tuple[Dim, Dim]] = field(default_factory=set)
     memory: MemoryChecks = field(default_factory=MemoryChecks)
     titles: dict[str, str] = field(default_factory=dict)
@@ -108,7 +110,8 @@ class Lowering:
         for value in graph.outputs:
             out.outputs.append(self._result(value))
         self._check_at_entry(entry)
-        plan_buffers(out, called=self.outer_names is not None)
+        copied = self.copied or [True] * len(out.outputs)
+        plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
         return out
 
     @property
@@ -242,9 +245,14 @@ class Lowering:
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
         taken = {b.root[0] for b in self.out.outputs}  # callers may write to one result without changing another
-        if found is not None and found.root[0] not in taken and self.written.is_made(found):
-            return found
-        return self._copy(value)
+        if found is None or found.root[0] in taken or not self.written.is_made(found) or self._may_be_of_branch(found):
+            return self._copy(value)
+        return found
+
+    def _may_be_of_branch(self, buffer: Buffer) -> bool:
+        """Whether it may lie in the arena of a branch, which keeps it until it runs again only."""
+        root = buffer.root[0]
+        return not self.written.is_planned(root) and is_copied(root) and not self.target.caps.is_gpu
 
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +28,12 @@ class _Storage:
     offset: int = -1
 
 
-def plan_buffers(program: Program, called: bool = False) -> None:
+def plan_buffers(program: Program, copied: Collection[Buffer] | None = None) -> None:
     """Set ``Buffer.offset`` and ``Program.arena_bytes``.
 
     Args:
         program: steps and outputs are complete.
-        called: it is a branch of another program.
+        copied: results that the caller copies if they are small; all by default.
 
     Storage is packed by the greedy-by-size rule of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference"
     (2020): the largest first, each into the narrowest gap between those that live at the same time.
@@ -46,7 +47,7 @@ def plan_buffers(program: Program, called: bool = False) -> None:
     for step in program.steps:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift
-    storages = _storages(program, -1 if called else COPIED_BYTES)
+    storages = _storages(program, program.outputs if copied is None else copied)
     placed = _Placed(len(storages))
     for storage in sorted(storages, key=lambda s: (-s.size, s.first)):
         storage.offset = placed.narrowest_gap(storage)
@@ -59,6 +60,12 @@ def plan_buffers(program: Program, called: bool = False) -> None:
         b.offset = place[root] + shift if known else None
 
 
+def is_copied(buffer: Buffer) -> bool:
+    """Whether a result is so small that it is copied rather than allocated for the caller."""
+    size = buffer.static_bytes
+    return size is not None and size <= COPIED_BYTES
+
+
 def buffers_of(program: Program) -> list[Buffer]:
     """What the steps write, in order."""
     found: dict[Buffer, None] = {}
@@ -68,16 +75,16 @@ def buffers_of(program: Program) -> list[Buffer]:
     return list(found)
 
 
-def _storages(program: Program, copied: int) -> list[_Storage]:
-    """The storage of every buffer that has one of its own, with its lifetime; of results, those of up to ``copied`` bytes."""
-    kept = {b.root[0] for b in program.outputs}
+def _storages(program: Program, copied: Collection[Buffer]) -> list[_Storage]:
+    """The storage of every buffer that has one of its own, with its lifetime."""
+    kept = {b.root[0]: b in copied and is_copied(b.root[0]) for b in program.outputs}
     made = {b for s in program.steps if isinstance(s, (KernelStep, JoinStep)) for b in _writes(s)}
     found: dict[Buffer, _Storage] = {}
     for i, step in enumerate(program.steps):
         for b in (*_writes(step), *_reads(step)):
             root = b.root[0]
             size = root.static_bytes
-            if size is None or root not in made or (root in kept and size > copied):
+            if size is None or root not in made or not kept.get(root, True):
                 continue
             storage = found.setdefault(root, _Storage(root, aligned(size), i, i))
             storage.last = len(program.steps) if root in kept else i

@@ -142,6 +142,7 @@ class _Emitter:
         self.called: dict[SubProgram, Any] = {}
         self.scratch: dict[SubProgram, list[Any]] = {}
         self.prepared: list[Any] = []
+        self.typed = _typed(program)
 
     def function(self, name: str, symbols: list[str] | None = None) -> Any:
         """Add the Relax function of the program; returns its global variable.
@@ -157,7 +158,7 @@ class _Emitter:
                     inner[sub] = _Emitter(self.bb, sub.program)
                     self.called[sub] = inner[sub].function(f"{name}_{i}_{side}", sub.symbols)
         params = []
-        typed = _typed(program)
+        typed = self.typed
         for i, b in enumerate([*program.inputs, *program.constants]):
             kind = "in" if i < len(program.inputs) else "c"
             params.append(self._param(f"{kind}{i}", b, b in typed))
@@ -175,8 +176,9 @@ class _Emitter:
             for step in program.steps:
                 self._step(step)
             # a planned result is known to the host, which reads it where it lies
-            results = [self.vars[b] for b in program.outputs if b.offset is None]
-            single = len(results) == 1 and symbols is None
+            called = symbols is not None
+            results = [self.vars[b] for b in program.outputs if called or b.offset is None]
+            single = len(results) == 1 and not called
             return self.bb.emit_func_output(results[0] if single else relax.Tuple(results))
 
     def _param(self, name: str, b: Buffer, typed: bool) -> Any:
@@ -239,8 +241,9 @@ class _Emitter:
         for name in step.defines:
             self.symbols[name] = tirx.Var(variable_name(name), "int64")
         for i, b in enumerate(step.outputs):
-            # the branches' types may agree in the rank only
-            self.vars[b] = self.bb.match_cast(self.bb.emit(relax.TupleGetItem(result, i)), self.type(b))
+            self.vars[b] = self.bb.emit(relax.TupleGetItem(result, i))
+            if b.static_bytes is None or b in self.typed:  # the branches' types may agree in the rank only
+                self.vars[b] = self.bb.match_cast(self.vars[b], self.type(b))
 
     def _call(self, sub: SubProgram) -> Any:
         args = [self.vars[b] for b in sub.arguments]

@@ -16,14 +16,15 @@ HEAD = '<ir_version: 9, opset_import: ["": 18]>\n'
 
 
 def check(text: str, *feeds: dict[str, np.ndarray]) -> Program:
-    """Same results as ONNX Runtime for every feed."""
+    """Same results as ONNX Runtime for every feed, also after all other runs."""
     model = onnx.parser.parse_model(HEAD + text)
     compiled = compile(model, threads=1)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     reference = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for feed in feeds:
-        for want, got in zip(reference.run(None, feed), compiled.run(feed).values()):
+    results = [compiled.run(feed) for feed in feeds]
+    for feed, result in zip(feeds, results):
+        for want, got in zip(reference.run(None, feed), result.values(), strict=True):
             assert got.shape == want.shape
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert compiled.program is not None
@@ -48,6 +49,34 @@ def test_only_the_branch_taken_decides_the_shape() -> None:
     program = check(text, *({"c": c, "x": normal(n, 4)} for c in BOTH for n in (1, 3)))
     assert [s.defines for s in program.steps if isinstance(s, BranchStep)] == [["u0"]]
     assert "if %c" in format_program(program)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 600])
+def test_results_of_branches_belong_to_the_caller(rows: int) -> None:
+    """Small ones lie in the branch's arena while the model runs: as results, as views of them, and read by kernels."""
+    text = f"""g (bool c, bool d, float[{rows},4] x)
+    => (float[{rows},4] y, float[{rows},4] n, float[4,{rows}] v, float[{rows},4] z) {{
+      shape = Constant<value = int64[2] {{4, {rows}}}>()
+      y, n = If(c) <
+        then_branch = t () => (float[{rows},4] a, float[{rows},4] b) {{
+          a, b = If(d) <
+            then_branch = tt () => (float[{rows},4] a1, float[{rows},4] b1) {{ a1 = Exp(x)  b1 = Neg(a1) }},
+            else_branch = te () => (float[{rows},4] a2, float[{rows},4] b2) {{ a2 = Abs(x)  b2 = Identity(x) }}>
+        }},
+        else_branch = e () => (float[{rows},4] a3, float[{rows},4] b3) {{ a3 = Neg(x)  b3 = Tanh(x) }}>
+      v = Reshape<allowzero = 1>(y, shape)
+      z = Add(y, n)
+    }}"""
+    check(text, *({"c": c, "d": d, "x": normal(rows, 4) + i} for i in range(2) for c in BOTH for d in BOTH))
+
+
+def test_small_results_of_different_sizes_belong_to_the_caller() -> None:
+    text = """g (bool c, float[2,4] x) => (float[M,4] y) {
+      y = If(c) <
+        then_branch = t () => (float[2,4] a) { a = Exp(x) },
+        else_branch = e () => (float[4,4] b) { b = Concat<axis = 0>(x, x) }>
+    }"""
+    check(text, *({"c": c, "x": normal(2, 4) + i} for i in range(3) for c in BOTH))
 
 
 def test_constants_of_branches_and_an_outer_value_as_result() -> None:

@@ -42,7 +42,7 @@ def programs(draw: st.DrawFn) -> Program:
 @settings(max_examples=300, deadline=None)
 def test_live_buffers_never_overlap(program: Program, called: bool) -> None:
     """Write every buffer's name into a model of the arena, and find it there at every read, and results at the end."""
-    plan_buffers(program, called)
+    plan_buffers(program, [] if called else None)
     arena: dict[int, Buffer] = {}
     origin: dict[Buffer, Buffer] = {}
     for step in program.steps:
@@ -81,7 +81,7 @@ def test_memory_is_reused() -> None:
     chain = [buffer(f"b{i}", 1000) for i in range(6)]
     steps: list[Step] = [KernelStep("f", [a], [b], [], "f") for a, b in itertools.pairwise(chain)]
     program = Program("p", parse_target("x86-64-v3"), chain[:1], chain[-1:], steps)
-    plan_buffers(program, called=True)
+    plan_buffers(program, copied=[])
     assert program.arena_bytes == 2 * 4032
 
 
@@ -95,7 +95,7 @@ def test_small_buffers_fill_the_gap_that_a_dead_large_one_leaves() -> None:
         KernelStep("f", [d], [end], [], "f"),
     ]
     program = Program("p", parse_target("x86-64-v3"), [a], [end], steps)
-    plan_buffers(program, called=True)
+    plan_buffers(program, copied=[])
     assert program.arena_bytes == 6400 + 640
 
 
