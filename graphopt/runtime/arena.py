@@ -43,6 +43,7 @@ class Arena:
         self._device = loaded.device
         self._on_host = self._device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._to_device = tvm.runtime.tensor
+        self._empty = tvm.runtime.empty
         self._borrow = tvm_ffi.from_dlpack
         self._vm = loaded.vm()
         self.observer: Any = None
@@ -110,8 +111,9 @@ class Arena:
             return self._borrow(array)
         tensor, copy = self._large.get(position, (None, None))
         if copy is None or copy.shape != array.shape:
-            copy = _aligned(array.nbytes).view(array.dtype).reshape(array.shape)
-            tensor = self._borrow(copy)
+            # made by TVM, as numpy has other strides for what has no elements
+            tensor = self._empty(array.shape, str(array.dtype), self._device)
+            copy = np.from_dlpack(tensor)
         copy[...] = array
         if small:
             self._arguments[position], self._copies[position] = tensor, copy

@@ -136,6 +136,13 @@ def test_results_have_the_models_types(columns: int) -> None:
         np.testing.assert_array_equal(got, np.concatenate([array, array]))
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (0, 2), (2, 0, 3), (0, 0)])
+def test_inputs_without_elements(shape: tuple[int, ...]) -> None:
+    compiled = graphopt.compile(model_of({"x": f"float{list(shape)}"}, "y = Concat<axis=0>(x, x)"), "native", threads=1)
+    for x in (np.zeros(shape, np.float32), np.zeros(shape[::-1], np.float32).T):
+        assert compiled.run({"x": x})["y"].shape == (2 * shape[0], *shape[1:])
+
+
 def test_large_inputs_are_not_kept() -> None:
     """Nor copied: an array that was passed goes when its owner drops it."""
     compiled = graphopt.compile(model_of({"x": "float[n]"}, "y = Neg(x)"), "native", threads=1)
