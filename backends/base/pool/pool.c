@@ -9,7 +9,9 @@
  * Whether a chunk is taken and of which loop is in one 64-bit word, {loop's number, first chunk left, end}, so that a worker
  * that comes late can't take anything of a later loop in the same slot.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "graphopt_pool.h"
 
 #include <limits.h>
@@ -34,12 +36,16 @@
 /* Microseconds that a worker without work, and a caller that waits for the last chunks, look for a change before they sleep:
  * about what waking a thread takes. */
 #ifndef SPIN_US
-#define SPIN_US 50
+#define SPIN_US 100
 #endif
 /* A thread that was away for so long while it was looking was not scheduled: something else wants the CPU. */
 #define AWAY_US 100
-/* So long no thread spins after that. */
+/* A worker moves away from its caller's CPU once in so long at most. */
+#define MOVE_US 1000
+/* So long the machine counts as loaded after that: at first, and at most if it happens again and again. No thread spins then, and
+ * loops so short that they have a chunk a thread only are not worth waking one. */
 #define LOADED_MS 50
+#define LOADED_LONGEST_MS 800
 
 /* Tests include this file with a definition that makes threads wait at some places. */
 #ifndef AT
@@ -79,6 +85,7 @@ typedef struct {
   _Atomic(void *) closure;
   _Atomic(int32_t) chunks;
   _Atomic(uint32_t) parts;
+  _Atomic(int) cpu; /* where the caller was */
   _Alignas(LINE) _Atomic(uint64_t) door; /* number:40 | places left:12: who may join */
   _Alignas(LINE) _Atomic(uint32_t) done; /* chunks that workers have ended; a futex */
   _Atomic(uint32_t) waiting;
@@ -95,7 +102,8 @@ static struct {
   _Atomic(uint32_t) cpus; /* 0: not counted yet */
   _Atomic(uint32_t) starting;
   _Atomic(uint32_t) watches_forks;
-  _Atomic(uint64_t) loaded_until;          /* nanoseconds */
+  _Atomic(uint64_t) loaded_until; /* nanoseconds; 0: never */
+  _Atomic(uint64_t) loaded_time;
   _Atomic(uint32_t) names[MAX_WORKERS + 1]; /* 1: a worker has this number */
   slot slot[MAX_SLOTS];
 } pool;
@@ -127,27 +135,65 @@ static void futex_wake(_Atomic(uint32_t) *word, int threads) {
   syscall(SYS_futex, word, 129 /* FUTEX_WAKE | FUTEX_PRIVATE_FLAG */, threads, NULL, NULL, 0);
 }
 
-/* CPUs that the calling thread may use. */
+/* CPUs that the calling thread may use, a bit each. By system calls, since the C library's own type ends at 1024. */
+typedef struct {
+  unsigned long words[128];
+  long bytes;
+} cpu_mask;
+
+static uint32_t get_mask(cpu_mask *mask) {
+  uint32_t found = 0;
+  mask->bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask->words, mask->words);
+  for (long i = 0; i < mask->bytes / (long)sizeof(long); i++) found += (uint32_t)__builtin_popcountl(mask->words[i]);
+  return found;
+}
+
 static uint32_t count_cpus(void) {
 #ifdef GRAPHOPT_POOL_CPUS
   return GRAPHOPT_POOL_CPUS;
 #endif
-  unsigned long mask[128]; /* the system call, since the C library's own type ends at 1024 CPUs */
-  long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  uint32_t found = 0;
-  for (long i = 0; i < bytes / (long)sizeof mask[0]; i++) found += (uint32_t)__builtin_popcountl(mask[i]);
+  cpu_mask mask;
+  uint32_t found = get_mask(&mask);
   return found ? found : 1;
+}
+
+/* Move the calling thread to another CPU than `cpu`, if it may use one. It isn't bound to that: the mask is as before.
+ *
+ * Linux likes to wake a thread where it ran last or where the one is that wakes it, and two threads that sleep every few dozen
+ * microseconds look too busy there to be moved apart: they can share one CPU for seconds while another is idle.
+ */
+static void leave_cpu(int cpu) {
+  cpu_mask mask;
+  const long bits = 8 * sizeof(long);
+  if (get_mask(&mask) < 2 || cpu >= mask.bytes * 8) return;
+  mask.words[cpu / bits] &= ~(1ul << cpu % bits);
+  syscall(SYS_sched_setaffinity, 0, mask.bytes, mask.words);
+  mask.words[cpu / bits] |= 1ul << cpu % bits;
+  syscall(SYS_sched_setaffinity, 0, mask.bytes, mask.words);
 }
 
 /* a / b for small numbers, without a function of the compiler's library where the CPU has no such instruction. */
 static uint32_t quotient(uint32_t a, uint32_t b) { return (uint32_t)((float)a / (float)b); }
 
-static int is_loaded(uint64_t now) { return now < atomic_load_explicit(&pool.loaded_until, memory_order_relaxed); }
+static int is_loaded(void) {
+  uint64_t until = atomic_load_explicit(&pool.loaded_until, memory_order_relaxed);
+  return until != 0 && now_ns() < until;
+}
+
+static void set_loaded(uint64_t now) {
+  uint64_t before = atomic_load_explicit(&pool.loaded_until, memory_order_relaxed);
+  uint64_t time = atomic_load_explicit(&pool.loaded_time, memory_order_relaxed);
+  if (now < before) return;
+  time = now - before < 2 * time ? 2 * time : LOADED_MS * 1000000ull;
+  if (time > LOADED_LONGEST_MS * 1000000ull) time = LOADED_LONGEST_MS * 1000000ull;
+  atomic_store_explicit(&pool.loaded_time, time, memory_order_relaxed);
+  atomic_store_explicit(&pool.loaded_until, now + time, memory_order_relaxed);
+}
 
 /* Look at `*word` until it isn't `value` any more, for a while: true if it changed. */
 static int spin(_Atomic(uint32_t) *word, uint32_t value) {
+  if (is_loaded()) return atomic_load(word) != value;
   uint64_t start = now_ns(), last = start;
-  if (is_loaded(start)) return atomic_load(word) != value;
   for (;;) {
     for (int i = 0; i < 8; i++) {
       if (atomic_load_explicit(word, memory_order_acquire) != value) return 1;
@@ -155,7 +201,7 @@ static int spin(_Atomic(uint32_t) *word, uint32_t value) {
     }
     uint64_t now = now_ns();
     if (now - last > AWAY_US * 1000u) {
-      atomic_store_explicit(&pool.loaded_until, now + LOADED_MS * 1000000ull, memory_order_relaxed);
+      set_loaded(now);
       return atomic_load(word) != value;
     }
     if (now - start > SPIN_US * 1000u) return atomic_load(word) != value;
@@ -210,7 +256,7 @@ static int32_t work(slot *s, uint64_t number, uint32_t home, int is_caller) {
 /* ---- Workers ---------------------------------------------------------------------------------------------------------- */
 
 /* Join one loop, if any has a place left: true if there was one. */
-static int help(uint32_t name) {
+static int help(uint32_t name, uint64_t *moved) {
   uint32_t slots = atomic_load_explicit(&pool.slots, memory_order_acquire);
   for (uint32_t i = 0; i < slots; i++) {
     slot *s = &pool.slot[i];
@@ -219,6 +265,11 @@ static int help(uint32_t name) {
       if (!atomic_compare_exchange_weak_explicit(&s->door, &door, door - 1, memory_order_acq_rel, memory_order_acquire))
         continue;
       AT(joined);
+      int cpu = sched_getcpu();
+      if (cpu >= 0 && cpu == atomic_load_explicit(&s->cpu, memory_order_relaxed)) {
+        uint64_t now = now_ns();
+        if (now - *moved > MOVE_US * 1000u) *moved = now, leave_cpu(cpu);
+      }
       uint32_t parts = atomic_load_explicit(&s->parts, memory_order_relaxed);
       uint32_t others = parts - 1;
       work(s, door >> 12, 1 + (name - 1 - quotient(name - 1, others) * others), 0);
@@ -230,10 +281,10 @@ static int help(uint32_t name) {
 
 static void *worker(void *argument) {
   uint32_t name = (uint32_t)(uintptr_t)argument;
-  uint64_t idle_since = now_ns();
+  uint64_t idle_since = now_ns(), moved = 0;
   for (;;) {
     uint32_t seen = atomic_load(&pool.news);
-    if (help(name)) {
+    if (help(name, &moved)) {
       idle_since = 0;
       continue;
     }
@@ -346,6 +397,7 @@ static uint64_t publish(slot *s, const loop_request *request, int32_t chunks, ui
   atomic_store_explicit(&s->closure, request->closure, memory_order_relaxed);
   atomic_store_explicit(&s->chunks, chunks, memory_order_relaxed);
   atomic_store_explicit(&s->parts, parts, memory_order_relaxed);
+  atomic_store_explicit(&s->cpu, sched_getcpu(), memory_order_relaxed);
   atomic_store_explicit(&s->failed, 0, memory_order_relaxed);
   atomic_store_explicit(&s->done, 0, memory_order_relaxed);
   for (uint32_t i = 0, back = 0; i < parts; i++) {
@@ -379,7 +431,7 @@ static int launch(const loop_request *request) {
   /* CPUs that other callers are on can't help: with a caller on each of them, every one works alone. */
   uint32_t callers = atomic_fetch_add(&pool.callers, 1) + 1;
   if (parts > 1 + cpus - callers) parts = callers < cpus ? 1 + cpus - callers : 1;
-  slot *s = parts > 1 ? take_slot() : NULL;
+  slot *s = parts > 1 && (chunks > (int32_t)parts || !is_loaded()) ? take_slot() : NULL;
   if (s == NULL) {
     int code = run_alone(request);
     atomic_fetch_sub(&pool.callers, 1);

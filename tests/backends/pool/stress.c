@@ -4,6 +4,7 @@
  * Built with -DGRAPHOPT_POOL_CPUS=n, so that there are n - 1 workers on any machine, and with or without ThreadSanitizer.
  * Usage: stress TEST LOOPS
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
