@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,9 @@ from graphopt.runtime.constant_tensors import constant_tensor
 
 if TYPE_CHECKING:
     from graphopt.backends.base.loaded_module import LoadedModule
+
+LONGEST_RUN_S = 60.0
+"""A process that ends waits so long for runs of daemon threads."""
 
 _all: weakref.WeakSet[Executor] = weakref.WeakSet()
 
@@ -50,6 +55,7 @@ class Executor:
         self._most = arenas or (max(2, default_threads()) if on_host else 1)
         self._observer: Any = None
         self._idle: list[Arena] = []
+        self._before_end: list[Arena] | None = None
         self._reset()
         self._idle.append(self._made())
         _all.add(self)
@@ -102,6 +108,10 @@ class Executor:
 
     def _waited(self) -> Arena:
         """An arena for a caller that found none idle: a new one, or the next one given back that nobody waited for before."""
+        if self._before_end is not None:
+            if threading.current_thread().daemon:
+                _Turn().came.acquire()  # for good: nobody knows of this turn
+            return self._made()
         while True:
             turn = _Turn()
             with self._lock:
@@ -142,12 +152,25 @@ class Executor:
 
     def _serve(self) -> None:
         """Hand idle arenas to those who wait."""
+        if self._before_end is not None:
+            return
         with self._lock, suppress(IndexError):
             while self._waiting:
                 arena = self._idle.pop()
                 turn = self._waiting.popleft()
                 turn.arena = arena
                 turn.came.release()
+
+    def _stop_daemons(self) -> None:
+        """Let daemon threads start no more runs: the next one that tries stands still until the process is gone."""
+        self._before_end, self._idle = self._idle, _IdleAtEnd()
+
+    def _is_running(self) -> bool:
+        """Whether runs go on that began before `_stop_daemons`."""
+        assert self._before_end is not None
+        while self._before_end:  # those too that are given back by a thread that had looked up the list before
+            self._idle.append(self._before_end.pop())
+        return self._making > 0 or len(self._idle) < len(self._arenas)
 
     def _made(self) -> Arena:
         try:
@@ -179,6 +202,39 @@ def _release(idle: list[Arena]) -> None:
     """After a model: its arenas, then what its runs have allocated."""
     idle.clear()
     pooled_memory.release()
+
+
+class _IdleAtEnd(list[Arena]):
+    """Idle arenas of a process that ends: none for daemon threads."""
+
+    def pop(self, index: SupportsIndex = -1) -> Arena:
+        """The last one.
+
+        Raises:
+            IndexError: there is none, or none for the calling thread.
+        """
+        if threading.current_thread().daemon:
+            raise IndexError
+        return super().pop(index)
+
+
+def _at_end() -> None:
+    """Wait until no daemon thread is inside a run.
+
+    The interpreter ends a daemon thread where it comes back from native code; inside a call of TVM, whose C++ frames can't be
+    unwound, that would end the process by `std::terminate`. All other threads have ended before.
+    """
+    executors = list(_all)
+    for executor in executors:
+        executor._stop_daemons()
+    limit = time.monotonic() + LONGEST_RUN_S
+    while any(thread.daemon for thread in threading.enumerate()) and time.monotonic() < limit:
+        if not any(executor._is_running() for executor in executors):
+            break
+        time.sleep(0.001)
+
+
+atexit.register(_at_end)
 
 
 def _after_fork() -> None:

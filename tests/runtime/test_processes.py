@@ -45,7 +45,7 @@ assert os.waitpid(child, 0)[1] == 0, "the child was ended"
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits network on one thread: TVM's own threads don't survive a fork."""
+    """The digits network on one thread; `test_threads_of_processes` has two."""
     path = tmp_path_factory.mktemp("processes") / "digits.gopt"
     graphopt.compile(zoo.get("digits").path(), target="native", threads=1, shapes={"image": "1x1x8x8"}).save(path)
     return path
