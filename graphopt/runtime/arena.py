@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from graphopt.runtime import pooled_memory
 from graphopt.runtime.constant_tensors import ALIGNMENT
+from graphopt.runtime.interpreter_lock import TimedCalls
 
 if TYPE_CHECKING:
     from graphopt.backends.base.loaded_module import LoadedModule
@@ -31,6 +32,7 @@ class Arena:
 
     Attributes:
         observer: see `observe`.
+        nbytes: size of the planned buffers.
 
     Raises:
         Exception: of any class, as TVM raises it.
@@ -48,6 +50,7 @@ class Arena:
         self._vm = loaded.vm()
         self.observer: Any = None
         sizes, places = self._vm["layout"]()
+        self.nbytes = sum(map(int, sizes))
         memory = [self._borrow(_aligned(int(size))) for size in sizes]
         prepared = [np.from_dlpack(t) for t in self._vm["prepare"](*memory)]
         self._results = [prepared[place - 1] if place else None for place in map(int, places)]
@@ -58,8 +61,7 @@ class Arena:
         # tensors' offsets in their pointers, as kernels want it.
         fixed = [*constants, *map(self._borrow, prepared)]
         self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
-        self._run = self._vm[_BOUND]
-        self._run.release_gil = True  # whatever TVM_FFI_RELEASE_GIL_BY_DEFAULT says: other threads go on meanwhile
+        self._run = TimedCalls(self._vm[_BOUND])
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
         self._shapes: set[tuple[int, tuple[int, ...]]] = set()

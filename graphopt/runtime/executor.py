@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST_RUN_S = 60.0
 """A process that ends waits so long for runs of daemon threads."""
 
+ARENA_BYTES = 32 << 20
+MOST_ARENAS = 64
 _all: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
@@ -40,11 +42,19 @@ class Executor:
     Args:
         loaded: the model's code.
         constants: arrays that follow the inputs, kept on the device.
-        arenas: how many there may be; by default as many as this process may use CPUs, and at least two. On a GPU, whose
-            runs follow each other anyway, one.
+        arenas: how many there may be; by default as many as this process may use CPUs, and at least two; more of them, up to
+            `MOST_ARENAS`, as long as they take no more than `ARENA_BYTES` together. On a GPU, whose runs follow each other
+            anyway, one.
+        all_planned: an arena is all the memory that a run takes, as the model has no sizes that only run time knows.
     """
 
-    def __init__(self, loaded: LoadedModule, constants: Sequence[npt.NDArray[Any]], arenas: int | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModule,
+        constants: Sequence[npt.NDArray[Any]],
+        arenas: int | None = None,
+        all_planned: bool = False,
+    ) -> None:
         import tvm
 
         refusals.install()
@@ -52,17 +62,19 @@ class Executor:
         self._constants = list(constants)  # their memory may be the kernels' operands
         self._fixed = [constant_tensor(np.asarray(c), loaded.device) for c in constants]
         on_host = loaded.device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
-        self._most = arenas or (max(2, default_threads()) if on_host else 1)
         self._observer: Any = None
         self._idle: list[Arena] = []
         self._before_end: list[Arena] | None = None
         self._reset()
         self._idle.append(self._made())
+        nbytes = self._idle[0].nbytes if all_planned else ARENA_BYTES
+        self._most = arenas or (_most_arenas(nbytes) if on_host else 1)
         _all.add(self)
         weakref.finalize(self, _release, self._idle).atexit = False
 
     def __call__(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Outputs of one run, in memory of their own. The interpreter's lock is not held while the model computes.
+        """Outputs of one run, in memory of their own. The interpreter's lock is not held while the model computes, unless
+        it takes a few microseconds only.
 
         Args:
             inputs: contiguous arrays of the shapes and dtypes that the model was compiled for (see ``Signature.check``).
@@ -187,6 +199,15 @@ class Executor:
         self._waiting: deque[_Turn] = deque()
         # An arena that an interrupted caller lost is no longer counted once it is gone.
         self._arenas = weakref.WeakSet(self._idle)
+
+
+def _most_arenas(nbytes: int) -> int:
+    """How many arenas of a size there may be.
+
+    More callers than CPUs get no more done, but they get less done where they wait: each run then wakes another thread, which for
+    small models takes longer than the run.
+    """
+    return max(2, default_threads(), min(MOST_ARENAS, ARENA_BYTES // max(nbytes, 1)))
 
 
 class _Turn:

@@ -108,5 +108,5 @@ class CompiledModel:
             with self._loading:
                 if self._executor is None:
                     assert self.built is not None
-                    self._executor = Executor(self.built.load(), self.constants)
+                    self._executor = Executor(self.built.load(), self.constants, all_planned=self.signature.is_fixed)
         return self._executor

@@ -45,6 +45,11 @@ class Signature:
     constraints: tuple[tuple[Dim, Dim, str], ...] = ()
     fitted: list[list[tuple[int, ...]]] = field(default_factory=list, compare=False, repr=False)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all dimensions are numbers."""
+        return all(isinstance(d, int) for spec in (*self.inputs, *self.outputs) for d in spec.shape)
+
     def check(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The arrays in input order, contiguous, after checking names, dtypes, shapes and shape constraints.
 

@@ -88,7 +88,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     return CompiledModel(
         signature,
         artifact.constants,
-        executor=Executor(loaded, artifact.constants),
+        executor=Executor(loaded, artifact.constants, all_planned=signature.is_fixed),
         source=str(artifact.path),
         artifact=artifact,
         target=target,

@@ -21,7 +21,7 @@ from graphopt.backends.base.host import default_threads
 from graphopt.backends.cpu.call_clock import CallClock
 from graphopt.errors import DeviceError, InputError
 from graphopt.runtime import executor as executor_module
-from graphopt.runtime.executor import Executor
+from graphopt.runtime.executor import ARENA_BYTES, MOST_ARENAS, Executor, _most_arenas
 from graphopt.runtime.observe import observed
 from tests.hostile.cases import INT64, model, node
 from tests.support.onnx_graphs import model_of
@@ -61,7 +61,7 @@ def agree(compiled: Any, feeds: Sequence[dict[str, np.ndarray]], times: int = 30
         return wrong
 
     assert not any(together(work, len(feeds)))
-    assert compiled._executor.arenas <= max(2, default_threads())
+    assert compiled._executor.arenas <= (len(feeds) if compiled.signature.is_fixed else max(2, default_threads()))
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -116,9 +116,9 @@ def test_first_runs_load_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Executor] = []
 
     class Counted(Executor):
-        def __init__(self, *args: Any) -> None:
+        def __init__(self, *args: Any, **options: Any) -> None:
             made.append(self)
-            super().__init__(*args)
+            super().__init__(*args, **options)
 
     monkeypatch.setattr("graphopt.runtime.model.Executor", Counted)
     compiled = graphopt.compile(model_of({"x": "float[4]"}, "y = Exp(x)"), "native", threads=1)
@@ -150,6 +150,21 @@ def test_errors_reach_the_thread_that_caused_them() -> None:
     executor = compiled._executor
     assert executor is not None
     assert len(executor._idle) == executor.arenas  # failed runs gave theirs back
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "cpus", "most"),
+    [
+        (0, 2, MOST_ARENAS),
+        (1000, 2, MOST_ARENAS),
+        (ARENA_BYTES // 10, 2, 10),
+        (ARENA_BYTES, 1, 2),
+        (ARENA_BYTES, 16, 16),
+    ],
+)
+def test_small_arenas_may_be_many(monkeypatch: pytest.MonkeyPatch, nbytes: int, cpus: int, most: int) -> None:
+    monkeypatch.setattr(executor_module, "default_threads", lambda: cpus)
+    assert _most_arenas(nbytes) == most
 
 
 def test_arenas_are_made_when_needed_reused_and_bounded(products: Any) -> None:
