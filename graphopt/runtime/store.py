@@ -58,33 +58,39 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
     write_artifact(path, library=library, constants=model.constants, manifest=manifest, compressed=compressed)
 
 
-def load(path: str | os.PathLike[str]) -> CompiledModel:
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
     """Load a compiled model, ready to run.
 
     An artefact is code and runs with the rights of this process: load only what you trust as you would trust a program.
 
     Constants stay in the file, which is mapped: while the model lives, the file may be replaced or deleted, but must not be cut
-    short or written to in place. The library and all memory are released with the model. A forked child may load models; TVM's
-    threads don't survive a fork, so it can run those compiled for one thread.
+    short or written to in place. The library and all memory are released with the model, but for the library that was the first
+    in this process, whose code the threads run. Forked children may use models that were loaded before the fork.
 
     Args:
         path: what ``CompiledModel.save`` or ``graphopt compile`` wrote.
+        threads: CPU threads of a run, the caller's included; by default those that the model was compiled for. No more than
+            this process may use CPUs. Results don't depend on it. Models compiled for one thread stay with one.
 
     Raises:
+        UserError: ``threads`` is less than 1.
         ArtifactError: missing, damaged, of another version, or no model.
         DeviceError: compiled for another machine, which is named, or the device is absent.
     """
     from graphopt.runtime.executor import Executor
     from graphopt.runtime.model import CompiledModel
 
+    if threads is not None and threads < 1:
+        raise UserError(
+            f"threads must be at least 1, not {threads}", code="bad-threads", hint="leave it out for the default"
+        )
     artifact = read_artifact(path)
     signature, target = describe(artifact)
     _require_runnable(target, artifact.path)
     from graphopt.backends.base.build import open_library
 
-    threads = artifact.manifest["threads"]
     with artifact.library_path() as library:
-        loaded = open_library(library, target, threads)
+        loaded = open_library(library, target, threads or artifact.manifest["threads"])
     return CompiledModel(
         signature,
         artifact.constants,

@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,7 +32,7 @@
 #define MAX_PARTS 64
 #define MAX_CHUNKS 4095
 #define MAX_WORKERS 255
-#define STACK_BYTES (1 << 20)
+#define STACK_BYTES (8 << 20) /* what main threads have, too: address space, no memory */
 
 /* Microseconds that a worker without work, and a caller that waits for the last chunks, look for a change before they sleep:
  * about what waking a thread takes. */
@@ -282,6 +283,7 @@ static int help(uint32_t name, uint64_t *moved) {
 static void *worker(void *argument) {
   uint32_t name = (uint32_t)(uintptr_t)argument;
   uint64_t idle_since = now_ns(), moved = 0;
+  prctl(PR_SET_NAME, "graphopt"); /* what top and debuggers show */
   for (;;) {
     uint32_t seen = atomic_load(&pool.news);
     if (help(name, &moved)) {
