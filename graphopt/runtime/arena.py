@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from graphopt.runtime import pooled_memory
 from graphopt.runtime.constant_tensors import ALIGNMENT
-from graphopt.runtime.interpreter_lock import TimedCalls
+from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
 
 if TYPE_CHECKING:
     from graphopt.backends.base.loaded_module import LoadedModule
@@ -61,7 +62,8 @@ class Arena:
         # tensors' offsets in their pointers, as kernels want it.
         fixed = [*constants, *map(self._borrow, prepared)]
         self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
-        self._run = TimedCalls(self._vm[_BOUND])
+        self._run = self._vm[_BOUND]
+        self._lock = InterpreterLock(self._run)
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
         self._shapes: set[tuple[int, tuple[int, ...]]] = set()
@@ -87,7 +89,11 @@ class Arena:
                 if arguments is kept:
                     arguments = kept.copy()  # which keeps what is not copied for no longer than the run
                 arguments[i] = self._argument(i, array)
+        start = perf_counter()
         result = self._run(*arguments)
+        seconds = perf_counter() - start
+        if seconds >= SHORT_S or not self._lock.kept:
+            self._lock.note(seconds)
         outputs = []
         if result is None:
             for planned in self._planned:  # comprehensions are calls, which take longer than this loop

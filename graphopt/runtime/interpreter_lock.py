@@ -7,7 +7,6 @@ arrays, and all others let go of it. What a run will take is not known, but what
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 SHORT_S = 50e-6
@@ -17,34 +16,36 @@ _TRY_AFTER = 64
 """Runs until it is tried again whether one is short, as those that let go of the lock include the wait for it."""
 
 
-class TimedCalls:
-    """Calls of a function of compiled code, which keep Python's lock while they are short.
+class InterpreterLock:
+    """Decides whether calls of a function keep Python's lock: they do while they are short.
+
+    Whoever calls the function takes the time, and reports it unless the function keeps the lock and was short: then nothing
+    changes, and one more call in Python would take as long as a small kernel.
 
     Args:
         function: a ``tvm_ffi.Function`` that nobody else calls.
+
+    Attributes:
+        kept: whether the function keeps the lock.
     """
 
     def __init__(self, function: Any) -> None:
         self._function = function
-        self._keeps = False
         self._until_try = _TRY_AFTER
+        self.kept = False
         function.release_gil = True  # whatever the process's default is
 
-    def __call__(self, *arguments: Any) -> Any:
-        """What the function returns."""
-        start = perf_counter()
-        result = self._function(*arguments)
-        seconds = perf_counter() - start
-        if self._keeps:
+    def note(self, seconds: float) -> None:
+        """Take note of what a call took."""
+        if self.kept:
             if seconds >= SHORT_S:
                 self._keep(False)
         elif seconds < _PERHAPS_SHORT_S:
             self._until_try -= 1
             if seconds < SHORT_S or self._until_try <= 0:
                 self._keep(True)
-        return result
 
-    def _keep(self, keeps: bool) -> None:
-        self._keeps = keeps
+    def _keep(self, kept: bool) -> None:
+        self.kept = kept
         self._until_try = _TRY_AFTER
-        self._function.release_gil = not keeps
+        self._function.release_gil = not kept

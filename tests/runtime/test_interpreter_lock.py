@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
+import numpy as np
 
-from graphopt.runtime import interpreter_lock
-from graphopt.runtime.interpreter_lock import SHORT_S, TimedCalls
+import graphopt
+from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
+from tests.support.onnx_graphs import model_of
 
 SHORT, LONG, CONTENDED = SHORT_S / 2, 1.0, 4 * SHORT_S
 
@@ -25,46 +25,58 @@ class _Clock:
         self.now += self.seconds + (self.waits if self.release_gil else 0)
         return arguments
 
-    def time(self) -> float:
-        return self.now
+
+def call(lock: InterpreterLock, clock: _Clock, times: int = 1) -> list[bool]:
+    """Calls of the function, each reported; whether each kept the lock."""
+    for _ in range(times):
+        start = clock.now
+        clock()
+        lock.note(clock.now - start)
+    return clock.kept
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Clock]:
-    made = _Clock()
-    monkeypatch.setattr(interpreter_lock, "perf_counter", made.time)
-    return made
-
-
-def test_short_calls_keep_the_lock(clock: _Clock) -> None:
-    calls = TimedCalls(clock)
+def test_short_calls_keep_the_lock() -> None:
+    clock = _Clock()
+    lock = InterpreterLock(clock)
     assert clock.release_gil, "nothing is known of the first one"
-    assert [calls(1, 2) for _ in range(3)] == [(1, 2)] * 3
-    assert clock.kept == [False, True, True]
+    assert call(lock, clock, 3) == [False, True, True]
+    assert lock.kept
 
 
-def test_a_long_call_after_short_ones_is_the_last_that_keeps_it(clock: _Clock) -> None:
-    calls = TimedCalls(clock)
-    calls(), calls()
+def test_a_long_call_after_short_ones_is_the_last_that_keeps_it() -> None:
+    clock = _Clock()
+    lock = InterpreterLock(clock)
+    call(lock, clock, 2)
     clock.seconds = LONG
-    for _ in range(300):
-        calls()
-    assert clock.kept == [False, True, True] + [False] * 299, "and long ones are never tried with it"
+    assert call(lock, clock, 300) == [False, True, True] + [False] * 299, "and long ones are never tried with it"
+    assert not lock.kept
 
 
-def test_short_calls_are_found_when_the_lock_is_fought_for(clock: _Clock) -> None:
+def test_short_calls_are_found_when_the_lock_is_fought_for() -> None:
+    clock = _Clock()
     clock.waits = CONTENDED
-    calls = TimedCalls(clock)
-    for _ in range(100):
-        calls()
-    first = clock.kept.index(True)
+    kept = call(InterpreterLock(clock), clock, 100)
+    first = kept.index(True)
     assert first < 70
-    assert all(clock.kept[first:])
+    assert all(kept[first:])
 
 
-def test_calls_that_are_not_quite_short_are_tried_now_and_then(clock: _Clock) -> None:
+def test_calls_that_are_not_quite_short_are_tried_now_and_then() -> None:
+    clock = _Clock()
     clock.seconds = 2 * SHORT_S
-    calls = TimedCalls(clock)
-    for _ in range(1000):
-        calls()
-    assert 10 <= sum(clock.kept) <= 20
+    assert 10 <= sum(call(InterpreterLock(clock), clock, 1000)) <= 20
+
+
+def test_runs_are_reported() -> None:
+    """Of a model of one microsecond all but the first keep the lock, of one of milliseconds none."""
+    made = model_of({"x": "float[n]"}, "a = Exp(x)\nb = Exp(a)\ny = Sin(b)")
+    compiled = graphopt.compile(made, "native", threads=1)
+    small, large = np.ones(4, np.float32), np.ones(3_000_000, np.float32)
+    for _ in range(100):  # a run that the system interrupted counts as long
+        compiled.run({"x": small})
+        if compiled._executor._idle[-1]._lock.kept:
+            break
+    else:
+        raise AssertionError("short runs let go of the lock")
+    compiled.run({"x": large})
+    assert not compiled._executor._idle[-1]._lock.kept
