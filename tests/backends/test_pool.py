@@ -14,7 +14,8 @@ from graphopt.backends.base.pool.compile import ZIG_VERSION, compiled
 _SOURCE = Path(__file__).parent / "pool" / "stress.c"
 _POOL = Path(compiled.__code__.co_filename).parent
 _OPTIONS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{_POOL}"]
-_DEFINITIONS = ["-DGRAPHOPT_POOL_IDLE_MS=60", "-DGRAPHOPT_POOL_CPUS=4"]
+_DEFINITIONS = ["-DGRAPHOPT_POOL_CPUS=4"]
+_IMPATIENT = "-DGRAPHOPT_POOL_IDLE_MS=60"
 
 
 def _built(folder: Path, *command: str) -> Path:
@@ -28,13 +29,13 @@ def _built(folder: Path, *command: str) -> Path:
 @pytest.fixture(scope="module")
 def stress(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stress program, optimised."""
-    return _built(tmp_path_factory.mktemp("stress"), "gcc", "-O2")
+    return _built(tmp_path_factory.mktemp("stress"), "gcc", "-O2", _IMPATIENT)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stress program under ThreadSanitizer."""
-    return _built(tmp_path_factory.mktemp("watched"), "gcc", "-O1", "-g", "-fsanitize=thread")
+    return _built(tmp_path_factory.mktemp("watched"), "gcc", "-O1", "-g", "-fsanitize=thread", _IMPATIENT)
 
 
 def _run(program: Path, test: str, loops: int, *emulator: str) -> int:
@@ -66,6 +67,10 @@ def test_threads_come_and_go(stress: Path, test: str, loops: int) -> None:
     _run(stress, test, loops)
 
 
+def test_sleeping_workers_are_woken(tmp_path: Path) -> None:
+    _run(_built(tmp_path, "gcc", "-O2", "-DGRAPHOPT_POOL_IDLE_MS=60000"), "wakes", 5)
+
+
 @pytest.mark.parametrize(
     ("test", "loops"),
     [
@@ -88,7 +93,7 @@ def test_on_arm(tmp_path: Path, triple: str) -> None:
     emulator = shutil.which(f"qemu-{triple.partition('-')[0]}")
     if emulator is None:
         pytest.skip("no qemu-user")
-    program = _built(tmp_path, f"{triple}-gcc", "-O2")
+    program = _built(tmp_path, f"{triple}-gcc", "-O2", _IMPATIENT)
     # Forks are left out: qemu-user 7 fails on threads in a child of a process that has several.
     for test, loops in (
         ("tiny", 2000),

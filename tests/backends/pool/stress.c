@@ -185,6 +185,25 @@ static void test_own_loops(long loops) {
   if (calls != loops + 1) fail("the pool was not used again");
 }
 
+static int wait_for_help(int32_t task, task_group *group, void *context) {
+  (void)group;
+  closure *c = context;
+  if (!pthread_equal(pthread_self(), c->caller)) helped++;
+  /* Ten seconds at most: by themselves, workers would look for work after a minute. */
+  for (int i = 0; task == 0 && i < 10000 && helped == 0; i++) usleep(1000);
+  return 0;
+}
+
+static void test_wakes(long rounds) {
+  closure c = {.chunks = MOST, .caller = pthread_self()};
+  for (; rounds > 0; rounds--) {
+    helped = 0;
+    parallel_launch(wait_for_help, &c, 0);
+    if (helped == 0) fail("sleeping workers were not woken");
+    while (atomic_load(&pool.sleepers) < GRAPHOPT_POOL_CPUS - 1) usleep(1000);
+  }
+}
+
 static void run(const char *test, long loops) {
   if (!strcmp(test, "tiny")) many_loops((void *)loops);
   else if (!strcmp(test, "callers")) with_callers(3, loops);
@@ -194,6 +213,7 @@ static void run(const char *test, long loops) {
   else if (!strcmp(test, "forks")) test_forks(loops);
   else if (!strcmp(test, "idle")) test_idle(loops);
   else if (!strcmp(test, "limits")) test_limits(loops);
+  else if (!strcmp(test, "wakes")) test_wakes(loops);
   else if (!strcmp(test, "own")) test_own_loops(loops);
   else fail("no such test");
 }
