@@ -21,7 +21,7 @@ COPIED_BYTES = 8 << 10
 _BOUND = "main in its arena"
 """Name of the bound function; none of the module can have one with spaces."""
 _SHAPES = 16
-"""Shapes of inputs and results, above one each, after which memory that the runs allocated is given back."""
+"""Shapes of inputs and results, above one each, after which runs may have allocated too much."""
 
 
 class Arena:
@@ -140,7 +140,7 @@ class Arena:
         self._shapes.add((position, shape))
         if len(self._shapes) > self._most_shapes:
             self._shapes.clear()
-            pooled_memory.release()
+            pooled_memory.release_if_grown()
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

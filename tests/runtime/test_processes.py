@@ -15,6 +15,7 @@ import pytest
 
 import graphopt
 from graphopt.models import zoo
+from graphopt.runtime import pooled_memory
 from tests.support.onnx_graphs import model_of
 
 LOADS = 60
@@ -110,8 +111,9 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
-def test_ever_new_shapes_take_no_more_memory() -> None:
+def test_ever_new_shapes_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor results of ever new sizes, and a model that is released leaves nothing behind."""
+    monkeypatch.setattr(pooled_memory, "KEPT_BYTES", 64 << 20)
     made = model_of({"x": "float[n]"}, "a = Exp(x)\nb = Concat<axis=0>(a, x)\ny = CumSum(b, k)", k=0)
     model = graphopt.compile(made, "native", threads=1)
     counted = graphopt.compile(model_of({"x": "bool[500000]"}, "y = NonZero(x)", "y:int64"), "native", threads=1)
@@ -124,7 +126,7 @@ def test_ever_new_shapes_take_no_more_memory() -> None:
     for i in range(40, 160):
         model.run({"x": np.ones(200_000 + 1024 * i, np.float32)})
         counted.run({"x": np.arange(500_000) < 100_000 + 1024 * i})
-    assert resident() - used < 200 << 20  # 900 MB if all were kept
+    assert resident() - used < 250 << 20  # 900 MB if all were kept
     del model, counted
     assert resident() - before < 40 << 20
 
