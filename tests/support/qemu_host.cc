@@ -96,20 +96,34 @@ static void Run(int argc, char** argv) {
     ffi::Module vm = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
     constexpr int kPooledAllocator = 2;
     vm->GetFunction("vm_initialization", false).value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-    if (auto prepare = vm->GetFunction("prepare", false)) {
-      for (const ffi::Any& item : Call(*prepare, {}).cast<ffi::Array<ffi::Any>>()) {
+    // what these functions take and give is written in graphopt/backends/base/relax_emit.py
+    std::vector<ffi::Tensor> prepared, returned;
+    std::vector<int64_t> places;
+    if (auto layout = vm->GetFunction("layout", false)) {
+      auto parts = Call(*layout, {}).cast<ffi::Array<ffi::Shape>>();
+      places.assign(parts[1].begin(), parts[1].end());
+      std::vector<ffi::Any> memory;
+      for (int64_t size : parts[0]) memory.push_back(Make({false, "uint8", "", {size}}));
+      for (const ffi::Any& item : Call(vm->GetFunction("prepare", false).value(), memory).cast<ffi::Array<ffi::Any>>()) {
         ffi::Tensor buffer = item.cast<ffi::Tensor>();
         DLTensor* t = const_cast<DLTensor*>(buffer.GetDLTensorPtr());  // kernels take no offsets
         t->data = static_cast<char*>(t->data) + t->byte_offset;
         t->byte_offset = 0;
+        prepared.push_back(buffer);
         args.push_back(buffer);
       }
     }
     ffi::Any result = Call(vm->GetFunction(argv[3], false).value(), args);
     if (auto single = result.as<ffi::Tensor>()) {
-      results.push_back(*single);
+      returned.push_back(*single);
     } else {
-      for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) results.push_back(item.cast<ffi::Tensor>());
+      for (const ffi::Any& item : result.cast<ffi::Array<ffi::Any>>()) returned.push_back(item.cast<ffi::Tensor>());
+    }
+    if (places.empty()) places.assign(returned.size(), 0);
+    auto next = returned.begin();
+    for (int64_t place : places) {
+      if (!place && next == returned.end()) throw std::runtime_error("function returned too few results");
+      results.push_back(place ? prepared.at(place - 1) : *next++);
     }
   } else {
     Call(library->GetFunction(argv[3], false).value(), args);
