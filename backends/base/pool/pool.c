@@ -1,4 +1,4 @@
-/* The thread pool under the parallel loops of compiled models. Needs Linux, and of the C library only pthreads and syscall().
+/* The thread pool under the parallel loops of compiled models. Needs Linux, and of the C library only pthreads and system calls.
  *
  * A caller works on its own loop; idle workers join it. A loop is cut into chunks, and chunks into as many contiguous ranges as
  * threads may take part. Each thread goes through a range of its own from the front, the same one in every loop, so what a
@@ -13,20 +13,15 @@
 #define _GNU_SOURCE
 #endif
 #include "graphopt_pool.h"
+#include "machine.h"
 
 #include <limits.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
-#define HIDDEN __attribute__((visibility("hidden")))
 #define LINE 64 /* bytes of a cache line */
 #define MAX_SLOTS 32
 #define MAX_PARTS 64
@@ -109,72 +104,7 @@ static struct {
   slot slot[MAX_SLOTS];
 } pool;
 
-/* ---- The machine ------------------------------------------------------------------------------------------------------ */
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void relax(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__) || defined(__arm__)
-  __asm__ volatile("yield");
-#endif
-}
-
-static void futex_wait(_Atomic(uint32_t) *word, uint32_t value, long milliseconds) {
-  struct {
-    long seconds, nanoseconds;
-  } limit = {milliseconds / 1000, milliseconds % 1000 * 1000000};
-  syscall(SYS_futex, word, 128 /* FUTEX_WAIT | FUTEX_PRIVATE_FLAG */, value, milliseconds < 0 ? NULL : &limit, NULL, 0);
-}
-
-static void futex_wake(_Atomic(uint32_t) *word, int threads) {
-  syscall(SYS_futex, word, 129 /* FUTEX_WAKE | FUTEX_PRIVATE_FLAG */, threads, NULL, NULL, 0);
-}
-
-/* CPUs that the calling thread may use, a bit each. By system calls, since the C library's own type ends at 1024. */
-typedef struct {
-  unsigned long words[128];
-  long bytes;
-} cpu_mask;
-
-static uint32_t get_mask(cpu_mask *mask) {
-  uint32_t found = 0;
-  mask->bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask->words, mask->words);
-  for (long i = 0; i < mask->bytes / (long)sizeof(long); i++) found += (uint32_t)__builtin_popcountl(mask->words[i]);
-  return found;
-}
-
-static uint32_t count_cpus(void) {
-#ifdef GRAPHOPT_POOL_CPUS
-  return GRAPHOPT_POOL_CPUS;
-#endif
-  cpu_mask mask;
-  uint32_t found = get_mask(&mask);
-  return found ? found : 1;
-}
-
-/* Move the calling thread to another CPU than `cpu`, if it may use one. It isn't bound to that: the mask is as before.
- *
- * Linux likes to wake a thread where it ran last or where the one is that wakes it, and two threads that sleep every few dozen
- * microseconds look too busy there to be moved apart: they can share one CPU for seconds while another is idle.
- */
-static void leave_cpu(int cpu) {
-  cpu_mask mask;
-  const long bits = 8 * sizeof(long);
-  if (get_mask(&mask) < 2 || cpu >= mask.bytes * 8) return;
-  mask.words[cpu / bits] &= ~(1ul << cpu % bits);
-  syscall(SYS_sched_setaffinity, 0, mask.bytes, mask.words);
-  mask.words[cpu / bits] |= 1ul << cpu % bits;
-  syscall(SYS_sched_setaffinity, 0, mask.bytes, mask.words);
-}
-
-/* a / b for small numbers, without a function of the compiler's library where the CPU has no such instruction. */
-static uint32_t quotient(uint32_t a, uint32_t b) { return (uint32_t)((float)a / (float)b); }
+/* ---- Load -------------------------------------------------------------------------------------------------------------- */
 
 static int is_loaded(void) {
   uint64_t until = atomic_load_explicit(&pool.loaded_until, memory_order_relaxed);
@@ -452,105 +382,4 @@ static int launch(const loop_request *request) {
   return failed;
 }
 
-/* ---- One pool a process ----------------------------------------------------------------------------------------------- */
-
-/* What the libraries of a process share. The dynamic linker makes all of them use the first one's, even if each is loaded where
- * others can't see its symbols, and never unloads that one: this is what symbols of type GNU_UNIQUE are for. The name has the
- * version in it; libraries of another version have a pool of their own. It is defined in assembly, since compilers for C can't.
- */
-typedef struct {
-  int (*launch)(const loop_request *request);
-  int32_t (*threads)(void);
-} pool_interface;
-
-extern pool_interface graphopt_pool_interface_1;
-
-HIDDEN int graphopt_pool_launch(const loop_request *request) { return launch(request); }
-
-HIDDEN int32_t graphopt_pool_count(void) { return (int32_t)atomic_load(&pool.workers); }
-
-#if __SIZEOF_POINTER__ == 8
-#define ADDRESS ".quad"
-#define ADDRESS_BYTES "8"
-#else
-#define ADDRESS ".long"
-#define ADDRESS_BYTES "4"
-#endif
-__asm__(
-    ".pushsection .data.rel.ro,\"aw\"\n"
-    ".balign 8\n"
-    ".type graphopt_pool_interface_1,%gnu_unique_object\n"
-    ".size graphopt_pool_interface_1,2*" ADDRESS_BYTES "\n"
-    "graphopt_pool_interface_1:\n"
-    ADDRESS " graphopt_pool_launch\n"
-    ADDRESS " graphopt_pool_count\n"
-    ".popsection\n");
-
-/* ---- What a library exports, and what its kernels call ---------------------------------------------------------------- */
-
-static _Atomic(int32_t) threads_of_library;
-static graphopt_parallel_for own_parallel_for;
-static void *user_of_own;
-
-typedef struct {
-  const loop_request *request;
-  task_group group;
-} foreign_loop;
-
-static int foreign_chunk(void *context, int32_t chunk) {
-  foreign_loop *loop = context;
-  return loop->request->lambda(chunk, &loop->group, loop->request->closure);
-}
-
-/* Keeps an error for the calling thread. Absent from programs without TVM. */
-extern void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message) __attribute__((weak));
-
-/* The first variable that a loop captures is the number of its chunks: graphopt.backends.base.chunks puts it there. */
-static int parallel_launch(loop_lambda lambda, void *closure, int32_t tasks) {
-  (void)tasks; /* 0: generated code leaves the number to the pool */
-  loop_request request = {lambda, closure, *(const int32_t *)closure, atomic_load(&threads_of_library)};
-  int failed;
-  if (own_parallel_for) {
-    foreign_loop loop = {&request, {NULL, request.chunks}};
-    failed = own_parallel_for(user_of_own, request.chunks, foreign_chunk, &loop) ? FAILED_ELSEWHERE : 0;
-  } else {
-    failed = graphopt_pool_interface_1.launch(&request);
-  }
-  if (failed == FAILED_ELSEWHERE && TVMFFIErrorSetRaisedFromCStr) /* a chunk's own error stays with the thread that ran it */
-    TVMFFIErrorSetRaisedFromCStr("RuntimeError", "a part of a parallel loop failed, most likely for lack of memory");
-  return failed ? -1 : 0;
-}
-
-/* Kernels call through this pointer. TVM fills it at loading where it finds it; hidden, it is not found. */
-HIDDEN int (*__TVMBackendParallelLaunch)(loop_lambda, void *, int32_t) = parallel_launch;
-
-int32_t graphopt_set_threads(int32_t threads) { return atomic_exchange(&threads_of_library, threads < 1 ? 0 : threads); }
-
-void graphopt_set_parallel_for(graphopt_parallel_for parallel_for, void *user) {
-  user_of_own = user;
-  own_parallel_for = parallel_for;
-}
-
-int32_t graphopt_pool_threads(void) { return graphopt_pool_interface_1.threads(); }
-
-/* ---- The same for TVM's calling convention, by which a module's functions are found by name --------------------------- */
-
-typedef struct {
-  int32_t type; /* 1: an integer */
-  uint32_t padding;
-  int64_t value;
-} tvm_any; /* TVMFFIAny */
-
-int __tvm_ffi_graphopt_set_threads(void *self, const tvm_any *arguments, int32_t count, tvm_any *result) {
-  (void)self;
-  tvm_any previous = {1, 0, graphopt_set_threads(count == 1 && arguments[0].type == 1 ? (int32_t)arguments[0].value : 0)};
-  *result = previous;
-  return 0;
-}
-
-int __tvm_ffi_graphopt_pool_threads(void *self, const tvm_any *arguments, int32_t count, tvm_any *result) {
-  (void)self, (void)arguments, (void)count;
-  tvm_any found = {1, 0, graphopt_pool_threads()};
-  *result = found;
-  return 0;
-}
+#include "library.h"
