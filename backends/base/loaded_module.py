@@ -6,6 +6,10 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import relax
 
+_ALLOCATOR = "naive"
+"""The C library's own, which is safe after a fork. TVM's pooled one has a lock that another thread may hold when a process
+forks: the child, which lacks that thread, would wait for it for ever. And it keeps memory for requests of the very same size."""
+
 
 class LoadedModule:
     """A module that was loaded or compiled in this process; it lives as long as anything that came out of it.
@@ -21,11 +25,12 @@ class LoadedModule:
     def __init__(self, module: Any, device: Any) -> None:
         self.module = module
         self.device = device
-        self._first = [relax.VirtualMachine(module, device)]  # made here, as it shows whether the code can be used
+        # Made here, as it shows whether the code can be used.
+        self._first = [relax.VirtualMachine(module, device, memory_cfg=_ALLOCATOR)]
 
     def vm(self) -> Any:
         """A ``relax.VirtualMachine`` that nobody else has. Those of one module share its code and may run at the same time."""
         try:
             return self._first.pop()
         except IndexError:
-            return relax.VirtualMachine(self.module, self.device)
+            return relax.VirtualMachine(self.module, self.device, memory_cfg=_ALLOCATOR)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.runtime import pooled_memory
+from graphopt.runtime import freed_memory
 from graphopt.runtime.constant_tensors import ALIGNMENT
 from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
 
@@ -140,7 +140,7 @@ class Arena:
         self._shapes.add((position, shape))
         if len(self._shapes) > self._most_shapes:
             self._shapes.clear()
-            pooled_memory.release_if_grown()
+            freed_memory.release_if_grown()
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

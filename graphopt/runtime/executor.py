@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from graphopt.backends.base.host import default_threads
 from graphopt.errors import DeviceError
-from graphopt.runtime import pooled_memory, refusals
+from graphopt.runtime import freed_memory, refusals
 from graphopt.runtime.arena import Arena
 from graphopt.runtime.constant_tensors import constant_tensor
 
@@ -222,7 +222,7 @@ class _Turn:
 def _release(idle: list[Arena]) -> None:
     """After a model: its arenas, then what its runs have allocated."""
     idle.clear()
-    pooled_memory.release()
+    freed_memory.release()
 
 
 class _IdleAtEnd(list[Arena]):

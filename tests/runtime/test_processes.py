@@ -15,7 +15,7 @@ import pytest
 
 import graphopt
 from graphopt.models import zoo
-from graphopt.runtime import pooled_memory
+from graphopt.runtime import freed_memory
 from tests.support.onnx_graphs import model_of
 
 LOADS = 60
@@ -113,7 +113,7 @@ def resident() -> int:
 @pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
 def test_ever_new_shapes_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor results of ever new sizes, and a model that is released leaves nothing behind."""
-    monkeypatch.setattr(pooled_memory, "KEPT_BYTES", 64 << 20)
+    monkeypatch.setattr(freed_memory, "KEPT_BYTES", 64 << 20)
     made = model_of({"x": "float[n]"}, "a = Exp(x)\nb = Concat<axis=0>(a, x)\ny = CumSum(b, k)", k=0)
     model = graphopt.compile(made, "native", threads=1)
     counted = graphopt.compile(model_of({"x": "bool[500000]"}, "y = NonZero(x)", "y:int64"), "native", threads=1)

@@ -1,7 +1,7 @@
-"""Memory that TVM keeps for later allocations: of results, and of what only run time knows the size of.
+"""Memory that the C library keeps after runs: of results, and of what only run time knows the size of.
 
-TVM's allocator gives memory away again for requests of the very same size only, and keeps it until the process ends. A model that
-is run on ever new shapes would take more and more.
+The GNU C library keeps freed memory that lies below other blocks in use. A model that is run on ever new shapes would take more and
+more.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ _resident_then = 0
 
 
 def release() -> None:
-    """Give back to the system what nobody uses. Runs that are in progress, also those of other models, allocate again."""
+    """Give back to the system what nobody uses."""
     global _resident_then
-    clear, trim = _functions()
-    clear()
-    trim(0)
+    _trim()(0)
     _resident_then = _resident()
 
 
@@ -47,12 +45,10 @@ def _resident() -> int:
 
 
 @cache
-def _functions() -> tuple[Any, Any]:
-    import tvm_ffi
-
+def _trim() -> Any:
     trim: Any
     try:
-        trim = ctypes.CDLL(None).malloc_trim  # glibc keeps freed memory below other blocks in use
-    except (AttributeError, OSError, TypeError):
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
         trim = bool
-    return tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"), trim
+    return trim
