@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from graphopt.backends.base.program import BranchStep, KernelStep, Program, SubProgram, ViewStep
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import symbols_of
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Graph, Node
 from graphopt.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     inner = Lowering(
         fuse_for(graph, outer.target, outer.fused.level, outer.fused.exact), outer.target, outer.templates, outer.nest,
         by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
-        outer_names=outer.names, copied=[v is not None and _is_static(v) for v in node.outputs],
+        outer_names=outer.names, copied=[v is not None and v.tensor.is_static for v in node.outputs],
         checked=set(outer.checked), titles=dict(outer.titles),
     )  # fmt: skip
     program = inner.program()
@@ -54,10 +54,6 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
         assert b.data is not None
         arguments.append(outer.buffer(b.value) if b.value is not None else outer.operand(b.data, b.name))
     return SubProgram(program, arguments, sorted(_read_symbols(program) & outer.defined))
-
-
-def _is_static(value: Value) -> bool:
-    return all(isinstance(d, int) for d in value.shape)
 
 
 def _read_symbols(program: Program) -> set[str]:

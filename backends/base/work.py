@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from graphopt.backends.base.program import Buffer
@@ -31,8 +30,8 @@ def rough_seconds(group: Group) -> float | None:
 
 
 def _bytes(value: Value) -> int | None:
-    shape = [d for d in value.shape if isinstance(d, int)]
-    return None if len(shape) < len(value.shape) else math.prod(shape) * value.dtype.numpy.itemsize
+    count = value.tensor.num_elements
+    return None if count is None else count * value.dtype.numpy.itemsize
 
 
 def kernel_bytes(group: Group, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> int | None:

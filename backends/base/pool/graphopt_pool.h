@@ -1,7 +1,7 @@
 /* Threads for compiled models: what a library that graphopt wrote exports about them.
  *
  * Every compiled library carries this pool. All libraries of a process share one: the first one that is loaded owns the
- * threads (see `graphopt_pool_interface`), and stays loaded. Nothing has to be set up: threads are started by the first loop
+ * threads (see `graphopt_pool_interface_1` in library.h), and stays loaded. Nothing has to be set up: threads are started by the first loop
  * that wants them, and end when there was nothing to do for `GRAPHOPT_POOL_IDLE_MS`. A forked child has threads of its own.
  */
 #ifndef GRAPHOPT_POOL_H
@@ -13,7 +13,6 @@
 extern "C" {
 #endif
 
-#define GRAPHOPT_POOL_VERSION 1
 #ifndef GRAPHOPT_POOL_IDLE_MS
 #define GRAPHOPT_POOL_IDLE_MS 1000
 #endif

@@ -31,9 +31,7 @@
 
 /* Microseconds that a worker without work, and a caller that waits for the last chunks, look for a change before they sleep:
  * about what waking a thread takes. */
-#ifndef SPIN_US
 #define SPIN_US 100
-#endif
 /* A thread that was away for so long while it was looking was not scheduled: something else wants the CPU. */
 #define AWAY_US 100
 /* A worker moves away from its caller's CPU once in so long at most. */
