@@ -12,6 +12,7 @@ Grammar of a specification::
 from __future__ import annotations
 
 import json
+import operator
 import platform
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
@@ -116,8 +117,7 @@ def parse_target(spec: str | dict[str, Any] | Target, threads: int | None = None
     Raises:
         TargetError: unknown or malformed; the hint names the closest known one.
     """
-    if threads is not None and threads < 1:
-        raise TargetError(f"threads must be at least 1, not {threads}")
+    threads = checked_threads(threads)
     if isinstance(spec, Target):
         target = spec
         if threads is None or target.caps.is_gpu:
@@ -145,6 +145,26 @@ def parse_target(spec: str | dict[str, Any] | Target, threads: int | None = None
             return _cpu(cast(Kind, base), rest, threads, text)
         return _cpu(cast(Kind, base), ("native" if base == "x86" else "generic") + text[len(base) :], threads, text)
     raise _unknown(text)
+
+
+def checked_threads(threads: object) -> int | None:
+    """A number of threads that a caller has given, or None for the default.
+
+    Raises:
+        TargetError: it is no whole number, or less than 1.
+    """
+    if threads is None:
+        return None
+    hint = "leave it out for the default"
+    try:
+        if isinstance(threads, bool):
+            raise TypeError("a truth value is no number")
+        count = operator.index(threads)  # type: ignore[arg-type]  # what is no number raises
+    except TypeError as error:
+        raise TargetError(f"threads must be a whole number, not {threads!r:.60}", hint=hint) from error
+    if count < 1:
+        raise TargetError(f"threads must be at least 1, not {count}", hint=hint)
+    return count
 
 
 def _unknown(text: str) -> TargetError:

@@ -73,17 +73,15 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
             this process may use CPUs. Results don't depend on it. Models compiled for one thread stay with one.
 
     Raises:
-        UserError: ``threads`` is less than 1.
+        TargetError: ``threads`` is no whole number of at least 1.
         ArtifactError: missing, damaged, of another version, or no model.
         DeviceError: compiled for another machine, which is named, or the device is absent.
     """
+    from graphopt.backends.base.target import checked_threads
     from graphopt.runtime.executor import Executor
     from graphopt.runtime.model import CompiledModel
 
-    if threads is not None and threads < 1:
-        raise UserError(
-            f"threads must be at least 1, not {threads}", code="bad-threads", hint="leave it out for the default"
-        )
+    threads = checked_threads(threads)
     artifact = read_artifact(path)
     signature, target = describe(artifact)
     _require_runnable(target, artifact.path)

@@ -80,9 +80,17 @@ def test_number_of_threads_is_chosen_when_loading(files: list[Path]) -> None:
     _child(one_then_two)
 
 
-def test_no_thread_at_all_is_refused(files: list[Path]) -> None:
-    with pytest.raises(graphopt.UserError, match="threads must be at least 1, not 0"):
-        graphopt.load(files[0], threads=0)
+@pytest.mark.parametrize("threads", [0, -3, 2.5, "2", True, [1]])
+def test_what_is_no_number_of_threads_is_refused(files: list[Path], threads: Any) -> None:
+    message = f"threads must be (at least 1|a whole number), not {re.escape(repr(threads))}"
+    with pytest.raises(graphopt.TargetError, match=message):
+        graphopt.load(files[0], threads=threads)
+    with pytest.raises(graphopt.TargetError, match=message):
+        graphopt.compile(b"", "native", threads=threads)
+
+
+def test_numbers_of_other_libraries_are_numbers(files: list[Path]) -> None:
+    assert graphopt.load(files[0], threads=np.int64(1)).run(FEED)["y"].shape == (64, 20_000)
 
 
 def test_libraries_load_with_older_c_libraries(files: list[Path]) -> None:
