@@ -69,8 +69,8 @@ def _source(model: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _program(program: Any) -> dict[str, Any]:
-    from graphopt.backends.base.program import BranchStep, KernelStep
     from graphopt.backends.base.tvm_api import tvm_ffi
+    from graphopt.backends.program.program import BranchStep, KernelStep
 
     kernels = {
         name: int(tvm_ffi.structural_hash(f.without_attr("global_symbol"))) for name, f in program.functions.items()

@@ -17,11 +17,11 @@ import platform
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
-from graphopt.backends.arm import caps as arm_caps
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.host import cpuinfo_flags, default_threads, host_arch, host_caches
-from graphopt.backends.cuda import caps as cuda_caps
-from graphopt.backends.x86 import caps as x86_caps
+from graphopt.backends.targets.arm import caps as arm_caps
+from graphopt.backends.targets.cuda import caps as cuda_caps
+from graphopt.backends.targets.x86 import caps as x86_caps
 from graphopt.errors import TargetError, did_you_mean
 
 Kind = Literal["x86", "arm", "cuda"]

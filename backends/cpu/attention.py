@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.common.lower.attention import AttentionForm, attention_form
-from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.fitted_epilogue import plain_epilogue, store_style
+from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.backends.lower.attention import AttentionForm, attention_form
+from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.fitted_epilogue import plain_epilogue, store_style
+from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
-from graphopt.backends.cpu.conv_template import ConvKernel, ConvTemplate, channel_block
+from graphopt.backends.cpu.cost.constants import CLOCK
+from graphopt.backends.cpu.cost.direct import default_config, predicted_cycles
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, pack_weight, supports
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
-from graphopt.backends.cpu.kernels.direct_cost import default_config, predicted_cycles
+from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_block
 
 
 class DirectConv2d(ConvTemplate[Conv2dConfig]):

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall, No, Support
-from graphopt.backends.cpu.conv_template import ConvKernel, ConvTemplate
+from graphopt.backends.cpu.cost.constants import CLOCK
+from graphopt.backends.cpu.cost.winograd import default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernels
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
-from graphopt.backends.cpu.kernels.winograd_cost import default_config, predicted_cycles
+from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
 
 
 class WinogradConv2d(ConvTemplate[WinogradConfig]):

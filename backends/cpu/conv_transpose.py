@@ -11,13 +11,18 @@ import numpy as np
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.conv_template import channel_block
-from graphopt.backends.cpu.fitted_epilogue import extra_operands, plain_epilogue, store_style, symbolic_operands_fit
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.templates.convolution import channel_block
+from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.fitted_epilogue import (
+    extra_operands,
+    plain_epilogue,
+    store_style,
+    symbolic_operands_fit,
+)
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType

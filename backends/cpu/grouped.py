@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
-from graphopt.backends.cpu.conv_template import ConvKernel, ConvTemplate, channel_block
 from graphopt.backends.cpu.kernels import grouped_blocked, grouped_pointwise
 from graphopt.backends.cpu.kernels.grouped_pointwise import GroupedPointwiseConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_block
 from graphopt.ops.context import attr
 
 

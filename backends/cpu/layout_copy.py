@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels import layout_copy as kernels
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
 from graphopt.backends.cpu.kernels.layout_copy import LayoutCopyConfig, LayoutCopySpec
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
+from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnSpec, emit
 from graphopt.ir.dtypes import DType
 from graphopt.ops.context import attr

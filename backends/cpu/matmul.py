@@ -10,12 +10,7 @@ import numpy as np
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.common.flatten import with_shapes
-from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.fitted_epilogue import plain_epilogue, store_style
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
+from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
     MatmulSpec,
@@ -24,6 +19,11 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
     pack_weight,
     supports,
 )
+from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.fitted_epilogue import plain_epilogue, store_style
+from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.tensors.flatten import with_shapes
+from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array

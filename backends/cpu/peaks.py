@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.backends.base.build import set_threads
-from graphopt.backends.base.runnable import require_runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
+from graphopt.backends.build.build import set_threads
 from graphopt.backends.cpu.kernels.peak import STEP, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
+from graphopt.backends.targets.runnable import require_runnable
 
 _FMA_STEPS = 100_000
 

@@ -10,15 +10,20 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.epilogue import Epilogue
-from graphopt.backends.cpu.fitted_epilogue import extra_operands, plain_epilogue, store_style, symbolic_operands_fit
 from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig, GlobalPoolSpec
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.fitted_epilogue import (
+    extra_operands,
+    plain_epilogue,
+    store_style,
+    symbolic_operands_fit,
+)
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType

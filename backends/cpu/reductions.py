@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
-from graphopt.backends.common.flatten import with_shapes
 from graphopt.backends.cpu.kernels import reduce_columns
 from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, ReduceSpec, emit
 from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, single_node
+from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import InferContext
 from graphopt.ops.reduction import reduced_axes
 

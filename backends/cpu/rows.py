@@ -12,9 +12,9 @@ import numpy as np
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.flatten import with_shapes
-from graphopt.backends.common.tensor import Expr
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
+from graphopt.backends.tensors.flatten import with_shapes
+from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value

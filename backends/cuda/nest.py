@@ -8,10 +8,10 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.builder import NestBody
-from graphopt.backends.common.nest_cpu import loop, seq, store_all
-from graphopt.backends.common.reducers import REDUCERS
-from graphopt.backends.common.tensor import Expr, Index, Scope
+from graphopt.backends.cpu.nest import loop, seq, store_all
+from graphopt.backends.tensors.builder import NestBody
+from graphopt.backends.tensors.reducers import REDUCERS
+from graphopt.backends.tensors.tensor import Expr, Index, Scope
 
 Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graphopt.backends.base.shared_library import Packer, object_bytes
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
+from graphopt.backends.build.shared_library import Packer, object_bytes
 from graphopt.backends.cuda.nvrtc import Compiler, compile_cubin
 from graphopt.errors import CompileError, InternalError
 

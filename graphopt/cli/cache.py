@@ -16,7 +16,7 @@ def cache_verb(
     json: JsonOpt = False,
 ) -> None:
     """Show where compiled kernels are kept and how much room they take."""
-    from graphopt.backends.base.object_cache import VARIABLE, default_cache
+    from graphopt.backends.build.object_cache import VARIABLE, default_cache
 
     cache = default_cache()
     if cache is None:

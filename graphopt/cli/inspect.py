@@ -120,15 +120,15 @@ def stage_text(
             from graphopt.ir.fused import format_fused
 
             return format_fused(fused)
-        from graphopt.backends.base.program import format_program
+        from graphopt.backends.program.program import format_program
 
         return format_program(program, costs)
 
 
 def _operators(json: bool) -> None:
     with console.working("loading the compiler"):
-        import graphopt.backends.backend  # noqa: F401  (fills the table of lowerings)
-        from graphopt.backends.common.lower.registry import names as lowered
+        import graphopt.backends.targets.lowered  # noqa: F401  (fills the table of lowerings)
+        from graphopt.backends.lower.registry import names as lowered
         from graphopt.passes.fuse.kernels import CONTROL
     names = sorted({*lowered(), *CONTROL})
     if json:

@@ -9,7 +9,7 @@ from graphopt.cli.options import JsonOpt
 def targets_verb(json: JsonOpt = False) -> None:
     """List the named targets; any LLVM processor name works too (x86:znver3, arm:cortex-a55)."""
     with console.working("looking at this machine"):
-        from graphopt.backends.base.runnable import list_targets
+        from graphopt.backends.targets.runnable import list_targets
 
         found = list_targets()
     if json:

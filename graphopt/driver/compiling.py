@@ -11,7 +11,7 @@ from graphopt.ir.types import TensorType
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.program import Program
+    from graphopt.backends.program.program import Program
     from graphopt.ir.fused import FusedGraph
     from graphopt.ir.onnx_load import ModelSource
     from graphopt.rewrite.remarks import Remarks
@@ -59,14 +59,14 @@ def compile(
         verify_each: check the graph's invariants after every pass.
         remarks: receives what passes did and refused to do, with reasons.
         cache: use compiled kernels that lie on disk and leave new ones there; where, and how to turn it off for good, is
-            said in `graphopt.backends.base.object_cache`.
+            said in `graphopt.backends.build.object_cache`.
         jobs: processes that compile kernels at once; by default as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
     """
-    from graphopt.backends.backend import build_program
-    from graphopt.backends.base.object_cache import default_cache
+    from graphopt.backends.build.object_cache import default_cache
+    from graphopt.backends.targets.lowered import build_program
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
@@ -93,8 +93,8 @@ def to_program(
     remarks: Remarks | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
-    from graphopt.backends.backend import fuse_for, lower_fused
     from graphopt.backends.base.target import parse_target
+    from graphopt.backends.targets.lowered import fuse_for, lower_fused
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict)
@@ -115,8 +115,8 @@ def prepare(
     strict: bool = False,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
-    from graphopt.backends.backend import is_lowerable
-    from graphopt.backends.compilable import require_compilable
+    from graphopt.backends.program.compilable import require_compilable
+    from graphopt.backends.targets.lowered import is_lowerable
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import level_of, optimize
     from graphopt.passes.canonical.expand_functions import expand_functions

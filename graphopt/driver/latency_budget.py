@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import Target, parse_target
+from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.bench.measure import Contender, Latency, measure
 from graphopt.driver.compiling import compile, signature_of, to_program
 from graphopt.driver.fixed_extents import at_extents

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.program import BranchStep, Buffer, KernelStep, Program
-from graphopt.backends.cpu.kernels.cost_constants import (
+from graphopt.backends.cpu.cost.constants import (
     CLOCK,
     FMA_FLOPS_PER_LANE,
     L2_BYTES_PER_CYCLE,
@@ -15,6 +14,7 @@ from graphopt.backends.cpu.kernels.cost_constants import (
     MEMORY_BYTES_PER_CYCLE,
     fork_cycles,
 )
+from graphopt.backends.program.program import BranchStep, Buffer, KernelStep, Program
 
 CALL_SECONDS = 1.5e-6
 """What the virtual machine takes for a kernel call besides the kernel: 1.3 to 2.5 us measured on two models."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import Target
+from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import to_program
 from graphopt.driver.fixed_extents import at_extents
 from graphopt.driver.latency_budget import side_by_side

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.backends.backend import templates_of
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.program import Program
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, weigh
-from graphopt.backends.cpu.conv_template import channel_block
+from graphopt.backends.program.program import Program
+from graphopt.backends.targets.lowered import templates_of
+from graphopt.backends.templates.convolution import channel_block
 from graphopt.driver.predicted_latency import (
     CALL_SECONDS,
     arithmetic_seconds,

@@ -12,7 +12,7 @@ from graphopt.passes.prune.sparse.sparsity import LayerZeros
 from graphopt.runtime.zero_bitmap import compress
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.program import Program
+    from graphopt.backends.program.program import Program
 
 LATENCY_NOTE = (
     "no kernel skips zeros: the latency is that of the dense model. Whole channels of zeros are another matter: the pass "

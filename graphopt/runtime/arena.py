@@ -14,7 +14,7 @@ from graphopt.runtime.constant_tensors import ALIGNMENT
 from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.loaded_module import LoadedModule
+    from graphopt.backends.build.loaded_module import LoadedModule
 
 COPIED_BYTES = 8 << 10
 """Inputs up to this size are copied: that takes no longer than handing their memory over."""
@@ -28,7 +28,7 @@ class Arena:
     """Runs a model, one run at a time.
 
     Args:
-        loaded: the model's code, see ``graphopt.backends.base.relax_emit``.
+        loaded: the model's code, see ``graphopt.backends.program.relax_emit``.
         constants: tensors that follow the inputs; not copied.
 
     Attributes:

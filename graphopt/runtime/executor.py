@@ -22,7 +22,7 @@ from graphopt.runtime.arena import Arena
 from graphopt.runtime.constant_tensors import constant_tensor
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.loaded_module import LoadedModule
+    from graphopt.backends.build.loaded_module import LoadedModule
 
 LONGEST_RUN_S = 60.0
 """A process that ends waits so long for runs of daemon threads."""
@@ -33,7 +33,7 @@ _all: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 class Executor:
-    """Runs a module of ``graphopt.backends.base.relax_emit`` on numpy arrays.
+    """Runs a module of ``graphopt.backends.program.relax_emit`` on numpy arrays.
 
     Several threads may run it at once: each run has an arena of its own. The first one is made at once, another one when all
     are busy, and when there are as many as allowed, or as memory allows, callers wait for one, the first come first. The one

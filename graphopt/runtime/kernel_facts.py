@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.program import KernelStep, Program
+    from graphopt.backends.program.program import KernelStep, Program
     from graphopt.runtime.model import CompiledModel
 
 
@@ -60,7 +60,7 @@ def facts_json(model: CompiledModel) -> list[dict[str, Any]]:
 
 def program_facts(program: Program) -> list[KernelFacts]:
     """Kernel calls of a program and of its branches."""
-    from graphopt.backends.base.program import BranchStep, KernelStep
+    from graphopt.backends.program.program import BranchStep, KernelStep
 
     found: list[KernelFacts] = []
     for step in program.steps:

@@ -13,9 +13,9 @@ from graphopt.runtime.executor import Executor
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.build import Built
-    from graphopt.backends.base.program import Program
     from graphopt.backends.base.target import Target
+    from graphopt.backends.build.build import Built
+    from graphopt.backends.program.program import Program
     from graphopt.runtime.artifact import Artifact
 
 
@@ -96,7 +96,7 @@ class CompiledModel:
         return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = True) -> None:
-        """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.base.link``).
+        """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.build.link``).
 
         Args:
             path: file to write or replace.

@@ -85,7 +85,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
     artifact = read_artifact(path)
     signature, target = describe(artifact)
     _require_runnable(target, artifact.path)
-    from graphopt.backends.base.build import open_library
+    from graphopt.backends.build.build import open_library
 
     with artifact.library_path() as library:
         loaded = open_library(library, target, threads or artifact.manifest["threads"])
@@ -132,7 +132,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str | None:
 
 
 def _require_runnable(target: Target, path: Path) -> None:
-    from graphopt.backends.base.runnable import can_run_here
+    from graphopt.backends.targets.runnable import can_run_here
 
     try:
         verdict = can_run_here(target)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.build import Built, build_module
-from graphopt.backends.base.link import find_linker
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import s_tir, te, tvm
+from graphopt.backends.build.build import Built, build_module
+from graphopt.backends.build.link import find_linker
 from graphopt.errors import CompileError
 from tests.support import qemu
 from tests.support.demo_module import demo_arrays, demo_module

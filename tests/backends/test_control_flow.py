@@ -8,7 +8,7 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 
-from graphopt.backends.base.program import BranchStep, Program, format_program
+from graphopt.backends.program.program import BranchStep, Program, format_program
 from graphopt.driver.compiling import compile
 from graphopt.errors import UnsupportedOpError
 

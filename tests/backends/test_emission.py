@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.backends import emission
-from graphopt.backends.base.program import BranchStep, KernelStep, Program
 from graphopt.backends.base.tvm_api import tvm_ffi
+from graphopt.backends.program import emission
+from graphopt.backends.program.program import BranchStep, KernelStep, Program
 from graphopt.driver.compiling import to_program
 from graphopt.errors import InputError
 from tests.random_graphs.case import draw, side_by_side

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base import link
-from graphopt.backends.base.link import Linker, find_linker
 from graphopt.backends.base.scratch import PREFIX
 from graphopt.backends.base.target import Target, parse_target
 from graphopt.backends.base.tvm_api import te, tirx, topi, tvm, tvm_ffi
+from graphopt.backends.build import link
+from graphopt.backends.build.link import Linker, find_linker
 from graphopt.errors import CompileError
 
 NAMES = ("ld.lld", "cc", "ld", "zig")

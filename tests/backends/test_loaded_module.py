@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tvm
 
-from graphopt.backends.base.loaded_module import LoadedModule
+from graphopt.backends.build.loaded_module import LoadedModule
 
 _NAIVE, _POOLED = tvm.relax.VirtualMachine.NAIVE_ALLOCATOR, tvm.relax.VirtualMachine.POOLED_ALLOCATOR
 

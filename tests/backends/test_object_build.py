@@ -15,14 +15,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.backends.base import build, kernel_object, object_build, worker_pool
-from graphopt.backends.base.build import build_module, whole_module
-from graphopt.backends.base.kernel_object import KernelSource, compile_kernel, kernel_key
-from graphopt.backends.base.object_build import BuiltOfObjects
-from graphopt.backends.base.object_cache import ObjectCache
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import IDLE_PASSES, cpu_pass_context, relax, te, tirx, tvm
-from graphopt.backends.base.worker_pool import compile_kernels, worker_command, worthwhile_workers
+from graphopt.backends.build import build, kernel_object, object_build, worker_pool
+from graphopt.backends.build.build import build_module, whole_module
+from graphopt.backends.build.kernel_object import KernelSource, compile_kernel, kernel_key
+from graphopt.backends.build.object_build import BuiltOfObjects
+from graphopt.backends.build.object_cache import ObjectCache
+from graphopt.backends.build.worker_pool import compile_kernels, worker_command, worthwhile_workers
 from graphopt.driver.compiling import to_program
 from graphopt.errors import CompileError, DeviceError
 from graphopt.models.digits import MODEL_PATH
@@ -142,9 +142,9 @@ def test_workers_make_the_same_bytes(objects: list[bytes], monkeypatch: pytest.M
     ("script", "note"),
     [
         ("import sys; sys.exit(3)", "before its first kernel (exit status 3)"),
-        ("from graphopt.backends.base.compile_worker import *\nread_frame(sys.stdin.buffer)\n"
+        ("from graphopt.backends.build.compile_worker import *\nread_frame(sys.stdin.buffer)\n"
          "write_frame(sys.stdout.buffer, b'')\nread_frame(sys.stdin.buffer)\nos._exit(9)", "(exit status 9)"),
-        ("from graphopt.backends.base.compile_worker import *\nread_frame(sys.stdin.buffer)\n"
+        ("from graphopt.backends.build.compile_worker import *\nread_frame(sys.stdin.buffer)\n"
          "write_frame(sys.stdout.buffer, b'')\nread_frame(sys.stdin.buffer)\nsys.stdout.buffer.write(b'ab')",
          "while compiling scale_"),
     ],
@@ -171,7 +171,7 @@ def test_a_worker_that_hangs_is_given_up(objects: list[bytes], monkeypatch: pyte
     monkeypatch.setattr(worker_pool, "worthwhile_workers", lambda _: 1)
     monkeypatch.setattr(worker_pool, "KERNEL_LIMIT_S", 0.5)
     script = (
-        "from graphopt.backends.base.compile_worker import *\nimport time\nread_frame(sys.stdin.buffer)\n"
+        "from graphopt.backends.build.compile_worker import *\nimport time\nread_frame(sys.stdin.buffer)\n"
         "write_frame(sys.stdout.buffer, b'')\ntime.sleep(60)"
     )
 

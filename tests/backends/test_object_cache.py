@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.backends.base import private_folder
-from graphopt.backends.base.object_cache import CacheUsage, ObjectCache, default_cache
+from graphopt.backends.build import private_folder
+from graphopt.backends.build.object_cache import CacheUsage, ObjectCache, default_cache
 from graphopt.models.cache import atomic_file, cache_dir
 
 KEY, OTHER = "ab" + "0" * 62, "cd" + "1" * 62

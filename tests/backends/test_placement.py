@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
-from graphopt.backends.base.program import JoinStep, KernelStep, ViewStep
+from graphopt.backends.program.program import JoinStep, KernelStep, ViewStep
 from graphopt.runtime.model import CompiledModel
 
 Node = onnx.NodeProto

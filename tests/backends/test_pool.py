@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.backends.base.pool import ARCHITECTURES, has_pool, pool_objects
-from graphopt.backends.base.pool.compile import ZIG_VERSION, compiled
+from graphopt.backends.build.pool import ARCHITECTURES, has_pool, pool_objects
+from graphopt.backends.build.pool.compile import ZIG_VERSION, compiled
 
 _SOURCE = Path(__file__).parent / "pool" / "stress.c"
 _POOL = Path(compiled.__code__.co_filename).parent
@@ -115,7 +115,7 @@ def test_objects_are_those_of_the_source(architecture: str) -> None:
     if not version("ziglang").startswith(ZIG_VERSION):
         pytest.skip(f"the objects were made with ziglang {ZIG_VERSION}")
     triple = f"{architecture}-linux-gnu"
-    assert pool_objects(triple) == [compiled(architecture)], "run python -m graphopt.backends.base.pool.compile"
+    assert pool_objects(triple) == [compiled(architecture)], "run python -m graphopt.backends.build.pool.compile"
 
 
 def test_systems_without_a_pool() -> None:

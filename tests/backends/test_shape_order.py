@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from graphopt.backends.base import shape_order
 from graphopt.backends.base.tvm_api import tirx, tvm, tvm_ffi
+from graphopt.backends.build import shape_order
 
 ordered: Any = shape_order.OrderShapeFunctions()  # TVM makes a class of passes of it, which mypy doesn't see
 

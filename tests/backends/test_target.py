@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from graphopt.backends.base import host, runnable
+from graphopt.backends.base import host
 from graphopt.backends.base import target as target_module
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.host import default_threads, host_arch, host_caches
-from graphopt.backends.base.runnable import can_run_here, list_targets, require_runnable
 from graphopt.backends.base.target import Target, parse_target
+from graphopt.backends.targets import runnable
+from graphopt.backends.targets.runnable import can_run_here, list_targets, require_runnable
 from graphopt.errors import DeviceError, TargetError
 
 on_x86 = pytest.mark.skipif(host_arch() != "x86", reason="needs an x86 machine")
@@ -198,5 +199,5 @@ def test_threads_follow_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_parsing_is_reached_without_importing_tvm() -> None:
-    code = "import sys, graphopt.backends.base.runnable, graphopt.runtime.artifact; sys.exit('tvm' in sys.modules)"
+    code = "import sys, graphopt.backends.targets.runnable, graphopt.runtime.artifact; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 import graphopt
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common.unaligned import accept_unaligned
+from graphopt.backends.tensors.unaligned import accept_unaligned
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.backends.base.program import KernelStep
+from graphopt.backends.program.program import KernelStep
 from graphopt.driver.compiling import to_program
 from tests.support.onnx_graphs import model_of
 

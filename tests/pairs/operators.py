@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import defs, helper
 
-from graphopt.backends.common.lower.registry import names as lowered
+from graphopt.backends.lower.registry import names as lowered
 from graphopt.ops.registry import ELEMENTWISE, has_trait, names
 
 OPSET = 26

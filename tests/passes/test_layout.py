@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
-from graphopt.backends.backend import fuse_for
 from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.lowered import fuse_for
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border

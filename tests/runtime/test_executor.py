@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.backends.base.tvm_api import tvm
-from graphopt.backends.common.lower.registry import TVM_DTYPES
+from graphopt.backends.lower.registry import TVM_DTYPES
 from graphopt.ir.dtypes import DType
 from graphopt.runtime.constant_tensors import constant_tensor
 from tests.support.onnx_graphs import model_of

@@ -178,7 +178,7 @@ def test_a_model_is_never_replaced_by_its_artifact(source: Path) -> None:
 
 
 def test_a_failed_save_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphopt.backends.base import build
+    from graphopt.backends.build import build
 
     def none(*_: object) -> None:
         raise CompileError("no linker", code="no-linker")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.targets.runnable import can_run_here
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.program import (
+from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
+from graphopt.backends.cuda.cpu_check import without_threads
+from graphopt.backends.program.program import (
     BindStep,
     BranchStep,
     Buffer,
@@ -22,8 +24,6 @@ from graphopt.backends.base.program import (
     SubProgram,
     ViewStep,
 )
-from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cuda.cpu_check import without_threads
 from graphopt.ir.dims import Dim, as_symbol, subs
 
 Array = npt.NDArray[Any]

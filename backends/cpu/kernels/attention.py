@@ -13,9 +13,6 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common import math as m
-from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
@@ -23,6 +20,9 @@ from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, bui
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.tensor import Expr
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.tensor import Expr
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+from graphopt.backends.tensors.tensor import Expr
 
 _AHEAD = 8
 _LINE = 16

@@ -18,15 +18,6 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec, channel_group
-from graphopt.backends.cpu.kernels.epilogue import (
-    EpilogueFn,
-    ExtraOperand,
-    StoreStyle,
-    depends_on_point,
-    store_accumulator,
-)
-from graphopt.backends.cpu.kernels.packed_array import aligned_copy
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
@@ -44,6 +35,15 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_balanced,
     split_by_taps,
     split_symbolic_window,
+)
+from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
+from graphopt.backends.templates.packed_array import aligned_copy
+from graphopt.backends.templates.storing import (
+    EpilogueFn,
+    ExtraOperand,
+    StoreStyle,
+    depends_on_point,
+    store_accumulator,
 )
 
 _CHANNELS_AHEAD = 8

@@ -19,9 +19,6 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.cpu.kernels.packed_array import aligned_copy
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
@@ -38,6 +35,9 @@ from graphopt.backends.cpu.kernels.winograd_transforms import (
     transform_output_row,
     transform_weight,
 )
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.packed_array import aligned_copy
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 
 @dataclass(frozen=True)

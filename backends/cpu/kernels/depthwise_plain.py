@@ -11,12 +11,12 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import plain_window
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.depthwise import seconds
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, supports
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 
 __all__ = ["default_config", "emit", "pack_weight", "predicted_seconds", "supports"]
 

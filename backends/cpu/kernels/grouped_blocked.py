@@ -17,10 +17,10 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 
 _KEPT_WEIGHTS = 5
 _PRODUCTS_PER_SECOND = 4e9

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.cost_constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
+from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
 

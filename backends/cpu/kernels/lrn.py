@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.common import math as m
-from graphopt.backends.common.nest_cpu import PARALLEL_WORK, lane_kind, loop, seq
-from graphopt.backends.common.tensor import Expr, Scope
+from graphopt.backends.cpu.nest import PARALLEL_WORK, lane_kind, loop, seq
+from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.tensor import Expr, Scope
 
 OPERATIONS = 40
 """Scalar operations an element, most of them in the power."""

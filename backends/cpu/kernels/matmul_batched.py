@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.tensor import Expr
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
     MatmulSpec,
@@ -26,6 +24,8 @@ from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import ceil_div
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.tensors.tensor import Expr
 
 _TYPICAL = 64
 """Extent assumed where one is symbolic."""

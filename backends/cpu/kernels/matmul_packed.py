@@ -16,9 +16,7 @@ import numpy.typing as npt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.cost_constants import CLOCK
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.cpu.kernels.packed_array import aligned_zeros, for_each
+from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import (
@@ -29,6 +27,8 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_symbolic,
     tile_cycles,
 )
+from graphopt.backends.templates.packed_array import aligned_zeros, for_each
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STORE_CYCLES = 2.0
 _SYMBOLIC_ROWS = 128

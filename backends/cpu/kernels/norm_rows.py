@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.tensor import Expr, let
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
+from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.tensors.tensor import Expr, let
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.templates.storing import StoreStyle
 
 
 @dataclass(frozen=True)

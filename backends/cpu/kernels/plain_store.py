@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, guarded
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad, transposing_width, vector_widths
+from graphopt.backends.templates.storing import StoreStyle
 
 _MASKED_LANES = 16
 """Vectors of this many lanes come with masks (AVX-512): what is shorter is stored in one piece all the same."""

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import split_balanced
@@ -28,6 +26,8 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     largest_power,
     ramp,
 )
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STRIP_BYTES = 16 * 1024
 _MAX_VECTORS = 4

@@ -12,10 +12,10 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import plain_window
 from graphopt.backends.cpu.kernels.depthwise_plain import predicted_seconds, supports
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import PoolSpec, combine
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 
 __all__ = ["default_config", "emit", "factors", "predicted_seconds", "supports"]
 

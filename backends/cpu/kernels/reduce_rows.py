@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.tensor import Expr, let
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
+from graphopt.backends.tensors.tensor import Expr, let
 
 
 def _squared(x: Expr) -> Expr:

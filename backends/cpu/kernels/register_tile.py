@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import ExtraOperand, StoreStyle
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.templates.storing import ExtraOperand, StoreStyle
 
 ON_STACK = {"disable_lower_builtin": True}
 """Keeps TVM from turning a local buffer into a heap workspace, which LLVM couldn't keep in registers.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common.math import is_nan
-from graphopt.backends.common.tensor import Expr, Scope, let
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+from graphopt.backends.tensors.math import is_nan
+from graphopt.backends.tensors.tensor import Expr, Scope, let
 
 CHAINS = 4
 """Independent accumulators, as many as hide the latency of an addition at a load or two a cycle."""

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _MAX_TILE = 16
 """Pixels a tile: enough to hide the latency of an addition, and few enough for the text of a kernel to stay short."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common import math as m
-from graphopt.backends.common.tensor import Expr, let
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
+from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.tensor import Expr, let
 
 
 @dataclass(frozen=True)

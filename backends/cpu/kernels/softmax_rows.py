@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.common import math as m
-from graphopt.backends.common.tensor import Expr, let
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, bound, with_row
+from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.tensor import Expr, let
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.tiling import split_balanced
+from graphopt.backends.templates.storing import StoreStyle
 
 ON_STACK = {"disable_lower_builtin": True}
 """As in ``register_tile``: a local buffer that must not become a heap workspace."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels.packed_array import for_each
+from graphopt.backends.templates.packed_array import for_each
 
 WEIGHT_TRANSFORM: dict[int, npt.NDArray[np.float64]] = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),

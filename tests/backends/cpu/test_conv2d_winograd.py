@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.cpu.cost.winograd import _candidates, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import EpilogueFn, ExtraOperand, StoreStyle
-from graphopt.backends.cpu.kernels.winograd_cost import _candidates, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels.winograd_transforms import (
     WEIGHT_TRANSFORM,
     transform_input_row,
     transform_output_row,
 )
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from tests.backends.cpu.test_conv2d_direct import build, caps_of, spec_of
 from tests.support.conv_kernels import LEVELS, inputs_of, oracle, to_logical, to_physical
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import grouped_blocked, grouped_pointwise
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
-from graphopt.backends.cpu.kernels.epilogue import StoreStyle
 from graphopt.backends.cpu.kernels.grouped_pointwise import GroupedPointwiseConfig
+from graphopt.backends.program.program import KernelStep
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.storing import StoreStyle
 from graphopt.driver.compiling import to_program
 from tests.support.conv_kernels import (
     LEVELS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.backends.cpu.kernels.packed_array import aligned_copy, aligned_zeros, for_each
+from graphopt.backends.templates.packed_array import aligned_copy, aligned_zeros, for_each
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4), (7, 1, 9)])

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.kernels.peak import STEP, STREAMS, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
 from graphopt.backends.cpu.peaks import StreamCase, fma_work, stream_work
+from graphopt.backends.targets.runnable import can_run_here
 
 SPECS = ("native", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 

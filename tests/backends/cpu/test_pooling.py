@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.backends.base.program import KernelStep
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import global_pooling, pooling_plain
 from graphopt.backends.cpu.kernels import pooling as kernel
-from graphopt.backends.cpu.kernels.conv2d_spec import Conv2dSpec
 from graphopt.backends.cpu.kernels.pooling import PoolSpec
+from graphopt.backends.program.program import KernelStep
+from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.driver.compiling import to_program
 from tests.support.conv_kernels import LEVELS, build, call, caps_of, to_logical, to_physical
 from tests.support.run_node import reference, run, same

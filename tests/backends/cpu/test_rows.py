@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.runnable import can_run_here
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
+from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import compile
 from tests.support.chosen import templates
 from tests.support.run_node import model_with, node

@@ -1,6 +1,6 @@
 """Arithmetic, comparisons and selections of infinities, NaN, -0.0 and the extremes of integers, alone and in chains.
 
-TVM's simplifier has rules of its own for most of these; ``graphopt.backends.common.exact`` keeps them away.
+TVM's simplifier has rules of its own for most of these; ``graphopt.backends.tensors.exact`` keeps them away.
 """
 
 from __future__ import annotations

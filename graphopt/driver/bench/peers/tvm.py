@@ -14,7 +14,7 @@ def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -
     """The compiled module in the virtual machine."""
     import onnx
 
-    from graphopt.backends.base.tvm_default import compile_with_tvm
+    from graphopt.backends.build.tvm_default import compile_with_tvm
 
     onnx.load_external_data_for_model(model, str(source.parent))
     run = compile_with_tvm(model, feed, threads)

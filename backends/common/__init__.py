@@ -1,1 +1,0 @@
-"""What every backend shares in code: operator lowering, epilogues, packing, generic schedules."""

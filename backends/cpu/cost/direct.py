@@ -1,0 +1,114 @@
+"""The cost model of direct convolution, and the tile that it prefers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
+from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, plane, segments
+from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.backends.specs.convolution import Conv2dSpec
+
+_MAX_VECTORS = 8
+_MAX_CODE = 3000
+"""Most vector multiply-adds in the text of a kernel, all its tile variants together: about 0.4 s of compile time."""
+
+_STORE_CYCLES = 2.0
+_PLAIN_STORE_CYCLES = 7.0
+"""For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
+_NOMINAL = 56
+"""Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
+
+_TILE_CYCLES = 20.0
+
+
+def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
+    """The tile with the least predicted time among those that fit the register file of ``caps``."""
+    lanes = vector_lanes(spec, caps)
+    vectors_needed = -(-spec.out_channels // lanes)
+    out_rows, out_columns = _nominal_plane(spec)
+
+    candidates: list[tuple[float, int, Conv2dConfig]] = []
+    for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
+        tiles = [(1, points)] if points <= out_columns else []
+        if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
+            tiles.append((points // out_columns, out_columns))
+        for rows, columns in tiles:
+            config = Conv2dConfig(lanes, vectors, columns, rows)
+            candidates.append((predicted_cycles(spec, config, caps), -config.accumulators, config))
+    ranked = [config for *_, config in sorted(candidates, key=lambda candidate: candidate[:2])]
+    best = next((config for config in ranked if _code_size(spec, config) <= _MAX_CODE), None)
+    best = best or min(ranked, key=lambda config: _code_size(spec, config))
+    symbolic = spec.flops is None
+    parallel = caps.cores > 1 and (
+        symbolic or predicted_cycles(spec, best, caps) < predicted_cycles(spec, best, replace(caps, cores=1))
+    )
+    return replace(best, cache_tiles=_cached_tiles(spec, best, caps), parallel=parallel)
+
+
+def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
+    """Lanes of an accumulator: a register's, fewer if there are no more channels or blocks are no multiple or divisor of it."""
+    lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
+    if spec.out_block > 1 and lanes % spec.out_block:
+        return math.gcd(spec.out_block, lanes)
+    return lanes
+
+
+def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+    """Cycles of the whole convolution on all cores of ``caps``."""
+    panels = -(-spec.out_channels // config.oc_panel)
+    weights = 4.0 * spec.reduction * panels * config.oc_panel
+    batch = spec.batch if isinstance(spec.batch, int) else 1
+    compute = batch * panels * _panel_cycles(spec, config, caps)
+    return max(compute, stream_cycles(weights, caps)) / caps.cores + fork_cycles(caps)
+
+
+def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
+    """Cycles for one panel of output channels of one image on one core."""
+    out_rows, out_columns = _nominal_plane(spec)
+    stream = 0.0
+    if spec.reduction * config.oc_panel * 4 > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
+        stream = config.oc_panel * 4 / L2_BYTES_PER_CYCLE
+    total = 0.0
+    for row in split_balanced(out_rows, config.oh_tile):
+        for column in split_balanced(out_columns, config.ow_tile):
+            points = row.tile * column.tile
+            step = max(tile_cycles(points, config.oc_vectors), stream)
+            each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
+            store = _TILE_CYCLES + each * points * config.oc_vectors
+            total += int(row.count) * int(column.count) * (spec.reduction * step + store)
+    return total
+
+
+def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
+    """Vector multiply-adds in the text of the kernel: tiles that touch padding have each kernel element written out."""
+    rows, columns = segments(spec, config)
+    total = 0
+    for row in rows:
+        for column in columns:
+            taps = (spec.kernel[0] if row.taps else 1) * (spec.kernel[1] if column.taps else 1)
+            total += taps * row.tile * column.tile * config.oc_vectors
+    return total
+
+
+def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
+    """Spatial tiles whose input fits half of L2, a whole number of rows; 0 if that is all of them."""
+    out_rows, out_columns = _nominal_plane(spec)
+    columns = -(-out_columns // config.ow_tile)
+    rows = -(-out_rows // config.oh_tile)
+    pixels = config.oh_tile * config.ow_tile * spec.strides[0] * spec.strides[1]
+    fitting = max(caps.l2_bytes // 2 // (4 * spec.in_channels * pixels), 1)
+    if spec.static_plane and fitting >= rows * columns:
+        return 0
+    whole, each = (rows, columns) if rows > 1 else (columns, 1)
+    blocks = -(-whole * each // fitting)
+    blocks = -(-blocks // caps.cores) * caps.cores  # every thread gets as many, and the last is no mere rest
+    return max(-(-whole // blocks), 1) * each
+
+
+def _nominal_plane(spec: Conv2dSpec) -> tuple[int, int]:
+    """As `_plane`, with a typical size in place of a symbolic one."""
+    rows, columns = plane(spec)
+    return rows if isinstance(rows, int) else _NOMINAL, columns if isinstance(columns, int) else _NOMINAL

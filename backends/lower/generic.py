@@ -1,0 +1,184 @@
+"""The generic kernel of any group: every node through its lowering, one set of loops where shapes agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dim_names import variable_name
+from graphopt.backends.base.template import Emitted, KernelCall, Operand
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
+from graphopt.backends.tensors.builder import KernelBuilder, Nest, Output, physical_shape, reader
+from graphopt.backends.tensors.tensor import Expr, Tensor
+from graphopt.errors import GraphOptError, InternalError, UnsupportedOpError
+from graphopt.ir.dims import Dim
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array, Content, Node, Value
+
+
+class GroupLowering:
+    """Turns the nodes of a group into tensors over buffers, which it declares as operands are asked for."""
+
+    def __init__(
+        self,
+        call: KernelCall,
+        caps: Caps,
+        nest: Nest,
+        *,
+        dims: Mapping[Dim, Expr] | None = None,
+        buffers: Mapping[Value, Any] | None = None,
+    ) -> None:
+        self.call = call
+        self._symbols: dict[str, Any] = {}
+        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}), names=call.names)
+        self.tensors: dict[Value, Tensor] = {}
+        self.buffers: dict[Value, Any] = dict(buffers or {})
+        self.packed: list[tuple[Array, Any]] = []
+
+    def operand(self, value: Value) -> Tensor:
+        """The tensor of a value: computed in this kernel, an immediate, dimensions, or a buffer that becomes a parameter."""
+        if value in self.tensors:
+            return self.tensors[value]
+        k = self.builder
+        dtype = tvm_dtype(value.dtype)
+        shape = k.shape(value.shape)
+        if value.content is not None and value.data is None and not value.binds:
+            tensor = self._from_dimensions(value.content, dtype, shape)
+        elif value.data is not None and value.data.size > 0 and (value.data.size == 1 or _uniform(value.data)):
+            tensor = scalar_operand(value.data, dtype, shape)
+        else:
+            block = self.call.block(value)
+            buffer = self.buffers.get(value)
+            if buffer is None:
+                k.name_dims(value.shape)
+                shape = k.shape(value.shape)
+                buffer = tirx.decl_buffer(_storable(physical_shape(shape, block)), dtype, f"p{len(self.buffers)}")
+                self.buffers[value] = buffer
+            tensor = reader(buffer, shape, dtype, block)
+        self.tensors[value] = tensor
+        return tensor
+
+    def pack(self, array: Array) -> Tensor:
+        """A constant made for this kernel (weights in another order) as an operand."""
+        array = np.ascontiguousarray(array)
+        dtype = tvm_dtype(DType.from_numpy(array.dtype))
+        buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{len(self.packed)}")
+        self.packed.append((array, buffer))
+        return reader(buffer, array.shape, dtype)
+
+    def _from_dimensions(self, content: Content, dtype: str, shape: Sequence[Expr]) -> Tensor:
+        flat = [self.builder.dim(d) for d in content.reshape(-1)]
+        strides = [1] * content.ndim
+        for i in range(content.ndim - 2, -1, -1):
+            strides[i] = strides[i + 1] * content.shape[i + 1]
+
+        def element(*index: Expr) -> Expr:
+            position: Expr = tirx.const(0, "int64")
+            for i, s in zip(index, strides):
+                position = position + i * s
+            out = _typed(flat[-1] if flat else 0, dtype)  # nothing is read of an empty tensor
+            for i in range(len(flat) - 2, -1, -1):
+                out = tirx.Select(tirx.EQ(position, tirx.const(i, "int64")), _typed(flat[i], dtype), out)
+            return out
+
+        return Tensor(shape, dtype, element)
+
+    def context(self, node: Node) -> LowerContext:
+        """What the lowering of ``node`` sees."""
+        outputs = self.call.group.outputs
+        block = self.call.block(outputs[0]) if outputs else 0
+        return LowerContext(node, self.builder, self.operand, self.pack, block, self.call.read)
+
+    def lower(self, node: Node) -> None:
+        """Add the tensors of a node's outputs.
+
+        Raises:
+            UnsupportedOpError: no lowering for the operator, or none for this form of it.
+        """
+        fn = lookup(node.op, node.domain)
+        if fn is None:
+            raise UnsupportedOpError(
+                f"operator {node.qualified_op} can't be compiled", node=node.label,
+                hint="replace it in the model, or export with operators that graphopt lists under `graphopt inspect --ops`",
+            )  # fmt: skip
+        try:
+            result = fn(self.context(node))
+        except GraphOptError:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as e:
+            raise InternalError(f"lowering {node.op} failed: {type(e).__name__}: {e}", node=node.label) from e
+        for value, tensor in zip(node.outputs, result if isinstance(result, list) else [result]):
+            if value is not None:
+                self.tensors[value] = tensor
+
+    def store(self, values: Sequence[Value]) -> list[Any]:
+        """Emit loops that write ``values`` to new output buffers, which are returned."""
+        outputs = []
+        for i, value in enumerate(values):
+            block = self.call.block(value)
+            shape = physical_shape(self.builder.shape(value.shape), block)
+            buffer = tirx.decl_buffer(_storable(shape), tvm_dtype(value.dtype), f"out{i}")
+            outputs.append(Output(self.operand(value), buffer, block))
+        self.builder.emit(outputs)
+        return [o.buffer for o in outputs]
+
+    def symbol_params(self) -> tuple[list[str], list[Any]]:
+        """Names and variables of the symbols used."""
+        names = sorted(self.builder.used_symbols)
+        return names, [self.builder.used_symbols[n] for n in names]
+
+
+class _Symbols(dict[str, Any]):
+    """Creates a variable for every symbol asked for; whether it is defined is checked where the kernel is called."""
+
+    def __init__(self, store: dict[str, Any]) -> None:
+        super().__init__()
+        self._store = store
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._store:
+            self._store[name] = tirx.Var(variable_name(name), "int64")
+        return self._store[name]
+
+
+def _uniform(data: Any) -> bool:
+    flat = data.reshape(-1)
+    return data.size <= 65536 and bool((flat == flat[0]).all())
+
+
+def _storable(shape: Sequence[Expr]) -> list[Expr]:
+    return [tirx.const(d, "int64") if isinstance(d, int) else d for d in shape]
+
+
+def _typed(value: Expr, dtype: str) -> Expr:
+    if isinstance(value, int):
+        return tirx.const(value, dtype)
+    if dtype == "bool":
+        return tirx.NE(value, tirx.const(0, "int64"))
+    return value if dtype == "int64" else value.astype(dtype)
+
+
+def emit_generic(call: KernelCall, caps: Caps, name: str, nest: Nest = cpu_nest) -> Emitted:
+    """The kernel of a group by the generic schedule.
+
+    Raises:
+        UnsupportedOpError: an operator has no lowering.
+    """
+    lowering = GroupLowering(call, caps, nest)
+    for value in call.group.outputs:
+        lowering.builder.name_dims(value.shape)
+    for node in call.group.nodes:
+        lowering.lower(node)
+    outputs = lowering.store(call.group.outputs)
+    names, symbols = lowering.symbol_params()
+    inputs: list[Operand] = [*lowering.buffers, *(array for array, _ in lowering.packed)]
+    params = [*lowering.buffers.values(), *(buffer for _, buffer in lowering.packed), *outputs, *symbols]
+    return Emitted(lowering.builder.finish(params, name), inputs, names)

@@ -1,0 +1,70 @@
+"""Cumulative sums and products: serial along their axis, parallel across the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.nest import loop, seq
+from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.tensors.builder import reader
+from graphopt.backends.tensors.tensor import Expr, Scope, elementwise
+
+
+@lowers("CumSum", "CumProd")
+def _scan(c: LowerContext) -> Lowered:
+    x, dtype = c.x(0), c.out_dtype()
+    work = working_dtype(dtype)
+    axis = c.axis(int(c.need_const(1, f"the axis of {c.node.op}").reshape(-1)[0]), x.rank)
+    product, exclusive, reverse = c.node.op == "CumProd", bool(c.attr("exclusive")), bool(c.attr("reverse"))
+    buffer = c.k.workspace(x.shape, work)
+    start = const(1 if product else 0, work)
+    extent = x.shape[axis]
+
+    def at(index: Sequence[Expr], step: Expr) -> list[Expr]:
+        place = extent - 1 - step if reverse else step
+        return [_i64(place if a == axis else p) for a, p in enumerate(index)]
+
+    def element(index: list[Expr]) -> tuple[list[Any], Expr]:
+        with Scope() as scope:
+            value = cast(x(*index), work)
+        return scope.statements(), value
+
+    def column(index: Sequence[Expr]) -> Any:
+        first = at(index, 0)
+        bindings, value = element(first)
+        head = (
+            [tirx.BufferStore(buffer, start, first)]
+            if exclusive
+            else [*bindings, tirx.BufferStore(buffer, value, first)]
+        )
+        step = tirx.Var("step", "int64")
+        here, before = at(index, step + 1), at(index, step)
+        bindings, value = element(before if exclusive else here)
+        total = tirx.BufferLoad(buffer, before)
+        body = [*bindings, tirx.BufferStore(buffer, total * value if product else total + value, here)]
+        rest = loop(step, extent - 1, seq(body))
+        # an empty axis has no first element
+        one = tirx.const(1, "int64")
+        guard = (
+            [loop(tirx.Var("some", "int64"), tirx.min(_i64(extent), one), seq(head))]
+            if not isinstance(extent, int)
+            else head
+        )
+        return seq([*guard, rest])
+
+    if not any(isinstance(d, int) and d == 0 for d in x.shape):
+        others = [tirx.Var(f"i{a}", "int64") for a in range(x.rank)]
+        body = column(others)
+        for a in reversed(range(x.rank)):
+            if a != axis:
+                body = loop(others[a], x.shape[a], body)
+        c.k.raw(body)
+    total = reader(buffer, x.shape, work)
+    return total if work == dtype else elementwise(lambda v: cast(v, dtype), dtype, x.shape, total)
+
+
+def _i64(value: Expr) -> Expr:
+    return tirx.const(value, "int64") if isinstance(value, int) else value

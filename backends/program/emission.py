@@ -1,0 +1,109 @@
+"""The kernels of a program's groups, each chosen and written once for all groups that have the same signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphopt.backends.base.callbacks import REFUSE, RESERVE
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import (
+    Candidate,
+    Emitted,
+    KernelCall,
+    KernelTemplate,
+    Operand,
+    Packed,
+    weigh,
+)
+from graphopt.backends.base.tvm_api import tvm, tvm_ffi
+from graphopt.backends.build.chunks import with_duration
+from graphopt.backends.lower.generic import emit_generic
+from graphopt.backends.program.call_signature import Key, Signature, Signatures
+from graphopt.backends.program.work import rough_seconds
+from graphopt.backends.tensors.builder import SCRATCH, Nest
+from graphopt.ir.graph import Value
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a group is computed.
+
+    Attributes:
+        emitted: the function, and the group's own operands.
+        candidates: what the templates for the anchor had to say.
+        chosen: the one that was taken; None for the generic schedule.
+    """
+
+    emitted: Emitted
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+
+
+class Emission:
+    """Makes the kernels of one program."""
+
+    def __init__(self, templates: Sequence[KernelTemplate[Any]], caps: Caps, nest: Nest) -> None:
+        self._templates = templates
+        self._caps = caps
+        self._nest = nest
+        self._signatures = Signatures()
+        self._known: dict[Key, tuple[Signature, Kernel]] = {}
+
+    def kernel(self, call: KernelCall) -> Kernel:
+        """The kernel of a call.
+
+        Raises:
+            UnsupportedOpError: an operator has no lowering.
+        """
+        signature = self._signatures.of(call)
+        known = self._known.get(signature.key)
+        if known is not None:
+            first, kernel = known
+            others = dict(zip(first.values, signature.values))
+            inputs = [_instead(operand, others) for operand in kernel.emitted.inputs]
+            emitted = Emitted(kernel.emitted.function, inputs, kernel.emitted.symbols)
+            return Kernel(emitted, kernel.candidates, kernel.chosen)
+        kernel = self._made(call)
+        if _is_shareable(kernel.emitted, call, signature):
+            self._known[signature.key] = signature, kernel
+        return kernel
+
+    def _made(self, call: KernelCall) -> Kernel:
+        candidates = weigh(self._templates, call, self._caps)
+        best = candidates[0] if candidates else None
+        if best is not None and best.seconds is not None:
+            emitted = best.template.emit(call, best.config, self._caps, "kernel")
+            return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best)
+        emitted = emit_generic(call, self._caps, "kernel", self._nest)
+        return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None)
+
+    def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:
+        """The kernel with what it is predicted to take on ``threads`` threads."""
+        if self._caps.cores < 2 or self._caps.is_gpu or seconds is None:
+            return emitted
+        return replace(emitted, function=with_duration(emitted.function, seconds * threads))
+
+
+def _instead(operand: Operand, others: dict[Value, Value]) -> Operand:
+    """The operand of another group that has the place of ``operand``."""
+    if isinstance(operand, Packed):
+        return Packed(others[operand.value], operand.pack)
+    return others[operand] if isinstance(operand, Value) else operand
+
+
+def _is_shareable(emitted: Emitted, call: KernelCall, signature: Signature) -> bool:
+    """Whether the kernel depends on nothing but the signature."""
+    own = [o.value if isinstance(o, Packed) else o for o in emitted.inputs if isinstance(o, (Value, Packed))]
+    made = len(own) < len(emitted.inputs)  # of constants' elements, for all that is known
+    if not signature.outlined.isdisjoint(call.read) or (made and signature.outlined):
+        return False
+    return set(own) <= set(signature.values) and not _mentions_names(emitted.function)
+
+
+def _mentions_names(function: Any) -> bool:
+    """Whether a kernel says what a node or value is called when it refuses what it is given."""
+    texts: set[str] = set()
+    tvm_ffi.structural_walk(function.body, [(tvm.ir.expr.StringImm, lambda text: texts.add(str(text.value)))])
+    return REFUSE in texts or (RESERVE in texts and SCRATCH not in texts)

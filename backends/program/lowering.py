@@ -1,0 +1,386 @@
+"""From the second level to the third: choose a template for every group, emit kernels once each, plan buffers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
+from graphopt.backends.base.tvm_api import tvm_ffi
+from graphopt.backends.lower.generic import GroupLowering
+from graphopt.backends.lower.registry import tvm_dtype
+from graphopt.backends.program.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.program.emission import Emission
+from graphopt.backends.program.memory_checks import MemoryChecks
+from graphopt.backends.program.placement import place
+from graphopt.backends.program.plan import is_copied, plan_buffers
+from graphopt.backends.program.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.program.work import kernel_bytes
+from graphopt.backends.program.written import Written
+from graphopt.backends.tensors.builder import Nest
+from graphopt.backends.tensors.unaligned import accept_unaligned
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
+from graphopt.ir.dtypes import DType
+from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.ir.graph import Node, Value
+from graphopt.ir.types import Shape, TensorType
+from graphopt.ops.flops import group_flops
+from graphopt.passes.fuse.kernels import is_shape_arithmetic
+
+ENTRY_CHECKS = 64
+"""Most sizes that one kernel checks."""
+
+
+def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], nest: Nest) -> Program:
+    """The program of a fused graph.
+
+    Raises:
+        UnsupportedOpError: an operator, element type or shape form has no kernel.
+    """
+    return Lowering(fused, target, templates, nest).program()
+
+
+@dataclass
+class Lowering:
+    """Lowers one graph.
+
+    Attributes:
+        functions: PrimFuncs by name, shared with the programs of subgraphs.
+        defined: symbols with a value at run time at the current step.
+        checked: constraints that hold from the current step on.
+        memory: sizes to be checked before they are allocated.
+        titles: what symbols stand for that are elements of tensors.
+        copied: for a branch: which of its results are copied when they leave the caller; None if all are.
+    """
+
+    fused: FusedGraph
+    target: Target
+    templates: Sequence[KernelTemplate[Any]]
+    nest: Nest
+    buffers: dict[Value, Buffer] = field(default_factory=dict)
+    packed: dict[Packed | int, Buffer] = field(default_factory=dict)
+    by_hash: dict[int, list[str]] = field(default_factory=dict)
+    functions: dict[str, Any] = field(default_factory=dict)
+    defined: set[str] = field(default_factory=set)
+    outer_names: DimNames | None = None
+    copied: Sequence[bool] | None = None
+    checked: set[tuple[Dim, Dim]] = field(default_factory=set)
+    memory: MemoryChecks = field(default_factory=MemoryChecks)
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.emission = Emission(self.templates, self.target.caps, self.nest)
+        self.counts: dict[str, int] = {}
+        self.registered: dict[int, tuple[Any, dict[tuple[int, ...], str]]] = {}
+        root = self.fused.graph.root
+        self.names = (self.outer_names or DimNames(str, spells_selections=self.target.caps.is_gpu)).inner(
+            lambda: root.fresh_symbol("@d", SymbolKind.computed).name
+        )
+
+    def program(self) -> Program:
+        """The program, its buffers planned."""
+        graph = self.fused.graph
+        inputs = [self.buffer(v) for v in graph.inputs]
+        out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
+        self.out, self.written = out, Written(out.steps)
+        for value in graph.inputs:
+            self.defined |= symbols_of(*value.shape)
+        entry = frozenset(self.defined)
+        for value in graph.inputs:
+            self._bind(value)
+        for group in self.fused.groups:
+            if group.kind is not GroupKind.control:
+                self._measure(group)
+            if group.kind is GroupKind.view:
+                self._view(group)
+            elif group.kind is GroupKind.control:
+                self._branch(group)
+            else:
+                self._kernel(group)
+            for value in group.outputs:
+                self._bind(value)
+        for value in graph.outputs:
+            out.outputs.append(self._result(value))
+        self._check_at_entry(entry)
+        copied = self.copied or [True] * len(out.outputs)
+        plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
+        return out
+
+    @property
+    def captured(self) -> list[Value]:
+        """Values of enclosing graphs that the program reads."""
+        graph = self.fused.graph
+        return [
+            v for v in self.buffers
+            if v.data is None and v not in graph.inputs and (v.producer is None or v.producer.graph is not graph)
+        ]  # fmt: skip
+
+    # -- buffers ------------------------------------------------------------------------------------------------
+    def buffer(self, value: Value) -> Buffer:
+        """The buffer of a value in the layout that the fused graph gives it."""
+        if value not in self.buffers:
+            tvm_dtype(value.dtype, value.producer)
+            type_ = TensorType(value.dtype, value.shape)
+            buffer = Buffer(value.name, type_, self._aliased(self._physical(value)), value=value)
+            if value.data is not None:
+                buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
+                self.out.constants.append(buffer)
+            elif value.producer is not None and value.producer.graph is self.fused.graph:
+                self._takes_memory(value, self.fused.blocks.get(value, 0))
+            self.buffers[value] = buffer
+        return self.buffers[value]
+
+    def _takes_memory(self, value: Value, block: int) -> None:
+        if not self.target.caps.is_gpu:  # there TVM allocates, and nothing on the host computes with dimensions
+            self.memory.add(value, physical(value.shape, block))
+
+    def _physical(self, value: Value) -> Shape:
+        return physical(value.shape, self.fused.blocks.get(value, 0))
+
+    def operand(self, operand: Operand, name: str) -> Buffer:
+        """The buffer of an operand; a constant that several kernels read in the same order is packed once."""
+        if isinstance(operand, Value):
+            return self.buffer(operand)
+        key = operand if isinstance(operand, Packed) else id(operand)
+        if key not in self.packed:
+            array = packed_array(operand) if isinstance(operand, Packed) else operand
+            shape = tuple(int(d) for d in array.shape)
+            buffer = Buffer(name, TensorType(DType.from_numpy(array.dtype), shape), shape, data=array)
+            self.packed[key] = buffer
+            self.out.constants.append(buffer)
+        return self.packed[key]
+
+    def _aliased(self, shape: Shape) -> Shape:
+        return tuple(
+            d if (name := self.names.name(d, True)) is None else symbol(name, SymbolKind.computed) for d in shape
+        )
+
+    # -- dimensions known at run time -----------------------------------------------------------------------------
+    def _bind(self, value: Value) -> None:
+        """Elements of ``value`` that shapes mention become symbols."""
+        if not value.binds or value.content is None or value.content.size == 0:
+            return
+        names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
+        self.titles |= {n: f"{value.name}[{i}]" if value.shape else value.name for i, n in enumerate(names)}
+        source = self.buffer(value)
+        if value.dtype is not DType.i64 or len(value.shape) != 1 or self.fused.blocks.get(value):
+            call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
+            lowering = GroupLowering(call, self.target.caps, self.nest)
+            kernel = elements_kernel(lowering, value)
+            self._settle(value.name)
+            source = self._vector(*kernel, len(names), value.name)
+        self._define(source, names)
+
+    def _measure(self, group: Group) -> None:
+        """Extents that depend on data are counted by a kernel of their own before the node's kernel runs."""
+        open_ = [d for v in group.outputs for d in v.shape if not isinstance(d, int)]
+        names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
+        if names:
+            call = KernelCall(self.fused, group, self.names)
+            lowering = GroupLowering(call, self.target.caps, self.nest)
+            found = measure_kernel(lowering, group.anchor, len(names))
+            if found is not None:
+                self._settle(group.anchor.label)
+                self._define(self._vector(*found, len(names), group.anchor.name), names)
+
+    def _settle(self, label: str) -> None:
+        """Compute the dimensions that were given names since the last step, and check what must agree."""
+        names = self.names
+        dims, names.pending = names.pending, []
+        self._check_symbols(sorted(symbols_of(*dims)), label)
+        equal = [
+            (a, b, why) for (a, b), why in self._constraints().items()
+            if (a, b) not in self.checked and symbols_of(a, b) & names.bound and symbols_of(a, b) <= self.defined
+        ]  # fmt: skip
+        self.checked |= {(a, b) for a, b, _ in equal}
+        sizes = self.memory.take(lambda used: bool(used & names.bound) and used <= self.defined)
+        if dims or equal or sizes:
+            function, symbols = dims_kernel(dims, equal, sizes, label, names.extents, self.titles)
+            source = self._vector(function, [], symbols, max(len(dims), 1), label)
+            if dims:
+                self._define(source, [names.known[d] for d in dims])
+
+    def _constraints(self) -> dict[tuple[Dim, Dim], str]:
+        """What this graph asks of dimensions, and the graph around everything, which nobody else checks."""
+        graph = self.fused.graph
+        return {**graph.root.constraints, **graph.constraints}
+
+    def _check_at_entry(self, entry: frozenset[str]) -> None:
+        """Check, before anything runs, all that depends on the shapes of inputs alone."""
+        outer = self.fused.graph.root.constraints
+        equal = [
+            (a, b, why) for (a, b), why in self.fused.graph.constraints.items()
+            if (a, b) not in outer and (a, b) not in self.checked and symbols_of(a, b) <= entry
+        ]  # fmt: skip
+        sizes = self.memory.take(lambda used: used <= entry)
+        rest = self.out.steps
+        self.out.steps = []
+        for i in range(0, max(len(sizes), 1), ENTRY_CHECKS):
+            if equal or sizes:
+                function, symbols = dims_kernel([], equal, sizes[i : i + ENTRY_CHECKS], "", (), self.titles)
+                self._vector(function, [], symbols, 1, "entry")
+                equal = []
+        self.out.steps += rest
+
+    def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
+        target = integers(f"{name}_dims", count)
+        sources = [self.buffer(v) for v in inputs]
+        kernel = self._add(function, "dims", sources)
+        self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims", "dims"))
+        return target
+
+    def _define(self, source: Buffer, names: list[str]) -> None:
+        self.out.steps.append(BindStep(source, names))
+        self.defined |= set(names)
+        self.names.bound |= set(names)
+
+    def _result(self, value: Value) -> Buffer:
+        found = self.buffers.get(value)
+        taken = {b.root[0] for b in self.out.outputs}  # callers may write to one result without changing another
+        if found is None or found.root[0] in taken or not self.written.is_made(found) or self._may_be_of_branch(found):
+            return self._copy(value)
+        return found
+
+    def _may_be_of_branch(self, buffer: Buffer) -> bool:
+        """Whether it may lie in the arena of a branch, which keeps it until it runs again only."""
+        root = buffer.root[0]
+        return not self.written.is_planned(root) and is_copied(root) and not self.target.caps.is_gpu
+
+    def plain(self, value: Value) -> Buffer:
+        """A buffer with the value's elements in plain layout, made if it has none."""
+        known = value.content is not None and value.data is None and not value.binds
+        if known or self.fused.blocks.get(value, 0):
+            return self._copy(value)
+        return self.buffer(value)
+
+    def _copy(self, value: Value) -> Buffer:
+        return self._copied(value, f"{value.name}_copy", 0)
+
+    def copy_into(self, value: Value, home: Buffer, shift: int, block: int) -> Buffer:
+        """A copy of ``value`` in channel blocks of ``block`` (0: plain), ``shift`` bytes into another buffer."""
+        copy = self._copied(value, f"{value.name}_in_{home.name}", block)
+        copy.home, copy.shift = home, shift
+        return copy
+
+    def _copied(self, value: Value, name: str, block: int) -> Buffer:
+        from graphopt.backends.lower.copy import emit_copy
+
+        copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(physical(value.shape, block)))
+        self._takes_memory(value, block)
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, block)
+        self._settle(value.name)
+        operands = [self.buffer(v) for v in sources]
+        kernel = self._add(function, "copy", operands)
+        self.out.steps.append(KernelStep(kernel, operands, [copy], symbols, "copy"))
+        return copy
+
+    # -- steps --------------------------------------------------------------------------------------------------
+    def _kernel(self, group: Group) -> None:
+        if place(self, group):
+            return
+        call = KernelCall(self.fused, group, self.names)
+        kernel = self.emission.kernel(call)
+        emitted, chosen = kernel.emitted, kernel.chosen
+        outputs = [self.buffer(v) for v in group.outputs]
+        self._settle(group.anchor.label)
+        self._check_symbols(emitted.symbols, group.anchor.label)
+        inputs = [self.operand(o, f"{group.anchor.name}_packed{i}") for i, o in enumerate(emitted.inputs)]
+        name = self._add(emitted.function, group.label, inputs)
+        origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
+        label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
+        work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
+        how, text = ("generic", "") if chosen is None else (chosen.template.name, str(chosen.config))
+        step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
+        step.candidates = tuple(map(str, kernel.candidates))
+        step.seconds = chosen.seconds if chosen is not None else None
+        self.out.steps.append(step)
+
+    def _view(self, group: Group) -> None:
+        node = group.nodes[0]
+        source = node.input(0)
+        assert source is not None
+        known = source.producer is not None and is_shape_arithmetic(source.producer)  # no kernel has written it
+        step = ViewStep(self._copy(source) if known else self.buffer(source), self.buffer(node.out))
+        step.output.home = step.input
+        self._settle(node.label)
+        self._check_symbols(sorted(symbols_of(*step.output.shape)), node.label)
+        self.out.steps.append(step)
+
+    def _branch(self, group: Group) -> None:
+        from graphopt.backends.program.control import lower_branch
+
+        node = group.nodes[0]
+        if node.op != "If":
+            raise UnsupportedOpError(
+                f"{node.op} is not compiled yet", node=node.label,
+                hint="unroll the loop when exporting, or run this part of the model outside",
+            )  # fmt: skip
+        condition = node.input(0)
+        assert condition is not None
+        tested = self.plain(condition)
+        self._settle(node.label)
+        then, otherwise = (lower_branch(node, name, self) for name in ("then_branch", "else_branch"))
+        outputs = [self.buffer(v) for v in node.outputs if v is not None]
+        self._settle(node.label)
+        defines = sorted(symbols_of(*(d for b in outputs for d in b.shape)) - self.defined)
+        self.out.steps.append(BranchStep(tested, then, otherwise, outputs, defines))
+        self.defined |= set(defines)
+
+    def _check_symbols(self, names: Sequence[str], label: str) -> None:
+        missing = [n for n in names if n not in self.defined]
+        if missing:
+            raise UnsupportedOpError(
+                f"a shape depends on data that is only known at run time ({', '.join(missing)})",
+                code="data-dependent-shape", node=label,
+                hint="make the operand that decides the shape a constant, or fix the input shapes with --shape",
+            )  # fmt: skip
+
+    # -- functions ----------------------------------------------------------------------------------------------
+    def _add(self, function: Any, label: str, operands: Sequence[Buffer]) -> str:
+        """Register a PrimFunc, or find the structurally equal one that is there.
+
+        What is not made in this program may be the caller's arrays, which start anywhere.
+        """
+        foreign = tuple(i for i, b in enumerate(operands) if b.data is None and not self.written.is_own(b))
+        foreign = () if self.target.caps.is_gpu else foreign
+        names = self.registered.setdefault(id(function), (function, {}))[1]  # the function stays, so its id does
+        if foreign not in names:
+            names[foreign] = self._registered(accept_unaligned(function, foreign) if foreign else function, label)
+        return names[foreign]
+
+    def _registered(self, function: Any, label: str) -> str:
+        anonymous = function.without_attr("global_symbol")
+        key = int(tvm_ffi.structural_hash(anonymous))
+        for name in self.by_hash.get(key, []):
+            if tvm_ffi.structural_equal(self.out.functions[name].without_attr("global_symbol"), anonymous):
+                return name
+        base = _identifier(label)
+        name, n = base, self.counts.get(base, 0)
+        while name in self.out.functions:
+            n += 1
+            name = f"{base}_{n}"
+        self.counts[base] = n
+        self.out.functions[name] = function.with_attr("global_symbol", name)
+        self.by_hash.setdefault(key, []).append(name)
+        return name
+
+
+def physical(shape: Shape, block: int) -> Shape:
+    """``NC...`` as stored in channel blocks; the shape itself when ``block`` is 0."""
+    if not block:
+        return shape
+    n, c, *rest = shape
+    return (n, c // block, *rest, block)
+
+
+def _identifier(text: str) -> str:
+    clean = re.sub(r"\W", "_", text, flags=re.ASCII)
+    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("layout", "main", "prepare") else clean

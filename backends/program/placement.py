@@ -1,0 +1,182 @@
+"""Concat, Split and Slice without copies, where a part is one contiguous range of the whole.
+
+That is so when every dimension outside of the axis is 1, in blocked layouts when the part begins and ends with a block; and kernels
+want it to begin on a cache line. The
+producer of an operand of Concat then writes into the result, and the results of Split and Slice lie in the operand. Whole and parts
+share memory from the first write to the last read, see `graphopt.backends.program.plan`.
+
+No kernel reads and writes overlapping memory through it: what is written is always a buffer, or a part of one, that nobody else
+writes, and nobody reads it before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphopt.backends.program.plan import ALIGNMENT
+from graphopt.backends.program.program import Buffer, JoinStep, ViewStep
+from graphopt.ir.fused import Group
+from graphopt.ir.graph import Value
+from graphopt.ops.context import InferContext
+from graphopt.ops.movement import slice_bounds, split_sizes
+from graphopt.passes.fuse.kernels import VIEWS
+
+if TYPE_CHECKING:
+    from graphopt.backends.program.lowering import Lowering
+
+
+def place(lowering: Lowering, group: Group) -> bool:
+    """Lower a group by placing its buffers, if it is a movement that needs no copy, or fewer than its kernel would make."""
+    node = group.anchor
+    if len(group.nodes) > 1 or node.domain or lowering.target.caps.is_gpu or lowering.fused.level < 1:
+        return False
+    if node.op == "Concat":
+        return _join(lowering, group)
+    if node.op in ("Split", "Slice"):
+        return _cut(lowering, group)
+    return False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """``value`` is the range of ``size`` bytes from ``start`` on of a larger tensor."""
+
+    value: Value
+    start: int
+    size: int
+
+
+def _join(lowering: Lowering, group: Group) -> bool:
+    node = group.anchor
+    assert node.graph is not None
+    whole = node.out
+    axis = InferContext(node, node.graph).axis(int(node.attrs["axis"]), len(whole.shape))
+    parts: list[_Part] = []
+    position = 0
+    for value in node.inputs:
+        assert value is not None
+        part = _part(lowering, whole, value, axis, position)
+        if part is None or part.start % ALIGNMENT:
+            return False
+        parts.append(part)
+        extent = value.shape[axis]
+        assert isinstance(extent, int)
+        position += extent
+    if _leaves(whole):
+        return False
+    home = lowering.buffer(whole)
+    buffers: list[Buffer | None] = []
+    for i, part in enumerate(parts):
+        fits = _move_in(lowering, parts, i, home)
+        buffers.append(lowering.buffers[part.value] if fits else None)
+    if not any(buffers):
+        return False
+    placed = []
+    for part, buffer in zip(parts, buffers):
+        placed.append(buffer or lowering.copy_into(part.value, home, part.start, lowering.fused.blocks.get(whole, 0)))
+    lowering.out.steps.append(JoinStep(placed, home))
+    return True
+
+
+def _move_in(lowering: Lowering, parts: Sequence[_Part], index: int, home: Buffer) -> bool:
+    """Give the buffer of a part its place in ``home``, with everything else that lies in the same memory; whether it is there."""
+    part = parts[index]
+    buffer = lowering.buffers.get(part.value)
+    assert home.value is not None
+    if buffer is None or lowering.fused.blocks.get(part.value, 0) != lowering.fused.blocks.get(home.value, 0):
+        return False
+    root, shift = buffer.root
+    if root is home:
+        return shift == part.start
+    base, size = part.start - shift, root.static_bytes
+    if not _is_movable(lowering, root) or size is None or base % ALIGNMENT or base < 0:
+        return False
+    if base + size > (home.static_bytes or 0):
+        return False
+    for other in parts:
+        if other.start < base + size and base < other.start + other.size and other.size:
+            there = lowering.buffers.get(other.value)
+            if there is None or there.root != (root, other.start - base):
+                return False
+    root.home, root.shift = home, base
+    return True
+
+
+def _cut(lowering: Lowering, group: Group) -> bool:
+    node = group.anchor
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    whole = context.value(0)
+    parts: list[_Part] = []
+    if node.op == "Split":
+        axis = context.axis(int(context.attr("axis")), len(whole.shape))
+        position = 0
+        for value, size in zip(node.outputs, split_sizes(context)):
+            if not isinstance(size, int):
+                return False
+            if value is not None and value in group.outputs:
+                part = _part(lowering, whole, value, axis, position)
+                if part is None:
+                    return False
+                parts.append(part)
+            position += size
+    else:
+        bounds = slice_bounds(context)
+        cut = [i for i, (b, d) in enumerate(zip(bounds, whole.shape)) if b != (0, d, 1)]
+        if len(cut) != 1:
+            return False
+        first, _, step = bounds[cut[0]]
+        if not isinstance(first, int) or step != 1:
+            return False
+        part = _part(lowering, whole, node.out, cut[0], first)
+        if part is None:
+            return False
+        parts.append(part)
+    source = lowering.buffers.get(whole)
+    if source is None or not parts:
+        return False
+    root, shift = source.root
+    if not _is_movable(lowering, root) or any(_leaves(p.value) or (shift + p.start) % ALIGNMENT for p in parts):
+        return False
+    for p in parts:
+        output = lowering.buffer(p.value)
+        output.home, output.shift = source, p.start
+        lowering.out.steps.append(ViewStep(source, output, p.start))
+    return True
+
+
+def _part(lowering: Lowering, whole: Value, part: Value, axis: int, position: int) -> _Part | None:
+    """Where ``part``, ``position`` elements along ``axis`` in, lies in ``whole``; None if it is no contiguous range."""
+    block = lowering.fused.blocks.get(whole, 0)
+    extent = part.shape[axis]
+    if not all(isinstance(d, int) for d in (*whole.shape, *part.shape)) or part.dtype is not whole.dtype:
+        return None
+    assert isinstance(extent, int)
+    if block and (axis != 1 or position % block or extent % block):
+        return None
+    if math.prod(d for d in whole.shape[:axis] if isinstance(d, int)) != 1:
+        return None
+    row = math.prod(d for d in whole.shape[axis + 1 :] if isinstance(d, int)) * ((whole.dtype.bits + 7) // 8)
+    return _Part(part, position * row, extent * row)
+
+
+def _is_movable(lowering: Lowering, root: Buffer) -> bool:
+    """Whether a buffer's memory is planned, so that it may lie inside of another one and others inside of it."""
+    return (
+        lowering.written.is_planned(root)
+        and root.static_bytes is not None
+        and root.value is not None
+        and not _leaves(root.value)
+    )
+
+
+def _leaves(value: Value) -> bool:
+    """Whether a value, or a view of it, is a result of its graph: the caller gets memory of its own for it."""
+    if value.escapes:
+        return True
+    return any(
+        u.node.op in VIEWS and not u.node.domain and any(_leaves(o) for o in u.node.outputs if o) for u in value.uses
+    )

@@ -1,0 +1,215 @@
+"""Third level: an ordered list of kernel calls on planned buffers, packed constants, an entry signature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt.backends.base.target import Target
+from graphopt.ir.graph import Array, Value
+from graphopt.ir.types import Shape, TensorType
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A tensor in memory: a graph input, a constant, or the result of a step.
+
+    Attributes:
+        shape: physical shape (blocked layouts spelt out), dimensions possibly symbolic.
+        home: the buffer that it is a part of, ``shift`` bytes from its start; None if it has memory of its own.
+        offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program (if it
+            is large), and sizes that only run time knows. See `graphopt.backends.program.plan`.
+    """
+
+    name: str
+    type: TensorType
+    shape: Shape
+    data: Array | None = None
+    value: Value | None = None
+    home: Buffer | None = None
+    shift: int = 0
+    offset: int | None = None
+
+    @property
+    def root(self) -> tuple[Buffer, int]:
+        """The buffer whose memory this one lies in, itself if nobody else's, and how many bytes from its start."""
+        at, shift = self, 0
+        while at.home is not None:
+            at, shift = at.home, shift + at.shift
+        return at, shift
+
+    @property
+    def static_bytes(self) -> int | None:
+        """Size in bytes, None if symbolic."""
+        total = (self.type.dtype.bits + 7) // 8
+        for d in self.shape:
+            if not isinstance(d, int):
+                return None
+            total *= d
+        return total
+
+
+@dataclass(eq=False)
+class KernelStep:
+    """Call ``function(*inputs, *outputs, *symbols)``.
+
+    Attributes:
+        flops: operations that the nodes ask for (`graphopt.ops.flops`), None when sizes are symbolic.
+        bytes: operands and results once each (`graphopt.backends.program.work`), None when sizes are symbolic.
+        candidates: what each template for the anchor predicted, cheapest first, or why it can't.
+        seconds: what the template taken predicted, at the nominal clock of the cost models; None of the generic schedule.
+    """
+
+    function: str
+    inputs: list[Buffer]
+    outputs: list[Buffer]
+    symbols: list[str]
+    label: str
+    template: str = "generic"
+    config: str = ""
+    origins: tuple[str, ...] = ()
+    flops: int | None = None
+    bytes: int | None = None
+    candidates: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+@dataclass(eq=False)
+class ViewStep:
+    """``output`` is ``input`` under another shape, or a part of it that starts ``shift`` bytes in: no copy."""
+
+    input: Buffer
+    output: Buffer
+    shift: int = 0
+
+
+@dataclass(eq=False)
+class JoinStep:
+    """``output`` is complete: its parts were written into it, one after the other. No code."""
+
+    parts: list[Buffer]
+    output: Buffer
+
+
+@dataclass(eq=False)
+class BindStep:
+    """Elements of an integer tensor become symbols: ``symbols[i] = input[i]``."""
+
+    input: Buffer
+    symbols: list[str]
+
+
+@dataclass(eq=False)
+class SubProgram:
+    """A program that another one calls.
+
+    Attributes:
+        arguments: the caller's buffers for the program's inputs, then for its constants.
+        symbols: dimensions of the caller that the program reads.
+    """
+
+    program: Program
+    arguments: list[Buffer]
+    symbols: list[str]
+
+
+@dataclass(eq=False)
+class BranchStep:
+    """``outputs = then() if condition else otherwise()``; only the branch taken runs.
+
+    Attributes:
+        defines: symbols in the outputs' shapes that only the branch taken decides.
+    """
+
+    condition: Buffer
+    then: SubProgram
+    otherwise: SubProgram
+    outputs: list[Buffer]
+    defines: list[str] = field(default_factory=list)
+
+
+Step = KernelStep | ViewStep | JoinStep | BindStep | BranchStep
+
+
+@dataclass(eq=False)
+class Program:
+    """Everything that runs: steps in order, kernels by name, buffers.
+
+    Attributes:
+        functions: PrimFuncs, each structurally distinct (equal kernels are emitted once).
+        arena_bytes: memory that all planned buffers share.
+    """
+
+    name: str
+    target: Target
+    inputs: list[Buffer]
+    outputs: list[Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    constants: list[Buffer] = field(default_factory=list)
+    functions: dict[str, Any] = field(default_factory=dict)
+    arena_bytes: int = 0
+
+    @property
+    def kernels(self) -> list[KernelStep]:
+        """Kernel calls in order."""
+        return [s for s in self.steps if isinstance(s, KernelStep)]
+
+
+def format_program(program: Program, costs: bool = False) -> str:
+    """Text of the third level.
+
+    Args:
+        program: what to print.
+        costs: with each kernel's operations and bytes, and what the templates that competed for it predicted.
+    """
+    lines = [f"program {program.name} for {program.target.name} {{"]
+    lines += [f"  input %{b.name}: {_text(b)}" for b in program.inputs]
+    total = sum(b.data.nbytes for b in program.constants if b.data is not None)
+    lines.append(f"  constants: {len(program.constants)} ({total} bytes)")
+    lines.append(f"  arena: {program.arena_bytes} bytes")
+    for step in program.steps:
+        if isinstance(step, KernelStep):
+            outs = ", ".join(f"%{b.name}: {_text(b)}{_place(b)}" for b in step.outputs)
+            ins = ", ".join(f"%{b.name}" for b in step.inputs)
+            extra = f" [{', '.join(step.symbols)}]" if step.symbols else ""
+            how = f"{step.template}{' ' + step.config if step.config else ''}"
+            lines.append(f"  {outs} = {step.function}({ins}){extra}  // {how}; {step.label}")
+            if costs:
+                lines += _costs(step)
+        elif isinstance(step, ViewStep):
+            place = f" + {step.shift}" if step.shift else ""
+            lines.append(f"  %{step.output.name}: {_text(step.output)} = view(%{step.input.name}{place})")
+        elif isinstance(step, JoinStep):
+            parts = ", ".join(f"%{b.name}" for b in step.parts)
+            lines.append(f"  %{step.output.name}: {_text(step.output)}{_place(step.output)} = join({parts})")
+        elif isinstance(step, BindStep):
+            lines.append(f"  {', '.join(step.symbols)} = elements(%{step.input.name})")
+        else:
+            outs = ", ".join(f"%{b.name}: {_text(b)}" for b in step.outputs)
+            lines.append(f"  {outs} = if %{step.condition.name} {_call(step.then)} else {_call(step.otherwise)}")
+    lines.append("  return " + ", ".join(f"%{b.name}" for b in program.outputs))
+    lines.append("}")
+    for step in program.steps:
+        if isinstance(step, BranchStep):
+            lines += [format_program(sub.program, costs) for sub in (step.then, step.otherwise)]
+    return "\n".join(lines)
+
+
+def _costs(step: KernelStep) -> list[str]:
+    work = [] if step.flops is None else [f"{step.flops / 1e6:.2f} MFLOP"]
+    work += [] if step.bytes is None else [f"{step.bytes / 1e6:.2f} MB"]
+    lines = [f"      // {', '.join(work) or 'size known at run time'}"]
+    return lines + [f"      // {candidate}" for candidate in step.candidates or ("no template: generic schedule",)]
+
+
+def _call(sub: SubProgram) -> str:
+    symbols = f" [{', '.join(sub.symbols)}]" if sub.symbols else ""
+    return f"{sub.program.name}({', '.join(f'%{b.name}' for b in sub.arguments)}){symbols}"
+
+
+def _text(b: Buffer) -> str:
+    return str(TensorType(b.type.dtype, b.shape))
+
+
+def _place(b: Buffer) -> str:
+    return "" if b.offset is None else f" @{b.offset}"

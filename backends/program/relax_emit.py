@@ -1,0 +1,279 @@
+"""From a program to a TVM module of Relax functions that call kernels in order.
+
+``layout() -> sizes, places`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each result of the
+model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it.
+
+``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
+aligned as `graphopt.backends.program.plan` says.
+
+``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only run time knows the
+size of, nothing else. One result is returned as it is, several as a tuple. Two runs on the same prepared tensors must not overlap
+in time.
+
+Kernels take no byte offsets, but the tensors of ``prepare`` have them: the host must move them into the data pointers first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.backends.base.dim_names import variable_name
+from graphopt.backends.base.tvm_api import relax, tirx, tvm
+from graphopt.backends.lower.registry import tvm_dtype
+from graphopt.backends.program.plan import buffers_of
+from graphopt.backends.program.program import (
+    BindStep,
+    BranchStep,
+    Buffer,
+    KernelStep,
+    Program,
+    Step,
+    SubProgram,
+    ViewStep,
+)
+from graphopt.backends.tensors.dim_expr import dim_expr
+from graphopt.backends.tensors.opaque import opaque
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Dim
+
+
+def to_module(program: Program) -> Any:
+    """The module of ``program``: PrimFuncs, ``prepare`` and ``main``."""
+    builder = relax.BlockBuilder()
+    for key, func in program.functions.items():
+        builder.add_func(func, key)
+    prepared = _prepared(program)
+    emitter = _Emitter(builder, program)
+    emitter.function("main")
+    _emit_prepare(builder, prepared)
+    _emit_layout(builder, program, prepared)
+    return builder.get()
+
+
+def _subprograms(program: Program) -> list[SubProgram]:
+    return [sub for s in program.steps if isinstance(s, BranchStep) for sub in (s.then, s.otherwise)]
+
+
+def _used(program: Program) -> list[Buffer]:
+    """Planned buffers that a step needs as a tensor."""
+    needed: dict[Buffer, None] = {}
+    for step in program.steps:
+        found: Sequence[Buffer] = ()
+        if isinstance(step, KernelStep):
+            found = (*step.inputs, *step.outputs)
+        elif isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
+            found = (step.input,)
+        elif isinstance(step, BranchStep):
+            found = (step.condition, *step.then.arguments, *step.otherwise.arguments)
+        needed.update(dict.fromkeys(found))
+    needed.update(dict.fromkeys(program.outputs))
+    return [b for b in buffers_of(program) if b.offset is not None and b in needed]
+
+
+def _prepared(program: Program) -> list[tuple[Program, Buffer]]:
+    """Planned buffers of a program, then of the programs that it calls: the parameters that ``main`` takes last."""
+    found = [(program, b) for b in _used(program)]
+    for sub in _subprograms(program):
+        found += _prepared(sub.program)
+    return found
+
+
+def _emit_prepare(builder: Any, prepared: Sequence[tuple[Program, Buffer]]) -> None:
+    arenas = {owner: relax.Var(f"arena{i}", relax.ObjectType()) for i, owner in enumerate(_owners(prepared))}
+    tensors = []
+    with builder.function("prepare", list(arenas.values())):
+        for owner, b in prepared:
+            assert b.offset is not None
+            tensors.append(builder.emit(_tensor_in(arenas[owner], b.offset, b)))
+        builder.emit_func_output(relax.Tuple(tensors))
+
+
+def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Program, Buffer]]) -> None:
+    places = {b: position for position, (_, b) in enumerate(prepared, 1)}
+    found = ([p.arena_bytes for p in _owners(prepared)], [places.get(b, 0) for b in program.outputs])
+    with builder.function("layout", []):
+        builder.emit_func_output(
+            relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
+        )
+
+
+def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
+    """The programs that have planned buffers."""
+    return list(dict.fromkeys(owner for owner, _ in prepared))
+
+
+def _tensor_in(memory: Any, offset: int, b: Buffer) -> Any:
+    """The tensor of a buffer that starts ``offset`` bytes into ``memory``."""
+    shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
+    dtype = tvm_dtype(b.type.dtype)
+    return relax.op.call_pure_packed(
+        "runtime.TVMTensorCreateView", memory, shape, tvm.ir.GenericConst(tvm.DataType(dtype), relax.AnyType()),
+        tirx.const(offset, "int64"), ty_args=relax.TensorType(shape, dtype),
+    )  # fmt: skip
+
+
+def _typed(program: Program) -> set[Buffer]:
+    """Parameters whose type must be known: those that bring symbols, and what other steps than kernels use.
+
+    The others are plain objects to the VM, which checks every parameter of known type in every run.
+    """
+    found = {b for b in program.inputs if b.static_bytes is None}
+    for step in program.steps:
+        if isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
+            found.add(step.input)
+        elif isinstance(step, BranchStep):
+            found.add(step.condition)
+            for sub in (step.then, step.otherwise):
+                inner = _typed(sub.program)
+                params = [*sub.program.inputs, *sub.program.constants]
+                found |= {a for a, p in zip(sub.arguments, params) if p in inner}
+    return found | {b for b in program.outputs if b.offset is None}
+
+
+class _Emitter:
+    """Emits the function of one program."""
+
+    def __init__(self, builder: Any, program: Program) -> None:
+        self.bb = builder
+        self.program = program
+        self.symbols: dict[str, Any] = {}
+        self.vars: dict[Buffer, Any] = {}
+        self.called: dict[SubProgram, Any] = {}
+        self.scratch: dict[SubProgram, list[Any]] = {}
+        self.prepared: list[Any] = []
+        self.typed = _typed(program)
+
+    def function(self, name: str, symbols: list[str] | None = None) -> Any:
+        """Add the Relax function of the program; returns its global variable.
+
+        Args:
+            symbols: for a program called by another one: the dimensions that it takes as a shape after its tensors.
+        """
+        program = self.program
+        inner: dict[SubProgram, _Emitter] = {}
+        for i, step in enumerate(program.steps):
+            if isinstance(step, BranchStep):
+                for sub, side in ((step.then, "then"), (step.otherwise, "else")):
+                    inner[sub] = _Emitter(self.bb, sub.program)
+                    self.called[sub] = inner[sub].function(f"{name}_{i}_{side}", sub.symbols)
+        params = []
+        typed = self.typed
+        for i, b in enumerate([*program.inputs, *program.constants]):
+            kind = "in" if i < len(program.inputs) else "c"
+            params.append(self._param(f"{kind}{i}", b, b in typed))
+        if symbols:
+            shape = [self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64")) for s in symbols]
+            params.append(relax.Var("dims", relax.ShapeType(shape)))
+        params += [self._param(f"s{i}", b, b in typed) for i, b in enumerate(_used(program))]
+        self.prepared = [self._param_type(b, b in typed) for b in _used(program)]
+        for sub in _subprograms(program):
+            types = inner[sub].prepared
+            self.scratch[sub] = [relax.Var(f"s{len(params) + i}", t) for i, t in enumerate(types)]
+            params += self.scratch[sub]
+            self.prepared += types
+        with self.bb.function(name, params, private=symbols is not None):
+            for step in program.steps:
+                self._step(step)
+            # a planned result is known to the host, which reads it where it lies
+            called = symbols is not None
+            results = [self.vars[b] for b in program.outputs if called or b.offset is None]
+            single = len(results) == 1 and not called
+            return self.bb.emit_func_output(results[0] if single else relax.Tuple(results))
+
+    def _param(self, name: str, b: Buffer, typed: bool) -> Any:
+        self.vars[b] = relax.Var(name, self._param_type(b, typed))
+        return self.vars[b]
+
+    def _param_type(self, b: Buffer, typed: bool) -> Any:
+        return self.type(b, define=True) if typed else relax.ObjectType()
+
+    def _step(self, step: Step) -> None:
+        if isinstance(step, KernelStep):
+            self._kernel(step)
+        elif isinstance(step, ViewStep):
+            self._view(step)
+        elif isinstance(step, BindStep):
+            self._bind(step)
+        elif isinstance(step, BranchStep):
+            self._branch(step)
+
+    def _view(self, step: ViewStep) -> None:
+        if step.output.offset is not None:
+            return  # a parameter, or nobody needs it as a tensor
+        if 0 in step.output.shape:  # Relax takes a 0 for "as in the operand"; there is nothing to view anyway
+            self.vars[step.output] = self._allocated(step.output)
+        else:
+            self.vars[step.output] = self.bb.emit(relax.op.reshape(self.vars[step.input], self._shape(step.output)))
+
+    def _kernel(self, step: KernelStep) -> None:
+        for b in step.outputs:
+            if b.offset is None:
+                self.vars[b] = self._allocated(b)
+        args = [self.vars[b] for b in (*step.inputs, *step.outputs)]
+        args += [
+            relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols
+        ]
+        # called by name: Relax refuses operands of unknown type for a function of its own
+        self.bb.emit(relax.Call(relax.ExternFunc(step.function), args, ty_args=[relax.TupleType([])]))
+
+    def _allocated(self, b: Buffer) -> Any:
+        """A tensor of this run: what leaves the program, or is of unknown size."""
+        if b.root[1]:
+            raise InternalError(f"buffer {b.name} lies inside {b.root[0].name}, which has no place")
+        return self.bb.emit(relax.op.builtin.alloc_tensor(self._shape(b), tvm_dtype(b.type.dtype), 0, "global"))
+
+    def _bind(self, step: BindStep) -> None:
+        shape = self.bb.emit(
+            relax.op.call_pure_packed(
+                "vm.builtin.tensor_to_shape", self.vars[step.input], ty_args=relax.ShapeType(ndim=len(step.symbols))
+            )
+        )
+        for name in step.symbols:
+            self.symbols.setdefault(name, tirx.Var(variable_name(name), "int64"))
+        self.bb.match_cast(shape, relax.ShapeType([self.symbols[s] for s in step.symbols]))
+
+    def _branch(self, step: BranchStep) -> None:
+        condition = self.vars[step.condition]
+        if step.condition.shape:
+            condition = self.bb.emit(relax.op.reshape(condition, self._shape_of([])))
+        result = self.bb.emit(relax.If(condition, self._call(step.then), self._call(step.otherwise)))
+        for name in step.defines:
+            self.symbols[name] = tirx.Var(variable_name(name), "int64")
+        for i, b in enumerate(step.outputs):
+            self.vars[b] = self.bb.emit(relax.TupleGetItem(result, i))
+            if b.static_bytes is None or b in self.typed:  # the branches' types may agree in the rank only
+                self.vars[b] = self.bb.match_cast(self.vars[b], self.type(b))
+
+    def _call(self, sub: SubProgram) -> Any:
+        args = [self.vars[b] for b in sub.arguments]
+        if sub.symbols:
+            args.append(relax.ShapeExpr([self._symbol(s) for s in sub.symbols]))
+        return relax.Call(self.called[sub], [*args, *self.scratch[sub]])
+
+    def _symbol(self, name: str) -> Any:
+        if name not in self.symbols:
+            raise InternalError(f"dimension {name} is used before it is defined")
+        return self.symbols[name]
+
+    def type(self, b: Buffer, define: bool = False) -> Any:
+        """The tensor type of a buffer; ``define`` makes variables of its symbols."""
+        if define:
+            for d in b.shape:
+                for s in [] if isinstance(d, int) else d.symbols():
+                    self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64"))
+        return relax.TensorType(self._shape(b), tvm_dtype(b.type.dtype))
+
+    def _shape(self, b: Buffer) -> Any:
+        return self._shape_of(b.shape)
+
+    def _shape_of(self, dims: Any) -> Any:
+        return relax.ShapeExpr([self._dim(d) for d in dims])
+
+    def _dim(self, d: Dim) -> Any:
+        # Bounds are hidden: StaticPlanBlockMemory allocates as much as a tensor may take at most, which for min(N, 10**9) is
+        # more than there is.
+        return tirx.const(d, "int64") if isinstance(d, int) else dim_expr(d, self._symbol, opaque)
+
+
+__all__ = ["to_module", "tvm"]

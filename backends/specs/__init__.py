@@ -1,0 +1,1 @@
+"""What kernels are asked to compute, whatever the target and the algorithm."""

@@ -1,0 +1,138 @@
+"""What each kind of target brings: kernel templates and a generic schedule. Lowering itself is the same for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import graphopt.backends.lower  # noqa: F401  (fills the table of lowerings)
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes, weigh
+from graphopt.backends.build.build import Built, build_module
+from graphopt.backends.build.object_cache import ObjectCache
+from graphopt.backends.cpu.attention import FusedAttention
+from graphopt.backends.cpu.batched_matmul import BatchedMatmul
+from graphopt.backends.cpu.conv2d_direct import DirectConv2d
+from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
+from graphopt.backends.cpu.conv_transpose import PatchConvTranspose2d, PhasedConvTranspose2d
+from graphopt.backends.cpu.depthwise import DepthwiseConv2d, PlainDepthwiseConv2d
+from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
+from graphopt.backends.cpu.layout_copy import LayoutCopy, copy_seconds
+from graphopt.backends.cpu.lrn import BlockedLrn
+from graphopt.backends.cpu.matmul import PackedMatmul
+from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
+from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
+from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
+from graphopt.backends.cuda.nest import gpu_nest
+from graphopt.backends.lower.attention import attention_form
+from graphopt.backends.lower.registry import lookup
+from graphopt.backends.program.call_signature import Key, Signatures
+from graphopt.backends.program.lowering import lower
+from graphopt.backends.program.program import Program
+from graphopt.backends.program.relax_emit import to_module
+from graphopt.backends.templates.convolution import channel_block
+from graphopt.backends.tensors.builder import Nest
+from graphopt.ir.fused import FusedGraph, Group
+from graphopt.ir.graph import Graph, Node
+from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
+from graphopt.passes.layout.assign import BlockPolicy, assign_layouts
+from graphopt.passes.layout.borders import LayoutCosts
+
+
+def templates_of(target: Target) -> list[KernelTemplate[Any]]:
+    """Kernel templates of a target, in no particular order."""
+    if target.caps.is_gpu:
+        return []
+    return [
+        DirectConv2d(),
+        WinogradConv2d(),
+        PatchConvTranspose2d(),
+        PhasedConvTranspose2d(),
+        DepthwiseConv2d(),
+        PlainDepthwiseConv2d(),
+        GroupedConv2d(),
+        GroupedPointwiseConv2d(),
+        PackedMatmul(),
+        BatchedMatmul(),
+        WindowPool(),
+        PlainWindowPool(),
+        GlobalPool(),
+        BlockedLrn(),
+        LayoutCopy(),
+        RowSoftmax(),
+        ColumnSoftmax(),
+        RowNorm(),
+        RowReduction(),
+        ColumnReduction(),
+        FusedAttention(),
+    ]
+
+
+def nest_of(target: Target) -> Nest:
+    """The generic schedule of a target."""
+    return gpu_nest if target.caps.is_gpu else cpu_nest
+
+
+def lower_fused(fused: FusedGraph, target: Target, level: int = 2) -> Program:
+    """The program of a fused graph for ``target``; level 0 keeps to the generic schedule, for bisecting."""
+    return lower(fused, target, templates_of(target) if level > 0 else [], nest_of(target))
+
+
+def build_program(program: Program, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
+    """Compiled code of a program; ``cache`` and ``jobs`` as in `build_module`."""
+    return build_module(to_module(program), program.target, cache, jobs)
+
+
+def is_lowerable(node: Node) -> bool:
+    """Whether the operator has a lowering of its own (or is control flow); others are expanded or refused."""
+    if node.op == "Attention" and isinstance(attention_form(node), str):
+        return False
+    return node.op in CONTROL or lookup(node.op, node.domain) is not None
+
+
+def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> FusedGraph:
+    """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
+    fused = fuse_kernels(graph, fuse=level > 0)
+    fused.level, fused.exact = level, exact
+    return assign_layouts(fused, block_policy(target), layout_costs(target)) if level > 0 else fused
+
+
+def block_policy(target: Target) -> BlockPolicy:
+    """Channel blocks that the target's templates ask for."""
+    templates = templates_of(target)
+
+    def policy(fused: FusedGraph, group: Group) -> int:
+        call = KernelCall(fused, group)
+        for template in templates:
+            if group.anchor.op in template.anchors and not group.anchor.domain:
+                block = template.wanted_block(call, target.caps)
+                if block and isinstance(template.supports(_with_block(call, block), target.caps), Yes):
+                    return block
+        return 0
+
+    return policy
+
+
+def layout_costs(target: Target) -> LayoutCosts | None:
+    """What layouts cost by the models of the target's templates; None where it has none."""
+    templates, caps = templates_of(target), target.caps
+    if not templates:
+        return None
+
+    signatures = Signatures()
+    known: dict[Key, float | None] = {}
+
+    def kernel(fused: FusedGraph, group: Group) -> float | None:
+        call = KernelCall(fused, group)
+        key = signatures.of(call).key
+        if key not in known:
+            candidates = weigh(templates, call, caps)
+            known[key] = candidates[0].seconds if candidates else None
+        return known[key]
+
+    return LayoutCosts(kernel, lambda v: copy_seconds(v, caps), lambda v: channel_block(v.shape[1], caps))
+
+
+def _with_block(call: KernelCall, block: int) -> KernelCall:
+    """The call as it would be with its results in channel blocks."""
+    return KernelCall(call.fused.trial(dict.fromkeys(call.group.outputs, block)), call.group)

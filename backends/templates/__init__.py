@@ -1,0 +1,1 @@
+"""What kernel templates of all targets share: epilogues, reading operands, packing constants."""

@@ -1,0 +1,162 @@
+"""What templates of convolutions with constant weights have in common: reading a call, and the operands of the kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.fitted_epilogue import (
+    extra_operands,
+    plain_epilogue,
+    store_style,
+    symbolic_operands_fit,
+)
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.tensors.tensor import Expr
+from graphopt.errors import GraphOptError
+from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
+from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.conv import conv_window
+
+NOMINAL_SECONDS = 1.0
+"""Predicted time where a template can't tell because sizes are symbolic."""
+
+
+@dataclass(frozen=True)
+class ConvKernel(Generic[ConfigT]):
+    """The functions of a kernel that takes a ``Conv2dSpec``.
+
+    Attributes:
+        supports: why it can't compute a specification, or None if it can.
+        default_config: its own choice of configuration.
+        seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
+        pack_weight: OIHW weights in the order in which the kernel reads them.
+        emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
+    """
+
+    supports: Callable[[Conv2dSpec, Caps], str | None]
+    default_config: Callable[[Conv2dSpec, Caps], ConfigT]
+    seconds: Callable[[Conv2dSpec, ConfigT, Caps], float]
+    pack_weight: Callable[[npt.NDArray[np.float32], Conv2dSpec, ConfigT], npt.NDArray[np.float32]]
+    emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
+
+
+class ConvTemplate(KernelTemplate[ConfigT]):
+    """Conv (rank 4, float32, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
+
+    anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
+    kernel: ConvKernel[ConfigT]
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        reason = plain_epilogue(call.group)
+        if reason is not None:
+            return No(reason)
+        node = call.group.anchor
+        x, w = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert w is not None
+        if x.dtype is not DType.f32 or len(x.shape) != 4:
+            return No("needs float32 data of rank 4")
+        weight = known_array(w)
+        if weight is None:
+            return No("needs constant weights")
+        if not (np.isfinite(weight.min(initial=0)) and np.isfinite(weight.max(initial=0))):
+            return No("needs finite weights: it leaves out their products with padding, which are NaN otherwise")
+        if not isinstance(x.shape[1], int):
+            return No("needs a known number of channels")
+        try:
+            spec, _ = spec_of(call)
+        except GraphOptError as e:
+            return No(e.message)
+        reason = self.kernel.supports(spec, caps)
+        return symbolic_operands_fit(call) if reason is None else No(reason)
+
+    def default(self, call: KernelCall, caps: Caps) -> ConfigT:
+        """The configuration that the kernel predicts to be fastest."""
+        return self.kernel.default_config(spec_of(call)[0], caps)
+
+    def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
+        """The kernel's predicted time."""
+        seconds = self.kernel.seconds(spec_of(call)[0], config, caps)
+        return seconds if math.isfinite(seconds) else NOMINAL_SECONDS
+
+    def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
+        """The kernel; weights packed, bias and residuals as epilogue operands."""
+        node = call.group.anchor
+        spec, dims = spec_of(call)
+        x, w = node.inputs[0], node.inputs[1]
+        bias = node.input(2)
+        assert x is not None
+        assert w is not None
+        epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
+        function = self.kernel.emit(
+            spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
+        )
+        packed = Packed(w, lambda weight: self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config))
+        return Emitted(function, [x, packed, *epilogue.values])
+
+
+def channel_block(channels: Dim, caps: Caps) -> int:
+    """The channel block for a number of channels: 16 or a vector if that is longer, 8 where 16 does not divide, else plain."""
+    if not isinstance(channels, int):
+        return 0
+    for block in (16, 8):
+        if channels % block == 0 and caps.lanes(4) <= 16:
+            return block
+    return 0
+
+
+def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
+    """The kernel's specification and its expressions for the symbolic dimensions.
+
+    Dimensions that are symbolic become variables of the kernel, read off the shape of its data.
+    """
+    node = call.group.anchor
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    window = conv_window(context)
+    x, w = context.value(0), context.value(1)
+    dims: dict[Dim, Any] = {}
+
+    def extent(dim: Dim, name: str) -> Any:
+        if isinstance(dim, int):
+            return dim
+        if dim not in dims:
+            dims[dim] = tirx.Var(name, "int64")
+        return dims[dim]
+
+    pads = (*window.pads_begin, *window.pads_end)
+    if not all(isinstance(p, int) for p in pads):
+        raise context.unsupported("padding that depends on a symbolic size")
+    top, left, bottom, right = (int(p) for p in pads)  # type: ignore[arg-type]
+    out_block = call.block(call.group.outputs[0]) or 1
+    spec = Conv2dSpec(
+        batch=extent(x.shape[0], "n"),
+        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
+        in_height=extent(x.shape[2], "h"),
+        in_width=extent(x.shape[3], "w"),
+        out_channels=int(w.shape[0]),  # type: ignore[arg-type]
+        kernel=(window.kernel[0], window.kernel[1]),
+        strides=(window.strides[0], window.strides[1]),
+        pads=(top, left, bottom, right),
+        dilations=(window.dilations[0], window.dilations[1]),
+        groups=int(context.attr("group") or 1),
+        in_block=call.block(x) or 1,
+        out_block=out_block,
+    )
+    for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):
+        if isinstance(dim, SymExpr):
+            dims.setdefault(dim, value)
+    return spec, dims

@@ -1,0 +1,102 @@
+"""Epilogues of templates: the element-wise nodes after an anchor, evaluated on an accumulator in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import KernelCall
+from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
+from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.lower.generic import GroupLowering
+from graphopt.backends.tensors.builder import physical_shape
+from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, weight
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Dim
+from graphopt.ir.graph import Value
+
+MAX_EXPRESSION = 1000
+"""Operations behind a variable, as TVM's passes see them, up to which an epilogue is one expression: a second for TVM's passes.
+Each function in a chain of functions like tanh multiplies them."""
+
+
+class Epilogue:
+    """The epilogue of one call, with the operands that it needs besides the accumulator.
+
+    Args:
+        call: the group; its anchor has been computed into an accumulator.
+        dims: the template's expressions for the symbolic dimensions that it knows.
+        bias: per-channel bias of the anchor itself and the logical axis it runs along, if any.
+
+    Attributes:
+        values: operands that it reads, in the order in which ``function`` wants their buffers.
+        shapes: their physical shapes.
+        weight: operations of one evaluation, about.
+        conditional: whether something in it can't be vectorised by TVM.
+    """
+
+    def __init__(
+        self, call: KernelCall, caps: Caps, dims: Mapping[Dim, Expr], bias: tuple[Value, int] | None = None
+    ) -> None:
+        self._call = call
+        self._caps = caps
+        self._dims = dims
+        self._bias = bias
+        self._accumulator: Expr = None
+        probe = self._lower({})
+        shape = probe.builder.shape(call.group.outputs[0].shape)
+        index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
+        self._accumulator = tirx.const(0.0, "float32")
+        with Scope(inline=True) as scope:
+            value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
+        self._stepwise = scope.heaviest > MAX_EXPRESSION
+        self.conditional = scope.branches or self._stepwise
+        self.weight = weight(value)
+        self.values: list[Value] = list(probe.buffers)
+        self.shapes = [physical_shape(probe.builder.shape(v.shape), call.block(v)) for v in self.values]
+        self._ready: dict[int, GroupLowering] = {}
+
+    def _lower(self, buffers: Mapping[Value, Any]) -> GroupLowering:
+        call = self._call
+        lowering = GroupLowering(call, self._caps, cpu_nest, dims=self._dims, buffers=buffers)
+        anchor = call.group.anchor
+        shape = lowering.builder.shape(anchor.out.shape)
+
+        def element(*index: Expr) -> Expr:
+            if self._bias is None:
+                return self._accumulator
+            value, axis = self._bias
+            return self._accumulator + lowering.operand(value)(index[axis])
+
+        lowering.tensors[anchor.out] = Tensor(shape, "float32", element)
+        for node in call.group.nodes:
+            if node is not anchor:
+                lowering.lower(node)
+        return lowering
+
+    def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
+        """``(accumulator, logical index, operand buffers) -> value to store``.
+
+        Where the value is too much for one expression, its steps become statements at the place where the function is called.
+        """
+
+        def apply(accumulator: Expr, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
+            key = hash(buffers[0]) if buffers else 0
+            if key not in self._ready:
+                self._ready[key] = self._lower(dict(zip(self.values, buffers)))
+            lowering = self._ready[key]
+            if lowering.builder.statements:
+                raise InternalError("an epilogue needs loops of its own", node=self._call.group.anchor.label)
+            self._accumulator = accumulator
+            stepwise = self._stepwise and IRBuilder.is_in_scope()
+            with Scope(inline=not stepwise) as scope:
+                scope.branches = stepwise
+                value = lowering.tensors[self._call.group.outputs[0]](*index)
+            if not stepwise:
+                return scope.wrap(value)
+            for statement in scope.statements():  # in the loop over lanes, which is scalar for what is conditional
+                tirx_builder.add_to_parent(statement)
+            return value
+
+        return apply

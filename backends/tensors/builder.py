@@ -1,0 +1,387 @@
+"""Builds the PrimFunc of one fused kernel out of lazy tensors, pending reductions and raw stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.tensors.checks import ask_for
+from graphopt.backends.tensors.dim_expr import dim_expr
+from graphopt.backends.tensors.index import flatten, i64, row_major
+from graphopt.backends.tensors.one_thread import in_one_thread
+from graphopt.backends.tensors.reducers import identity_of
+from graphopt.backends.tensors.tensor import Expr, Index, Scope, Tensor
+from graphopt.backends.tensors.uneven import Uneven
+from graphopt.backends.tensors.walk import emit_walk, flat_alias, whole
+from graphopt.errors import InternalError
+from graphopt.ir.dims import Dim, SymExpr, as_symbol
+
+SCRATCH = "scratch memory of a kernel"
+"""What a kernel calls the memory that it asks for."""
+
+
+@dataclass
+class Reduction:
+    """``out[i] = reduce over r of body(i, r)``.
+
+    Attributes:
+        extents: iteration space of r, outermost first.
+        tile_axis: output axis along which several accumulators share loads, or None.
+    """
+
+    shape: tuple[Expr, ...]
+    dtype: str
+    extents: tuple[Expr, ...]
+    body: Callable[[Index, Index], Expr]
+    kind: str
+    init: Expr
+    tile_axis: int | None = None
+
+
+@dataclass
+class NestBody:
+    """What one evaluation of a nest at an index gives: bindings, stores and the reduction that feeds them."""
+
+    scope: Scope
+    stores: list[tuple[Any, Expr, Index]]
+    reduction: Reduction | None
+    logical: Index = ()
+
+
+class Accumulate:
+    """While a nest's stores are evaluated: which pending reduction may be computed in the same loops."""
+
+    def __init__(self, shape: Sequence[Expr], index: Index, accumulator: Callable[[str], Expr]) -> None:
+        self.shape = tuple(shape)
+        self.index = index
+        self.accumulator = accumulator
+        self.chosen: Reduction | None = None
+
+    def offer(self, reduction: Reduction, index: Index) -> Expr | None:
+        """The accumulator if the reduction is aligned with the nest and no other one was chosen."""
+        if self.chosen is not None and self.chosen is not reduction:
+            return None
+        if len(index) != len(self.index) or not all(_same(a, b) for a, b in zip(index, self.index)):
+            return None
+        if not all(_same(a, b) for a, b in zip(reduction.shape, self.shape)):
+            return None
+        self.chosen = reduction
+        return self.accumulator(reduction.dtype)
+
+
+def _same(a: Expr, b: Expr) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.same_as(b))
+
+
+@dataclass
+class Output:
+    """A kernel result: a logical tensor stored to a buffer, ``block`` channels innermost when not 0.
+
+    Attributes:
+        begin: where in a larger buffer the tensor starts (physical), None if it fills the buffer.
+    """
+
+    tensor: Tensor
+    buffer: Any
+    block: int = 0
+    begin: Index | None = None
+
+    def place(self, index: Index) -> Index:
+        """Where the element at a physical index goes."""
+        if self.begin is None:
+            return index or _scalar_index(self.buffer)
+        return tuple(b + i for b, i in zip(self.begin, index))
+
+
+class Nest(Protocol):
+    """Emits loops over ``shape``; ``evaluate(index, accumulator)`` gives the body at one physical index."""
+
+    def __call__(
+        self, shape: tuple[Expr, ...], evaluate: Callable[[Index, Callable[[str], Expr] | None], NestBody], caps: Caps
+    ) -> list[Any]: ...
+
+
+@dataclass
+class KernelBuilder:
+    """Collects the stages of one kernel.
+
+    Attributes:
+        symbols: TVM variables of the model's symbolic dimensions.
+        known_dims: expressions to use for whole dimensions, where a template has them already.
+        names: dimensions that have a symbol of their own.
+        nest: the target's loop emitter.
+        uneven: whether operands may be broadcast in the loops being emitted.
+        named: how many variables of hand-written stages have a name: the same kernel has the same names in every process.
+    """
+
+    caps: Caps
+    nest: Nest
+    symbols: Mapping[str, Any]
+    known_dims: dict[Dim, Expr] = field(default_factory=dict)
+    names: DimNames | None = None
+    statements: list[Any] = field(default_factory=list)
+    allocations: list[Any] = field(default_factory=list)
+    used_symbols: dict[str, Any] = field(default_factory=dict)
+    uneven: Uneven = field(default_factory=Uneven)
+    named: int = 0
+    _accumulate: Accumulate | None = None
+    _staged: dict[int, Tensor] = field(default_factory=dict)
+    _alive: list[object] = field(default_factory=list)
+    _counter: int = 0
+    _flat: dict[Any, Any] = field(default_factory=dict)
+
+    # -- dimensions ---------------------------------------------------------------------------------------------
+    def dim(self, dim: Dim) -> Expr:
+        """A dimension as int or TVM int64 expression.
+
+        Raises:
+            InternalError: a symbol has no definition at run time.
+        """
+        if isinstance(dim, int):
+            return int(dim)
+        if dim in self.known_dims:
+            return self.known_dims[dim]
+        name = None if self.names is None else self.names.name(dim)
+        return dim_expr(dim, self._symbol) if name is None else self._symbol(name)
+
+    def shape(self, dims: Sequence[Dim]) -> tuple[Expr, ...]:
+        """A shape as TVM expressions."""
+        return tuple(self.dim(d) for d in dims)
+
+    def name_dims(self, dims: Sequence[Dim]) -> None:
+        """Give computed dimensions of a parameter a variable each, which the parameter's shape defines.
+
+        Index arithmetic is then over variables alone: TVM's simplifier takes tens of seconds on a padded depthwise convolution
+        over ``(h + 3) // 4`` rows, and shapes are recognised as the same one.
+        """
+        for dim in dims:
+            if isinstance(dim, SymExpr) and as_symbol(dim) is None and not (self.names and self.names.name(dim)):
+                self.known_dims.setdefault(dim, tirx.Var(f"n{len(self.known_dims)}", "int64"))
+
+    def _symbol(self, name: str) -> Any:
+        if name not in self.symbols:
+            raise InternalError(f"dimension {name} is not defined at run time")
+        self.used_symbols[name] = self.symbols[name]
+        return self.symbols[name]
+
+    # -- stages -------------------------------------------------------------------------------------------------
+    def reduce(
+        self,
+        shape: Sequence[Expr],
+        dtype: str,
+        extents: Sequence[Expr],
+        body: Callable[[Index, Index], Expr],
+        kind: str = "sum",
+        *,
+        init: Expr | None = None,
+        tile_axis: int | None = None,
+    ) -> Tensor:
+        """A reduction, computed in the loops of its consumer where they are aligned, else in loops of its own."""
+        start = identity_of(kind, dtype) if init is None else init
+        pending = Reduction(tuple(shape), dtype, tuple(extents), body, kind, start, tile_axis)
+
+        def read(*index: Expr) -> Expr:
+            computed = (
+                self.uneven.even and id(pending) in self._staged
+            )  # the loops for the other case needed it in memory
+            if self._accumulate is not None and not computed:
+                found = self._accumulate.offer(pending, index)
+                if found is not None:
+                    return found
+            return self._materialise(pending)(*index)
+
+        return Tensor(shape, dtype, read)
+
+    def _materialise(self, pending: Reduction) -> Tensor:
+        if id(pending) not in self._staged:
+            self._alive.append(pending)
+            outer, self._accumulate = self._accumulate, None
+            stack, Scope._stack = Scope._stack, []
+
+            def result(*index: Expr) -> Expr:
+                assert self._accumulate is not None
+                found = self._accumulate.offer(pending, index)
+                if found is None:
+                    raise InternalError("a reduction is not aligned with its own loops")
+                return found
+
+            self._staged[id(pending)] = self.stage(Tensor(pending.shape, pending.dtype, result))
+            self._accumulate, Scope._stack = outer, stack
+        return self._staged[id(pending)]
+
+    def stage(self, tensor: Tensor, block: int = 0) -> Tensor:
+        """Compute ``tensor`` into a workspace buffer now (channels blocked if asked) and return a tensor that reads it."""
+        buffer = self.workspace(physical_shape(tensor.shape, block), tensor.dtype)
+        self.emit([Output(tensor, buffer, block)])
+        return reader(buffer, tensor.shape, tensor.dtype, block)
+
+    def workspace(self, shape: Sequence[Expr], dtype: str) -> Any:
+        """A scratch buffer that lives as long as the kernel runs."""
+        self._counter += 1
+        # TVM has no zero-dimensional or empty allocations
+        extents = [max(d, 1) if isinstance(d, int) else d for d in shape] or [1]
+        buffer = tirx.decl_buffer(extents, dtype, f"work{self._counter}")
+        if not self.caps.is_gpu and not all(isinstance(d, int) for d in extents):
+            sizes = [i64(d).astype("float64") for d in extents]
+            itemsize = -(-tvm.DataType(dtype).bits // 8)
+            self.allocations.append(ask_for(sizes, itemsize, SCRATCH))
+        self.allocations.append(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def raw(self, *statements: Any) -> None:
+        """Append hand-built TIR: serial code, which on a GPU one thread runs."""
+        self.statements.extend(in_one_thread(statements) if self.caps.is_gpu else statements)
+
+    def emit(self, outputs: Sequence[Output]) -> None:
+        """Emit loops that compute outputs; those of one physical shape share their loops."""
+        rest = list(outputs)
+        while rest:
+            head = rest[0]
+            physical = physical_shape(head.tensor.shape, head.block)
+            alike = [o for o in rest if o.block == head.block and _same_shape(o.tensor.shape, head.tensor.shape)]
+            rest = [o for o in rest if not any(o is a for a in alike)]
+            if any(isinstance(d, int) and d == 0 for d in physical):
+                continue
+            if len(alike) == 1 and (self._emit_parts(head) or self._emit_walk(head)):
+                continue
+
+            scalar: list[bool] = []  # whether the bodies evaluated so far branch: the first is the nest's probe
+
+            def evaluate(
+                index: Index,
+                accumulator: Callable[[str], Expr] | None,
+                alike: list[Output] = alike,
+                scalar: list[bool] = scalar,
+            ) -> NestBody:
+                logical = logical_index(index, alike[0].block)
+                outer = self._accumulate
+                self._accumulate = (
+                    Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
+                )
+                with Scope(scalar=any(scalar)) as scope:
+                    stores = [(o.buffer, o.tensor(*logical), o.place(index)) for o in alike]
+                scalar.append(scope.branches)
+                chosen = self._accumulate.chosen if self._accumulate else None
+                self._accumulate = outer
+                return NestBody(scope, stores, chosen, logical)
+
+            def loops(
+                physical: tuple[Expr, ...] = physical, evaluate: Any = evaluate, scalar: list[bool] = scalar
+            ) -> list[Any]:
+                scalar.clear()
+                return self.nest(physical, evaluate, self.caps)
+
+            self.statements.extend(self.uneven.versions(loops, twice=not self.caps.is_gpu))
+
+    def _emit_parts(self, output: Output) -> bool:
+        """Store a tensor part by part, where parts don't cut through channel blocks."""
+        parts = output.tensor.parts
+        if parts is None:
+            return False
+        if output.block and not all(
+            _on_blocks(o[1], output.block) and _on_blocks(t.shape[1], output.block) for t, o in parts
+        ):
+            return False
+        for tensor, begin in parts:
+            at = physical_begin(begin, output.block)
+            if output.begin is not None:
+                at = tuple(a + b for a, b in zip(output.begin, at))
+            self.emit([Output(tensor, output.buffer, output.block, at)])
+        return True
+
+    def _emit_walk(self, output: Output) -> bool:
+        """Store a tensor that lies in a buffer already as a copy with merged dimensions."""
+        walk = output.tensor.walk
+        if walk is None or walk.block != output.block or self.caps.is_gpu:
+            return False
+        if output.begin is None:
+            emit_walk(self, walk, output.buffer, 0, row_major(walk.extents))
+            return True
+        if not _same_shape(walk.extents, physical_shape(output.tensor.shape, output.block)):
+            return False
+        strides = row_major([_plain(d) for d in output.buffer.shape])
+        emit_walk(self, walk, output.buffer, flatten(output.begin, [_plain(d) for d in output.buffer.shape]), strides)
+        return True
+
+    def flat(self, buffer: Any) -> Any:
+        """A buffer as one dimension."""
+        if len(buffer.shape) == 1:
+            return buffer
+        if buffer not in self._flat:
+            self._flat[buffer], statement = flat_alias(buffer)
+            self.allocations.append(statement)
+        return self._flat[buffer]
+
+    def finish(self, params: Sequence[Any], name: str) -> Any:
+        """The PrimFunc over ``params`` (buffers, then symbol variables that no buffer shape binds)."""
+        statements = [*self.allocations, *self.statements]
+        body = (
+            tirx.Evaluate(0)
+            if not self.statements
+            else statements[0]
+            if len(statements) == 1
+            else tirx.SeqStmt(statements)
+        )
+        func = tirx.PrimFunc(list(params), body)
+        return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
+
+
+def _same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
+
+
+def physical_shape(shape: Sequence[Expr], block: int) -> tuple[Expr, ...]:
+    """``NC...`` as stored: ``N (C/block) ... block``, or unchanged when ``block`` is 0."""
+    if not block:
+        return tuple(shape)
+    n, c, *rest = shape
+    return (n, c // block, *rest, block)
+
+
+def physical_begin(begin: Index, block: int) -> Index:
+    """Where a region that starts on a block boundary starts in the blocked buffer."""
+    if not block:
+        return begin
+    n, c, *rest = begin
+    return (n, c // block, *rest, 0)
+
+
+def _on_blocks(channels: Expr, block: int) -> bool:
+    return isinstance(channels, int) and channels % block == 0
+
+
+def _plain(dim: Expr) -> Expr:
+    return int(dim) if isinstance(dim, tirx.IntImm) else dim
+
+
+def logical_index(index: Index, block: int) -> Index:
+    """Inverse of the blocked layout on an index."""
+    if not block:
+        return index
+    n, outer, *rest, inner = index
+    return (n, outer * block + inner, *rest)
+
+
+def reader(buffer: Any, shape: Sequence[Expr], dtype: str, block: int = 0) -> Tensor:
+    """A tensor that loads from a buffer stored plainly or with blocked channels."""
+    walk = whole(buffer, physical_shape(shape, block), block)
+    if not block:
+        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))), walk=walk)
+    return Tensor(
+        shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block))), walk=walk
+    )
+
+
+def _scalar_index(buffer: Any) -> Index:
+    """Where the only element of a scalar is: parameters are zero-dimensional, scratch can't be."""
+    return (0,) * len(buffer.shape)
+
+
+def _i64(index: Sequence[Expr]) -> list[Expr]:
+    return [tirx.const(i, "int64") if isinstance(i, int) else i for i in index]
