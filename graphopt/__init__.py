@@ -28,15 +28,15 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         UserError,
     )
+    from graphopt.runtime.load import load
     from graphopt.runtime.model import CompiledModel
-    from graphopt.runtime.store import load
 
 _HOME = {
     "CompiledModel": "graphopt.runtime.model",
     "compile": "graphopt.driver.compiling",
     "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",
-    "load": "graphopt.runtime.store",
+    "load": "graphopt.runtime.load",
     "optimize": "graphopt.driver.optimizing",
     "prune": "graphopt.driver.pruning",
     "sparsify": "graphopt.driver.sparsity",

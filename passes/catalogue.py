@@ -1,4 +1,6 @@
-"""Imports every pass so that it is registered. One line a file; a pass that is not here does not exist for users."""
+"""All passes by name. Importing a pass's module registers it; one that is not imported here does not exist for users."""
+
+from __future__ import annotations
 
 from graphopt.passes.canonical import (  # noqa: F401
     arithmetic,
@@ -16,3 +18,24 @@ from graphopt.passes.fuse import activations, attention, gelu, norms, softmax  #
 from graphopt.passes.prune import channels  # noqa: F401
 from graphopt.passes.prune.dead import dead_channels  # noqa: F401
 from graphopt.passes.prune.sparse import sparsity  # noqa: F401
+from graphopt.rewrite.passes import Pass, registered_passes
+from graphopt.rewrite.spec import PassInfo, parse_spec, pass_info
+
+
+def known_passes() -> dict[str, type[Pass]]:
+    """Every pass by name, sorted."""
+    return registered_passes()
+
+
+def list_passes() -> list[PassInfo]:
+    """Every pass with its options."""
+    return [pass_info(cls) for cls in known_passes().values()]
+
+
+def parse_pass(text: str) -> Pass:
+    """The pass that ``text`` describes.
+
+    Raises:
+        UserError: malformed text, unknown pass, unknown option or bad value; with a suggestion where one is close.
+    """
+    return parse_spec(text, known_passes())

@@ -21,9 +21,9 @@ from graphopt.cli.options import (
     check_output,
     is_artifact,
     shapes_of,
-    values_of,
 )
 from graphopt.cli.run import load_or_compile
+from graphopt.cli.values import values_of
 from graphopt.errors import CompileError, UserError
 
 if TYPE_CHECKING:

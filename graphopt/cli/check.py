@@ -24,8 +24,8 @@ from graphopt.cli.options import (
     ValueOpt,
     VerifyOpt,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 
 
 def check_verb(

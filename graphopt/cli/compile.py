@@ -27,8 +27,8 @@ from graphopt.cli.options import (
     VerifyOpt,
     check_output,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 
 
 def compile_verb(

@@ -21,8 +21,8 @@ from graphopt.cli.options import (
     ValueOpt,
     is_artifact,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 
 

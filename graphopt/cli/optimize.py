@@ -23,8 +23,8 @@ from graphopt.cli.options import (
     VerifyOpt,
     check_output,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph

@@ -11,8 +11,8 @@ from graphopt.cli.options import JsonOpt
 def passes_verb(json: JsonOpt = False) -> None:
     """List every pass with its options and the levels that run it."""
     with console.working("loading passes"):
+        from graphopt.passes.catalogue import list_passes
         from graphopt.passes.pipelines import LEVELS, level_pipeline
-        from graphopt.rewrite.spec import list_passes
     used = {level: set(level_pipeline(level).pass_names) for level in LEVELS}
     found = list_passes()
     levels = {p.name: [level for level, names in used.items() if p.name in names] for p in found}

@@ -26,8 +26,8 @@ from graphopt.cli.options import (
     check_output,
     pairs,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 
 

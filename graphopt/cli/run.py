@@ -20,8 +20,8 @@ from graphopt.cli.options import (
     ValueOpt,
     is_artifact,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def load_or_compile(
                 code="bad-usage",
                 hint="give them to graphopt compile, or pass the ONNX model here",
             )
-        from graphopt.runtime.store import load
+        from graphopt.runtime.load import load
 
         with console.working(f"loading {model.name}"):
             return load(model)

@@ -22,8 +22,8 @@ from graphopt.cli.options import (
     ValueOpt,
     check_output,
     shapes_of,
-    values_of,
 )
+from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:

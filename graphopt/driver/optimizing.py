@@ -16,12 +16,12 @@ from graphopt.errors import ModelError, UserError, did_you_mean
 from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR
 from graphopt.ir.graph import Graph
 from graphopt.ir.onnx_io import graph_to_onnx
+from graphopt.passes.catalogue import known_passes, parse_pass
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.instruments import Instrument, VerifyEach
-from graphopt.rewrite.passes import Pass, PassContext, registered_passes
+from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks
-from graphopt.rewrite.spec import parse_pass
 
 EXPORT_MAX_OPSET = 22
 """An exported graph gets no operator newer than this, unless the model itself is newer: deployed runtimes load it."""
@@ -65,11 +65,11 @@ def optimize(
     """
     pipeline = level_pipeline(level) if passes is None else _pipeline_of(passes)
     for name in skip:
-        if name not in registered_passes():
+        if name not in known_passes():
             raise UserError(
                 f"can't skip {name!r}: there is no such pass",
                 code="unknown-pass",
-                hint=did_you_mean(name, registered_passes()) or "`graphopt passes` lists all",
+                hint=did_you_mean(name, known_passes()) or "`graphopt passes` lists all",
             )
     ctx = ctx or PassContext()
     if remarks is not None:

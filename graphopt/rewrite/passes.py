@@ -95,9 +95,7 @@ def register_pass(cls: P) -> P:
 
 
 def registered_passes() -> dict[str, type[Pass]]:
-    """All passes by name, sorted."""
-    import graphopt.passes.catalogue  # noqa: F401  (importing it registers them; at the top it would be a cycle)
-
+    """Passes whose modules have been imported, by name, sorted. ``graphopt.passes.catalogue`` imports graphopt's own."""
     return dict(sorted(_REGISTRY.items()))
 
 

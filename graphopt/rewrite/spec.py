@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import UserError, did_you_mean
-from graphopt.rewrite.passes import Pass, description, registered_passes
+from graphopt.rewrite.passes import Pass, description
 
 _FORM = re.compile(r"^\s*([A-Za-z0-9_-]+)\s*(?:\{(.*)\})?\s*$", re.DOTALL)
 
@@ -32,20 +33,17 @@ class PassInfo:
     options: tuple[OptionInfo, ...]
 
 
-def list_passes() -> list[PassInfo]:
-    """Every registered pass with its options."""
-    found = []
-    for name, cls in registered_passes().items():
-        options = tuple(
-            OptionInfo(f.name.replace("_", "-"), _type_text(_hints(cls)[f.name]), str(_default(f)))
-            for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        )
-        found.append(PassInfo(name, description(cls), options))
-    return found
+def pass_info(cls: type[Pass]) -> PassInfo:
+    """A pass and its options."""
+    options = tuple(
+        OptionInfo(f.name.replace("_", "-"), _type_text(_hints(cls)[f.name]), str(_default(f)))
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+    )
+    return PassInfo(cls.name, description(cls), options)
 
 
-def parse_pass(text: str) -> Pass:
-    """The pass that ``text`` describes.
+def parse_spec(text: str, known: Mapping[str, type[Pass]]) -> Pass:
+    """The pass that ``text`` describes, one of ``known``.
 
     Raises:
         UserError: malformed text, unknown pass, unknown option or bad value; with a suggestion where one is close.
@@ -54,7 +52,6 @@ def parse_pass(text: str) -> Pass:
     if form is None:
         raise UserError(f"{text!r} is not a pass", code="bad-pass", hint="write name or name{option=value,other=[a,b]}")
     name, body = form.group(1).replace("_", "-"), form.group(2) or ""
-    known = registered_passes()
     if name not in known:
         raise UserError(
             f"there is no pass called {name!r}",

@@ -1,4 +1,4 @@
-"""Compiled models to and from ``.gopt`` files. Loading needs neither onnx nor a compiler nor a linker."""
+"""Compiled models into ``.gopt`` files, and what such a file says of its model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.errors import ArtifactError, DeviceError, UserError
-from graphopt.runtime.artifact import Artifact, read_artifact, write_artifact
+from graphopt.errors import ArtifactError, UserError
+from graphopt.runtime.artifact import Artifact, write_artifact
 from graphopt.runtime.kernel_facts import facts_json
 from graphopt.runtime.manifest import MODEL_FORM, require
 from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
@@ -58,47 +58,6 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
     write_artifact(path, library=library, constants=model.constants, manifest=manifest, compressed=compressed)
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
-    """Load a compiled model, ready to run.
-
-    An artefact is code and runs with the rights of this process: load only what you trust as you would trust a program.
-
-    Constants stay in the file, which is mapped: while the model lives, the file may be replaced or deleted, but must not be cut
-    short or written to in place. The library and all memory are released with the model, but for the library that was the first
-    in this process, whose code the threads run. Forked children may use models that were loaded before the fork.
-
-    Args:
-        path: what ``CompiledModel.save`` or ``graphopt compile`` wrote.
-        threads: CPU threads of a run, the caller's included; by default those that the model was compiled for. No more than
-            this process may use CPUs. Results don't depend on it. Models compiled for one thread stay with one.
-
-    Raises:
-        TargetError: ``threads`` is no whole number of at least 1.
-        ArtifactError: missing, damaged, of another version, or no model.
-        DeviceError: compiled for another machine, which is named, or the device is absent.
-    """
-    from graphopt.backends.base.target import checked_threads
-    from graphopt.runtime.executor import Executor
-    from graphopt.runtime.model import CompiledModel
-
-    threads = checked_threads(threads)
-    artifact = read_artifact(path)
-    signature, target = describe(artifact)
-    _require_runnable(target, artifact.path)
-    from graphopt.backends.build.build import open_library
-
-    with artifact.library_path() as library:
-        loaded = open_library(library, target, threads or artifact.manifest["threads"])
-    return CompiledModel(
-        signature,
-        artifact.constants,
-        executor=Executor(loaded, artifact.constants, all_planned=signature.is_fixed),
-        source=str(artifact.path),
-        artifact=artifact,
-        target=target,
-    )
-
-
 def describe(artifact: Artifact) -> tuple[Signature, Target]:
     """Signature and target of an artefact, which need not run on this machine.
 
@@ -129,25 +88,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
-
-
-def _require_runnable(target: Target, path: Path) -> None:
-    from graphopt.backends.targets.runnable import can_run_here
-
-    try:
-        verdict = can_run_here(target)
-    except (ValueError, TypeError, RuntimeError) as error:  # what TVM raises for a target that it can't make sense of
-        raise ArtifactError(
-            f"{path} holds no model that this graphopt can read ({str(error).splitlines()[0]})",
-            hint="compile the model again",
-        ) from error
-    if not verdict:
-        here = "native" if target.kind != "cuda" else "cuda"
-        raise DeviceError(
-            f"{path} was compiled for target {target.name!r}, which can't run here: {verdict.reason}",
-            code="other-machine",
-            hint=f"compile the model on or for this machine (--target {here}), or copy the file to one that fits",
-        )
 
 
 def _same_file(a: Any, b: Any) -> bool:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.cli.options import values_of
+from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 from tests.cli.conftest import Cli
 

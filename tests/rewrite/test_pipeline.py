@@ -9,20 +9,20 @@ import pytest
 
 from graphopt.errors import AccuracyError, InternalError, UserError
 from graphopt.ir.printer import format_graph
+from graphopt.passes.catalogue import known_passes, list_passes, parse_pass
 from graphopt.passes.fold.constants import FoldConstants
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.compare import CompareEach
 from graphopt.rewrite.instruments import Dump, TimePasses, VerifyEach
-from graphopt.rewrite.passes import Pass, registered_passes
+from graphopt.rewrite.passes import Pass
 from graphopt.rewrite.pipeline import Phase, Pipeline
-from graphopt.rewrite.spec import list_passes, parse_pass
 from tests.support.onnx_graphs import graph_of
 
 X = {"x": "float[2,3]"}
 
 
 def test_pass_text_round_trips():
-    for name, cls in registered_passes().items():
+    for name, cls in known_passes().items():
         assert parse_pass(name) == cls()
         assert parse_pass(name).spec() == name
     p = parse_pass("fold_constants{ max-elements = 12 }")

@@ -16,6 +16,7 @@ from graphopt.passes.prune.apply import apply_in_place
 from graphopt.passes.prune.dead.constant_channels import movable, move
 from graphopt.passes.prune.dead.fates import Fates
 from graphopt.passes.prune.dead.readers import unread
+from graphopt.passes.prune.dead.zero_rules import rule_of
 from graphopt.passes.prune.dead.zeros import Zeros
 from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
 from graphopt.passes.prune.labels import Role
@@ -134,7 +135,7 @@ def find_dead(groups: PruneGroups, *, constants: bool = False) -> DeadChannels:
     fates = Fates(groups)
     while True:
         fates.decide(removed)
-        zeros = Zeros(groups.graph, fates.keep)
+        zeros = Zeros(groups.graph, rule_of, fates.keep)
         found = {g.index: removed[g.index] | _dead(g, zeros, constants) for g in groups.groups}
         for index, mask in found.items():
             if mask.all():
@@ -183,7 +184,7 @@ def _keep_axes(groups: PruneGroups, fates: Fates, found: dict[int, Mask], remove
 
 def _may_be_dead(graph: Graph) -> bool:
     """Whether it is worth looking at channels at all."""
-    zeros = Zeros(graph)
+    zeros = Zeros(graph, rule_of)
     if not zeros.is_empty:
         return True
     for node in graph.nodes:

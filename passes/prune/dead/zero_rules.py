@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import numpy as np
 
 from graphopt.ir.editor import Editor
@@ -15,12 +12,9 @@ from graphopt.ops.infer import infer_node
 from graphopt.ops.registry import BROADCAST, has_trait
 from graphopt.passes.fold.constants import evaluate_node
 from graphopt.passes.prune.dead.zero_products import convolution, product
-from graphopt.passes.prune.dead.zeros import Facts, Known, Mask, Zeros, operand, or_none
+from graphopt.passes.prune.dead.zeros import FactRule, Facts, Known, Mask, Zeros, operand, or_none
 from graphopt.passes.prune.labels import Labelling, RuleContext, shape_of
 from graphopt.passes.prune.rules.registry import label_rule
-
-FactRule: TypeAlias = Callable[[Zeros, Node, int], Facts]
-"""What is known along every axis of output ``index``; [] for nothing."""
 
 EXACT_MOVES = frozenset({
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",

@@ -57,6 +57,8 @@ class Known:
 
 Facts: TypeAlias = list[Known | None]
 """One entry an axis."""
+FactRule: TypeAlias = "Callable[[Zeros, Node, int], Facts]"
+"""What is known along every axis of output ``index``; [] for nothing."""
 
 
 class Zeros:
@@ -64,12 +66,11 @@ class Zeros:
 
     Args:
         graph: not changed; its subgraphs are not looked into.
+        rule_of: what the analysis knows of an operator; None where that is nothing.
         keep: what is left of every tensor; all of it by default.
     """
 
-    def __init__(self, graph: Graph, keep: Keep = lambda slot: ()) -> None:
-        from graphopt.passes.prune.dead.zero_rules import rule_of  # at the top it would be a cycle
-
+    def __init__(self, graph: Graph, rule_of: Callable[[Node], FactRule | None], keep: Keep = lambda slot: ()) -> None:
         self.graph = graph
         self.keep = keep
         self._facts: dict[Value, Facts] = {}

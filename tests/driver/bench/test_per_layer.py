@@ -17,8 +17,8 @@ from graphopt.errors import ArtifactError, UserError
 from graphopt.models import zoo
 from graphopt.runtime.artifact import read_artifact, write_artifact
 from graphopt.runtime.kernel_facts import KernelFacts, kernel_facts
+from graphopt.runtime.load import load
 from graphopt.runtime.model import CompiledModel
-from graphopt.runtime.store import load
 from tests.support.onnx_graphs import model_of
 
 PEAKS = MachinePeaks(2, 50.0, 100.0, (Bandwidth("memory", 20, 10, 16, 18), Bandwidth("L2", 200, 100, 160, 180)))

@@ -9,6 +9,7 @@ import graphopt
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.ir.printer import format_graph
+from graphopt.passes.catalogue import parse_pass
 from graphopt.passes.prune import apply
 from graphopt.passes.prune.channels import PruneChannels
 from graphopt.passes.prune.choice.ranking import select
@@ -17,7 +18,6 @@ from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.rewrite.compare import random_inputs
 from graphopt.rewrite.remarks import Remarks
-from graphopt.rewrite.spec import parse_pass
 from tests.support.onnx_graphs import graph_of, ops, rand
 from tests.support.ort import run_ort
 

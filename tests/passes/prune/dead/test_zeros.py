@@ -11,6 +11,7 @@ from graphopt.driver.optimizing import export_onnx
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node
 from graphopt.ops.infer import infer_node
+from graphopt.passes.prune.dead.zero_rules import rule_of
 from graphopt.passes.prune.dead.zeros import Zeros
 from graphopt.rewrite.compare import random_inputs
 from tests.passes.prune.dead.dead_nets import BLOCKS, network
@@ -28,7 +29,7 @@ def holed(*shape: int, axis: int = 0, at: int = 1) -> Array:
 def claims(graph: Graph, op: str, axis: int = 1) -> list[float | None]:
     """What is known along an axis of the result of the last node of an operator."""
     node: Node = [n for n in graph.nodes if n.op == op][-1]
-    known = Zeros(graph).known(node.out, axis)
+    known = Zeros(graph, rule_of).known(node.out, axis)
     extent = node.out.shape[axis]
     assert isinstance(extent, int)
     return [float(known.value[i]) if known is not None and known.mask[i] else None for i in range(extent)]
@@ -44,7 +45,7 @@ def check_claims(graph: Graph) -> int:
             editor.set_output(whole, len(whole.outputs), value)
     names = [v.name for v in whole.outputs]
     results = dict(zip(names, run_ort(export_onnx(whole), random_inputs(whole))))
-    zeros, checked = Zeros(graph), 0
+    zeros, checked = Zeros(graph, rule_of), 0
     for node in graph.nodes:
         for axis in range(len(node.out.shape)):
             known = zeros.known(node.out, axis)
@@ -145,7 +146,7 @@ def test_channels_of_zero_through(body: str, want: list[float | None]) -> None:
         ax=np.int64([3]), pads=np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
     )  # fmt: skip
     node = next(n for n in g.nodes if n.out.is_output)
-    known = Zeros(g).known(node.out, 1)
+    known = Zeros(g, rule_of).known(node.out, 1)
     assert [float(known.value[i]) if known is not None and known.mask[i] else None for i in range(2)] == want
 
 
@@ -186,7 +187,7 @@ def test_products_of_matrices_and_batches() -> None:
 
 def test_nothing_is_known_of_dense_networks() -> None:
     g = graph_of(X, CONV + "y = Relu(c)", w=rand(4, 3, 1, 1), b=rand(4))
-    assert Zeros(g).is_empty
+    assert Zeros(g, rule_of).is_empty
 
 
 def test_channels_that_go_count_as_zero() -> None:
@@ -195,5 +196,5 @@ def test_channels_that_go_count_as_zero() -> None:
     )
     first = g.nodes[0].out
     gone = np.asarray([True, False, True, True])
-    zeros = Zeros(g, lambda slot: [None, gone, None, None] if slot is first else [])
+    zeros = Zeros(g, rule_of, lambda slot: [None, gone, None, None] if slot is first else [])
     assert zeros.zero(g.nodes[1].out, 1).tolist() == [False, True, False, False]

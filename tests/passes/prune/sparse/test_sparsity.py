@@ -18,11 +18,11 @@ from graphopt.ir.graph import Array, Graph, Node
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.printer import format_graph
 from graphopt.ir.verifier import verify
+from graphopt.passes.catalogue import parse_pass
 from graphopt.passes.prune.calibration.statistics import gather
 from graphopt.passes.prune.sparse.pattern import lowest, parse_pattern
 from graphopt.passes.prune.sparse.sparsity import sparsify
 from graphopt.rewrite.remarks import Remarks
-from graphopt.rewrite.spec import parse_pass
 from tests.support.onnx_graphs import model_of
 
 
