@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graphopt.models import zoo
 from tests.readme import README, blocks, commands
 
 
@@ -22,9 +23,22 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def test_the_quickstart(tmp_path: Path) -> None:
+BUILDS = {
+    "make": ("Makefile", [["make"]]),
+    "cmake": ("CMakeLists.txt", [["cmake", "-S", ".", "-B", "build"], ["cmake", "--build", "build"]]),
+}
+"""By the language of a block and the tool's name: where the block goes, and what builds ``digits.gopt`` then."""
+
+
+@pytest.fixture
+def graphopt_on_path() -> None:
+    """The blocks call it by its name."""
     if shutil.which("graphopt", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("graphopt is not installed beside this interpreter")
+
+
+@pytest.mark.usefixtures("graphopt_on_path")
+def test_the_quickstart(tmp_path: Path) -> None:
     ran = []
     for language, text in blocks():
         if language == "bash":
@@ -32,18 +46,22 @@ def test_the_quickstart(tmp_path: Path) -> None:
             assert (tmp_path / "out" / "logits.npy").is_file()
         elif language == "python":
             run([sys.executable, "-c", text], tmp_path)
-        elif language == "make" and shutil.which("make"):
-            (tmp_path / "digits.gopt").unlink()
-            (tmp_path / "Makefile").write_text(text)
-            run(["make"], tmp_path)
-            assert (tmp_path / "digits.gopt").is_file()
-        elif language == "cmake" and shutil.which("cmake"):
-            (tmp_path / "CMakeLists.txt").write_text(text)
-            run(["cmake", "-S", ".", "-B", "build"], tmp_path)
-            run(["cmake", "--build", "build"], tmp_path)
-            assert (tmp_path / "build" / "digits.gopt").is_file()
         ran.append(language)
-    assert {"bash", "python", "make", "cmake"} <= set(ran)
+    assert {"bash", "python", *BUILDS} <= set(ran)
+
+
+@pytest.mark.usefixtures("graphopt_on_path")
+@pytest.mark.parametrize("tool", BUILDS)
+def test_a_build_step(tool: str, tmp_path: Path) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool}")
+    name, commands = BUILDS[tool]
+    shutil.copy(zoo.get("digits").path(), tmp_path / "digits.onnx")
+    (text,) = (text for language, text in blocks() if language == tool)
+    (tmp_path / name).write_text(text)
+    for command in commands:
+        run(command, tmp_path)
+    assert list(tmp_path.rglob("digits.gopt"))
 
 
 def test_the_two_commands_are_what_ci_runs() -> None:

@@ -1,0 +1,55 @@
+"""Two runs of the tests in turn that prove everything once: what the first has passed, the second can leave out.
+
+``--write-passed FILE`` writes which tests passed. ``--leave-out FILE`` leaves exactly those out, so that a test which the first
+run skipped, failed, didn't select or didn't know runs in the second. ``.ci/run`` uses both: its first run has no more than
+README.md installs, its second has every extra and system package, and the slow tests.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("runs in turn")
+    group.addoption("--write-passed", type=Path, metavar="FILE", help="write the names of the tests that passed")
+    group.addoption("--leave-out", type=Path, metavar="FILE", help="leave out tests that --write-passed wrote")
+
+
+class _Passed:
+    """Writes down the tests that passed in every phase."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.passed: set[str] = set()
+        self.others: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.passed:
+            self.others.add(report.nodeid)
+        elif report.when == "call":
+            self.passed.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(sorted(self.passed - self.others), indent=0), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (left_out := config.getoption("--leave-out")) is not None and not left_out.is_file():
+        raise pytest.UsageError(f"--leave-out: there is no file {left_out}")
+    path = config.getoption("--write-passed")
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist, which reports to the process that writes
+    if path is not None and not is_worker:
+        config.pluginmanager.register(_Passed(path.absolute()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    path = config.getoption("--leave-out")
+    if path is None:
+        return
+    passed = set(json.loads(path.read_text(encoding="utf-8")))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+    items[:] = [item for item in items if item.nodeid not in passed]
