@@ -6,12 +6,14 @@ the folder is its owner's alone (mode 0700) and nothing in it is used that someb
 at every access (`graphopt.backends.build.private_folder`); a hash in each entry shows that it is whole.
 
 Several processes may use one cache: an entry is written beside its place and moved there, and readers take what they have
-opened. The least recently used entries go when the cache outgrows its limit.
+opened. The least recently used entries go when the cache outgrows its limit. To know that, nobody looks at all entries: a
+tally in the folder holds what they took when somebody last did, and what was written since.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ DEFAULT_LIMIT = 1 << 30
 
 _MAGIC = b"GOPTOBJ1"
 _SUFFIX = ".gobj"
+_TALLY = "bytes-written"
+"""File with a number of bytes on each line: of all entries when they were last counted, then of each that was written since."""
 _ABANDONED_S = 3600.0
 """Temporary files of writers that died are removed when they are this old."""
 _KEEP = 0.8
@@ -98,8 +102,11 @@ class ObjectCache:
                 return
             try:
                 with private_folder.opened(part, root, create=True) as inside:
-                    private_folder.write_file(name, _MAGIC + _digest(key, content) + content, inside)
+                    data = _MAGIC + _digest(key, content) + content
+                    private_folder.write_file(name, data, inside)
                 self._wrote = True
+                with suppress(OSError):  # without a tally, entries are counted
+                    private_folder.append_to_file(_TALLY, b"%d\n" % len(data), root)
             except NotPrivateError as error:
                 self._note(f"{self.folder / part} in the cache is not used: {error}")
             except OSError as error:
@@ -111,15 +118,17 @@ class ObjectCache:
         if not self._wrote:
             return
         self._wrote = False
+        if self._tally() <= self.limit:
+            return
         found = list(self._files())
         size = sum(file.size for file in found)
-        if size <= self.limit:
-            return
-        for file in sorted(found, key=lambda file: file.used):
-            if size <= self.limit * _KEEP:
-                break
-            if self._remove(file):
-                size -= file.size
+        if size > self.limit:
+            for file in sorted(found, key=lambda file: file.used):
+                if size <= self.limit * _KEEP:
+                    break
+                if self._remove(file):
+                    size -= file.size
+        self._start_tally(size)
 
     def usage(self) -> CacheUsage:
         """Number and size of the entries."""
@@ -133,7 +142,24 @@ class ObjectCache:
             if self._remove(file, tell=True):
                 count += file.name.endswith(_SUFFIX)
                 size += file.size
+        with self._opened() as root, suppress(OSError):
+            if root is not None:
+                os.unlink(_TALLY, dir_fd=root)
         return CacheUsage(count, size)
+
+    def _tally(self) -> float:
+        """Bytes of all entries, or more where some were written twice or removed; infinity where that isn't known."""
+        with self._opened() as root:
+            if root is not None:
+                with suppress(OSError, NotPrivateError, ValueError):
+                    return sum(map(int, private_folder.read_file(_TALLY, root).split()))
+        return math.inf
+
+    def _start_tally(self, size: int) -> None:
+        with self._opened() as root:
+            if root is not None:
+                with suppress(OSError):
+                    private_folder.write_file(_TALLY, b"%d\n" % size, root)
 
     def _files(self, abandoned_s: float = _ABANDONED_S) -> Iterator[_File]:
         """Entries, and temporary files that nobody writes any more."""

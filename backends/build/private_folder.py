@@ -103,6 +103,19 @@ def write_file(name: str, content: bytes, inside: int) -> None:
         raise
 
 
+def append_to_file(name: str, content: bytes, inside: int) -> None:
+    """Write at the end of a file that exists, in one piece whoever else does so meanwhile.
+
+    Raises:
+        OSError: it is missing, no file, or can't be written.
+    """
+    handle = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
+    try:
+        os.write(handle, content)
+    finally:
+        os.close(handle)
+
+
 def _require_private(info: os.stat_result) -> None:
     if info.st_uid != os.geteuid():
         raise NotPrivateError("it belongs to another user")
