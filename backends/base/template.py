@@ -11,6 +11,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import known_array
 
 ConfigT = TypeVar("ConfigT")
@@ -32,9 +33,9 @@ class KernelCall:
     names: DimNames | None = None
     read: set[Value] = field(default_factory=set, compare=False)
 
-    def block(self, value: Value) -> int:
-        """Channel block of an operand or result, 0 for a plain layout."""
-        return self.fused.blocks.get(value, 0)
+    def layout(self, value: Value) -> Layout:
+        """How an operand or result is ordered in memory."""
+        return self.fused.layout(value)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class KernelTemplate(ABC, Generic[ConfigT]):
     name: ClassVar[str]
     anchors: ClassVar[frozenset[str]]
 
+    def is_for(self, call: KernelCall) -> bool:
+        """Whether the call's anchor is of an operator that the template computes."""
+        return not call.group.anchor.domain and call.group.anchor.op in self.anchors
+
     @abstractmethod
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Whether the template can compute the call."""
@@ -115,9 +120,13 @@ class KernelTemplate(ABC, Generic[ConfigT]):
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel, with its constants packed for the configuration."""
 
-    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
-        """Channel block that the template would like its data operand and result in, 0 for plain."""
-        return 0
+    def takes(self, layout: Layout) -> bool:
+        """Whether the template knows a layout at all; ``supports`` is asked about calls only whose layouts it knows."""
+        return layout.is_plain or layout.channel_block > 0
+
+    def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
+        """The layout that the template would like its data operand and result in."""
+        return PLAIN
 
 
 @dataclass(frozen=True)
@@ -145,13 +154,21 @@ class Candidate:
         )
 
 
+def asked(template: KernelTemplate[Any], call: KernelCall, caps: Caps) -> Support:
+    """Whether a template for the call's anchor can compute it, layouts that it doesn't know included."""
+    for value in (*call.group.inputs, *call.group.outputs):
+        if not template.takes(call.layout(value)):
+            return No(f"%{value.name} is stored as {call.layout(value).name(len(value.shape))}")
+    return template.supports(call, caps)
+
+
 def weigh(templates: Sequence[KernelTemplate[Any]], call: KernelCall, caps: Caps) -> list[Candidate]:
     """The templates for the call's anchor: first those that can compute it, cheapest first, then the others."""
     found = []
     for template in templates:
-        if call.group.anchor.domain or call.group.anchor.op not in template.anchors:
+        if not template.is_for(call):
             continue
-        answer = template.supports(call, caps)
+        answer = asked(template, call, caps)
         if isinstance(answer, No):
             found.append(Candidate(template, reason=answer.reason))
             continue

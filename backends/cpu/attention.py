@@ -40,7 +40,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         reason = plain_epilogue(call.group)
         if reason is not None:
             return No(reason)
-        if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+        if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
             return No("needs plain layouts")
         operands = _operands(call)
         allowed = {d for v in operands for d in v.shape if isinstance(d, SymExpr)}

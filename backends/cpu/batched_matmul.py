@@ -57,7 +57,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
         allowed = {d for d in (*a.shape, *b.shape) if isinstance(d, SymExpr)}
         if any(isinstance(d, SymExpr) and d not in allowed for v in call.group.inputs for d in v.shape):
             return No("an epilogue operand has a symbolic dimension of its own")
-        if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+        if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
             return No("needs plain layouts")
         return Yes()
 

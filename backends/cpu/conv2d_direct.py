@@ -9,7 +9,8 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.cost.direct import default_config, predicted_cycles
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, pack_weight, supports
-from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_block
+from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
+from graphopt.ir.layout import Layout
 
 
 class DirectConv2d(ConvTemplate[Conv2dConfig]):
@@ -24,7 +25,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         emit,
     )
 
-    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
+    def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
         """A vector of channels, or 8 where that does not divide them."""
         channels = call.group.anchor.out.shape[1]
-        return channel_block(channels, caps)
+        return channel_layout(channels, caps)

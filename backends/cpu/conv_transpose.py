@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
-from graphopt.backends.templates.convolution import channel_block
+from graphopt.backends.templates.convolution import channel_layout
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -27,6 +27,7 @@ from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.conv import transposed_window
 
@@ -101,7 +102,9 @@ class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
 
     def spec(self, call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         """The kernel's specification."""
-        if call.block(call.group.anchor.inputs[0]) or call.block(call.group.outputs[0]):  # type: ignore[arg-type]
+        if any(
+            v is not None and call.layout(v).channel_block for v in (call.group.anchor.inputs[0], call.group.outputs[0])
+        ):
             raise _context(call).unsupported("channel blocks")
         return patch_of(call)
 
@@ -116,17 +119,17 @@ class PhasedConvTranspose2d(_ConvTranspose[SlidingConfig]):
         """The kernel's specification."""
         return transposed_of(call)
 
-    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
+    def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
         """A vector of channels; patches only stay in blocks between neighbours that are."""
         node = call.group.anchor
         x: Any = node.inputs[0]
-        block = channel_block(node.out.shape[1], caps) if len(node.out.shape) == 4 else 0
+        blocked = channel_layout(node.out.shape[1], caps) if len(node.out.shape) == 4 else PLAIN
         try:
             patch_of(call)
         except GraphOptError:
-            return block
+            return blocked
         readers = {use.node.op for use in call.group.outputs[0].uses}
-        return block if call.block(x) and readers and readers <= _READERS_OF_BLOCKS else 0
+        return blocked if call.layout(x).channel_block and readers and readers <= _READERS_OF_BLOCKS else PLAIN
 
 
 _READERS_OF_BLOCKS = frozenset({"Conv", "Concat", "Add"})
@@ -205,8 +208,8 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
         kernel=(window.kernel[0], window.kernel[1]),
         strides=(window.strides[0], window.strides[1]),
         pads=(top, left, bottom, right),
-        in_block=call.block(x) or 1,
-        out_block=call.block(call.group.outputs[0]) or 1,
+        in_block=call.layout(x).channel_block or 1,
+        out_block=call.layout(call.group.outputs[0]).channel_block or 1,
     )
     _name(dims, node.out.shape[2:], (spec.out_extent(0), spec.out_extent(1)))
     return spec, dims

@@ -10,6 +10,7 @@ from graphopt.backends.cpu.kernels import depthwise, depthwise_plain
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import attr
 
 
@@ -25,13 +26,13 @@ class DepthwiseConv2d(ConvTemplate[SlidingConfig]):
         depthwise.emit,
     )
 
-    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
-        """The block that the data comes in; a depthwise convolution has no reason to change it."""
+    def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
+        """The layout that the data comes in; a depthwise convolution has no reason to change it."""
         node = call.group.anchor
         x = node.inputs[0]
         if x is None or len(x.shape) != 4 or attr(node, "group") != x.shape[1]:
-            return 0
-        return call.block(x)
+            return PLAIN
+        return call.layout(x)
 
 
 class PlainDepthwiseConv2d(ConvTemplate[PlainWindowConfig]):

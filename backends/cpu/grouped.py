@@ -9,7 +9,8 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.kernels import grouped_blocked, grouped_pointwise
 from graphopt.backends.cpu.kernels.grouped_pointwise import GroupedPointwiseConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
-from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_block
+from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import attr
 
 
@@ -38,12 +39,13 @@ class GroupedConv2d(ConvTemplate[SlidingConfig]):
         grouped_blocked.emit,
     )
 
-    def wanted_block(self, call: KernelCall, caps: Caps) -> int:
+    def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
         """That of the data, or a vector of channels. 1x1 kernels have a faster form on plain data."""
         node = call.group.anchor
         x, w = node.inputs[0], node.inputs[1]
         if x is None or w is None or attr(node, "group") in (1, x.shape[1]):
-            return 0
+            return PLAIN
         if all(k == 1 for k in w.shape[2:]):
-            return 0
-        return call.block(x) or channel_block(node.out.shape[1], caps)
+            return PLAIN
+        own = call.layout(x)
+        return channel_layout(node.out.shape[1], caps) if own.is_plain else own

@@ -43,8 +43,8 @@ class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
             return No("needs float32 data of rank 4")
         if not isinstance(x.shape[1], int) or any(d == 0 for d in x.shape):
             return No("needs a known number of channels and no empty dimension")
-        if bool(call.block(x)) == bool(call.block(node.out)):
-            return No("the layouts are alike")
+        if call.layout(x).is_plain == call.layout(node.out).is_plain:
+            return No("not between a plain layout and channel blocks")
         reason = kernels.supports(_spec_of(call), caps)
         return No(reason) if reason is not None else Yes()
 
@@ -74,7 +74,8 @@ def _spec_of(call: KernelCall) -> LayoutCopySpec:
 
     n, c, h, w = x.shape
     assert isinstance(c, int)
+    to_blocks = call.layout(x).is_plain
     return LayoutCopySpec(
         extent(n, "n"), c, extent(h, "h"), extent(w, "w"),
-        call.block(x) or call.block(node.out), to_blocks=not call.block(x),
+        (call.layout(node.out) if to_blocks else call.layout(x)).channel_block, to_blocks,
     )  # fmt: skip

@@ -26,8 +26,8 @@ class BlockedLrn(KernelTemplate[None]):
             return No("an epilogue")
         if x.dtype is not DType.f32 or len(x.shape) != 4 or not all(isinstance(d, int) and d > 0 for d in x.shape):
             return No("needs float32 data of rank 4 and known sizes")
-        block = call.block(x)
-        if caps.is_gpu or block < 4 or call.block(node.out) != block:
+        block = call.layout(x).channel_block
+        if caps.is_gpu or block < 4 or call.layout(node.out) != call.layout(x):
             return No("needs data and result in the same channel blocks")
         spec = spec_of(call)
         return Yes() if max(spec.before, spec.after) <= block else No("a window that is wider than two blocks")
@@ -53,4 +53,4 @@ def spec_of(call: KernelCall) -> LrnSpec:
     node = call.group.anchor
     x: Any = node.inputs[0]
     number = {a: float(attr(node, a)) for a in ("alpha", "beta", "bias")}
-    return LrnSpec(tuple(x.shape), call.block(x), int(attr(node, "size")), **number)
+    return LrnSpec(tuple(x.shape), call.layout(x).channel_block, int(attr(node, "size")), **number)

@@ -61,7 +61,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         rows = {d for d in a.shape[:-1] if isinstance(d, SymExpr)}
         if any(isinstance(d, SymExpr) and d not in rows for v in call.group.inputs for d in v.shape):
             return No("an epilogue operand has a symbolic dimension of its own")
-        if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+        if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
             return No("needs plain layouts")
         reason = supports(spec_of(call)[0], caps)
         return Yes() if reason is None else No(reason)

@@ -174,8 +174,8 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
         x: Any = call.group.anchor.inputs[0]
         if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
-        block = call.block(x)
-        if caps.is_gpu or not block or block % 4 or call.block(call.group.outputs[0]) != block:
+        block = call.layout(x).channel_block
+        if caps.is_gpu or not block or block % 4 or call.layout(call.group.outputs[0]) != call.layout(x):
             return No("needs data and result in channel blocks of the same multiple of 4")
         if any(isinstance(d, int) and d < 1 for d in x.shape):
             return No("an empty dimension")
@@ -211,7 +211,7 @@ def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
         for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
     )
     average = node.op == "GlobalAveragePool"
-    return GlobalPoolSpec(batch, x.shape[1], height, width, call.block(x), average), dims
+    return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average), dims
 
 
 def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
@@ -254,8 +254,8 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         pads=(begin[0], begin[1], max(reach[0], 0), max(reach[1], 0)),
         dilations=(window.dilations[0], window.dilations[1]),
         groups=channels,
-        in_block=call.block(x) or 1,
-        out_block=call.block(call.group.outputs[0]) or 1,
+        in_block=call.layout(x).channel_block or 1,
+        out_block=call.layout(call.group.outputs[0]).channel_block or 1,
     )
     if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")

@@ -97,7 +97,7 @@ def single_node(call: KernelCall, data: int | None = None) -> str | None:
         return "more than one result"
     if any(v is not None and v.dtype is not DType.f32 for v in (*node.inputs[:data], node.out)):
         return "needs float32"
-    if any(call.block(v) for v in (*call.group.inputs, *call.group.outputs)):
+    if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
         return "needs plain layouts"
     if any(d == 0 for d in x.shape):
         return "no elements"

@@ -10,18 +10,19 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.registry import tvm_dtype
-from graphopt.backends.tensors.builder import Nest, Output, physical_shape
+from graphopt.backends.tensors.builder import Nest, Output
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 
 
 def emit_copy(
-    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames, block: int = 0
+    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames, layout: Layout = PLAIN
 ) -> tuple[Any, list[Value], list[str]]:
     """A kernel ``(source?, target)`` that writes ``value``; without source when it is known from dimensions or constant.
 
     Args:
-        block: channel block of what is written, 0 for a plain layout.
+        layout: that of what is written.
 
     Returns:
         The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
@@ -29,11 +30,11 @@ def emit_copy(
     call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), names)
     lowering = GroupLowering(call, caps, nest)
     tensor = lowering.operand(value)
-    shape = physical_shape(lowering.builder.shape(value.shape), block)
+    shape = layout.physical_shape(lowering.builder.shape(value.shape))
     out = tirx.decl_buffer(
         [tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out"
     )
-    lowering.builder.emit([Output(tensor, out, block)])
+    lowering.builder.emit([Output(tensor, out, layout)])
     symbol_names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]
     return lowering.builder.finish(params, "copy"), list(lowering.buffers), symbol_names

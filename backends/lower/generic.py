@@ -13,12 +13,13 @@ from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.nest import cpu_nest
 from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
-from graphopt.backends.tensors.builder import KernelBuilder, Nest, Output, physical_shape, reader
+from graphopt.backends.tensors.builder import KernelBuilder, Nest, Output, reader
 from graphopt.backends.tensors.tensor import Expr, Tensor
 from graphopt.errors import GraphOptError, InternalError, UnsupportedOpError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Node, Value
+from graphopt.ir.layout import PLAIN
 
 
 class GroupLowering:
@@ -52,14 +53,14 @@ class GroupLowering:
         elif value.data is not None and value.data.size > 0 and (value.data.size == 1 or _uniform(value.data)):
             tensor = scalar_operand(value.data, dtype, shape)
         else:
-            block = self.call.block(value)
+            layout = self.call.layout(value)
             buffer = self.buffers.get(value)
             if buffer is None:
                 k.name_dims(value.shape)
                 shape = k.shape(value.shape)
-                buffer = tirx.decl_buffer(_storable(physical_shape(shape, block)), dtype, f"p{len(self.buffers)}")
+                buffer = tirx.decl_buffer(_storable(layout.physical_shape(shape)), dtype, f"p{len(self.buffers)}")
                 self.buffers[value] = buffer
-            tensor = reader(buffer, shape, dtype, block)
+            tensor = reader(buffer, shape, dtype, layout)
         self.tensors[value] = tensor
         return tensor
 
@@ -91,8 +92,8 @@ class GroupLowering:
     def context(self, node: Node) -> LowerContext:
         """What the lowering of ``node`` sees."""
         outputs = self.call.group.outputs
-        block = self.call.block(outputs[0]) if outputs else 0
-        return LowerContext(node, self.builder, self.operand, self.pack, block, self.call.read)
+        layout = self.call.layout(outputs[0]) if outputs else PLAIN
+        return LowerContext(node, self.builder, self.operand, self.pack, layout, self.call.read)
 
     def lower(self, node: Node) -> None:
         """Add the tensors of a node's outputs.
@@ -120,10 +121,10 @@ class GroupLowering:
         """Emit loops that write ``values`` to new output buffers, which are returned."""
         outputs = []
         for i, value in enumerate(values):
-            block = self.call.block(value)
-            shape = physical_shape(self.builder.shape(value.shape), block)
+            layout = self.call.layout(value)
+            shape = layout.physical_shape(self.builder.shape(value.shape))
             buffer = tirx.decl_buffer(_storable(shape), tvm_dtype(value.dtype), f"out{i}")
-            outputs.append(Output(self.operand(value), buffer, block))
+            outputs.append(Output(self.operand(value), buffer, layout))
         self.builder.emit(outputs)
         return [o.buffer for o in outputs]
 

@@ -8,6 +8,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, choose, elementwise, let
+from graphopt.ir.layout import PLAIN
 from graphopt.ops.conv import Window, conv_window, transposed_window
 
 
@@ -150,8 +151,7 @@ def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr])
             inside = here if inside is True else tirx.all(inside, here)
         return choose(inside, lambda: x(*source), lambda: const(0, x.dtype))
 
-    block = c.block if c.block and isinstance(x.shape[1], int) and x.shape[1] % c.block == 0 else 0
-    return c.k.stage(Tensor(shape, x.dtype, element), block)
+    return c.k.stage(Tensor(shape, x.dtype, element), c.layout if c.layout.fits(shape) else PLAIN)
 
 
 def _i64(value: Expr) -> Expr:

@@ -14,7 +14,7 @@ from graphopt.ops.movement import slice_bounds, split_sizes
 def plain_walk(x: Tensor) -> Walk | None:
     """How ``x`` lies in a row-major buffer dimension by dimension, None if it doesn't."""
     walk: Walk | None = x.walk
-    return walk if walk is not None and not walk.block and same_dims(walk.extents, x.shape) else None
+    return walk if walk is not None and walk.layout.is_plain and same_dims(walk.extents, x.shape) else None
 
 
 @lowers("Transpose")
@@ -40,7 +40,7 @@ def _reshape(c: LowerContext) -> Lowered:
 
 def reshaped(x: Tensor, shape: Sequence[Expr]) -> Tensor:
     """The same elements in the same order."""
-    walk = x.walk if x.walk is not None and not x.walk.block else None
+    walk = x.walk if x.walk is not None and x.walk.layout.is_plain else None
     return Tensor(shape, x.dtype, lambda *i: x(*unflatten(flatten(i, shape), x.shape)), walk=walk)
 
 

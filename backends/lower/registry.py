@@ -14,6 +14,7 @@ from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext
 from graphopt.ops.registry import BROADCAST, has_trait
@@ -92,7 +93,7 @@ class LowerContext(InferContext):
 
     Attributes:
         pack: makes an operand of a constant array that the lowering rearranged.
-        block: channel block of the kernel's result, 0 if it is stored plainly.
+        layout: that of the kernel's result.
         read: receives the constants whose elements were asked for.
     """
 
@@ -102,7 +103,7 @@ class LowerContext(InferContext):
         builder: KernelBuilder,
         operand: Callable[[Value], Tensor],
         pack: Callable[[np.ndarray[Any, Any]], Tensor],
-        block: int = 0,
+        layout: Layout = PLAIN,
         read: set[Value] | None = None,
     ) -> None:
         assert node.graph is not None
@@ -110,7 +111,7 @@ class LowerContext(InferContext):
         self.k = builder
         self._operand = operand
         self.pack = pack
-        self.block = block
+        self.layout = layout
         self.read = set() if read is None else read
 
     def const(self, i: int) -> Array | None:

@@ -83,7 +83,7 @@ class Signatures:
         if value.content is not None:
             content = (value.binds, value.content.shape, *value.content.reshape(-1))
         read = bool(value.uses or value.escapes)
-        return (value.type, call.block(value), constant, content, read, () if made else _origin(value))
+        return (value.type, call.layout(value), constant, content, read, () if made else _origin(value))
 
 
 def _bound(call: KernelCall, values: dict[Value, int]) -> Hashable:

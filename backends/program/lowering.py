@@ -31,6 +31,7 @@ from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
 from graphopt.passes.fuse.kernels import is_shape_arithmetic
@@ -134,16 +135,16 @@ class Lowering:
                 buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
                 self.out.constants.append(buffer)
             elif value.producer is not None and value.producer.graph is self.fused.graph:
-                self._takes_memory(value, self.fused.blocks.get(value, 0))
+                self._takes_memory(value, self.fused.layout(value))
             self.buffers[value] = buffer
         return self.buffers[value]
 
-    def _takes_memory(self, value: Value, block: int) -> None:
+    def _takes_memory(self, value: Value, layout: Layout) -> None:
         if not self.target.caps.is_gpu:  # there TVM allocates, and nothing on the host computes with dimensions
-            self.memory.add(value, physical(value.shape, block))
+            self.memory.add(value, layout.physical_shape(value.shape))
 
     def _physical(self, value: Value) -> Shape:
-        return physical(value.shape, self.fused.blocks.get(value, 0))
+        return self.fused.layout(value).physical_shape(value.shape)
 
     def operand(self, operand: Operand, name: str) -> Buffer:
         """The buffer of an operand; a constant that several kernels read in the same order is packed once."""
@@ -171,7 +172,7 @@ class Lowering:
         names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
         self.titles |= {n: f"{value.name}[{i}]" if value.shape else value.name for i, n in enumerate(names)}
         source = self.buffer(value)
-        if value.dtype is not DType.i64 or len(value.shape) != 1 or self.fused.blocks.get(value):
+        if value.dtype is not DType.i64 or len(value.shape) != 1 or not self.fused.layout(value).is_plain:
             call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
             lowering = GroupLowering(call, self.target.caps, self.nest)
             kernel = elements_kernel(lowering, value)
@@ -257,25 +258,25 @@ class Lowering:
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""
         known = value.content is not None and value.data is None and not value.binds
-        if known or self.fused.blocks.get(value, 0):
+        if known or not self.fused.layout(value).is_plain:
             return self._copy(value)
         return self.buffer(value)
 
     def _copy(self, value: Value) -> Buffer:
-        return self._copied(value, f"{value.name}_copy", 0)
+        return self._copied(value, f"{value.name}_copy", PLAIN)
 
-    def copy_into(self, value: Value, home: Buffer, shift: int, block: int) -> Buffer:
-        """A copy of ``value`` in channel blocks of ``block`` (0: plain), ``shift`` bytes into another buffer."""
-        copy = self._copied(value, f"{value.name}_in_{home.name}", block)
+    def copy_into(self, value: Value, home: Buffer, shift: int, layout: Layout) -> Buffer:
+        """A copy of ``value`` in some layout, ``shift`` bytes into another buffer."""
+        copy = self._copied(value, f"{value.name}_in_{home.name}", layout)
         copy.home, copy.shift = home, shift
         return copy
 
-    def _copied(self, value: Value, name: str, block: int) -> Buffer:
+    def _copied(self, value: Value, name: str, layout: Layout) -> Buffer:
         from graphopt.backends.lower.copy import emit_copy
 
-        copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(physical(value.shape, block)))
-        self._takes_memory(value, block)
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, block)
+        copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(layout.physical_shape(value.shape)))
+        self._takes_memory(value, layout)
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, layout)
         self._settle(value.name)
         operands = [self.buffer(v) for v in sources]
         kernel = self._add(function, "copy", operands)
@@ -371,14 +372,6 @@ class Lowering:
         self.out.functions[name] = function.with_attr("global_symbol", name)
         self.by_hash.setdefault(key, []).append(name)
         return name
-
-
-def physical(shape: Shape, block: int) -> Shape:
-    """``NC...`` as stored in channel blocks; the shape itself when ``block`` is 0."""
-    if not block:
-        return shape
-    n, c, *rest = shape
-    return (n, c // block, *rest, block)
 
 
 def _identifier(text: str) -> str:

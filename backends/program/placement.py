@@ -1,7 +1,7 @@
 """Concat, Split and Slice without copies, where a part is one contiguous range of the whole.
 
-That is so when every dimension outside of the axis is 1, in blocked layouts when the part begins and ends with a block; and kernels
-want it to begin on a cache line. The
+That is so when every dimension that is stored outside of the axis is 1, in blocked layouts when the part begins and ends with a
+block; and kernels want it to begin on a cache line. The
 producer of an operand of Concat then writes into the result, and the results of Split and Slice lie in the operand. Whole and parts
 share memory from the first write to the last read, see `graphopt.backends.program.plan`.
 
@@ -76,7 +76,7 @@ def _join(lowering: Lowering, group: Group) -> bool:
         return False
     placed = []
     for part, buffer in zip(parts, buffers):
-        placed.append(buffer or lowering.copy_into(part.value, home, part.start, lowering.fused.blocks.get(whole, 0)))
+        placed.append(buffer or lowering.copy_into(part.value, home, part.start, lowering.fused.layout(whole)))
     lowering.out.steps.append(JoinStep(placed, home))
     return True
 
@@ -86,7 +86,7 @@ def _move_in(lowering: Lowering, parts: Sequence[_Part], index: int, home: Buffe
     part = parts[index]
     buffer = lowering.buffers.get(part.value)
     assert home.value is not None
-    if buffer is None or lowering.fused.blocks.get(part.value, 0) != lowering.fused.blocks.get(home.value, 0):
+    if buffer is None or lowering.fused.layout(part.value) != lowering.fused.layout(home.value):
         return False
     root, shift = buffer.root
     if root is home:
@@ -150,17 +150,20 @@ def _cut(lowering: Lowering, group: Group) -> bool:
 
 def _part(lowering: Lowering, whole: Value, part: Value, axis: int, position: int) -> _Part | None:
     """Where ``part``, ``position`` elements along ``axis`` in, lies in ``whole``; None if it is no contiguous range."""
-    block = lowering.fused.blocks.get(whole, 0)
+    layout = lowering.fused.layout(whole)
     extent = part.shape[axis]
     if not all(isinstance(d, int) for d in (*whole.shape, *part.shape)) or part.dtype is not whole.dtype:
         return None
     assert isinstance(extent, int)
-    if block and (axis != 1 or position % block or extent % block):
+    block = layout.block(axis)
+    if (layout.blocks and block == 1) or position % block or extent % block:
         return None
-    if math.prod(d for d in whole.shape[:axis] if isinstance(d, int)) != 1:
+    physical = [d for d in layout.physical_shape(whole.shape) if isinstance(d, int)]
+    place = layout.axes(len(whole.shape)).index(axis)
+    if math.prod(physical[:place]) != 1:
         return None
-    row = math.prod(d for d in whole.shape[axis + 1 :] if isinstance(d, int)) * ((whole.dtype.bits + 7) // 8)
-    return _Part(part, position * row, extent * row)
+    step = math.prod(physical[place + 1 :]) * ((whole.dtype.bits + 7) // 8)
+    return _Part(part, position // block * step, extent // block * step)
 
 
 def _is_movable(lowering: Lowering, root: Buffer) -> bool:

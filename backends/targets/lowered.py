@@ -6,7 +6,7 @@ from typing import Any
 
 import graphopt.backends.lower  # noqa: F401  (fills the table of lowerings)
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes, weigh
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Yes, asked, weigh
 from graphopt.backends.build.build import Built, build_module
 from graphopt.backends.build.object_cache import ObjectCache
 from graphopt.backends.cpu.attention import FusedAttention
@@ -30,12 +30,14 @@ from graphopt.backends.program.call_signature import Key, Signatures
 from graphopt.backends.program.lowering import lower
 from graphopt.backends.program.program import Program
 from graphopt.backends.program.relax_emit import to_module
-from graphopt.backends.templates.convolution import channel_block
+from graphopt.backends.templates.convolution import channel_layout
 from graphopt.backends.tensors.builder import Nest
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
-from graphopt.ir.graph import Graph, Node
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
-from graphopt.passes.layout.assign import BlockPolicy, assign_layouts
+from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import LayoutCosts
 
 
@@ -94,23 +96,27 @@ def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> F
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
     fused = fuse_kernels(graph, fuse=level > 0)
     fused.level, fused.exact = level, exact
-    return assign_layouts(fused, block_policy(target), layout_costs(target)) if level > 0 else fused
+    return assign_layouts(fused, layout_policy(target), layout_costs(target)) if level > 0 else fused
 
 
-def block_policy(target: Target) -> BlockPolicy:
-    """Channel blocks that the target's templates ask for."""
+BLOCKED_TYPES = frozenset({DType.f32})
+"""Element types for which there are kernels on channel blocks."""
+
+
+def layout_policy(target: Target) -> LayoutPolicy:
+    """Layouts that the target's templates ask for."""
     templates = templates_of(target)
 
-    def policy(fused: FusedGraph, group: Group) -> int:
+    def wanted(fused: FusedGraph, group: Group) -> Layout:
         call = KernelCall(fused, group)
         for template in templates:
-            if group.anchor.op in template.anchors and not group.anchor.domain:
-                block = template.wanted_block(call, target.caps)
-                if block and isinstance(template.supports(_with_block(call, block), target.caps), Yes):
-                    return block
-        return 0
+            if template.is_for(call):
+                layout = template.wanted_layout(call, target.caps)
+                if not layout.is_plain and isinstance(asked(template, _stored(call, layout), target.caps), Yes):
+                    return layout
+        return PLAIN
 
-    return policy
+    return LayoutPolicy(wanted, BLOCKED_TYPES)
 
 
 def layout_costs(target: Target) -> LayoutCosts | None:
@@ -130,9 +136,12 @@ def layout_costs(target: Target) -> LayoutCosts | None:
             known[key] = candidates[0].seconds if candidates else None
         return known[key]
 
-    return LayoutCosts(kernel, lambda v: copy_seconds(v, caps), lambda v: channel_block(v.shape[1], caps))
+    def read(value: Value) -> Layout:
+        return channel_layout(value.shape[1], caps) if value.dtype in BLOCKED_TYPES else PLAIN
+
+    return LayoutCosts(kernel, lambda v: copy_seconds(v, caps), read)
 
 
-def _with_block(call: KernelCall, block: int) -> KernelCall:
-    """The call as it would be with its results in channel blocks."""
-    return KernelCall(call.fused.trial(dict.fromkeys(call.group.outputs, block)), call.group)
+def _stored(call: KernelCall, layout: Layout) -> KernelCall:
+    """The call as it would be with its results in a layout."""
+    return KernelCall(call.fused.trial(dict.fromkeys(call.group.outputs, layout)), call.group)

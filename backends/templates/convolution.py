@@ -26,6 +26,7 @@ from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
+from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.conv import conv_window
 
@@ -108,14 +109,14 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         return Emitted(function, [x, packed, *epilogue.values])
 
 
-def channel_block(channels: Dim, caps: Caps) -> int:
-    """The channel block for a number of channels: 16 or a vector if that is longer, 8 where 16 does not divide, else plain."""
+def channel_layout(channels: Dim, caps: Caps) -> Layout:
+    """The layout for a number of channels: blocks of 16, of 8 where 16 does not divide them, else plain."""
     if not isinstance(channels, int):
-        return 0
+        return PLAIN
     for block in (16, 8):
         if channels % block == 0 and caps.lanes(4) <= 16:
-            return block
-    return 0
+            return channel_blocks(block)
+    return PLAIN
 
 
 def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
@@ -141,7 +142,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     if not all(isinstance(p, int) for p in pads):
         raise context.unsupported("padding that depends on a symbolic size")
     top, left, bottom, right = (int(p) for p in pads)  # type: ignore[arg-type]
-    out_block = call.block(call.group.outputs[0]) or 1
+    out_block = call.layout(call.group.outputs[0]).channel_block or 1
     spec = Conv2dSpec(
         batch=extent(x.shape[0], "n"),
         in_channels=int(x.shape[1]),  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         pads=(top, left, bottom, right),
         dilations=(window.dilations[0], window.dilations[1]),
         groups=int(context.attr("group") or 1),
-        in_block=call.block(x) or 1,
+        in_block=call.layout(x).channel_block or 1,
         out_block=out_block,
     )
     for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):

@@ -10,7 +10,6 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
 from graphopt.backends.cpu.nest import cpu_nest
 from graphopt.backends.lower.generic import GroupLowering
-from graphopt.backends.tensors.builder import physical_shape
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
@@ -54,7 +53,7 @@ class Epilogue:
         self.conditional = scope.branches or self._stepwise
         self.weight = weight(value)
         self.values: list[Value] = list(probe.buffers)
-        self.shapes = [physical_shape(probe.builder.shape(v.shape), call.block(v)) for v in self.values]
+        self.shapes = [call.layout(v).physical_shape(probe.builder.shape(v.shape)) for v in self.values]
         self._ready: dict[int, GroupLowering] = {}
 
     def _lower(self, buffers: Mapping[Value, Any]) -> GroupLowering:

@@ -16,9 +16,10 @@ from graphopt.backends.tensors.one_thread import in_one_thread
 from graphopt.backends.tensors.reducers import identity_of
 from graphopt.backends.tensors.tensor import Expr, Index, Scope, Tensor
 from graphopt.backends.tensors.uneven import Uneven
-from graphopt.backends.tensors.walk import emit_walk, flat_alias, whole
+from graphopt.backends.tensors.walk import emit_walk, flat_alias, reordered, walk_of
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim, SymExpr, as_symbol
+from graphopt.ir.layout import PLAIN, Layout
 
 SCRATCH = "scratch memory of a kernel"
 """What a kernel calls the memory that it asks for."""
@@ -81,15 +82,16 @@ def _same(a: Expr, b: Expr) -> bool:
 
 @dataclass
 class Output:
-    """A kernel result: a logical tensor stored to a buffer, ``block`` channels innermost when not 0.
+    """A kernel result: a logical tensor stored to a buffer.
 
     Attributes:
+        layout: the order of its elements in the buffer.
         begin: where in a larger buffer the tensor starts (physical), None if it fills the buffer.
     """
 
     tensor: Tensor
     buffer: Any
-    block: int = 0
+    layout: Layout = PLAIN
     begin: Index | None = None
 
     def place(self, index: Index) -> Index:
@@ -215,11 +217,11 @@ class KernelBuilder:
             self._accumulate, Scope._stack = outer, stack
         return self._staged[id(pending)]
 
-    def stage(self, tensor: Tensor, block: int = 0) -> Tensor:
-        """Compute ``tensor`` into a workspace buffer now (channels blocked if asked) and return a tensor that reads it."""
-        buffer = self.workspace(physical_shape(tensor.shape, block), tensor.dtype)
-        self.emit([Output(tensor, buffer, block)])
-        return reader(buffer, tensor.shape, tensor.dtype, block)
+    def stage(self, tensor: Tensor, layout: Layout = PLAIN) -> Tensor:
+        """Compute ``tensor`` into a workspace buffer now, in the order of ``layout``, and return a tensor that reads it."""
+        buffer = self.workspace(layout.physical_shape(tensor.shape), tensor.dtype)
+        self.emit([Output(tensor, buffer, layout)])
+        return reader(buffer, tensor.shape, tensor.dtype, layout)
 
     def workspace(self, shape: Sequence[Expr], dtype: str) -> Any:
         """A scratch buffer that lives as long as the kernel runs."""
@@ -243,8 +245,8 @@ class KernelBuilder:
         rest = list(outputs)
         while rest:
             head = rest[0]
-            physical = physical_shape(head.tensor.shape, head.block)
-            alike = [o for o in rest if o.block == head.block and _same_shape(o.tensor.shape, head.tensor.shape)]
+            physical = head.layout.physical_shape(head.tensor.shape)
+            alike = [o for o in rest if o.layout == head.layout and _same_shape(o.tensor.shape, head.tensor.shape)]
             rest = [o for o in rest if not any(o is a for a in alike)]
             if any(isinstance(d, int) and d == 0 for d in physical):
                 continue
@@ -259,7 +261,7 @@ class KernelBuilder:
                 alike: list[Output] = alike,
                 scalar: list[bool] = scalar,
             ) -> NestBody:
-                logical = logical_index(index, alike[0].block)
+                logical = alike[0].layout.logical_index(index)
                 outer = self._accumulate
                 self._accumulate = (
                     Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
@@ -280,30 +282,33 @@ class KernelBuilder:
             self.statements.extend(self.uneven.versions(loops, twice=not self.caps.is_gpu))
 
     def _emit_parts(self, output: Output) -> bool:
-        """Store a tensor part by part, where parts don't cut through channel blocks."""
-        parts = output.tensor.parts
+        """Store a tensor part by part, where parts don't cut through blocks."""
+        parts, layout = output.tensor.parts, output.layout
         if parts is None:
             return False
-        if output.block and not all(
-            _on_blocks(o[1], output.block) and _on_blocks(t.shape[1], output.block) for t, o in parts
-        ):
+        cut = dict.fromkeys(axis for axis, _ in layout.blocks)
+        if not all(layout.is_aligned(a, o[a]) and layout.is_aligned(a, t.shape[a]) for t, o in parts for a in cut):
             return False
         for tensor, begin in parts:
-            at = physical_begin(begin, output.block)
+            at = layout.physical_index(begin)
             if output.begin is not None:
                 at = tuple(a + b for a, b in zip(output.begin, at))
-            self.emit([Output(tensor, output.buffer, output.block, at)])
+            self.emit([Output(tensor, output.buffer, layout, at)])
         return True
 
     def _emit_walk(self, output: Output) -> bool:
         """Store a tensor that lies in a buffer already as a copy with merged dimensions."""
         walk = output.tensor.walk
-        if walk is None or walk.block != output.block or self.caps.is_gpu:
+        if walk is None or self.caps.is_gpu:
             return False
+        if walk.layout != output.layout:
+            walk = reordered(walk, output.tensor.shape, output.layout)
+            if walk is None:
+                return False
         if output.begin is None:
             emit_walk(self, walk, output.buffer, 0, row_major(walk.extents))
             return True
-        if not _same_shape(walk.extents, physical_shape(output.tensor.shape, output.block)):
+        if not _same_shape(walk.extents, output.layout.physical_shape(output.tensor.shape)):
             return False
         strides = row_major([_plain(d) for d in output.buffer.shape])
         emit_walk(self, walk, output.buffer, flatten(output.begin, [_plain(d) for d in output.buffer.shape]), strides)
@@ -336,46 +341,16 @@ def _same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
     return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
 
 
-def physical_shape(shape: Sequence[Expr], block: int) -> tuple[Expr, ...]:
-    """``NC...`` as stored: ``N (C/block) ... block``, or unchanged when ``block`` is 0."""
-    if not block:
-        return tuple(shape)
-    n, c, *rest = shape
-    return (n, c // block, *rest, block)
-
-
-def physical_begin(begin: Index, block: int) -> Index:
-    """Where a region that starts on a block boundary starts in the blocked buffer."""
-    if not block:
-        return begin
-    n, c, *rest = begin
-    return (n, c // block, *rest, 0)
-
-
-def _on_blocks(channels: Expr, block: int) -> bool:
-    return isinstance(channels, int) and channels % block == 0
-
-
 def _plain(dim: Expr) -> Expr:
     return int(dim) if isinstance(dim, tirx.IntImm) else dim
 
 
-def logical_index(index: Index, block: int) -> Index:
-    """Inverse of the blocked layout on an index."""
-    if not block:
-        return index
-    n, outer, *rest, inner = index
-    return (n, outer * block + inner, *rest)
-
-
-def reader(buffer: Any, shape: Sequence[Expr], dtype: str, block: int = 0) -> Tensor:
-    """A tensor that loads from a buffer stored plainly or with blocked channels."""
-    walk = whole(buffer, physical_shape(shape, block), block)
-    if not block:
+def reader(buffer: Any, shape: Sequence[Expr], dtype: str, layout: Layout = PLAIN) -> Tensor:
+    """A tensor that loads from a buffer."""
+    walk = walk_of(buffer, shape, layout)
+    if layout.is_plain:
         return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))), walk=walk)
-    return Tensor(
-        shape, dtype, lambda n, c, *rest: tirx.BufferLoad(buffer, _i64((n, c // block, *rest, c % block))), walk=walk
-    )
+    return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(layout.physical_index(i))), walk=walk)
 
 
 def _scalar_index(buffer: Any) -> Index:

@@ -1,4 +1,4 @@
-"""Copies between row-major buffers: strided walks, with dimensions merged and transpositions cut into tiles."""
+"""Copies between buffers: strided walks, with dimensions merged and transpositions cut into tiles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.backends.base.tvm_api import tirx, tvm_ffi
 from graphopt.backends.tensors.index import floordiv, floormod, i64, product, row_major
 from graphopt.backends.tensors.tensor import Expr, Index, Scope
+from graphopt.ir.layout import PLAIN, Layout
 
 if TYPE_CHECKING:
     from graphopt.backends.tensors.builder import KernelBuilder
@@ -19,28 +20,44 @@ TILE = 8
 
 @dataclass(frozen=True)
 class Walk:
-    """The elements of a tensor, in the order in which it is stored, are those of ``buffer`` at ``offset + i * strides``.
+    """The elements of a tensor, in the order of ``layout``, are those of ``buffer`` at ``offset + i * strides``.
 
     Attributes:
         extents: iteration space, outermost first; not always the tensor's shape (a depth-to-space has more dimensions).
-        block: channel block of the order that is meant, 0 for row-major.
+        layout: the order that is meant. Buffers whose axes are merely permuted are walked in the order of the tensor's own axes.
     """
 
     buffer: Any
     offset: Expr
     extents: Index
     strides: Index
-    block: int = 0
+    layout: Layout = PLAIN
 
 
-def whole(buffer: Any, shape: Sequence[Expr], block: int = 0) -> Walk:
-    """The walk over all of a buffer of this physical shape."""
-    return Walk(buffer, 0, tuple(shape), row_major(shape), block)
+def whole(buffer: Any, shape: Sequence[Expr]) -> Walk:
+    """The walk over all of a row-major buffer of this shape."""
+    return Walk(buffer, 0, tuple(shape), row_major(shape))
+
+
+def walk_of(buffer: Any, shape: Sequence[Expr], layout: Layout) -> Walk:
+    """The walk over a tensor of this logical shape that a buffer holds in some layout."""
+    walk = whole(buffer, layout.physical_shape(shape))
+    if layout.blocks:
+        return replace(walk, layout=layout)
+    order = layout.axes(len(shape))
+    return walk if layout.is_plain else permuted(walk, [order.index(axis) for axis in range(len(order))])
+
+
+def reordered(walk: Walk, shape: Sequence[Expr], layout: Layout) -> Walk | None:
+    """The same elements in another order than that of the walk; None if walks can't tell: blocks are loops of their own."""
+    if walk.layout.blocks or layout.blocks or not same_dims(walk.extents, shape):
+        return None
+    return replace(permuted(walk, layout.axes(len(shape))), layout=layout)
 
 
 def is_whole(walk: Walk) -> bool:
     """Whether the walk goes through memory element by element from the start of a row-major buffer."""
-    return not walk.block and _is(walk.offset, 0) and same_dims(walk.strides, row_major(walk.extents))
+    return walk.layout.is_plain and _is(walk.offset, 0) and same_dims(walk.strides, row_major(walk.extents))
 
 
 def same_dims(a: Sequence[Expr], b: Sequence[Expr]) -> bool:

@@ -19,7 +19,7 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, weigh
 from graphopt.backends.program.program import Program
 from graphopt.backends.targets.lowered import templates_of
-from graphopt.backends.templates.convolution import channel_block
+from graphopt.backends.templates.convolution import channel_layout
 from graphopt.driver.predicted_latency import (
     CALL_SECONDS,
     arithmetic_seconds,
@@ -237,10 +237,8 @@ def _alone(
     out.producer = layer
     graph.nodes.append(layer)
     group = Group([layer], layer, outputs=[out])
-    blocks = {}
-    if node.op == "Conv":
-        blocks = {v: block for v in (operands[0], out) if (block := channel_block(v.shape[1], caps))}
-    return KernelCall(FusedGraph(graph, [group], blocks), group)
+    layouts = {v: channel_layout(v.shape[1], caps) for v in (operands[0], out)} if node.op == "Conv" else {}
+    return KernelCall(FusedGraph(graph, [group], layouts), group)
 
 
 def _one_row(attrs: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.printer import format_node
 
 
@@ -60,27 +61,24 @@ class FusedGraph:
     """A graph partitioned into groups in execution order.
 
     Attributes:
-        blocks: channel block of values stored as ``NC[H W]c`` with the channels of a block innermost; absent means plain.
+        layouts: how values are ordered in memory; absent means plain.
         level: how much is fused (see ``compile``), in subgraphs too.
         exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
     """
 
     graph: Graph
     groups: list[Group]
-    blocks: MutableMapping[Value, int] = field(default_factory=dict)
+    layouts: MutableMapping[Value, Layout] = field(default_factory=dict)
     level: int = 2
     exact: bool = False
 
-    def trial(self, blocks: Mapping[Value, int]) -> FusedGraph:
-        """The graph as it would be with these channel blocks; the others are shared with it, not copied."""
-        return replace(self, blocks=ChainMap(dict(blocks), self.blocks))
+    def trial(self, layouts: Mapping[Value, Layout]) -> FusedGraph:
+        """The graph as it would be with these layouts; the others are shared with it, not copied."""
+        return replace(self, layouts=ChainMap(dict(layouts), self.layouts))
 
-    def layout(self, value: Value) -> str:
-        """Layout in the field's notation: ``NCHW16c``, or ``plain``."""
-        block = self.blocks.get(value, 0)
-        if not block:
-            return "plain"
-        return "N" + "C" + {3: "W", 4: "HW", 5: "DHW"}.get(len(value.shape), "...") + f"{block}c"
+    def layout(self, value: Value) -> Layout:
+        """How a value is ordered in memory."""
+        return self.layouts.get(value, PLAIN)
 
 
 def format_fused(fused: FusedGraph) -> str:
@@ -89,7 +87,7 @@ def format_fused(fused: FusedGraph) -> str:
     head = ", ".join(f"%{v.name}: {v.type}" for v in graph.inputs)
     lines = [f"fused {graph.name}({head}) {{"]
     for i, group in enumerate(fused.groups):
-        outs = ", ".join(f"%{v.name}: {v.type} {fused.layout(v)}" for v in group.outputs)
+        outs = ", ".join(f"%{v.name}: {v.type} {fused.layout(v).name(len(v.shape))}" for v in group.outputs)
         lines.append(f"  {group.kind.value} #{i} anchor={group.anchor.op} -> {outs}")
         for node in group.nodes:
             mark = "*" if node is group.anchor else " "

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.infer import infer_node
 from graphopt.ops.movement import slice_bounds, split_sizes
 from graphopt.ops.registry import ELEMENTWISE, has_trait
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 
-BlockPolicy = Callable[[FusedGraph, Group], int]
-"""Channel block that a group's kernel would like its result in, 0 for none or plain."""
+
+@dataclass(frozen=True)
+class LayoutPolicy:
+    """Layouts of a target.
+
+    Attributes:
+        wanted: the layout that a group's kernel would like its result in.
+        element_types: those of values that may be stored otherwise than plainly.
+    """
+
+    wanted: Callable[[FusedGraph, Group], Layout]
+    element_types: Collection[DType]
+
 
 TRANSPARENT = frozenset({
     "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization", "Concat", "Resize", "LRN",
@@ -23,8 +36,8 @@ TRANSPARENT = frozenset({
 """Operators as fast on blocked channels as on plain ones (a lane is a channel)."""
 
 
-def assign_layouts(fused: FusedGraph, policy: BlockPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
-    """Decide ``fused.blocks`` and insert copies where a blocked value meets a group that wants it plain.
+def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
+    """Decide ``fused.layouts`` and insert copies where a blocked value meets a group that wants it plain.
 
     A value is blocked if its kernel produces blocks (a convolution) or passes them on (element-wise, pooling, Concat) from operands
     of the same block. A copy of a value with one pixel is a view. The graph is edited in place.
@@ -43,25 +56,25 @@ def assign_layouts(fused: FusedGraph, policy: BlockPolicy, costs: LayoutCosts | 
             if value not in copies:
                 ordered.append(_copy_into_blocks(editor, value, group))
                 copies[value] = ordered[-1].outputs[0]
-                fused.blocks[copies[value]] = costs.block(value)
+                fused.layouts[copies[value]] = costs.layout(value)
             _read_from(editor, group, value, copies[value])
             users.setdefault(copies[value], []).append(group)
             users[value].remove(group)
         ordered.append(group)
-        if border.block:
+        if not border.layout.is_plain:
             for value in group.outputs:
-                fused.blocks[value] = border.block
+                fused.layouts[value] = border.layout
     fused.groups, ordered = ordered, []
     for group in fused.groups:
         ordered.append(group)
         for value in list(group.outputs):
-            block = fused.blocks.get(value, 0)
-            if not block:
+            layout = fused.layout(value)
+            if layout.is_plain:
                 continue
-            refusing = [g for g in users.get(value, []) if not _accepts(fused, g, value, block, policy)]
+            refusing = [g for g in users.get(value, []) if not _accepts(fused, g, value, layout, policy)]
             if refusing or value.escapes:
                 copy = _copy(editor, value, refusing)
-                kind = GroupKind.view if _is_point(value) else GroupKind.kernel
+                kind = GroupKind.view if layout.keeps_order(value.shape) else GroupKind.kernel
                 ordered.append(Group([copy], copy, kind, outputs=[copy.out]))
     fused.groups = ordered
     return fused
@@ -71,22 +84,22 @@ def _border(
     fused: FusedGraph,
     group: Group,
     users: dict[Value, list[Group]],
-    policy: BlockPolicy,
+    policy: LayoutPolicy,
     costs: LayoutCosts | None,
     copies: dict[Value, Value],
 ) -> Border:
     """The layouts of a group."""
-    block = _block_of(fused, group, policy)
-    if not block:
-        return Border(0)
-    wanted = all(_is_point(v) for v in group.outputs) or any(
-        _accepts(fused, g, v, block, policy) for v in group.outputs for g in users.get(v, [])
+    layout = _layout_of(fused, group, policy)
+    if layout.is_plain:
+        return Border(PLAIN)
+    wanted = all(layout.keeps_order(v.shape) for v in group.outputs) or any(
+        _accepts(fused, g, v, layout, policy) for v in group.outputs for g in users.get(v, [])
     )
     if costs is not None and _is_dense_conv(group):
-        found = cheapest_border(fused, group, block, wanted, costs, set(copies))
+        found = cheapest_border(fused, group, layout, wanted, costs, set(copies))
         if found is not None:
             return found
-    return Border(block if wanted or _pays_for_a_copy(group) else 0)
+    return Border(layout if wanted or _pays_for_a_copy(group) else PLAIN)
 
 
 def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
@@ -97,61 +110,54 @@ def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
     return out
 
 
-def _is_point(value: Value) -> bool:
-    """Whether a value has one pixel: its blocked and its plain form are the same bytes."""
-    return all(isinstance(d, int) and d == 1 for d in value.shape[2:])
+def _eligible(value: Value, layout: Layout, policy: LayoutPolicy) -> bool:
+    return value.dtype in policy.element_types and len(value.shape) == 4 and layout.fits(value.shape)
 
 
-def _eligible(value: Value, block: int) -> bool:
-    if value.dtype is not DType.f32 or len(value.shape) != 4:
-        return False
-    channels = value.shape[1]
-    return isinstance(channels, int) and channels % block == 0
-
-
-def _block_of(fused: FusedGraph, group: Group, policy: BlockPolicy) -> int:
-    """The block that a group's results will have: its own wish, or that of its operands if it passes layouts on."""
+def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
+    """The layout that a group's results will have: its own wish, or that of its operands if it passes layouts on."""
     if group.kind is not GroupKind.kernel:
-        return 0
-    block = policy(fused, group)
-    if not block:
-        blocks = {fused.blocks.get(v, 0) for v in group.inputs if len(v.shape) == 4 and not v.is_const}
-        full = {b for b in blocks if b}
-        if len(full) == 1 and _transparent(group, min(full)):
-            block = full.pop()
-    return block if block and all(_eligible(v, block) for v in group.outputs) else 0
+        return PLAIN
+    layout = policy.wanted(fused, group)
+    if layout.is_plain:
+        operands = {fused.layout(v) for v in group.inputs if len(v.shape) == 4 and not v.is_const} - {PLAIN}
+        if len(operands) == 1 and _transparent(group, *operands):
+            layout = operands.pop()
+    return layout if all(_eligible(v, layout, policy) for v in group.outputs) else PLAIN
 
 
-def _transparent(group: Group, block: int) -> bool:
+def _transparent(group: Group, layout: Layout) -> bool:
     node = group.anchor
     if node.domain:
         return False
     if node.op in ("Split", "Slice"):
-        return _cuts_on_blocks(node, block)
+        return _cuts_on_blocks(node, layout)
     return has_trait(node.op, ELEMENTWISE) or node.op in TRANSPARENT
 
 
-def _cuts_on_blocks(node: Node, block: int) -> bool:
-    """Whether a Split or Slice takes whole blocks of channels."""
+def _cuts_on_blocks(node: Node, layout: Layout) -> bool:
+    """Whether a Split or Slice takes whole blocks."""
     assert node.graph is not None
     context = InferContext(node, node.graph)
     if len(context.shape(0)) < 3:
         return False
     if node.op == "Split":
         axis = context.axis(int(context.attr("axis")), len(context.shape(0)))
-        return axis != 1 or all(isinstance(s, int) and s % block == 0 for s in split_sizes(context))
-    first, extent, step = slice_bounds(context)[1]
-    return step == 1 and all(isinstance(d, int) and d % block == 0 for d in (first, extent))
+        return all(layout.is_aligned(axis, s) for s in split_sizes(context))
+    return all(
+        layout.block(axis) == 1 or (step == 1 and layout.is_aligned(axis, first) and layout.is_aligned(axis, extent))
+        for axis, (first, extent, step) in enumerate(slice_bounds(context))
+    )
 
 
-def _accepts(fused: FusedGraph, group: Group, value: Value, block: int, policy: BlockPolicy) -> bool:
-    """Whether a group reads ``value`` blocked without loss."""
+def _accepts(fused: FusedGraph, group: Group, value: Value, layout: Layout, policy: LayoutPolicy) -> bool:
+    """Whether a group reads ``value`` in a layout without loss."""
     if group.kind is not GroupKind.kernel:
         return False
-    if _transparent(group, block) or _is_dense_conv(group):
+    if _transparent(group, layout) or _is_dense_conv(group):
         return True
     # what it wants may depend on how its operand comes
-    return policy(fused.trial({value: block}), group) > 0
+    return not policy.wanted(fused.trial({value: layout}), group).is_plain
 
 
 def _pays_for_a_copy(group: Group) -> bool:

@@ -13,7 +13,12 @@ import graphopt
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.targets.lowered import fuse_for
 from graphopt.driver.importing import import_onnx
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.ir.graph import Value
+from graphopt.ir.layout import PLAIN, Layout, channel_blocks
+from graphopt.passes.fuse.kernels import fuse_kernels
+from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 
 RNG = np.random.default_rng(0)
@@ -49,8 +54,12 @@ def check(proto: ModelProto) -> None:
     np.testing.assert_allclose(next(iter(got.values())), want[0], rtol=1e-4, atol=1e-4)
 
 
+def name_of(graph: FusedGraph, value: Value) -> str:
+    return graph.layout(value).name(len(value.shape))
+
+
 def layouts(graph: FusedGraph) -> dict[str, str]:
-    return {g.anchor.op: graph.layout(g.outputs[0]) for g in graph.groups}
+    return {g.anchor.op: name_of(graph, g.outputs[0]) for g in graph.groups}
 
 
 def test_one_pixel_leaves_the_blocked_region_as_a_view() -> None:
@@ -128,7 +137,7 @@ def test_the_copy_serves_the_residual_too() -> None:
 def test_copies_that_save_nothing_are_not_made(size: int, kernel: int, channels: int) -> None:
     proto = lone_conv(size, kernel, channels)
     graph = fused(proto)
-    assert [(g.anchor.op, graph.layout(g.outputs[0])) for g in graph.groups] == [("Conv", "plain")]
+    assert [(g.anchor.op, name_of(graph, g.outputs[0])) for g in graph.groups] == [("Conv", "plain")]
     check_lone(proto)
 
 
@@ -154,25 +163,43 @@ def test_convolutions_share_the_copy_of_their_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("copy", "ready", "wanted", "block", "copied"),
+    ("copy", "ready", "wanted", "blocked", "copied"),
     [
-        (2, False, False, 16, True),
-        (3.5, False, False, 0, False),
-        (3.5, True, False, 16, True),
-        (7, False, True, 16, False),
+        (2, False, False, True, True),
+        (3.5, False, False, False, False),
+        (3.5, True, False, True, True),
+        (7, False, True, True, False),
     ],
 )
-def test_copies_count_against_what_they_save(copy: float, ready: bool, wanted: bool, block: int, copied: bool) -> None:
+def test_copies_count_against_what_they_save(
+    copy: float, ready: bool, wanted: bool, blocked: bool, copied: bool
+) -> None:
     """A kernel takes 10 s, 9 with results in blocks, 4 with operands in blocks as well."""
     graph = fused(lone_conv(29, kernel=1))
     (group,) = graph.groups
     x, y = group.inputs[0], group.outputs[0]
 
     def seconds(trial: FusedGraph, _: Group) -> float:
-        return 4 if trial.blocks.get(x) and trial.blocks.get(y) else 9 if trial.blocks.get(y) else 10
+        return 10 if trial.layout(y).is_plain else 9 if trial.layout(x).is_plain else 4
 
-    costs = LayoutCosts(seconds, lambda _: copy, lambda _: 16)
-    assert cheapest_border(graph, group, 16, wanted, costs, {x} if ready else set()) == Border(
-        block, (x,) if copied else ()
-    )
-    assert cheapest_border(graph, group, 16, wanted, replace(costs, kernel=lambda *_: None), set()) is None
+    blocks = channel_blocks(16)
+    costs = LayoutCosts(seconds, lambda _: copy, lambda _: blocks)
+    found = cheapest_border(graph, group, blocks, wanted, costs, {x} if ready else set())
+    assert found == Border(blocks if blocked else PLAIN, (x,) if copied else ())
+    assert cheapest_border(graph, group, blocks, wanted, replace(costs, kernel=lambda *_: None), set()) is None
+
+
+@pytest.mark.parametrize(("stored", "layout"), [({DType.f16}, "NCHW16c"), ({DType.f32}, "plain")])
+def test_the_target_says_which_element_types_have_layouts(stored: set[DType], layout: str) -> None:
+    weight = numpy_helper.from_array(WEIGHTS["v"].astype(np.float16), "v")
+    graph = import_onnx(helper.make_model(helper.make_graph(
+        [conv("x", "v", "c"), helper.make_node("Relu", ["c"], ["r"]), conv("r", "v", "y")], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, 16, 6, 7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [None] * 4)], [weight],
+    ), opset_imports=[helper.make_opsetid("", 20)]))  # fmt: skip
+
+    def wanted(fused: FusedGraph, group: Group) -> Layout:
+        return channel_blocks(16) if group.anchor.op == "Conv" else PLAIN
+
+    fused = assign_layouts(fuse_kernels(graph), LayoutPolicy(wanted, stored))
+    assert [name_of(fused, g.outputs[0]) for g in fused.groups if g.anchor.op == "Conv"] == [layout, layout]

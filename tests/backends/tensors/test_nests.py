@@ -13,6 +13,7 @@ from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.nest import cpu_nest
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.tensor import Tensor, choose, elementwise
+from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 
 CAPS = Caps(vector_bits=256, vector_registers=16, cores=2)
 TARGET = {"kind": "llvm", "mcpu": "x86-64-v3"}
@@ -20,21 +21,21 @@ F32 = "float32"
 Build = Callable[..., Tensor]
 
 
-def run(build: Build, inputs: Sequence[np.ndarray], shape: tuple[int, ...], block: int = 0) -> np.ndarray:
+def run(build: Build, inputs: Sequence[np.ndarray], shape: tuple[int, ...], layout: Layout = PLAIN) -> np.ndarray:
     """Compile ``build(builder, *tensors)`` and run it; the result comes back in the plain layout."""
     builder = KernelBuilder(CAPS, cpu_nest, {})
     buffers = [tirx.decl_buffer(x.shape, str(x.dtype), f"x{i}") for i, x in enumerate(inputs)]
-    physical = shape if not block else (shape[0], shape[1] // block, *shape[2:], block)
+    physical = layout.physical_shape(shape)
     out = tirx.decl_buffer(physical, F32, "out")
     tensor = build(builder, *(reader(b, x.shape, str(x.dtype)) for b, x in zip(buffers, inputs)))
-    builder.emit([Output(tensor, out, block)])
+    builder.emit([Output(tensor, out, layout)])
     function = builder.finish([*buffers, out], "kernel")
     with cpu_pass_context():
         kernel = tvm.compile(tvm.IRModule({"kernel": function}), tvm.target.Target(TARGET)).jit()["kernel"]
     result = tvm.runtime.tensor(np.full(physical, np.nan, F32))
     kernel(*(tvm.runtime.tensor(x) for x in inputs), result)
-    got = result.numpy()
-    return np.moveaxis(got, -1, 2).reshape(shape) if block else got
+    got: np.ndarray = result.numpy()
+    return got[layout.physical_index(np.indices(shape, sparse=True))] if shape else got
 
 
 def data(*shape: int, seed: int = 0) -> np.ndarray:
@@ -122,7 +123,7 @@ def test_blocked_results_hold_the_same_elements() -> None:
     def build(_: KernelBuilder, a: Tensor, s: Tensor) -> Tensor:
         return Tensor(a.shape, F32, lambda n, c, h, w: a(n, c, h, w) * s(c))
 
-    np.testing.assert_allclose(run(build, [x, scale], x.shape, block=8), x * scale[:, None, None], rtol=1e-6)
+    np.testing.assert_allclose(run(build, [x, scale], x.shape, channel_blocks(8)), x * scale[:, None, None], rtol=1e-6)
 
 
 def test_empty_tensors_need_no_loops() -> None:
