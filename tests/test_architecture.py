@@ -28,7 +28,6 @@ ALLOWED["cli"] |= {"runtime", "models"}
 
 CYCLES_TO_BREAK = (
     {"graphopt.backends.build.build", "graphopt.backends.build.object_build"},
-    {"graphopt.backends.tensors.builder", "graphopt.backends.tensors.walk"},
     {"graphopt.backends.program.control", "graphopt.backends.program.lowering", "graphopt.backends.targets.lowered"},
 )
 """Modules that import one another all the same, for now."""

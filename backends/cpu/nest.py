@@ -15,18 +15,31 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.tensors.builder import NestBody, Reduction
+from graphopt.backends.tensors.loops import lane_kind, loop, seq, store_all
 from graphopt.backends.tensors.reducers import REDUCERS, identity_of
-from graphopt.backends.tensors.tensor import Expr, Index, Scope, let, operations
-
-Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
+from graphopt.backends.tensors.schedule import Evaluate, NestBody, Reduction, Schedule
+from graphopt.backends.tensors.tensor import Expr, Index, Scope, as_expr, let, operations
 
 PARALLEL_WORK = 16384
 """Scalar operations below which starting threads costs more than it saves (about 2 us against 8 GFLOP/s)."""
 CHUNKS_PER_CORE = 4
 
 
-def cpu_nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+class CpuSchedule(Schedule):
+    """The schedule of every CPU."""
+
+    calls_back = picks_loops = merges_copies = True
+
+    def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+        """Statements that compute every element of a physical shape."""
+        return _nest(shape, evaluate, caps)
+
+    def serial(self, statements: Sequence[Any]) -> list[Any]:
+        """As they are: one thread runs them."""
+        return list(statements)
+
+
+def _nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
     """Statements that compute every element of a physical shape."""
     probe = evaluate(tuple(_var(f"p{i}") if _long(d) else 0 for i, d in enumerate(shape)), lambda dt: tirx.const(0, dt))
     reduction = probe.reduction
@@ -71,23 +84,6 @@ def _var(name: str) -> Any:
     return tirx.Var(name, "int64")
 
 
-def loop(var: Any, extent: Expr, body: Any, kind: Any = None) -> Any:
-    """A ``for`` from 0."""
-    if isinstance(extent, int):
-        extent = tirx.const(extent, "int64")
-    return tirx.For(var, tirx.const(0, "int64"), extent, tirx.ForKind.SERIAL if kind is None else kind, body)
-
-
-def lane_kind(scope: Scope) -> Any:
-    """How the loop over the lanes of a body runs."""
-    return tirx.ForKind.SERIAL if scope.branches else tirx.ForKind.VECTORIZED
-
-
-def seq(statements: Sequence[Any]) -> Any:
-    """One statement out of several."""
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
-
-
 @dataclass
 class _Nest:
     shape: tuple[Expr, ...]
@@ -128,8 +124,8 @@ class _Nest:
             if i == len(many) - 1:
                 index[axis] = rest
             else:
-                index[axis] = tirx.floormod(rest, _e(d))
-                rest = tirx.floordiv(rest, _e(d))
+                index[axis] = tirx.floormod(rest, as_expr(d))
+                rest = tirx.floordiv(rest, as_expr(d))
         kept = [] if isinstance(total, int) else _through_memory(index)
         parallel = self.caps.cores > 1 and self.work() >= PARALLEL_WORK
         kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
@@ -139,7 +135,7 @@ class _Nest:
         """The last axis as (full vectors, widths of the remainder's vectors, remaining scalars)."""
         last = self.shape[-1]
         if not isinstance(last, int):
-            return tirx.floordiv(last, _e(self.lanes)), [], tirx.floormod(last, _e(self.lanes))
+            return tirx.floordiv(last, as_expr(self.lanes)), [], tirx.floormod(last, as_expr(self.lanes))
         full, rest = divmod(last, self.lanes)
         widths, width = [], self.lanes // 2
         while rest:
@@ -164,7 +160,7 @@ class _Nest:
             math.prod(d if isinstance(d, int) else 1 << 20 for _, d in outer) < CHUNKS_PER_CORE * self.caps.cores
         )
         tail_parts: list[Callable[[dict[int, Expr]], Any]] = []
-        start = full * self.lanes if isinstance(full, int) else full * _e(self.lanes)
+        start = full * self.lanes if isinstance(full, int) else full * as_expr(self.lanes)
         for width in widths:
             first = start + done[0]
             tail_parts.append(functools.partial(vector, first=first, width=width))
@@ -199,8 +195,8 @@ def _through_memory(index: dict[int, Expr]) -> list[Any]:
     statements: list[Any] = [tirx.AllocBuffer(cells)]
     for place, (axis, value) in enumerate(index.items()):
         if not isinstance(value, int):
-            statements.append(tirx.BufferStore(cells, value, [_e(place)]))
-            index[axis] = tirx.BufferLoad(cells, [_e(place)])
+            statements.append(tirx.BufferStore(cells, value, [as_expr(place)]))
+            index[axis] = tirx.BufferLoad(cells, [as_expr(place)])
     return statements
 
 
@@ -211,18 +207,6 @@ def _times(index: Expr, factor: int) -> Expr:
 def _serial(extent: Expr, body: Callable[[Any], Any]) -> Any:
     var = _var("j")
     return loop(var, extent, body(var))
-
-
-def _e(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value
-
-
-def store_all(body: NestBody) -> list[Any]:
-    """Bindings and stores of one evaluation."""
-    return [
-        *body.scope.statements(),
-        *(tirx.BufferStore(buffer, value, [_e(i) for i in index]) for buffer, value, index in body.stores),
-    ]
 
 
 class _Plain(_Nest):
@@ -297,7 +281,7 @@ class _VectorReduction(_Nest):
             return loop(t, self.tile, body, tirx.ForKind.UNROLLED) if self.tile > 1 else body
 
         def start(_: Index, t: Expr, lane: Expr) -> tuple[Scope, list[Any]]:
-            return Scope(), [tirx.BufferStore(acc, r.init, [_e(t), _e(lane)])]
+            return Scope(), [tirx.BufferStore(acc, r.init, [as_expr(t), as_expr(lane)])]
 
         ridx = tuple(_var(f"r{i}") if _long(e) else 0 for i, e in enumerate(r.extents))
 
@@ -305,12 +289,12 @@ class _VectorReduction(_Nest):
             logical = self.evaluate(index, lambda dt: tirx.const(0, dt)).logical
             with Scope() as scope:
                 value = let(r.body(logical, ridx))
-            old = tirx.BufferLoad(acc, [_e(t), _e(lane)])
-            store = tirx.BufferStore(acc, REDUCERS[r.kind](old, value), [_e(t), _e(lane)])
+            old = tirx.BufferLoad(acc, [as_expr(t), as_expr(lane)])
+            store = tirx.BufferStore(acc, REDUCERS[r.kind](old, value), [as_expr(t), as_expr(lane)])
             return scope, [*scope.statements(), store]
 
         def finish(index: Index, t: Expr, lane: Expr) -> tuple[Scope, list[Any]]:
-            body = self.evaluate(index, lambda _: tirx.BufferLoad(acc, [_e(t), _e(lane)]))
+            body = self.evaluate(index, lambda _: tirx.BufferLoad(acc, [as_expr(t), as_expr(lane)]))
             return body.scope, store_all(body)
 
         inner = lanes_of(step)
@@ -341,7 +325,7 @@ class _LaneReduction(_Nest):
         r, lanes = self.reduction, self.lanes
         vector = tirx.decl_buffer((lanes,), r.dtype, "acc", scope="local")
         total = tirx.decl_buffer((1,), r.dtype, "total", scope="local")
-        zero = _e(0)
+        zero = as_expr(0)
         *outer_extents, inner = r.extents
         outer_vars = tuple(_var(f"r{i}") if _long(e) else 0 for i, e in enumerate(outer_extents))
         logical = self.evaluate(index, lambda dt: tirx.const(0, dt)).logical
@@ -349,12 +333,14 @@ class _LaneReduction(_Nest):
         def add(target: Any, at: Expr, last: Expr) -> tuple[Scope, Any]:
             with Scope() as scope:
                 value = let(r.body(logical, (*outer_vars, last)))
-            old = tirx.BufferLoad(target, [_e(at)])
-            return scope, seq([*scope.statements(), tirx.BufferStore(target, REDUCERS[r.kind](old, value), [_e(at)])])
+            old = tirx.BufferLoad(target, [as_expr(at)])
+            return scope, seq(
+                [*scope.statements(), tirx.BufferStore(target, REDUCERS[r.kind](old, value), [as_expr(at)])]
+            )
 
         lane, chunk, rest = _var("lane"), _var("k"), _var("k")
-        full = inner // lanes if isinstance(inner, int) else tirx.floordiv(inner, _e(lanes))
-        left = inner % lanes if isinstance(inner, int) else tirx.floormod(inner, _e(lanes))
+        full = inner // lanes if isinstance(inner, int) else tirx.floordiv(inner, as_expr(lanes))
+        left = inner % lanes if isinstance(inner, int) else tirx.floormod(inner, as_expr(lanes))
         scope, step = add(vector, lane, chunk * lanes + lane)
         body = [loop(chunk, full, loop(lane, lanes, step, lane_kind(scope)))]
         if not isinstance(left, int) or left:

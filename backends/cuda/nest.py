@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import loop, seq, store_all
-from graphopt.backends.tensors.builder import NestBody
+from graphopt.backends.cuda.one_thread import in_one_thread
+from graphopt.backends.tensors.loops import loop, seq, store_all
 from graphopt.backends.tensors.reducers import REDUCERS
-from graphopt.backends.tensors.tensor import Expr, Index, Scope
-
-Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
+from graphopt.backends.tensors.schedule import Evaluate, Schedule
+from graphopt.backends.tensors.tensor import Expr, Index, Scope, as_expr
 
 THREADS = 256
 """Threads of a block: enough to hide latency on every architecture, few enough for any register use."""
 
 
-def gpu_nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+class CudaSchedule(Schedule):
+    """The schedule of GPUs: kernels can't call the process that launches them, nor choose among launches."""
+
+    calls_back = picks_loops = merges_copies = False
+
+    def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+        """A launch with a thread an element."""
+        return _nest(shape, evaluate, caps)
+
+    def serial(self, statements: Sequence[Any]) -> list[Any]:
+        """A launch of one thread."""
+        return in_one_thread(statements)
+
+
+def _nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
     """Statements that compute every element of a physical shape, the last axis along neighbouring threads."""
     total: Expr = math.prod(shape) if all(isinstance(d, int) for d in shape) else _product(shape)
     threads = min(THREADS, caps.max_threads_per_block or THREADS)
@@ -33,12 +46,12 @@ def gpu_nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[An
         if isinstance(d, int) and d == 1:
             index.append(0)
             continue
-        index.append(tirx.floormod(rest, _e(d)))
-        rest = tirx.floordiv(rest, _e(d))
+        index.append(tirx.floormod(rest, as_expr(d)))
+        rest = tirx.floordiv(rest, as_expr(d))
     body = _element(tuple(reversed(index)), evaluate)
-    blocks = -(-total // threads) if isinstance(total, int) else tirx.floordiv(total + (threads - 1), _e(threads))
+    blocks = -(-total // threads) if isinstance(total, int) else tirx.floordiv(total + (threads - 1), as_expr(threads))
     if not isinstance(total, int) or total % threads:
-        body = tirx.IfThenElse(flat < _e(total), body, None)
+        body = tirx.IfThenElse(flat < as_expr(total), body, None)
     return [_bound(block, blocks, "blockIdx.x", _bound(thread, threads, "threadIdx.x", body))]
 
 
@@ -48,7 +61,7 @@ def _element(index: Index, evaluate: Evaluate) -> Any:
     if r is None:
         return seq(store_all(evaluate(index, None)))
     acc = tirx.decl_buffer((1,), r.dtype, "acc", scope="local")
-    zero = _e(0)
+    zero = as_expr(0)
     ridx = tuple(tirx.Var(f"r{i}", "int64") if not _is_one(e) else 0 for i, e in enumerate(r.extents))
     with Scope() as scope:
         value = r.body(probe.logical, ridx)
@@ -63,7 +76,7 @@ def _element(index: Index, evaluate: Evaluate) -> Any:
 
 def _bound(var: Any, extent: Expr, tag: str, body: Any) -> Any:
     axis = tirx.IterVar(None, tirx.Var(tag.replace(".", "_"), "int64"), tirx.IterVar.ThreadIndex, tag)
-    return tirx.For(var, _e(0), _e(extent), tirx.ForKind.THREAD_BINDING, body, thread_binding=axis)
+    return tirx.For(var, as_expr(0), as_expr(extent), tirx.ForKind.THREAD_BINDING, body, thread_binding=axis)
 
 
 def _product(shape: tuple[Expr, ...]) -> Expr:
@@ -75,7 +88,3 @@ def _product(shape: tuple[Expr, ...]) -> Expr:
 
 def _is_one(extent: Expr) -> bool:
     return isinstance(extent, int) and extent == 1
-
-
-def _e(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value

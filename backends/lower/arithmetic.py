@@ -134,8 +134,8 @@ def _pow(c: LowerContext) -> Lowered:
     double = not (m.is_float(dtype) and exponent.dtype in ("float32", "float16", "int8", "uint8", "int16", "uint16"))
     work = "float64" if double or dtype == "float64" else "float32"
 
-    # below 8 lanes the C library is as fast; few GPUs are quick at float64
-    vector = work == "float32" and not c.k.caps.is_gpu and c.k.caps.lanes(4) >= 8
+    # below 8 lanes the C library is as fast
+    vector = work == "float32" and c.k.caps.lanes(4) >= 8
     raised = power_float32 if vector else m.power
 
     def power(x: Expr, y: Expr) -> Expr:

@@ -24,7 +24,7 @@ POSITIONS = {"ArgMax": 0, "ArgMin": 0, "TopK": 1}
 
 def refuse(c: LowerContext, broken: Expr, why: str, values: Sequence[tuple[str, Expr]]) -> None:
     """End the run where ``broken`` holds (on CPUs)."""
-    if not c.k.caps.is_gpu:
+    if c.k.schedule.calls_back:
         c.k.raw(refuse_if(broken, c.node.label, f"{c.node.op}: {why}", values))
 
 
@@ -61,7 +61,7 @@ def check_between(c: LowerContext, i: int, low: Dim, high: Dim, why: str, column
         if part.size:
             _check_known(c, i, int(part.min()), int(part.max()), low, high, why)
         return
-    if c.k.caps.is_gpu:
+    if not c.k.schedule.calls_back:
         return
     tensor = c.x(i)
     dtype = tensor.dtype

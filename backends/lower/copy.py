@@ -10,14 +10,15 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.registry import tvm_dtype
-from graphopt.backends.tensors.builder import Nest, Output
+from graphopt.backends.tensors.builder import Output
+from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 
 
 def emit_copy(
-    value: Value, fused: FusedGraph, caps: Caps, nest: Nest, names: DimNames, layout: Layout = PLAIN
+    value: Value, fused: FusedGraph, caps: Caps, schedule: Schedule, names: DimNames, layout: Layout = PLAIN
 ) -> tuple[Any, list[Value], list[str]]:
     """A kernel ``(source?, target)`` that writes ``value``; without source when it is known from dimensions or constant.
 
@@ -28,7 +29,7 @@ def emit_copy(
         The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
     """
     call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), names)
-    lowering = GroupLowering(call, caps, nest)
+    lowering = GroupLowering(call, caps, schedule)
     tensor = lowering.operand(value)
     shape = layout.physical_shape(lowering.builder.shape(value.shape))
     out = tirx.decl_buffer(

@@ -8,7 +8,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import converted
 from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
-from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, let
 from graphopt.ops.conv import kernel_extents, window_of
 
 
@@ -33,7 +33,7 @@ def _deform_conv(c: LowerContext) -> Lowered:
     def body(i: Index, r: Index) -> Expr:
         n, oc, *pos = i
         ic, *taps = r
-        channel = let(_i64(oc) // out_per_group * per_group + ic) if group > 1 else _i64(ic)
+        channel = let(as_expr(oc) // out_per_group * per_group + ic) if group > 1 else as_expr(ic)
         tap: Expr = 0
         for t, extent in zip(taps, window.kernel):
             tap = tap * extent + t
@@ -42,10 +42,10 @@ def _deform_conv(c: LowerContext) -> Lowered:
         share: list[Expr] = []
         for a in range(rank):
             place = pos[a] * window.strides[a] - begin[a] + taps[a] * window.dilations[a]
-            at = let(cast(_i64(place), work) + cast(offset(n, plane * rank + a, *pos), work))
+            at = let(cast(as_expr(place), work) + cast(offset(n, plane * rank + a, *pos), work))
             floor = let(tirx.floor(at))
             # far outside everything is 0; the bound keeps the conversion defined
-            edge = cast(_i64(x.shape[2 + a]), work) + const(1, work)
+            edge = cast(as_expr(x.shape[2 + a]), work) + const(1, work)
             held = tirx.Select(floor > const(-2, work), floor, const(-2, work))
             low.append(let(tirx.Select(held < edge, held, edge).astype("int64")))
             share.append(let(at - floor))
@@ -70,7 +70,3 @@ def _deform_conv(c: LowerContext) -> Lowered:
         bias = c.x(3)
         return Tensor(shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), work), dtype))
     return converted(out, dtype)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value

@@ -11,9 +11,9 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import cpu_nest
 from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
-from graphopt.backends.tensors.builder import KernelBuilder, Nest, Output, reader
+from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
+from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.tensor import Expr, Tensor
 from graphopt.errors import GraphOptError, InternalError, UnsupportedOpError
 from graphopt.ir.dims import Dim
@@ -29,14 +29,16 @@ class GroupLowering:
         self,
         call: KernelCall,
         caps: Caps,
-        nest: Nest,
+        schedule: Schedule,
         *,
         dims: Mapping[Dim, Expr] | None = None,
         buffers: Mapping[Value, Any] | None = None,
     ) -> None:
         self.call = call
         self._symbols: dict[str, Any] = {}
-        self.builder = KernelBuilder(caps, nest, _Symbols(self._symbols), known_dims=dict(dims or {}), names=call.names)
+        self.builder = KernelBuilder(
+            caps, schedule, _Symbols(self._symbols), known_dims=dict(dims or {}), names=call.names
+        )
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
         self.packed: list[tuple[Array, Any]] = []
@@ -167,13 +169,13 @@ def _typed(value: Expr, dtype: str) -> Expr:
     return value if dtype == "int64" else value.astype(dtype)
 
 
-def emit_generic(call: KernelCall, caps: Caps, name: str, nest: Nest = cpu_nest) -> Emitted:
-    """The kernel of a group by the generic schedule.
+def emit_generic(call: KernelCall, caps: Caps, name: str, schedule: Schedule) -> Emitted:
+    """The kernel of a group by the generic schedule of a target.
 
     Raises:
         UnsupportedOpError: an operator has no lowering.
     """
-    lowering = GroupLowering(call, caps, nest)
+    lowering = GroupLowering(call, caps, schedule)
     for value in call.group.outputs:
         lowering.builder.name_dims(value.shape)
     for node in call.group.nodes:

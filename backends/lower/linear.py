@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
-from graphopt.backends.tensors.tensor import Expr, Index, Tensor, choose, elementwise, let
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, choose, elementwise, let
 from graphopt.ir.layout import PLAIN
 from graphopt.ops.conv import Window, conv_window, transposed_window
 
@@ -134,7 +134,7 @@ def convolve(c: LowerContext, x: Tensor, w: Tensor, window: Window, shape: tuple
 
 
 def _quotient(a: Expr, b: Expr) -> Expr:
-    return a // b if isinstance(a, int) and isinstance(b, int) else tirx.floordiv(_i64(a), _i64(b))
+    return a // b if isinstance(a, int) and isinstance(b, int) else tirx.floordiv(as_expr(a), as_expr(b))
 
 
 def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr]) -> Tensor:
@@ -145,17 +145,13 @@ def _pad_spatial(c: LowerContext, x: Tensor, begin: list[Expr], end: list[Expr])
         inside: Expr = True
         source = list(i[:2])
         for p, d, b in zip(i[2:], x.shape[2:], begin):
-            q = _i64(p - b)
+            q = as_expr(p - b)
             source.append(q)
             here = tirx.all(q >= 0, q < d)
             inside = here if inside is True else tirx.all(inside, here)
         return choose(inside, lambda: x(*source), lambda: const(0, x.dtype))
 
     return c.k.stage(Tensor(shape, x.dtype, element), c.layout if c.layout.fits(shape) else PLAIN)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value
 
 
 @lowers("ConvTranspose")
@@ -179,15 +175,19 @@ def _conv_transpose(c: LowerContext) -> Lowered:
         at: list[Expr] = []
         inside: list[Expr] = []
         for p, t, s, d, b, extent in zip(pos, taps, window.strides, window.dilations, begin, x.shape[2:]):
-            reach = let(_i64(p + b - t * d))
-            q = reach if s == 1 else let(tirx.floordiv(reach, _i64(s)))
+            reach = let(as_expr(p + b - t * d))
+            q = reach if s == 1 else let(tirx.floordiv(reach, as_expr(s)))
             inside += [q >= 0, q < extent]
             if s != 1:
                 inside.append(tirx.EQ(q * s, reach))
             at.append(tirx.max(tirx.min(q, extent - 1), 0))
         first = 0 if group == 1 else _quotient(oc, out_per_group) * in_per_group
         own = (
-            oc if group == 1 else oc % out_per_group if isinstance(oc, int) else tirx.floormod(oc, _i64(out_per_group))
+            oc
+            if group == 1
+            else oc % out_per_group
+            if isinstance(oc, int)
+            else tirx.floormod(oc, as_expr(out_per_group))
         )
         value = cast(x(n, first + ic, *at), work) * cast(w(first + ic, own, *taps), work)
         return tirx.Select(tirx.all(*inside), value, const(0, work))

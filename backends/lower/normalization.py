@@ -9,7 +9,7 @@ from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers, tvm_dtype
 from graphopt.backends.tensors import math as m
-from graphopt.backends.tensors.tensor import Expr, Index, Tensor, broadcast_index, elementwise, let
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, broadcast_index, elementwise, let
 from graphopt.ir.dtypes import DType
 
 
@@ -160,15 +160,11 @@ def _group_norm(c: LowerContext) -> Lowered:
     inverse = c.k.stage(elementwise(lambda v: _inverse_root(v, eps), work, axes.kept, var))
 
     def element(n: Expr, ch: Expr, *at: Expr) -> Expr:
-        group = (n, ch // size if isinstance(ch, int) else tirx.floordiv(ch, _i64(size)), *(0,) * (split.rank - 2))
+        group = (n, ch // size if isinstance(ch, int) else tirx.floordiv(ch, as_expr(size)), *(0,) * (split.rank - 2))
         value = (cast(x(n, ch, *at), work) - mean(*group)) * inverse(*group)
         return cast(value * cast(scale(ch), work) + cast(bias(ch), work), dtype)
 
     return Tensor(x.shape, dtype, element)
-
-
-def _i64(value: int) -> Expr:
-    return tirx.const(value, "int64")
 
 
 @lowers("MeanVarianceNormalization")
@@ -220,7 +216,7 @@ def _lrn(c: LowerContext) -> Lowered:
     before = (size - 1) // 2
 
     def body(i: Index, r: Index) -> Expr:
-        ch = let(i[1] + r[0] - before + _i64(0))
+        ch = let(i[1] + r[0] - before + as_expr(0))
         inside = tirx.all(ch >= 0, ch < x.shape[1])
         v = let(cast(x(i[0], tirx.max(tirx.min(ch, x.shape[1] - 1), 0), *i[2:]), work))
         return tirx.Select(inside, v * v, const(0.0, work))

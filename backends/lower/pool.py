@@ -8,7 +8,7 @@ from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.reducers import identity_of
-from graphopt.backends.tensors.tensor import Expr, Index, Tensor, elementwise, let
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, elementwise, let
 from graphopt.ops.conv import Window
 from graphopt.ops.pool import pool_window
 
@@ -57,17 +57,13 @@ class Taps:
 
     def inside(self, at: list[Expr]) -> Expr:
         """Whether they lie on the data."""
-        return tirx.all(*(_i64(q) >= 0 for q in at), *(_i64(q) < d for q, d in zip(at, self.x.shape[2:])))
+        return tirx.all(*(as_expr(q) >= 0 for q in at), *(as_expr(q) < d for q, d in zip(at, self.x.shape[2:])))
 
     def load(self, i: Index, r: Index, fill: Expr) -> Expr:
         """The element, or ``fill`` outside. A clamped load and a select vectorise; a branch would not."""
-        at = [let(_i64(q)) for q in self.positions(i, r)]
+        at = [let(as_expr(q)) for q in self.positions(i, r)]
         clamped = [tirx.max(tirx.min(q, d - 1), 0) for q, d in zip(at, self.x.shape[2:])]
         return tirx.Select(self.inside(at), self.x(i[0], i[1], *clamped), fill)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value
 
 
 @lowers("MaxPool")
@@ -91,10 +87,10 @@ def _max_pool(c: LowerContext) -> Lowered:
         for a in order if by_column else reversed(order):
             total = total + at[a] * scale
             scale = scale * x.shape[2 + a]
-        return _i64(total)
+        return as_expr(total)
 
     def body(i: Index, r: Index) -> Expr:
-        at = [let(_i64(q)) for q in taps.positions(i, r)]
+        at = [let(as_expr(q)) for q in taps.positions(i, r)]
         v = let(taps.load(i, r, least))
         hit = tirx.EQ(v, found(*i))
         if m.is_float(x.dtype):
@@ -102,7 +98,7 @@ def _max_pool(c: LowerContext) -> Lowered:
         number: Expr = 0
         for t, k in zip(r, window.kernel):
             number = number * k + t
-        return tirx.Select(tirx.And(taps.inside(at), hit), _i64(number), tirx.max_value("int64"))
+        return tirx.Select(tirx.And(taps.inside(at), hit), as_expr(number), tirx.max_value("int64"))
 
     # the first tap in row-major order wins a tie
     tap = c.k.stage(c.k.reduce(shape, "int64", window.kernel, body, "min"))
@@ -111,8 +107,8 @@ def _max_pool(c: LowerContext) -> Lowered:
         rest = tap(*i)
         digits: list[Expr] = []
         for k in reversed(window.kernel):
-            digits.append(tirx.truncmod(rest, _i64(k)))
-            rest = tirx.truncdiv(rest, _i64(k))
+            digits.append(tirx.truncmod(rest, as_expr(k)))
+            rest = tirx.truncdiv(rest, as_expr(k))
         return flat(i, taps.positions(i, tuple(reversed(digits))))
 
     return [found, Tensor(shape, "int64", index)]
@@ -139,8 +135,8 @@ def _sum_pool(c: LowerContext) -> Lowered:
             first = p * window.strides[a] - taps.begin[a]
             low = -taps.begin[a] if include else const(0, "int64")
             high = x.shape[2 + a] + taps.end[a] if include else x.shape[2 + a]
-            skipped = tirx.floordiv(tirx.max(low - first, 0) + d - 1, _i64(d))
-            stop = tirx.min(const(window.kernel[a], "int64"), tirx.floordiv(high - first + d - 1, _i64(d)))
+            skipped = tirx.floordiv(tirx.max(low - first, 0) + d - 1, as_expr(d))
+            stop = tirx.min(const(window.kernel[a], "int64"), tirx.floordiv(high - first + d - 1, as_expr(d)))
             count = count * tirx.max(stop - skipped, 1)
         return cast(total(*i) / count.astype(work), dtype)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import loop, seq
 from graphopt.backends.lower.activations import Activation, clipped, named_activations
 from graphopt.backends.lower.bounds import check_between
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.builder import Output, reader
-from graphopt.backends.tensors.tensor import Expr, Index, Tensor
+from graphopt.backends.tensors.loops import loop, seq
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr
 
 
 class _Recurrent(ABC):
@@ -82,7 +82,7 @@ class _Recurrent(ABC):
             def element(d: Expr, b: Expr, h: Expr) -> Expr:
                 value = finals[0][i](0, 0, b, h)
                 if directions == 2:
-                    value = tirx.Select(tirx.EQ(_i64(d), _i64(0)), value, finals[1][i](0, 0, b, h))
+                    value = tirx.Select(tirx.EQ(as_expr(d), as_expr(0)), value, finals[1][i](0, 0, b, h))
                 return value.astype(out)
 
             return element
@@ -181,7 +181,7 @@ class _Recurrent(ABC):
     def _scatter(self, d: int, s: Expr, history: Any, state: Tensor) -> None:
         """Write a step to a place in the history that depends on the sequence."""
         b, h = tirx.Var("b", "int64"), tirx.Var("h", "int64")
-        store = tirx.BufferStore(history, state(0, 0, b, h), [_i64(self._position(d, s, b)), _i64(d), b, h])
+        store = tirx.BufferStore(history, state(0, 0, b, h), [as_expr(self._position(d, s, b)), as_expr(d), b, h])
         self.k.raw(loop(b, self.batch, loop(h, self.hidden, store)))
 
     def _serial(self, extent: Expr, body: Callable[[Expr], None]) -> None:
@@ -296,10 +296,6 @@ def _batch_first(fn: Callable[..., Expr], sequence: bool) -> Callable[..., Expr]
     if sequence:
         return lambda b, t, d, h: fn(t, d, b, h)
     return lambda b, d, h: fn(d, b, h)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value
 
 
 @lowers("RNN")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import loop, seq
 from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.builder import reader
-from graphopt.backends.tensors.tensor import Expr, Scope, elementwise
+from graphopt.backends.tensors.loops import loop, seq
+from graphopt.backends.tensors.tensor import Expr, Scope, as_expr, elementwise
 
 
 @lowers("CumSum", "CumProd")
@@ -25,7 +25,7 @@ def _scan(c: LowerContext) -> Lowered:
 
     def at(index: Sequence[Expr], step: Expr) -> list[Expr]:
         place = extent - 1 - step if reverse else step
-        return [_i64(place if a == axis else p) for a, p in enumerate(index)]
+        return [as_expr(place if a == axis else p) for a, p in enumerate(index)]
 
     def element(index: list[Expr]) -> tuple[list[Any], Expr]:
         with Scope() as scope:
@@ -49,7 +49,7 @@ def _scan(c: LowerContext) -> Lowered:
         # an empty axis has no first element
         one = tirx.const(1, "int64")
         guard = (
-            [loop(tirx.Var("some", "int64"), tirx.min(_i64(extent), one), seq(head))]
+            [loop(tirx.Var("some", "int64"), tirx.min(as_expr(extent), one), seq(head))]
             if not isinstance(extent, int)
             else head
         )
@@ -64,7 +64,3 @@ def _scan(c: LowerContext) -> Lowered:
         c.k.raw(body)
     total = reader(buffer, x.shape, work)
     return total if work == dtype else elementwise(lambda v: cast(v, dtype), dtype, x.shape, total)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value

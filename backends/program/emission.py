@@ -22,7 +22,8 @@ from graphopt.backends.build.chunks import with_duration
 from graphopt.backends.lower.generic import emit_generic
 from graphopt.backends.program.call_signature import Key, Signature, Signatures
 from graphopt.backends.program.work import rough_seconds
-from graphopt.backends.tensors.builder import SCRATCH, Nest
+from graphopt.backends.tensors.builder import SCRATCH
+from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.graph import Value
 
 
@@ -44,10 +45,10 @@ class Kernel:
 class Emission:
     """Makes the kernels of one program."""
 
-    def __init__(self, templates: Sequence[KernelTemplate[Any]], caps: Caps, nest: Nest) -> None:
+    def __init__(self, templates: Sequence[KernelTemplate[Any]], caps: Caps, schedule: Schedule) -> None:
         self._templates = templates
         self._caps = caps
-        self._nest = nest
+        self._schedule = schedule
         self._signatures = Signatures()
         self._known: dict[Key, tuple[Signature, Kernel]] = {}
 
@@ -76,7 +77,7 @@ class Emission:
         if best is not None and best.seconds is not None:
             emitted = best.template.emit(call, best.config, self._caps, "kernel")
             return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best)
-        emitted = emit_generic(call, self._caps, "kernel", self._nest)
+        emitted = emit_generic(call, self._caps, "kernel", self._schedule)
         return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None)
 
     def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:

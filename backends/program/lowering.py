@@ -23,7 +23,7 @@ from graphopt.backends.program.plan import is_copied, plan_buffers
 from graphopt.backends.program.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.program.work import kernel_bytes
 from graphopt.backends.program.written import Written
-from graphopt.backends.tensors.builder import Nest
+from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.unaligned import accept_unaligned
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.atoms import SymbolKind
@@ -40,13 +40,13 @@ ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""
 
 
-def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], nest: Nest) -> Program:
+def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], schedule: Schedule) -> Program:
     """The program of a fused graph.
 
     Raises:
         UnsupportedOpError: an operator, element type or shape form has no kernel.
     """
-    return Lowering(fused, target, templates, nest).program()
+    return Lowering(fused, target, templates, schedule).program()
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Lowering:
     fused: FusedGraph
     target: Target
     templates: Sequence[KernelTemplate[Any]]
-    nest: Nest
+    schedule: Schedule
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     packed: dict[Packed | int, Buffer] = field(default_factory=dict)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Lowering:
     titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.emission = Emission(self.templates, self.target.caps, self.nest)
+        self.emission = Emission(self.templates, self.target.caps, self.schedule)
         self.counts: dict[str, int] = {}
         self.registered: dict[int, tuple[Any, dict[tuple[int, ...], str]]] = {}
         root = self.fused.graph.root
@@ -174,7 +174,7 @@ class Lowering:
         source = self.buffer(value)
         if value.dtype is not DType.i64 or len(value.shape) != 1 or not self.fused.layout(value).is_plain:
             call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
-            lowering = GroupLowering(call, self.target.caps, self.nest)
+            lowering = GroupLowering(call, self.target.caps, self.schedule)
             kernel = elements_kernel(lowering, value)
             self._settle(value.name)
             source = self._vector(*kernel, len(names), value.name)
@@ -186,7 +186,7 @@ class Lowering:
         names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
         if names:
             call = KernelCall(self.fused, group, self.names)
-            lowering = GroupLowering(call, self.target.caps, self.nest)
+            lowering = GroupLowering(call, self.target.caps, self.schedule)
             found = measure_kernel(lowering, group.anchor, len(names))
             if found is not None:
                 self._settle(group.anchor.label)
@@ -276,7 +276,7 @@ class Lowering:
 
         copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(layout.physical_shape(value.shape)))
         self._takes_memory(value, layout)
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.nest, self.names, layout)
+        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.schedule, self.names, layout)
         self._settle(value.name)
         operands = [self.buffer(v) for v in sources]
         kernel = self._add(function, "copy", operands)

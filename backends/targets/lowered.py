@@ -19,11 +19,11 @@ from graphopt.backends.cpu.grouped import GroupedConv2d, GroupedPointwiseConv2d
 from graphopt.backends.cpu.layout_copy import LayoutCopy, copy_seconds
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
-from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
 from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
 from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
-from graphopt.backends.cuda.nest import gpu_nest
+from graphopt.backends.cuda.nest import CudaSchedule
 from graphopt.backends.lower.attention import attention_form
 from graphopt.backends.lower.registry import lookup
 from graphopt.backends.program.call_signature import Key, Signatures
@@ -31,7 +31,7 @@ from graphopt.backends.program.lowering import lower
 from graphopt.backends.program.program import Program
 from graphopt.backends.program.relax_emit import to_module
 from graphopt.backends.templates.convolution import channel_layout
-from graphopt.backends.tensors.builder import Nest
+from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
@@ -70,14 +70,14 @@ def templates_of(target: Target) -> list[KernelTemplate[Any]]:
     ]
 
 
-def nest_of(target: Target) -> Nest:
+def schedule_of(target: Target) -> Schedule:
     """The generic schedule of a target."""
-    return gpu_nest if target.caps.is_gpu else cpu_nest
+    return CudaSchedule() if target.caps.is_gpu else CpuSchedule()
 
 
 def lower_fused(fused: FusedGraph, target: Target, level: int = 2) -> Program:
     """The program of a fused graph for ``target``; level 0 keeps to the generic schedule, for bisecting."""
-    return lower(fused, target, templates_of(target) if level > 0 else [], nest_of(target))
+    return lower(fused, target, templates_of(target) if level > 0 else [], schedule_of(target))
 
 
 def build_program(program: Program, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:

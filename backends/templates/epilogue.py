@@ -8,8 +8,8 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
-from graphopt.backends.cpu.nest import cpu_nest
 from graphopt.backends.lower.generic import GroupLowering
+from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
@@ -18,6 +18,21 @@ from graphopt.ir.graph import Value
 MAX_EXPRESSION = 1000
 """Operations behind a variable, as TVM's passes see them, up to which an epilogue is one expression: a second for TVM's passes.
 Each function in a chain of functions like tanh multiplies them."""
+
+
+class _WithinLoops(Schedule):
+    """What runs on an accumulator runs in its anchor's loops, and has none of its own."""
+
+    calls_back = picks_loops = merges_copies = True
+
+    def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+        raise InternalError("an epilogue needs loops of its own")
+
+    def serial(self, statements: Sequence[Any]) -> list[Any]:
+        raise InternalError("an epilogue needs statements of its own")
+
+
+_WITHIN_LOOPS = _WithinLoops()
 
 
 class Epilogue:
@@ -58,7 +73,7 @@ class Epilogue:
 
     def _lower(self, buffers: Mapping[Value, Any]) -> GroupLowering:
         call = self._call
-        lowering = GroupLowering(call, self._caps, cpu_nest, dims=self._dims, buffers=buffers)
+        lowering = GroupLowering(call, self._caps, _WITHIN_LOOPS, dims=self._dims, buffers=buffers)
         anchor = call.group.anchor
         shape = lowering.builder.shape(anchor.out.shape)
 
@@ -85,8 +100,6 @@ class Epilogue:
             if key not in self._ready:
                 self._ready[key] = self._lower(dict(zip(self.values, buffers)))
             lowering = self._ready[key]
-            if lowering.builder.statements:
-                raise InternalError("an epilogue needs loops of its own", node=self._call.group.anchor.label)
             self._accumulator = accumulator
             stepwise = self._stepwise and IRBuilder.is_in_scope()
             with Scope(inline=not stepwise) as scope:

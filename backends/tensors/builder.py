@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
@@ -12,9 +12,9 @@ from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.tensors.checks import ask_for
 from graphopt.backends.tensors.dim_expr import dim_expr
 from graphopt.backends.tensors.index import flatten, i64, row_major
-from graphopt.backends.tensors.one_thread import in_one_thread
 from graphopt.backends.tensors.reducers import identity_of
-from graphopt.backends.tensors.tensor import Expr, Index, Scope, Tensor
+from graphopt.backends.tensors.schedule import NestBody, Reduction, Schedule
+from graphopt.backends.tensors.tensor import Expr, Index, Scope, Tensor, as_expr
 from graphopt.backends.tensors.uneven import Uneven
 from graphopt.backends.tensors.walk import emit_walk, flat_alias, reordered, walk_of
 from graphopt.errors import InternalError
@@ -23,34 +23,6 @@ from graphopt.ir.layout import PLAIN, Layout
 
 SCRATCH = "scratch memory of a kernel"
 """What a kernel calls the memory that it asks for."""
-
-
-@dataclass
-class Reduction:
-    """``out[i] = reduce over r of body(i, r)``.
-
-    Attributes:
-        extents: iteration space of r, outermost first.
-        tile_axis: output axis along which several accumulators share loads, or None.
-    """
-
-    shape: tuple[Expr, ...]
-    dtype: str
-    extents: tuple[Expr, ...]
-    body: Callable[[Index, Index], Expr]
-    kind: str
-    init: Expr
-    tile_axis: int | None = None
-
-
-@dataclass
-class NestBody:
-    """What one evaluation of a nest at an index gives: bindings, stores and the reduction that feeds them."""
-
-    scope: Scope
-    stores: list[tuple[Any, Expr, Index]]
-    reduction: Reduction | None
-    logical: Index = ()
 
 
 class Accumulate:
@@ -101,14 +73,6 @@ class Output:
         return tuple(b + i for b, i in zip(self.begin, index))
 
 
-class Nest(Protocol):
-    """Emits loops over ``shape``; ``evaluate(index, accumulator)`` gives the body at one physical index."""
-
-    def __call__(
-        self, shape: tuple[Expr, ...], evaluate: Callable[[Index, Callable[[str], Expr] | None], NestBody], caps: Caps
-    ) -> list[Any]: ...
-
-
 @dataclass
 class KernelBuilder:
     """Collects the stages of one kernel.
@@ -117,13 +81,13 @@ class KernelBuilder:
         symbols: TVM variables of the model's symbolic dimensions.
         known_dims: expressions to use for whole dimensions, where a template has them already.
         names: dimensions that have a symbol of their own.
-        nest: the target's loop emitter.
+        schedule: how loops run on the target.
         uneven: whether operands may be broadcast in the loops being emitted.
         named: how many variables of hand-written stages have a name: the same kernel has the same names in every process.
     """
 
     caps: Caps
-    nest: Nest
+    schedule: Schedule
     symbols: Mapping[str, Any]
     known_dims: dict[Dim, Expr] = field(default_factory=dict)
     names: DimNames | None = None
@@ -229,7 +193,7 @@ class KernelBuilder:
         # TVM has no zero-dimensional or empty allocations
         extents = [max(d, 1) if isinstance(d, int) else d for d in shape] or [1]
         buffer = tirx.decl_buffer(extents, dtype, f"work{self._counter}")
-        if not self.caps.is_gpu and not all(isinstance(d, int) for d in extents):
+        if self.schedule.calls_back and not all(isinstance(d, int) for d in extents):
             sizes = [i64(d).astype("float64") for d in extents]
             itemsize = -(-tvm.DataType(dtype).bits // 8)
             self.allocations.append(ask_for(sizes, itemsize, SCRATCH))
@@ -237,8 +201,8 @@ class KernelBuilder:
         return buffer
 
     def raw(self, *statements: Any) -> None:
-        """Append hand-built TIR: serial code, which on a GPU one thread runs."""
-        self.statements.extend(in_one_thread(statements) if self.caps.is_gpu else statements)
+        """Append hand-built TIR, to run one statement after the other."""
+        self.statements.extend(self.schedule.serial(statements))
 
     def emit(self, outputs: Sequence[Output]) -> None:
         """Emit loops that compute outputs; those of one physical shape share their loops."""
@@ -277,9 +241,9 @@ class KernelBuilder:
                 physical: tuple[Expr, ...] = physical, evaluate: Any = evaluate, scalar: list[bool] = scalar
             ) -> list[Any]:
                 scalar.clear()
-                return self.nest(physical, evaluate, self.caps)
+                return self.schedule.nest(physical, evaluate, self.caps)
 
-            self.statements.extend(self.uneven.versions(loops, twice=not self.caps.is_gpu))
+            self.statements.extend(self.uneven.versions(loops, twice=self.schedule.picks_loops))
 
     def _emit_parts(self, output: Output) -> bool:
         """Store a tensor part by part, where parts don't cut through blocks."""
@@ -299,7 +263,7 @@ class KernelBuilder:
     def _emit_walk(self, output: Output) -> bool:
         """Store a tensor that lies in a buffer already as a copy with merged dimensions."""
         walk = output.tensor.walk
-        if walk is None or self.caps.is_gpu:
+        if walk is None or not self.schedule.merges_copies:
             return False
         if walk.layout != output.layout:
             walk = reordered(walk, output.tensor.shape, output.layout)
@@ -349,8 +313,8 @@ def reader(buffer: Any, shape: Sequence[Expr], dtype: str, layout: Layout = PLAI
     """A tensor that loads from a buffer."""
     walk = walk_of(buffer, shape, layout)
     if layout.is_plain:
-        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(i or _scalar_index(buffer))), walk=walk)
-    return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _i64(layout.physical_index(i))), walk=walk)
+        return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _indices(i or _scalar_index(buffer))), walk=walk)
+    return Tensor(shape, dtype, lambda *i: tirx.BufferLoad(buffer, _indices(layout.physical_index(i))), walk=walk)
 
 
 def _scalar_index(buffer: Any) -> Index:
@@ -358,5 +322,5 @@ def _scalar_index(buffer: Any) -> Index:
     return (0,) * len(buffer.shape)
 
 
-def _i64(index: Sequence[Expr]) -> list[Expr]:
-    return [tirx.const(i, "int64") if isinstance(i, int) else i for i in index]
+def _indices(index: Sequence[Expr]) -> list[Expr]:
+    return [as_expr(i) for i in index]

@@ -34,6 +34,11 @@ _OF_DATA: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """Variables whose values come out of memory."""
 
 
+def as_expr(value: Expr) -> Expr:
+    """``value`` as a TVM expression: an int as an int64 constant, an expression as it is."""
+    return tirx.const(value, "int64") if isinstance(value, int) else value
+
+
 def weight(value: Expr) -> int:
     """Size of an expression with every variable replaced by what it stands for: what it costs TVM's passes."""
     return _size(value, _WEIGHTS)
@@ -286,7 +291,7 @@ def stretched(tensor: Tensor, axes: Mapping[int, Expr], even: Callable[[Sequence
         axes: the extent after broadcasting, by axis.
         even: told the conditions under which nothing is broadcast; whether the current code may assume them.
     """
-    conditions = [tirx.EQ(tensor.shape[a], _i64(extent)) for a, extent in axes.items()]
+    conditions = [tirx.EQ(tensor.shape[a], as_expr(extent)) for a, extent in axes.items()]
 
     def element(*index: Expr) -> Expr:
         if even(conditions):
@@ -296,14 +301,10 @@ def stretched(tensor: Tensor, axes: Mapping[int, Expr], even: Callable[[Sequence
         at = list(index)
         for a in axes:
             if not (isinstance(at[a], int) and at[a] == 0):
-                at[a] = tirx.Select(tirx.EQ(tensor.shape[a], _i64(1)), _i64(0), _i64(at[a]))
+                at[a] = tirx.Select(tirx.EQ(tensor.shape[a], as_expr(1)), as_expr(0), as_expr(at[a]))
         return tensor(*at)
 
     return Tensor([axes.get(a, d) for a, d in enumerate(tensor.shape)], tensor.dtype, element)
-
-
-def _i64(value: Expr) -> Expr:
-    return tirx.const(value, "int64") if isinstance(value, int) else value
 
 
 def elementwise(fn: Callable[..., Expr], dtype: str, shape: Sequence[Expr], *inputs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx, tvm_ffi
+from graphopt.backends.tensors.loops import seq
 from graphopt.backends.tensors.opaque import opaque
 from graphopt.backends.tensors.tensor import Expr
 
@@ -38,10 +39,6 @@ class Uneven:
             # hidden, because TVM puts 4 for n in the body of "if n == 4", and then can't divide by n // 8
             even = opaque(tirx.all(*self._conditions).astype("int64"))
             condition = tirx.NE(even, tirx.const(0, "int64"))
-            statements = [tirx.IfThenElse(condition, _seq(emit()), _seq(statements))]
+            statements = [tirx.IfThenElse(condition, seq(emit()), seq(statements))]
         self.even, self._conditions = outer
         return statements
-
-
-def _seq(statements: Sequence[Any]) -> Any:
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.backends.base.tvm_api import tirx, tvm_ffi
 from graphopt.backends.tensors.index import floordiv, floormod, i64, product, row_major
+from graphopt.backends.tensors.schedule import NestBody
 from graphopt.backends.tensors.tensor import Expr, Index, Scope
 from graphopt.ir.layout import PLAIN, Layout
 
@@ -94,8 +95,6 @@ def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, str
             row_axis: int = row_axis,
             first: Expr = first,
         ) -> Any:
-            from graphopt.backends.tensors.builder import NestBody
-
             position: dict[int, Expr] = dict(zip(axes, index))
             stores = []
             with Scope() as scope:
@@ -109,7 +108,7 @@ def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, str
                     stores.append((target, tirx.BufferLoad(source, [i64(read)]), (i64(write),)))
             return NestBody(scope, stores, None, index)
 
-        builder.statements.extend(builder.nest(shape, evaluate, builder.caps))
+        builder.statements.extend(builder.schedule.nest(shape, evaluate, builder.caps))
 
 
 Loops = tuple[Index, list[int], int, int, Expr]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import PARALLEL_WORK, lane_kind, loop, seq
+from graphopt.backends.cpu.nest import PARALLEL_WORK
 from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.loops import lane_kind, loop, seq
 from graphopt.backends.tensors.tensor import Expr, Scope
 
 OPERATIONS = 40

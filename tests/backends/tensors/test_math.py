@@ -13,7 +13,7 @@ import pytest
 
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
-from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
@@ -37,7 +37,7 @@ def evaluate(
     caps = target.caps
     code = {}
     for i, fn in enumerate(fns):
-        builder = KernelBuilder(caps, cpu_nest, {})
+        builder = KernelBuilder(caps, CpuSchedule(), {})
         a, b = (tirx.decl_buffer(x.shape, d, n) for n, d in (("a", "float32"), ("b", dtype)))
         builder.emit([Output(elementwise(fn, dtype, x.shape, reader(a, x.shape, "float32")), b)])
         code[f"f{i}"] = builder.finish([a, b], f"f{i}")

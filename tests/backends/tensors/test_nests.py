@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
-from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.tensor import Tensor, choose, elementwise
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
@@ -23,7 +23,7 @@ Build = Callable[..., Tensor]
 
 def run(build: Build, inputs: Sequence[np.ndarray], shape: tuple[int, ...], layout: Layout = PLAIN) -> np.ndarray:
     """Compile ``build(builder, *tensors)`` and run it; the result comes back in the plain layout."""
-    builder = KernelBuilder(CAPS, cpu_nest, {})
+    builder = KernelBuilder(CAPS, CpuSchedule(), {})
     buffers = [tirx.decl_buffer(x.shape, str(x.dtype), f"x{i}") for i, x in enumerate(inputs)]
     physical = layout.physical_shape(shape)
     out = tirx.decl_buffer(physical, F32, "out")
@@ -145,7 +145,7 @@ def test_threads_start_where_the_work_pays(op: str, count: int, parallel: bool) 
     from graphopt.backends.tensors import math as m
 
     function = {"relu": lambda v: tirx.max(v, tirx.const(0.0, F32)), "sigmoid": m.sigmoid, "erf": m.erf}[op]
-    builder = KernelBuilder(CAPS, cpu_nest, {})
+    builder = KernelBuilder(CAPS, CpuSchedule(), {})
     x, out = (tirx.decl_buffer((count,), F32, name) for name in ("x", "out"))
     builder.emit([Output(elementwise(function, F32, (count,), reader(x, (count,), F32)), out)])
     assert ("T.parallel" in builder.finish([x, out], "f").script()) == parallel

@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
-from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.power import power_float32
@@ -58,7 +58,7 @@ def test_error_and_special_values(level: str) -> None:
     if not can_run_here(target):
         pytest.skip(f"needs a processor of {level}")
     x, y = operands()
-    builder = KernelBuilder(target.caps, cpu_nest, {})
+    builder = KernelBuilder(target.caps, CpuSchedule(), {})
     a, b, c = (tirx.decl_buffer(x.shape, "float32", n) for n in "abc")
     builder.emit(
         [Output(elementwise(power_float32, "float32", x.shape, *(reader(v, x.shape, "float32") for v in (a, b))), c)]
@@ -109,7 +109,7 @@ def test_scalar_loops_keep_expressions_small() -> None:
 def test_scalar_loops_are_known_from_the_first_body_on() -> None:
     # A body whose large values come last branches there; those before them must be short already.
     target = parse_target("x86-64-v3", 1)
-    builder = KernelBuilder(target.caps, cpu_nest, {})
+    builder = KernelBuilder(target.caps, CpuSchedule(), {})
     buffers = [tirx.decl_buffer((16,), "float32", name) for name in "xyz"]
     inputs = [reader(buffer, (16,), "float32") for buffer in buffers[:2]]
     evaluated: list[int] = []

@@ -1,0 +1,67 @@
+"""The generic schedule of a kind of target: how the loops run that compute lazy tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.tensors.tensor import Expr, Index, Scope
+
+
+@dataclass
+class Reduction:
+    """``out[i] = reduce over r of body(i, r)``.
+
+    Attributes:
+        extents: iteration space of r, outermost first.
+        tile_axis: output axis along which several accumulators share loads, or None.
+    """
+
+    shape: tuple[Expr, ...]
+    dtype: str
+    extents: tuple[Expr, ...]
+    body: Callable[[Index, Index], Expr]
+    kind: str
+    init: Expr
+    tile_axis: int | None = None
+
+
+@dataclass
+class NestBody:
+    """What one evaluation of a nest at an index gives: bindings, stores and the reduction that feeds them."""
+
+    scope: Scope
+    stores: list[tuple[Any, Expr, Index]]
+    reduction: Reduction | None
+    logical: Index = ()
+
+
+Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
+"""``evaluate(index, accumulator)``: the body at one physical index; ``accumulator(dtype)`` stands for the reduction's result."""
+
+
+class Schedule(ABC):
+    """Turns what a kernel computes into loops. Total: every operator that has a lowering then runs on the target.
+
+    Attributes:
+        calls_back: kernels can call functions of the process that runs them, to refuse what they are given or to ask before
+            they allocate. Where they can't, they clamp.
+        picks_loops: a kernel may hold two sets of loops and pick one at run time (`graphopt.backends.tensors.uneven`).
+        merges_copies: a tensor that lies in a buffer already is copied by loops over merged dimensions, in tiles where it is
+            transposed; else an element at a time like any other.
+    """
+
+    calls_back: ClassVar[bool]
+    picks_loops: ClassVar[bool]
+    merges_copies: ClassVar[bool]
+
+    @abstractmethod
+    def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
+        """Statements that compute every element of a physical shape."""
+
+    @abstractmethod
+    def serial(self, statements: Sequence[Any]) -> list[Any]:
+        """Hand-written statements whose order counts, made to run one after the other."""
