@@ -13,7 +13,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.nest import cpu_nest
+from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.program.program import JoinStep, Program
 from graphopt.backends.targets.lowered import lower_fused
@@ -44,7 +44,7 @@ def test_copies_between_any_two_layouts() -> None:
             value = Value("x", TensorType(DType.f32, shape))
             fused = FusedGraph(Graph("g"), [], {value: source})
             name = f"copy{len(cases)}"
-            function, read, symbols = emit_copy(value, fused, CAPS, cpu_nest, DimNames(str), target)
+            function, read, symbols = emit_copy(value, fused, CAPS, CpuSchedule(), DimNames(str), target)
             assert (read, symbols) == ([value], [])
             functions[name] = function.with_attr("global_symbol", name)
             cases.append((name, shape, source, target))
