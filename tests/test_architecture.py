@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import onnx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +147,53 @@ def test_no_modules_import_one_another() -> None:
     assert [c for c in found if not any(c <= known for known in CYCLES_TO_BREAK)] == []
     gone = [sorted(known) for known in CYCLES_TO_BREAK if not any(c <= known for c in found)]
     assert gone == [], "these cycles are gone: delete them from CYCLES_TO_BREAK"
+
+
+@cache
+def operator_names() -> frozenset[str]:
+    """Names of ONNX operators."""
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history())
+
+
+def operator_sets(path: Path) -> Iterator[tuple[int, frozenset[str]]]:
+    """Displays of nothing but names of operators, as (line, names): sets, tuples and lists of two or more, and the keys of
+    dicts of three or more."""
+    for node in ast.walk(tree(path)):
+        elements: list[ast.expr] = []
+        if isinstance(node, (ast.Set, ast.Tuple, ast.List)):
+            elements = [e for e in node.elts if not isinstance(e, ast.Starred)]
+        elif isinstance(node, ast.Dict):
+            elements = [key for key in node.keys if key is not None]
+        found = [e.value for e in elements if isinstance(e, ast.Constant) and e.value in operator_names()]
+        least = 3 if isinstance(node, ast.Dict) else 2
+        if len(found) == len(elements) and len(set(found)) >= least:
+            yield node.lineno, frozenset(found)
+
+
+def test_no_two_modules_hold_the_same_set_of_operators() -> None:
+    """What several modules know of operators is a trait, which a new operator gets where it is registered."""
+    places: dict[frozenset[str], dict[str, int]] = {}
+    for path in sources():
+        for line, names in operator_sets(path):
+            places.setdefault(names, {}).setdefault(str(path.relative_to(ROOT)), line)
+    assert {", ".join(sorted(names)): where for names, where in places.items() if len(where) > 1} == {}
+
+
+def test_no_module_imports_a_set_of_operators() -> None:
+    tables = set()
+    for path in sources():
+        lines = [line for line, _ in operator_sets(path)]
+        for node in tree(path).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if any(node.lineno <= line <= (node.end_lineno or 0) for line in lines):
+                tables |= {(module_of(path), t.id) for t in targets if isinstance(t, ast.Name)}
+    assert len(tables) > 5
+    wrong = []
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom):
+                wrong += [f"{path}:{node.lineno}: {a.name}" for a in node.names if (node.module, a.name) in tables]
+    assert wrong == []
 
 
 def test_symlinked_folders_are_never_imported_bare() -> None:

@@ -18,13 +18,15 @@ from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr, known_array
+from graphopt.ops.registry import MATRIX_PRODUCT
+from graphopt.ops.table import ops_with
 
 
 class BatchedMatmul(KernelTemplate[BatchedConfig]):
     """MatMul and Gemm (alpha = beta = 1) in float32; leading dimensions broadcast, sizes may be symbolic."""
 
     name: ClassVar[str] = "matmul-batched"
-    anchors: ClassVar[frozenset[str]] = frozenset({"MatMul", "Gemm"})
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""

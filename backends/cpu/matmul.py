@@ -28,13 +28,15 @@ from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 from graphopt.ops.context import attr, known_array
+from graphopt.ops.registry import MATRIX_PRODUCT
+from graphopt.ops.table import ops_with
 
 
 class PackedMatmul(KernelTemplate[MatmulConfig]):
     """MatMul of matrices and Gemm (no transA, alpha = 1) in float32 with a constant second operand."""
 
     name: ClassVar[str] = "matmul-packed"
-    anchors: ClassVar[frozenset[str]] = frozenset({"MatMul", "Gemm"})
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""

@@ -9,7 +9,9 @@ from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, elementwise, let
-from graphopt.ops.reduction import REDUCE, reduced_axes
+from graphopt.ops.reduction import reduced_axes
+from graphopt.ops.registry import REDUCE
+from graphopt.ops.table import ops_with
 
 
 class Axes:
@@ -82,7 +84,7 @@ def _int_abs(x: Expr) -> Expr:
     return tirx.max(x, const(0, m.dtype_of(x)) - x)
 
 
-@lowers(*REDUCE)
+@lowers(*ops_with(REDUCE))
 def _reduce(c: LowerContext) -> Lowered:
     op, dtype, x = c.node.op, c.out_dtype(), c.x(0)
     axes = Axes(x, reduced_axes(c))

@@ -123,7 +123,7 @@ class LowerContext(InferContext):
 
     def x(self, i: int) -> Tensor:
         """Operand ``i`` as a tensor; those of element-wise operators are broadcast where only run time tells whether they are."""
-        if has_trait(self.node.op, BROADCAST, self.node.domain):
+        if has_trait(self.node, BROADCAST):
             return self.broadcast_operand(i, self.node.out.shape)
         return self._operand(self.value(i))
 

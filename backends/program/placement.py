@@ -22,7 +22,7 @@ from graphopt.ir.fused import Group
 from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext
 from graphopt.ops.movement import slice_bounds, split_sizes
-from graphopt.passes.fuse.kernels import VIEWS
+from graphopt.ops.registry import CUT, VIEW, has_trait
 
 if TYPE_CHECKING:
     from graphopt.backends.program.lowering import Lowering
@@ -35,7 +35,7 @@ def place(lowering: Lowering, group: Group) -> bool:
         return False
     if node.op == "Concat":
         return _join(lowering, group)
-    if node.op in ("Split", "Slice"):
+    if has_trait(node, CUT):
         return _cut(lowering, group)
     return False
 
@@ -180,6 +180,4 @@ def _leaves(value: Value) -> bool:
     """Whether a value, or a view of it, is a result of its graph: the caller gets memory of its own for it."""
     if value.escapes:
         return True
-    return any(
-        u.node.op in VIEWS and not u.node.domain and any(_leaves(o) for o in u.node.outputs if o) for u in value.uses
-    )
+    return any(has_trait(u.node, VIEW) and any(_leaves(o) for o in u.node.outputs if o) for u in value.uses)

@@ -8,12 +8,7 @@ from graphopt.backends.program.program import Buffer
 from graphopt.ir.fused import Group
 from graphopt.ir.graph import Value
 from graphopt.ops.flops import group_flops
-
-_PICKING = frozenset(
-    {"Slice", "Split", "Gather", "GatherElements", "GatherND", "Compress", "RoiAlign", "CenterCropPad"}
-)
-"""Operators that read a part of their first operand only."""
-
+from graphopt.ops.registry import PART, has_trait
 
 _FLOPS, _BYTES = 4e9, 8e9
 """What a thread does a second in the generic loop nest, about: operations, and bytes read and written."""
@@ -47,7 +42,7 @@ def kernel_bytes(group: Group, inputs: Sequence[Buffer], outputs: Sequence[Buffe
     sizes = [size for size in (*read, *written) if size is not None]
     if len(sizes) < len(read) + len(written):
         return None
-    if group.anchor.op in _PICKING and not group.anchor.domain:
+    if has_trait(group.anchor, PART):
         most = sum(sizes[len(read) :])
         return sum(min(size, most) for size in sizes[: len(read)]) + most
     return sum(sizes)

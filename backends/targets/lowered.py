@@ -36,7 +36,8 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
-from graphopt.passes.fuse.kernels import CONTROL, fuse_kernels
+from graphopt.ops.registry import CONTROL, has_trait
+from graphopt.passes.fuse.kernels import fuse_kernels
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import LayoutCosts
 
@@ -89,7 +90,7 @@ def is_lowerable(node: Node) -> bool:
     """Whether the operator has a lowering of its own (or is control flow); others are expanded or refused."""
     if node.op == "Attention" and isinstance(attention_form(node), str):
         return False
-    return node.op in CONTROL or lookup(node.op, node.domain) is not None
+    return has_trait(node, CONTROL) or lookup(node.op, node.domain) is not None
 
 
 def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> FusedGraph:

@@ -29,7 +29,7 @@ def plain_epilogue(group: Group) -> str | None:
         return "more than one result"
     out = group.anchor.out
     for node in group.epilogue:
-        if not has_trait(node.op, ELEMENTWISE, node.domain) or len(node.outputs) != 1:
+        if not has_trait(node, ELEMENTWISE) or len(node.outputs) != 1:
             return f"{node.op} in the epilogue"
         if node.out.shape != out.shape or node.out.dtype is not DType.f32:
             return f"{node.op} changes shape or type"

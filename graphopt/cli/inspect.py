@@ -129,8 +129,9 @@ def _operators(json: bool) -> None:
     with console.working("loading the compiler"):
         import graphopt.backends.targets.lowered  # noqa: F401  (fills the table of lowerings)
         from graphopt.backends.lower.registry import names as lowered
-        from graphopt.passes.fuse.kernels import CONTROL
-    names = sorted({*lowered(), *CONTROL})
+        from graphopt.ops.registry import CONTROL
+        from graphopt.ops.table import ops_with
+    names = sorted({*lowered(), *ops_with(CONTROL)})
     if json:
         console.print_json({"operators": names})
     else:

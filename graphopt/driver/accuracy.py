@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.types import TensorType
+from graphopt.ops.linear import kept_axis, summed_axis
+from graphopt.ops.registry import CONVOLUTION, LINEAR, RECURRENT, has_trait
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +37,7 @@ EPS = {
 SLACK = 16.0
 """Units allowed for everything that is not a sum: exp, division, a handful of element-wise operators."""
 
-_SUMMING = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Attention", "Einsum"}
+_SUMMING = ("Attention", "Einsum")
 
 
 @dataclass(frozen=True)
@@ -124,22 +126,25 @@ def summing_depth(graph: Graph) -> int:
     deepest = 1
     for node in graph.nodes:
         before = max((depth.get(v, 0) for v in node.inputs if v is not None), default=0)
-        here = before + int(node.op in _SUMMING or bool(node.subgraphs))
+        here = before + int(_sums(node) or bool(node.subgraphs))
         depth.update({v: here for v in node.outputs if v is not None})
         deepest = max(deepest, here)
     return deepest
+
+
+def _sums(node: Node) -> bool:
+    return node.op in _SUMMING or has_trait(node, LINEAR) or has_trait(node, RECURRENT)
 
 
 def sum_length(node: Node) -> int:
     """Number of products or terms that one element of the node's result adds up."""
     weight = node.input(1)
     static = _static(weight)
-    if node.op in ("Conv", "ConvTranspose") and static:
-        return max(1, math.prod(static[1:]) if node.op == "Conv" else math.prod(static) // max(1, static[1]))
-    if node.op in ("MatMul", "Gemm") and static and len(static) >= 2:
-        along = static[-1] if node.op == "Gemm" and node.attrs.get("transB", 0) else static[-2]
-        return max(1, along)
-    if node.op in ("LSTM", "GRU", "RNN") and static:
+    if has_trait(node, CONVOLUTION) and static:
+        return max(1, math.prod(static) // max(1, static[kept_axis(node, 1)]))
+    if has_trait(node, LINEAR) and static and len(static) >= 2:
+        return max(1, static[summed_axis(node, 1)])
+    if has_trait(node, RECURRENT) and static:
         return static[-1] + int(node.attrs.get("hidden_size", 0))
     source = _static(node.input(0))
     if source and (node.op.startswith("Reduce") or node.op in ("GlobalAveragePool", "Softmax", "LayerNormalization")):

@@ -31,6 +31,7 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.context import attr
+from graphopt.ops.registry import CONVOLUTION, LINEAR, has_trait
 from graphopt.passes.prune.choice.extents import Extents, Gone
 from graphopt.passes.prune.choice.size import SizeModel, fixed_shape, open_sizes
 from graphopt.passes.prune.groups import PruneGroups
@@ -40,8 +41,6 @@ TENSOR_CORE_CHANNELS = 8
 """What tensor cores want channels to be a multiple of, for float16; 4 would do for TF32."""
 LEAST_BLOCK = 8
 """Channels are stored in blocks of 16, or of 8 where that does not divide them; others are not blocked at all."""
-
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def channel_multiple(caps: Caps) -> int:
@@ -167,7 +166,7 @@ class LatencyModel:
     def _weigh(
         self, node: Node, data: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...], flops: int
     ) -> float:
-        if len(data) == 3 and node.op in ("Conv", "ConvTranspose"):  # compiled as one row of an image
+        if len(data) == 3 and has_trait(node, CONVOLUTION):  # compiled as one row of an image
             data, weight, result = ((*s[:2], 1, *s[2:]) for s in (data, weight, result))
         caps = self.target.caps
         call = _alone(node, data, weight, result, caps)
@@ -210,7 +209,7 @@ class RunningLatency:
 
 def _is_layer(node: Node) -> bool:
     weight = node.input(1)
-    return not node.domain and node.op in _WEIGHTED and weight is not None and weight.is_const and len(weight.shape) > 1
+    return has_trait(node, LINEAR) and weight is not None and weight.is_const and len(weight.shape) > 1
 
 
 def _attributes(node: Node) -> tuple[tuple[str, str], ...]:
@@ -224,7 +223,7 @@ def _alone(
     assert node.inputs[0] is not None
     dtype = node.inputs[0].dtype
     attrs = dict(node.attrs)
-    if node.op in ("Conv", "ConvTranspose"):
+    if has_trait(node, CONVOLUTION):
         if len(weight) > len(node.inputs[1].shape if node.inputs[1] is not None else ()):
             _one_row(attrs)
         if int(attr(node, "group") or 1) > 1:

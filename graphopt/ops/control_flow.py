@@ -12,7 +12,7 @@ from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import OpaqueType, TensorType, Type
 from graphopt.ops.context import InferContext, known_array
-from graphopt.ops.registry import register
+from graphopt.ops.registry import CONTROL, LOOP, has_trait, register
 
 InferBody = Callable[[Graph], None]
 MAX_ROUNDS = 4
@@ -26,7 +26,7 @@ def infer_subgraphs(node: Node, infer_body: InferBody) -> None:
     found by trial on a copy of the body.
     """
     body = node.attrs.get("body")
-    if node.domain or node.op not in ("Loop", "Scan") or not isinstance(body, Graph):
+    if not has_trait(node, LOOP) or not isinstance(body, Graph):
         for sub in node.subgraphs:
             infer_body(sub)
         return
@@ -192,7 +192,7 @@ def _outer_symbols(node: Node) -> frozenset[str]:
     return frozenset(found)
 
 
-@register("If")
+@register("If", traits=(CONTROL,))
 def _if(c: InferContext) -> list[Type]:
     then, other = c.node.attrs.get("then_branch"), c.node.attrs.get("else_branch")
     if not isinstance(then, Graph) or not isinstance(other, Graph):
@@ -206,7 +206,7 @@ def _if(c: InferContext) -> list[Type]:
     return [_visible(join(a.type, b.type, c.graph), inner, c.graph) for a, b in zip(then.outputs, other.outputs)]
 
 
-@register("Loop")
+@register("Loop", traits=(CONTROL, LOOP))
 def _loop(c: InferContext) -> list[Type]:
     body = c.node.attrs["body"]
     inner = _inner_symbols(c.node, _outer_symbols(c.node))
@@ -249,7 +249,7 @@ def _stacked(type_: Type, count: Dim, axis: int) -> Type:
     return TensorType(type_.dtype, (*type_.shape[:axis], count, *type_.shape[axis:]))
 
 
-@register("Scan")
+@register("Scan", traits=(CONTROL, LOOP))
 def _scan(c: InferContext) -> list[Type]:
     body = c.node.attrs["body"]
     states = _scan_state_count(c.node, body)

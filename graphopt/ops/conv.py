@@ -8,7 +8,7 @@ from graphopt.ir.dims import Dim, ceildiv, dim_max, dim_min
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import ANCHOR, register
+from graphopt.ops.registry import ANCHOR, BIAS, CONVOLUTION, LINEAR, WHOLE_SUMS, register
 
 MAX_WINDOW = 1 << 31
 """Strides, paddings and the like beyond it are damage, and overflow when multiplied."""
@@ -142,7 +142,7 @@ def assume_windows(c: InferContext, window: Window, spatial: Shape, ceil_mode: b
             c.assume_at_most(reach, room + beyond, "the window and the padded data")
 
 
-@register("Conv", traits=(ANCHOR,))
+@register("Conv", traits=(ANCHOR, LINEAR, CONVOLUTION, WHOLE_SUMS, BIAS))
 def _conv(c: InferContext) -> list[Type]:
     if c.has(2):
         c.assume_equal(c.shape(2)[0], c.shape(1)[0], "one bias for each output channel")
@@ -208,7 +208,7 @@ def transposed_window(c: InferContext) -> TransposedWindow:
     return TransposedWindow(kernel, strides, dilations, tuple(begin), tuple(end), tuple(out))
 
 
-@register("ConvTranspose", traits=(ANCHOR,))
+@register("ConvTranspose", traits=(ANCHOR, LINEAR, CONVOLUTION, BIAS))
 def _conv_transpose(c: InferContext) -> list[Type]:
     x, w = c.shape(0), c.shape(1)
     group = groups_of(c, w[0])

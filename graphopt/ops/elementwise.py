@@ -5,17 +5,16 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, COMMUTATIVE, ELEMENTWISE, register
+from graphopt.ops.registry import BROADCAST, COMMUTATIVE, ELEMENTWISE, UNARY, VIEW, register
 
-UNARY = (
+
+@register(
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not",
+    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Swish", "Tan", "Tanh", "ThresholdedRelu", traits=(ELEMENTWISE, UNARY),
 )  # fmt: skip
-
-
-@register(*UNARY, traits=(ELEMENTWISE,))
+@register("Identity", traits=(ELEMENTWISE, UNARY, VIEW))
 def _unary(c: InferContext) -> list[Type]:
     return [c.type(0)]
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 
 from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
-from graphopt.ops.registry import BROADCAST, ELEMENTWISE, MOVEMENT, has_trait
+from graphopt.ops.recurrent import gate_count
+from graphopt.ops.registry import BROADCAST, ELEMENTWISE, MOVEMENT, REDUCE, has_trait
 
 _FREE = frozenset({"Identity", "Dropout", "BitCast", "Cast", "CastLike"})
 _MOVING = frozenset({
-    "Gather", "GatherElements", "GatherND", "Pad", "ScatterElements", "ScatterND", "TensorScatter", "ReverseSequence",
+    "GatherElements", "GatherND", "Pad", "ScatterElements", "ScatterND", "TensorScatter", "ReverseSequence",
     "ConstantOfShape", "Range", "EyeLike", "Trilu", "OneHot", "Shape", "Size", "NonZero", "Compress", "CenterCropPad",
     "MaxUnpool", "Col2Im",
 })  # fmt: skip
@@ -47,12 +48,14 @@ def node_flops(node: Node) -> int | None:
     try:
         if not node.domain and node.op in _COUNTS:
             return _COUNTS[node.op](node)
-        if not node.domain and (node.op in _FREE or node.op in _MOVING or has_trait(node.op, MOVEMENT)):
+        if not node.domain and (node.op in _FREE or node.op in _MOVING or has_trait(node, MOVEMENT)):
             return 0
         if not node.domain and node.op in _PER_ELEMENT:
             return _PER_ELEMENT[node.op] * _count(node, 0)
-        if has_trait(node.op, ELEMENTWISE, node.domain):
-            operands = sum(v is not None for v in node.inputs) if has_trait(node.op, BROADCAST) else 2
+        if has_trait(node, REDUCE):
+            return _count(node, 0)
+        if has_trait(node, ELEMENTWISE):
+            operands = sum(v is not None for v in node.inputs) if has_trait(node, BROADCAST) else 2
             return max(operands - 1, 1) * _out(node)
         return _out(node)
     except _Unknown:
@@ -131,7 +134,7 @@ def _attention(node: Node) -> int:
 
 def _recurrent(node: Node) -> int:
     """Products with the input and the state for every gate, step, direction; then about ten operations a state element."""
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[node.op]
+    gates = gate_count(node.op)
     x, r = _shape(node, 0), _shape(node, 2)
     steps = x[0] * x[1] * r[0]
     return steps * r[2] * (2 * gates * (x[2] + r[2]) + 10)
@@ -175,10 +178,15 @@ def _einsum(node: Node) -> int:
 
 
 _REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin", "CumSum", "CumProd", "GlobalAveragePool", "GlobalMaxPool",
-    "GlobalLpPool", "TopK",
-)  # fmt: skip
+    "ArgMax",
+    "ArgMin",
+    "CumSum",
+    "CumProd",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
+    "TopK",
+)
 _COUNTS: dict[str, Callable[[Node], int]] = {
     "Conv": _conv, "ConvInteger": _conv, "QLinearConv": _conv, "ConvTranspose": _conv_transpose,
     "DeformConv": _deform_conv, "MatMul": _matmul, "MatMulInteger": _matmul, "QLinearMatMul": _matmul, "Gemm": _gemm,

@@ -16,30 +16,11 @@ from graphopt.ir.dims import Dim, SymExpr, as_symbol, kind_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import MAX_ELEMENTS, OpaqueType, TensorType, Type
-from graphopt.ops import (  # noqa: F401  (registration)
-    attention,
-    control_flow,
-    conv,
-    einsum,
-    elementwise,
-    matmul,
-    movement,
-    normalization,
-    pool,
-    quantization,
-    random,
-    recurrent,
-    reduction,
-    selection,
-    shape,
-    signal,
-    spatial,
-)
 from graphopt.ops.content import evaluate
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.control_flow import infer_subgraphs
 from graphopt.ops.operands import check_operands
-from graphopt.ops.registry import lookup
+from graphopt.ops.table import lookup
 
 Result = TypeVar("Result")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import ANCHOR, register
+from graphopt.ops.registry import ANCHOR, BIAS, LINEAR, MATRIX_PRODUCT, WHOLE_SUMS, register
 
 
 def matmul_shape(c: InferContext, a: Shape, b: Shape) -> Shape:
@@ -20,7 +20,7 @@ def matmul_shape(c: InferContext, a: Shape, b: Shape) -> Shape:
     return out[:-1] if len(b) == 1 else out
 
 
-@register("MatMul", traits=(ANCHOR,))
+@register("MatMul", traits=(ANCHOR, LINEAR, MATRIX_PRODUCT, WHOLE_SUMS))
 def _matmul(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), matmul_shape(c, c.shape(0), c.shape(1)))]
 
@@ -35,7 +35,7 @@ def _qlinear_matmul(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(7), matmul_shape(c, c.shape(0), c.shape(3)))]
 
 
-@register("Gemm", traits=(ANCHOR,))
+@register("Gemm", traits=(ANCHOR, LINEAR, MATRIX_PRODUCT, WHOLE_SUMS, BIAS))
 def _gemm(c: InferContext) -> list[Type]:
     a, b = c.shape(0), c.shape(1)
     if len(a) != 2 or len(b) != 2:

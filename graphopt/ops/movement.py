@@ -10,7 +10,7 @@ from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import MOVEMENT, register
+from graphopt.ops.registry import ANY_LAYOUT, CUT, MOVEMENT, PART, register
 
 INT_MAX = 1 << 30
 """Slice bounds beyond this mean "to the end"."""
@@ -25,7 +25,7 @@ def _transpose(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), tuple(x[int(p)] for p in perm))]
 
 
-@register("Concat", traits=(MOVEMENT,))
+@register("Concat", traits=(MOVEMENT, ANY_LAYOUT))
 def _concat(c: InferContext) -> list[Type]:
     shapes = [c.shape(i) for i in range(len(c.node.inputs))]
     axis = c.axis(int(c.attr("axis")), len(shapes[0]))
@@ -61,7 +61,7 @@ def split_sizes(c: InferContext) -> list[Dim]:
     return [part] * (count - 1) + [extent - part * (count - 1)]
 
 
-@register("Split", traits=(MOVEMENT,))
+@register("Split", traits=(MOVEMENT, CUT, PART))
 def _split(c: InferContext) -> list[Type]:
     x = c.shape(0)
     axis = c.axis(int(c.attr("axis")), len(x))
@@ -128,19 +128,19 @@ def _clamp(index: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
     return dim_min(absolute if low == 0 and nonnegative(absolute) else dim_max(absolute, low), high)
 
 
-@register("Slice", traits=(MOVEMENT,))
+@register("Slice", traits=(MOVEMENT, CUT, PART))
 def _slice(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), tuple(extent for _, extent, _ in slice_bounds(c)))]
 
 
-@register("Gather")
+@register("Gather", traits=(MOVEMENT, PART))
 def _gather(c: InferContext) -> list[Type]:
     x, i = c.shape(0), c.shape(1)
     axis = c.axis(int(c.attr("axis")), len(x))
     return [TensorType(c.dtype(0), (*x[:axis], *i, *x[axis + 1 :]))]
 
 
-@register("GatherElements")
+@register("GatherElements", traits=(PART,))
 def _gather_elements(c: InferContext) -> list[Type]:
     x, i = c.shape(0), c.shape(1)
     axis = c.axis(int(c.attr("axis")), len(x))
@@ -148,7 +148,7 @@ def _gather_elements(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), c.shape(1))]
 
 
-@register("GatherND")
+@register("GatherND", traits=(PART,))
 def _gather_nd(c: InferContext) -> list[Type]:
     x, i = c.shape(0), c.shape(1)
     batch = int(c.attr("batch_dims") or 0)
@@ -306,7 +306,7 @@ def _measured(c: InferContext, x: list[Dim], axes: list[int]) -> Shape:
     return tuple(x)
 
 
-@register("Resize")
+@register("Resize", traits=(ANY_LAYOUT,))
 def _resize(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), resize_shape(c))]
 

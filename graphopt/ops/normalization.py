@@ -6,10 +6,10 @@ from graphopt.ir.dims import mod
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import REDUCTION, register
+from graphopt.ops.registry import ANY_LAYOUT, REDUCTION, register
 
 
-@register("BatchNormalization")
+@register("BatchNormalization", traits=(ANY_LAYOUT,))
 def _batch_norm(c: InferContext) -> list[Type]:
     _by_channel(c, "scale", "bias", "mean", "variance")
     return [c.type(0), c.type(3), c.type(4)] if c.attr("training_mode") else [c.type(0)]
@@ -50,7 +50,8 @@ def _by_channel(c: InferContext, *operands: str) -> None:
         c.assume_shape(i, (channels,), f"one {name} for each channel")
 
 
-@register("LRN", "MeanVarianceNormalization", traits=(REDUCTION,))
+@register("LRN", traits=(REDUCTION, ANY_LAYOUT))
+@register("MeanVarianceNormalization", traits=(REDUCTION,))
 def _same(c: InferContext) -> list[Type]:
     return [c.type(0)]
 

@@ -6,7 +6,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import Window, assume_windows, window_of
-from graphopt.ops.registry import REDUCTION, register
+from graphopt.ops.registry import ANY_LAYOUT, ONE_NEST, POOL, REDUCTION, register
 
 
 def pool_window(c: InferContext) -> Window:
@@ -17,7 +17,8 @@ def pool_window(c: InferContext) -> Window:
     return window_of(c, kernel, c.shape(0)[2:])
 
 
-@register("MaxPool", "AveragePool", "LpPool", traits=(REDUCTION,))
+@register("LpPool", traits=(REDUCTION,))
+@register("MaxPool", "AveragePool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
 def _pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     window = pool_window(c)
@@ -27,7 +28,8 @@ def _pool(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), out), TensorType(DType.i64, out)]
 
 
-@register("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", traits=(REDUCTION,))
+@register("GlobalLpPool", traits=(REDUCTION,))
+@register("GlobalAveragePool", "GlobalMaxPool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
 def _global_pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     return [TensorType(c.dtype(0), (*x[:2], *([1] * (len(x) - 2))))]

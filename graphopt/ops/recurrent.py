@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import ANCHOR, register
+from graphopt.ops.registry import ANCHOR, RECURRENT, register
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
-@register("LSTM", "GRU", "RNN", traits=(ANCHOR,))
+def gate_count(op: str) -> int:
+    """How many gates a cell of a recurrent operator has."""
+    return _GATES[op]
+
+
+@register("LSTM", "GRU", "RNN", traits=(ANCHOR, RECURRENT))
 def _recurrent(c: InferContext) -> list[Type]:
     """X is [seq, batch, input] ([batch, seq, input] for layout 1), R is [directions, gates*hidden, hidden]."""
     x, w, r = c.shape(0), c.shape(1), c.shape(2)
@@ -24,7 +29,7 @@ def _recurrent(c: InferContext) -> list[Type]:
         c.assume_equal(hidden, int(declared), "hidden_size and the recurrent weight's extent")
         hidden = int(declared)
     c.assume_equal(r[0], count, "directions and the recurrent weight's extent")
-    rows = GATES[c.node.op] * hidden
+    rows = gate_count(c.node.op) * hidden
     c.assume_equal(r[1], rows, "rows of the recurrent weight")
     c.assume_equal(w[0], count, "directions and the weight's extent")
     c.assume_equal(w[1], rows, "rows of the weight")

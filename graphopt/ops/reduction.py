@@ -6,12 +6,7 @@ from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext, ints
-from graphopt.ops.registry import REDUCTION, register
-
-REDUCE = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+from graphopt.ops.registry import ONE_NEST, REDUCE, REDUCTION, register
 
 
 def reduced_axes(c: InferContext) -> tuple[int, ...]:
@@ -34,7 +29,11 @@ def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
     return tuple(out)
 
 
-@register(*REDUCE, traits=(REDUCTION,))
+@register("ReduceLogSumExp", traits=(REDUCTION, REDUCE))
+@register(
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare", traits=(REDUCTION, REDUCE, ONE_NEST),
+)  # fmt: skip
 def _reduce(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), reduced_shape(c.shape(0), reduced_axes(c), bool(c.attr("keepdims"))))]
 

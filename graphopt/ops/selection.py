@@ -7,7 +7,7 @@ from graphopt.ir.dims import Dim, product
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import ELEMENTWISE, REDUCTION, register
+from graphopt.ops.registry import ELEMENTWISE, PART, REDUCTION, register
 
 
 @register("Unique")
@@ -25,7 +25,7 @@ def _unique(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), y), index, TensorType(DType.i64, (total,)), index]
 
 
-@register("Compress")
+@register("Compress", traits=(PART,))
 def _compress(c: InferContext) -> list[Type]:
     x = c.shape(0)
     count = c.graph.fresh_symbol("u", SymbolKind.measured)

@@ -10,9 +10,9 @@ from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext, content_of, ints
-from graphopt.ops.registry import MOVEMENT, register
+from graphopt.ops.registry import MOVEMENT, RESHAPE, VIEW, register
 
-CARRIERS = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
+_CARRIERS = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape")
 """Operators that hand a single number through."""
 
 
@@ -36,7 +36,7 @@ def _size(c: InferContext) -> list[Type]:
     return [TensorType(DType.i64, ())]
 
 
-@register("Reshape", traits=(MOVEMENT,))
+@register("Reshape", traits=(MOVEMENT, RESHAPE, VIEW))
 def _reshape(c: InferContext) -> list[Type]:
     wanted: list[Dim] = list(c.content(1).reshape(-1))
     x = c.shape(0)
@@ -82,7 +82,7 @@ def _resolve_at_run_time(wanted: list[Dim], x: Shape, keep_zero: bool) -> list[D
     return [where(equal_int(d, -1), floordiv(product(x), rest), d) for d in dims]
 
 
-@register("Flatten", traits=(MOVEMENT,))
+@register("Flatten", traits=(MOVEMENT, RESHAPE, VIEW))
 def _flatten(c: InferContext) -> list[Type]:
     x = c.shape(0)
     axis = int(c.attr("axis"))
@@ -90,7 +90,7 @@ def _flatten(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), (product(x[:axis]), product(x[axis:])))]
 
 
-@register("Squeeze", traits=(MOVEMENT,))
+@register("Squeeze", traits=(MOVEMENT, RESHAPE, VIEW))
 def _squeeze(c: InferContext) -> list[Type]:
     x = c.shape(0)
     if c.has(1):
@@ -110,7 +110,7 @@ def _squeeze(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), tuple(d for i, d in enumerate(x) if i not in axes))]
 
 
-@register("Unsqueeze", traits=(MOVEMENT,))
+@register("Unsqueeze", traits=(MOVEMENT, RESHAPE, VIEW))
 def _unsqueeze(c: InferContext) -> list[Type]:
     x = c.shape(0)
     if c.const(1) is None:
@@ -198,7 +198,7 @@ def _integral(c: InferContext, i: int) -> Dim | None:
         number = float(known_now.reshape(-1)[0])
         return int(number) if number.is_integer() else None
     value = c.value(i)
-    while value.producer is not None and value.producer.op in CARRIERS and value.producer.inputs[0] is not None:
+    while value.producer is not None and value.producer.op in _CARRIERS and value.producer.inputs[0] is not None:
         if not (value.dtype.is_float or value.dtype in (DType.i64, DType.i32)):
             return None  # a cast to a narrow type changes the number
         value = value.producer.inputs[0]

@@ -8,10 +8,10 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import kernel_extents, window_of
-from graphopt.ops.registry import ANCHOR, REDUCTION, register
+from graphopt.ops.registry import ANCHOR, PART, REDUCTION, register
 
 
-@register("RoiAlign", traits=(REDUCTION,))
+@register("RoiAlign", traits=(REDUCTION, PART))
 def _roi_align(c: InferContext) -> list[Type]:
     height, width = int(c.attr("output_height")), int(c.attr("output_width"))
     c.assume_shape(2, c.shape(1)[:1], "rois and batch indices")
@@ -101,7 +101,7 @@ def _max_unpool(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), (*x[:2], *out))]
 
 
-@register("CenterCropPad")
+@register("CenterCropPad", traits=(PART,))
 def _center_crop_pad(c: InferContext) -> list[Type]:
     out: list[Dim] = list(c.shape(0))
     wanted = list(c.content(1).reshape(-1))

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ops.context import attr
-from graphopt.ops.registry import COMMUTATIVE, has_trait
+from graphopt.ops.registry import COMMUTATIVE, op_has_trait
 
 ANY_ATTRS = frozenset({"*"})
 """``keep=ANY_ATTRS``: the rule handles every attribute the operator has."""
@@ -89,7 +89,7 @@ class OpPattern(Pattern):
     @property
     def commutes(self) -> bool:
         """Whether two operands may also be matched in the other order."""
-        return len(self.inputs) == 2 and all(has_trait(o, COMMUTATIVE) for o in self.ops)
+        return len(self.inputs) == 2 and all(op_has_trait(o, COMMUTATIVE) for o in self.ops)
 
 
 class Either(Pattern):

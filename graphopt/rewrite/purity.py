@@ -7,15 +7,10 @@ import numpy as np
 from graphopt.ir.graph import Node
 from graphopt.ops.registry import RANDOM, has_trait
 
-RANDOM_OPS = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""Operators of ai.onnx whose result is drawn, whatever their entry in the table of operators says."""
-
 
 def is_pure(node: Node) -> bool:
     """Whether the node gives the same result for the same operands. Other domains' operators may do anything."""
-    if node.domain or node.op in RANDOM_OPS or has_trait(node.op, RANDOM):
+    if node.domain or has_trait(node, RANDOM):
         return False
     if node.op == "Dropout":
         training = node.input(2)

@@ -10,16 +10,14 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import attr
+from graphopt.ops.registry import UNARY, has_trait
+from graphopt.ops.table import ops_with
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import ANY_ATTRS, any_, const, op, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
 
 ROW_AXIS = 2
-UNARY = (
-    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Selu", "Softplus", "Mish", "Gelu", "Swish",
-    "Neg", "Abs", "Exp", "Sqrt", "Identity",
-)  # fmt: skip
 
 
 class Conv1dAs2d(Rule):
@@ -58,12 +56,16 @@ class UnaryBeforeSqueeze(Rule):
 
     x, axes = any_(), const()
     view = op("Squeeze", x, axes)
-    root = op(UNARY, view, keep=ANY_ATTRS)
+    root = op(ops_with(UNARY), view, keep=ANY_ATTRS)
 
     def check(self, m: Match) -> None:
         """The squeeze of a convolution."""
         producer = m[self.x].producer
-        m.require(producer is not None and producer.op in ("Conv", *UNARY), "it squeezes no convolution", m[self.x])
+        m.require(
+            producer is not None and (producer.op == "Conv" or has_trait(producer, UNARY)),
+            "it squeezes no convolution",
+            m[self.x],
+        )
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """The view last."""

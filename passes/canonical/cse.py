@@ -61,7 +61,7 @@ class CommonSubexpressions(Pass):
 
 def _key(node: Node) -> Hashable:
     inputs = [id(v) if v is not None else 0 for v in node.inputs]
-    if has_trait(node.op, COMMUTATIVE):
+    if has_trait(node, COMMUTATIVE):
         inputs.sort()
     present = tuple(o is not None for o in node.outputs)
     attrs = tuple(sorted((k, _freeze(v)) for k, v in node.attrs.items()))

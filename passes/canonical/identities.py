@@ -12,6 +12,8 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext, attr, content_of
 from graphopt.ops.movement import pad_amounts, slice_bounds
+from graphopt.ops.registry import RESHAPE
+from graphopt.ops.table import ops_with
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import ANY_ATTRS, any_, const, op, opt_any, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
@@ -58,7 +60,7 @@ class RemoveUnchangedShape(Forward):
     """Reshape | Squeeze | Unsqueeze | Flatten | Expand(x) -> x where the result has x's shape."""
 
     x = any_()
-    root = op(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand"), x, opt_any(), keep=ANY_ATTRS)
+    root = op((*ops_with(RESHAPE), "Expand"), x, opt_any(), keep=ANY_ATTRS)
 
     def check(self, m: Match) -> None:
         """Same type."""

@@ -10,12 +10,12 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import attr, ints
-from graphopt.ops.reduction import REDUCE
-from graphopt.ops.registry import ELEMENTWISE, has_trait
+from graphopt.ops.registry import ELEMENTWISE, REDUCE, has_trait
+from graphopt.ops.table import ops_with
 from graphopt.passes.canonical.views import perm_of
 
 _AXIS_ATTR = frozenset({"Concat", "Split", "Softmax", "LogSoftmax"})
-_AXES_INPUT = {**dict.fromkeys(REDUCE, 1), "Slice": 3, "Pad": 3}
+_AXES_INPUT = {**dict.fromkeys(ops_with(REDUCE), 1), "Slice": 3, "Pad": 3}
 _POSITIONAL = frozenset({"PRelu", "BitCast", "SwiGLU"})
 """Marked element-wise, but some axis has a part of its own (the slope's, the one that is reinterpreted or halved)."""
 _LIMIT = 200
@@ -182,7 +182,7 @@ def movable(node: Node, rank: int) -> bool:
         return False
     if any(len(o.shape) != rank for o in node.outputs if o is not None) or not _operands_fit(node, rank):
         return False
-    if node.op in REDUCE:
+    if has_trait(node, REDUCE):
         given = node.input(1)
         return bool(attr(node, "keepdims")) and given is not None and given.data is not None and given.data.size > 0
     if node.op in ("Slice", "Pad"):
@@ -190,7 +190,7 @@ def movable(node: Node, rank: int) -> bool:
         return axes is not None and axes.data is not None
     if node.op in ("QuantizeLinear", "DequantizeLinear"):  # per channel, their scale is a vector along an axis
         return all(v is None or (v.data is not None and v.data.size == 1) for v in node.inputs[1:])
-    return node.op in _AXIS_ATTR or (has_trait(node.op, ELEMENTWISE) and node.op not in _POSITIONAL)
+    return node.op in _AXIS_ATTR or (has_trait(node, ELEMENTWISE) and node.op not in _POSITIONAL)
 
 
 def _operands_fit(node: Node, rank: int) -> bool:
@@ -202,7 +202,7 @@ def _operands_fit(node: Node, rank: int) -> bool:
 
 
 def _is_data_slot(node: Node, index: int) -> bool:
-    if node.op in REDUCE or node.op in ("Split", "Slice", "Pad", "Clip", "Cast", "CastLike"):
+    if has_trait(node, REDUCE) or node.op in ("Split", "Slice", "Pad", "Clip", "Cast", "CastLike"):
         return index == 0
     return True
 

@@ -12,6 +12,7 @@ from graphopt.ir.types import TensorType
 from graphopt.ops.canonicalize import canonicalize_nodes
 from graphopt.ops.context import known_array
 from graphopt.ops.infer import infer_graph, infer_node
+from graphopt.ops.registry import LOOP, has_trait
 from graphopt.ops.upgrade import REVIEWED_OPSET
 
 MAX_NODES = 4096
@@ -34,7 +35,7 @@ def _unroll(graph: Graph) -> int:
     count = 0
     for node in list(graph.nodes):
         body = node.attrs.get("body")
-        if node.op in ("Loop", "Scan") and not node.domain and isinstance(body, Graph):
+        if has_trait(node, LOOP) and isinstance(body, Graph):
             steps = _loop_count(node, body) if node.op == "Loop" else _scan_count(node, body)
             size = sum(1 for _ in body.walk())
             if steps is not None and steps > 0 and steps * max(size, 1) <= MAX_NODES:

@@ -11,12 +11,12 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ir.types import Shape
 from graphopt.ops.context import attr
+from graphopt.ops.registry import RESHAPE
+from graphopt.ops.table import ops_with
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import ANY_ATTRS, any_, op, opt_any
 from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
-
-VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def reshape_target(shape: Shape) -> list[int] | None:
@@ -32,8 +32,8 @@ class MergeViews(Rule):
     """
 
     x = any_()
-    inner = op(VIEWS, x, opt_any(), keep=ANY_ATTRS, shared=True)
-    root = op(VIEWS, inner, opt_any(), keep=ANY_ATTRS)
+    inner = op(ops_with(RESHAPE), x, opt_any(), keep=ANY_ATTRS, shared=True)
+    root = op(ops_with(RESHAPE), inner, opt_any(), keep=ANY_ATTRS)
 
     def check(self, m: Match) -> None:
         """A constant target."""

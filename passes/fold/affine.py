@@ -10,8 +10,10 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import attr
+from graphopt.ops.registry import LINEAR, WHOLE_SUMS
+from graphopt.ops.table import ops_with
 from graphopt.passes.fold.batch_norm import pads
-from graphopt.passes.fold.linear import F64, LINEAR, LINEAR_ATTRS, Linear, per_channel
+from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear, per_channel
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
@@ -35,7 +37,7 @@ class FoldScaleIntoLinear(Rule):
     """
 
     x, w, b, c = any_(), const(), opt_const(), const()
-    linear = op(LINEAR, x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op(("Div",), linear, c)
 
     def check(self, m: Match) -> None:
@@ -63,7 +65,7 @@ class FoldFactorIntoLinear(FoldScaleIntoLinear):
     """Mul(L(x, W, b?), c) -> L(x, W * c, b * c), in both orders of the operands."""
 
     x, w, b, c = any_(), const(), opt_const(), const()
-    linear = op(LINEAR, x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op("Mul", linear, c)
 
 
@@ -74,7 +76,7 @@ class FoldAddIntoLinear(Rule):
     """
 
     x, w, b, c = any_(), any_(), opt_const(), const()
-    linear = op(LINEAR, x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op("Add", linear, c)
 
     def check(self, m: Match) -> None:
@@ -105,7 +107,7 @@ class FoldSubIntoLinear(FoldAddIntoLinear):
     """Sub(L(x, W, b?), c) -> L(x, W, b - c)"""
 
     x, w, b, c = any_(), any_(), opt_const(), const()
-    linear = op(LINEAR, x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op("Sub", linear, c)
 
 
@@ -113,7 +115,7 @@ class FoldReverseSubIntoLinear(Rule):
     """Sub(c, L(x, W, b?)) -> L(x, -W, c - b).  Does not fire when W is shared."""
 
     x, w, b, c = any_(), const(), opt_const(), const()
-    linear = op(LINEAR, x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op("Sub", c, linear)
 
     def check(self, m: Match) -> None:
@@ -140,7 +142,7 @@ class FoldScaleBeforeLinear(Rule):
 
     x, w, b, c = any_(), const(), opt_const(), const()
     scaled = op("Mul", x, c)
-    root = op(("Conv", "Gemm", "MatMul"), scaled, w, b, keep=LINEAR_ATTRS)
+    root = op(ops_with(WHOLE_SUMS), scaled, w, b, keep=LINEAR_ATTRS)
 
     def check(self, m: Match) -> None:
         """A factor by input channel that does not widen x."""
@@ -172,7 +174,7 @@ class FoldAddBeforeLinear(Rule):
 
     x, w, b, c = any_(), const(), opt_const(), const()
     moved = op("Add", x, c)
-    root = op(("Conv", "Gemm", "MatMul"), moved, w, b, keep=LINEAR_ATTRS)
+    root = op(ops_with(WHOLE_SUMS), moved, w, b, keep=LINEAR_ATTRS)
 
     def check(self, m: Match) -> None:
         """An offset by input channel, no padding."""

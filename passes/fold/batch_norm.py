@@ -10,6 +10,8 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr
+from graphopt.ops.registry import LINEAR, WHOLE_SUMS
+from graphopt.ops.table import ops_with
 from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear, per_channel
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op, opt_const
@@ -26,7 +28,7 @@ class FoldBatchNormIntoLinear(Rule):
 
     x, w, b = any_(), const(), opt_const()
     scale, shift, mean, var = const(), const(), const(), const()
-    linear = op(("Conv", "ConvTranspose", "Gemm", "MatMul"), x, w, b, keep=LINEAR_ATTRS)
+    linear = op(ops_with(LINEAR), x, w, b, keep=LINEAR_ATTRS)
     root = op("BatchNormalization", linear, scale, shift, mean, var, keep={"epsilon", "momentum"})
 
     def check(self, m: Match) -> None:
@@ -53,7 +55,7 @@ class FoldBatchNormBeforeLinear(Rule):
 
     x, w, b = any_(), const(), opt_const()
     norm = op("BatchNormalization", x, const(), const(), const(), const(), keep={"epsilon", "momentum"})
-    root = op(("Conv", "Gemm", "MatMul"), norm, w, b, keep=LINEAR_ATTRS)
+    root = op(ops_with(WHOLE_SUMS), norm, w, b, keep=LINEAR_ATTRS)
 
     def check(self, m: Match) -> None:
         """No padding, or nothing to add."""

@@ -15,11 +15,11 @@ from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import known_array
 from graphopt.ops.infer import infer_graph, node_proto
-from graphopt.ops.registry import ANCHOR, has_trait
+from graphopt.ops.registry import ANCHOR, CONTROL, has_trait
 from graphopt.rewrite.passes import Pass, PassContext, graphs, register_pass
 from graphopt.rewrite.purity import is_pure
 
-KEPT = frozenset({"DequantizeLinear", "Loop", "Scan", "If", "SequenceMap"})
+KEPT = ("DequantizeLinear", "SequenceMap")
 """Never folded: a dequantized weight would grow fourfold and lose its integers; control flow is not evaluated here."""
 
 
@@ -48,7 +48,7 @@ class FoldConstants(Pass):
             infer_graph(graph)
 
     def _fold(self, node: Node, editor: Editor, ctx: PassContext, limit: int) -> bool:
-        if node.op in KEPT or not is_pure(node):
+        if node.op in KEPT or has_trait(node, CONTROL) or not is_pure(node):
             return False
         outs = [o for o in node.outputs if o is not None and (o.uses or o.escapes)]
         if not outs:
@@ -99,7 +99,7 @@ def _too_large(node: Node, operands: list[Array | None], limit: int, work: int) 
         made = sum(s for s in sizes if s is not None)
     if made - given > limit:
         return f"the result has {made} elements, {made - given} more than its operands; at most {limit} are allowed"
-    if has_trait(node.op, ANCHOR):
+    if has_trait(node, ANCHOR):
         sizes_in = [a.size for a in operands if a is not None]
         cost = made * max(sizes_in) // max(1, min(s for s in (made, *sizes_in) if s))
         if cost > work:

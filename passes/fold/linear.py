@@ -11,10 +11,11 @@ import numpy.typing as npt
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ops.context import attr
+from graphopt.ops.linear import channel_axis, kept_axis, summed_axis
+from graphopt.ops.registry import CONVOLUTION, has_trait
 from graphopt.rewrite.pattern import NoMatch
 
 F64 = npt.NDArray[np.float64]
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LINEAR_ATTRS = (
     "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding", "output_shape", "alpha",
     "beta", "transA", "transB",
@@ -58,20 +59,14 @@ class Linear:
     @property
     def out_channels(self) -> int:
         """Extent of the channel axis of the result."""
-        w = self.weight_shape
-        if self.node.op == "Conv":
-            return w[0]
-        if self.node.op == "ConvTranspose":
-            return w[1] * self.group
-        return w[0] if self.node.op == "Gemm" and attr(self.node, "transB") else w[1]
+        extent = self.weight_shape[kept_axis(self.node, 1)]
+        return extent * self.group if self.node.op == "ConvTranspose" else extent
 
     @property
     def in_channels(self) -> int:
         """Extent of the channel axis of the data."""
-        w = self.weight_shape
-        if self.node.op == "Conv":
-            return w[1] * self.group
-        return w[1] if self.node.op == "Gemm" and attr(self.node, "transB") else w[0]
+        extent = self.weight_shape[summed_axis(self.node, 1)]
+        return extent * self.group if self.node.op == "Conv" else extent
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -83,8 +78,7 @@ class Linear:
     @property
     def channel_axis(self) -> int:
         """Axis of the result that the weight's output channels lie on, counted from the front."""
-        rank = len(self.node.out.shape)
-        return 1 if self.node.op in ("Conv", "ConvTranspose") else rank - 1
+        return channel_axis(self.node)
 
     @property
     def bias(self) -> F64:
@@ -96,7 +90,7 @@ class Linear:
         value = self.node.input(2)
         if value is None:
             return np.zeros(self.out_channels)
-        if self.node.op in ("Conv", "ConvTranspose"):
+        if has_trait(self.node, CONVOLUTION):
             return _wide(value)
         flat = per_channel(_array(value), self.out_channels, len(self.node.out.shape), self.channel_axis)
         if flat is None:
@@ -106,12 +100,10 @@ class Linear:
     def scaled_outputs(self, scale: F64) -> F64:
         """The weight with output channel ``c`` multiplied by ``scale[c]``."""
         w = self.weight
-        if self.node.op == "Conv":
-            return w * scale.reshape(-1, *[1] * (w.ndim - 1))
         if self.node.op == "ConvTranspose":
             grouped = w.reshape(self.group, w.shape[0] // self.group, *w.shape[1:])
             return (grouped * scale.reshape(self.group, 1, w.shape[1], *[1] * (w.ndim - 2))).reshape(w.shape)
-        return w * (scale[:, None] if self.node.op == "Gemm" and attr(self.node, "transB") else scale)
+        return w * _along(scale, kept_axis(self.node, 1), w.ndim)
 
     def scaled_inputs(self, scale: F64) -> F64:
         """The weight with input channel ``k`` multiplied by ``scale[k]``."""
@@ -119,9 +111,7 @@ class Linear:
         if self.node.op == "Conv":
             per_group = scale.reshape(self.group, 1, w.shape[1], *[1] * (w.ndim - 2))
             return (w.reshape(self.group, w.shape[0] // self.group, *w.shape[1:]) * per_group).reshape(w.shape)
-        if self.node.op == "Gemm" and attr(self.node, "transB"):
-            return w * scale
-        return w * scale.reshape(-1, *[1] * (w.ndim - 1))
+        return w * _along(scale, summed_axis(self.node, 1), w.ndim)
 
     def response_to(self, shift: F64) -> F64:
         """The result by output channel for an input of ``shift[k]`` all over channel ``k``, without bias or padding.
@@ -132,7 +122,7 @@ class Linear:
         if self.node.op == "Conv":
             return np.asarray(w.reshape(w.shape[0], -1).sum(axis=1))
         alpha = float(attr(self.node, "alpha")) if self.node.op == "Gemm" else 1.0
-        return np.asarray(alpha * w.sum(axis=1 if self.node.op == "Gemm" and attr(self.node, "transB") else 0))
+        return np.asarray(alpha * w.sum(axis=summed_axis(self.node, 1)))
 
     def rebuilt(self, e: Editor, data: Value, weight: F64, bias: F64, *, like: Sequence[Node] = ()) -> Value:
         """A node with the new weight and bias (left out where it was and is zero); MatMul with a bias becomes Gemm.
@@ -177,6 +167,11 @@ class Linear:
         assert data is not None
         if self.node.op == "MatMul" and len(data.shape) != 2:
             raise NoMatch("a batched MatMul has no bias", self.node)
+
+
+def _along(numbers: F64, axis: int, rank: int) -> F64:
+    """One number an index of ``axis``, in a shape that broadcasts to a tensor of ``rank`` axes."""
+    return numbers.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
 def per_channel(array: Array, channels: int, rank: int, axis: int) -> F64 | None:

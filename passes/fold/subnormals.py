@@ -9,10 +9,9 @@ import numpy as np
 
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Graph
+from graphopt.ops.registry import LINEAR, RECURRENT, has_trait
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
-"""Operators that sum products with constants."""
 _BLOCK = 1 << 16
 
 
@@ -33,7 +32,7 @@ class FlushSubnormals(Pass):
         """Replace constants operand by operand, so that other readers keep theirs."""
         editor = ctx.editor(graph)
         for node in list(graph.nodes):
-            if node.domain or node.op not in WEIGHTED:
+            if not has_trait(node, LINEAR) and not has_trait(node, RECURRENT):
                 continue
             for i, value in enumerate(node.inputs):
                 if value is None or value.data is None or value.dtype is not DType.f32:

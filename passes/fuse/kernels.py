@@ -6,16 +6,8 @@ from graphopt.errors import InternalError
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ops.context import broadcasts_at_run_time
-from graphopt.ops.registry import ANCHOR, ELEMENTWISE, has_trait
+from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
 
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-CONTROL = frozenset({"If", "Loop", "Scan"})
-REDUCERS = frozenset({
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
-    "ReduceSumSquare", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool",
-})  # fmt: skip
-"""Reductions computed in one loop nest, so that element-wise consumers can follow in registers."""
-POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"})
 MAX_NODES = 24
 """Longest group: bounds code size and compile time of one kernel."""
 
@@ -35,12 +27,12 @@ def fuse_kernels(graph: Graph, *, fuse: bool = True) -> FusedGraph:
     for node in graph.nodes:
         if is_shape_arithmetic(node):
             continue
-        host = _host(node, group_of, position) if fuse and has_trait(node.op, ELEMENTWISE, node.domain) else None
+        host = _host(node, group_of, position) if fuse and has_trait(node, ELEMENTWISE) else None
         if host is None:
             kind = GroupKind.kernel
-            if node.op in CONTROL:
+            if has_trait(node, CONTROL):
                 kind = GroupKind.control
-            elif node.op in VIEWS and not node.domain:
+            elif has_trait(node, VIEW):
                 kind = GroupKind.view
             host = Group([], node, kind)
             groups.append(host)
@@ -77,11 +69,11 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
         group = group_of[producer]
         if group.kind is not GroupKind.kernel or len(group.nodes) >= MAX_NODES or not _takes_epilogue(group):
             continue
-        if uneven and not has_trait(group.anchor.op, ELEMENTWISE):
+        if uneven and not has_trait(group.anchor, ELEMENTWISE):
             continue  # templates have no loops for an operand that may be broadcast
         if value.shape != out.shape or value is not producer.output(0):
             continue
-        if (has_trait(group.anchor.op, ANCHOR) or group.anchor.op in POOLS) and not _consumed_here(value, node):
+        if (has_trait(group.anchor, ANCHOR) or has_trait(group.anchor, POOL)) and not _consumed_here(value, node):
             continue  # the kernels of templates have one result
         if not _independent(node, group, group_of, position):
             continue
@@ -96,11 +88,9 @@ def _consumed_here(value: Value, node: Node) -> bool:
 
 def _takes_epilogue(group: Group) -> bool:
     anchor = group.anchor
-    if anchor.domain:
-        return False
     if anchor.op == "MaxPool" and anchor.output(1) is not None:
         return False
-    return has_trait(anchor.op, ANCHOR) or has_trait(anchor.op, ELEMENTWISE) or anchor.op in REDUCERS
+    return any(has_trait(anchor, trait) for trait in (ANCHOR, ELEMENTWISE, ONE_NEST))
 
 
 def _independent(node: Node, group: Group, group_of: dict[Node, Group], position: dict[Node, int]) -> bool:

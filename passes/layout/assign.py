@@ -13,7 +13,7 @@ from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.infer import infer_node
 from graphopt.ops.movement import slice_bounds, split_sizes
-from graphopt.ops.registry import ELEMENTWISE, has_trait
+from graphopt.ops.registry import ANY_LAYOUT, CUT, ELEMENTWISE, has_trait
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 
 
@@ -28,12 +28,6 @@ class LayoutPolicy:
 
     wanted: Callable[[FusedGraph, Group], Layout]
     element_types: Collection[DType]
-
-
-TRANSPARENT = frozenset({
-    "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization", "Concat", "Resize", "LRN",
-})  # fmt: skip
-"""Operators as fast on blocked channels as on plain ones (a lane is a channel)."""
 
 
 def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
@@ -128,11 +122,9 @@ def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
 
 def _transparent(group: Group, layout: Layout) -> bool:
     node = group.anchor
-    if node.domain:
-        return False
-    if node.op in ("Split", "Slice"):
+    if has_trait(node, CUT):
         return _cuts_on_blocks(node, layout)
-    return has_trait(node.op, ELEMENTWISE) or node.op in TRANSPARENT
+    return has_trait(node, ELEMENTWISE) or has_trait(node, ANY_LAYOUT)
 
 
 def _cuts_on_blocks(node: Node, layout: Layout) -> bool:

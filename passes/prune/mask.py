@@ -14,7 +14,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ops.infer import infer_node
-from graphopt.ops.reduction import REDUCE
+from graphopt.ops.registry import REDUCE, has_trait
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.passes.prune.zero_points import zero_of
@@ -56,7 +56,7 @@ def _mask_operands(plan: PrunePlan, old: Node, new: Node, editor: Editor) -> Non
             continue
         use = Use(old, index)
         keep = _keep(plan.keep(use))
-        summed = old.op in REDUCE or any(
+        summed = has_trait(old, REDUCE) or any(
             role is Role.IN for axis in range(value.data.ndim) if (role := plan.groups.labelling.roles.get((use, axis)))
         )
         alone = old.op == "Einsum" or all(v is None or v.is_const for v in old.inputs[:2])

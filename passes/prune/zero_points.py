@@ -6,12 +6,11 @@ import numpy as np
 
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
+from graphopt.ops.registry import MOVEMENT, has_trait
 
 _ZERO_POINT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7}
-_MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "Identity", "MaxPool", "Reshape", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
+_CHOOSES = ("GlobalMaxPool", "Identity", "MaxPool")
+"""Besides movements: results are elements of the operand."""
 
 
 def zero_of(value: Value) -> int | None:
@@ -19,7 +18,7 @@ def zero_of(value: Value) -> int | None:
     if value.dtype not in (DType.i8, DType.u8):
         return 0
     producer = value.producer
-    while producer is not None and not producer.domain and producer.op in _MOVES:
+    while producer is not None and (has_trait(producer, MOVEMENT) or (not producer.domain and producer.op in _CHOOSES)):
         if producer.op == "Concat":
             found = {None if v is None or v.is_const else zero_of(v) for v in producer.inputs}
             return found.pop() if len(found) == 1 else None

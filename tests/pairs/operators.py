@@ -12,7 +12,8 @@ import onnx
 from onnx import defs, helper
 
 from graphopt.backends.lower.registry import names as lowered
-from graphopt.ops.registry import ELEMENTWISE, has_trait, names
+from graphopt.ops.registry import ELEMENTWISE
+from graphopt.ops.table import ops_with
 
 OPSET = 26
 """The first with BitCast; all others are older."""
@@ -62,7 +63,7 @@ class Form:
 
 def element_wise() -> list[str]:
     """Operators that must have forms."""
-    return [op for op in names() if has_trait(op, ELEMENTWISE) and op in lowered() and op not in LEFT_OUT]
+    return [op for op in ops_with(ELEMENTWISE) if op in lowered() and op not in LEFT_OUT]
 
 
 def onnx_type(dtype: str) -> int:

@@ -8,11 +8,12 @@ from graphopt.errors import ModelError
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
 from graphopt.ops.legacy.rules import before, dtype_of, i64, refuse, shape_of, take_ints
-from graphopt.ops.reduction import REDUCE
+from graphopt.ops.registry import REDUCE
+from graphopt.ops.table import ops_with
 
 
 @before(13, "Squeeze", "Unsqueeze", "ReduceSum")
-@before(18, *(op for op in REDUCE if op != "ReduceSum"))
+@before(18, *(op for op in ops_with(REDUCE) if op != "ReduceSum"))
 def axes_to_input(node: Node, editor: Editor) -> bool:
     """``axes`` became input 1. An empty list meant, as its absence does, all axes of a reduction."""
     axes = take_ints(node, editor, "axes")

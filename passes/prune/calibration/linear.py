@@ -17,6 +17,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.conv import window_of
+from graphopt.ops.registry import CONVOLUTION, LINEAR, has_trait
 
 Rows = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -70,7 +71,7 @@ class Linear:
 
     @property
     def _taps(self) -> int:
-        return prod(self._kernel) if self.node.op in _CONVS else 1
+        return prod(self._kernel) if has_trait(self.node, CONVOLUTION) else 1
 
     @property
     def _kernel(self) -> tuple[int, ...]:
@@ -95,7 +96,7 @@ class Linear:
 
     def array(self, matrix: Matrix, like: Array) -> Array:
         """Inverse of ``matrix``: an array of the shape and dtype of ``like``."""
-        if self.node.op in _CONVS:
+        if has_trait(self.node, CONVOLUTION):
             turned = matrix if self.node.op == "Conv" else matrix.transpose(0, 2, 1)
         else:
             turned = matrix[0] if self.rows_first else matrix[0].T
@@ -174,12 +175,9 @@ class Linear:
         return list(zip(window.pads_begin, window.pads_end)), tuple(out)
 
 
-_CONVS = ("Conv", "ConvTranspose")
-
-
 def linear(node: Node) -> Linear | None:
     """The node as a linear layer, None when it is none: another operator, no constant weights, no floats."""
-    if node.domain or node.op not in (*_CONVS, "Gemm", "MatMul"):
+    if not has_trait(node, LINEAR):
         return None
     first, second = node.input(0), node.input(1)
     if first is None or second is None or first.is_const == second.is_const:
@@ -190,7 +188,7 @@ def linear(node: Node) -> Linear | None:
     if weight.dtype not in FLOATS or x.dtype not in FLOATS or weight.data.size == 0:
         return None
     shape = weight.data.shape
-    if node.op in _CONVS:
+    if has_trait(node, CONVOLUTION):
         if index == 0:
             return None
         groups = int(attr(node, "group") or 1)

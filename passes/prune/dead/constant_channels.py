@@ -7,6 +7,7 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
+from graphopt.ops.registry import BIAS, WHOLE_SUMS, has_trait
 from graphopt.passes.fold.linear import Linear
 from graphopt.passes.prune.dead.zeros import Mask, Zeros
 from graphopt.rewrite.pattern import NoMatch
@@ -18,7 +19,12 @@ def movable(zeros: Zeros, node: Node) -> Mask | None:
     None for nodes that have no place for it: all but Conv without padding and Gemm, with a weight of their own.
     """
     x = node.input(0)
-    if node.domain or node.op not in ("Conv", "Gemm") or x is None or x.is_const or not isinstance(x.shape[1], int):
+    if (
+        not (has_trait(node, WHOLE_SUMS) and has_trait(node, BIAS))
+        or x is None
+        or x.is_const
+        or not isinstance(x.shape[1], int)
+    ):
         return None
     if node.op == "Conv" and (any(attr(node, "pads") or ()) or attr(node, "auto_pad") not in ("NOTSET", "VALID")):
         return None

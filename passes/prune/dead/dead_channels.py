@@ -12,6 +12,7 @@ import numpy as np
 from graphopt.errors import GraphOptError
 from graphopt.ir.editor import clone
 from graphopt.ir.graph import Graph, Node, Use, Value
+from graphopt.ops.registry import LINEAR, MOVEMENT, PART, RECURRENT, has_trait
 from graphopt.passes.prune.apply import apply_in_place
 from graphopt.passes.prune.dead.constant_channels import movable, move
 from graphopt.passes.prune.dead.fates import Fates
@@ -23,8 +24,6 @@ from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
-_SUMMING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
-_PICKING = ("Slice", "Split", "Gather")
 _ROUNDS = 4
 
 
@@ -188,11 +187,11 @@ def _may_be_dead(graph: Graph) -> bool:
     if not zeros.is_empty:
         return True
     for node in graph.nodes:
-        if node.domain:
-            continue
-        if node.op in _PICKING and node.out.dtype.is_float:
+        if has_trait(node, MOVEMENT) and has_trait(node, PART) and node.out.dtype.is_float:
             return True
-        if node.op in _SUMMING and any(_has_zero_column(zeros, node, i) for i in (0, 1)):
+        if (has_trait(node, LINEAR) or has_trait(node, RECURRENT)) and any(
+            _has_zero_column(zeros, node, i) for i in (0, 1)
+        ):
             return True
     return False
 

@@ -10,15 +10,14 @@ import numpy as np
 
 from graphopt.ir.graph import Node, Use
 from graphopt.ops.context import InferContext, attr
-from graphopt.ops.elementwise import UNARY
-from graphopt.ops.reduction import REDUCE, reduced_axes
-from graphopt.ops.registry import BROADCAST, has_trait
+from graphopt.ops.linear import kept_axis, summed_axis
+from graphopt.ops.reduction import reduced_axes
+from graphopt.ops.registry import BROADCAST, CONVOLUTION, LINEAR, MOVEMENT, RECURRENT, REDUCE, UNARY, has_trait
 from graphopt.passes.prune.dead.zero_products import nonzero_pairs
-from graphopt.passes.prune.dead.zero_rules import EXACT_MOVES
 from graphopt.passes.prune.dead.zeros import Mask, Zeros, operand
 
 _PASSING = frozenset({
-    *EXACT_MOVES, *UNARY, "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "BitCast", "Cast", "CastLike", "Clip", "CumProd",
+    "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "BitCast", "Cast", "CastLike", "Clip", "CumProd",
     "CumSum", "DequantizeLinear", "Dropout", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample",
     "GroupNormalization", "Hardmax", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization",
     "LogSoftmax", "LpNormalization", "LpPool", "MaxPool", "MaxRoiPool", "MeanVarianceNormalization", "Pad",
@@ -42,13 +41,11 @@ def _unread(z: Zeros, use: Use, axis: int) -> Mask:
     assert isinstance(extent, int)
     if _passes(node, index, axis):
         return np.ones(extent, bool)
-    if node.domain:
-        return np.zeros(extent, bool)
-    if node.op in ("Conv", "ConvTranspose") and index < 2:
+    if has_trait(node, CONVOLUTION) and index < 2:
         return _convolved(z, node, index, axis, extent)
-    if node.op in ("Gemm", "MatMul") and index < 2:
-        return _partner(z, node, 1 - index, _summed(node, 1 - index), extent)
-    if node.op in ("LSTM", "GRU", "RNN") and (index, axis) in ((0, 2), (1, 2)):
+    if has_trait(node, LINEAR) and index < 2:
+        return _partner(z, node, 1 - index, summed_axis(node, 1 - index), extent)
+    if has_trait(node, RECURRENT) and (index, axis) in ((0, 2), (1, 2)):
         return _partner(z, node, 1 - index, 2, extent)
     return np.zeros(extent, bool)
 
@@ -56,32 +53,18 @@ def _unread(z: Zeros, use: Use, axis: int) -> Mask:
 def _passes(node: Node, index: int, axis: int) -> bool:
     if node.domain:
         return False
-    if node.op in _PASSING or has_trait(node.op, BROADCAST):
+    if node.op in _PASSING or any(has_trait(node, trait) for trait in (MOVEMENT, UNARY, BROADCAST)):
         return True
-    if node.op in ("Conv", "ConvTranspose"):
-        if index == 1:
-            return axis == (1 if node.op == "ConvTranspose" else 0)
-        return index == 2 or axis == 0
-    if node.op == "Gemm" and index == 2:
+    if has_trait(node, LINEAR) and index == 2:
         return True
-    if node.op in ("Gemm", "MatMul"):
-        return axis != _summed(node, index)
-    if node.op in REDUCE:
+    if has_trait(node, CONVOLUTION):
+        return axis == kept_axis(node, index)
+    if has_trait(node, LINEAR):
+        return axis != summed_axis(node, index)
+    if has_trait(node, REDUCE):
         assert node.graph is not None
         return index == 0 and axis not in reduced_axes(InferContext(node, node.graph))
     return False
-
-
-def _summed(node: Node, index: int) -> int:
-    """The axis of an operand of a product that is summed over."""
-    value = node.inputs[index]
-    assert value is not None
-    rank = len(value.shape)
-    if rank == 1:
-        return 0
-    if node.op == "MatMul":
-        return rank - 2 if index else rank - 1
-    return (1 if attr(node, "transB") else 0) if index else (0 if attr(node, "transA") else 1)
 
 
 def _partner(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask:
@@ -95,7 +78,7 @@ def _partner(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask:
 
 def _convolved(z: Zeros, node: Node, index: int, axis: int, extent: int) -> Mask:
     groups = int(attr(node, "group") or 1)
-    inner = 0 if node.op == "ConvTranspose" else 1
+    inner = summed_axis(node, 1)
     if index == 0 and axis != 1:
         return np.zeros(extent, bool)
     if index == 1 and axis != inner:

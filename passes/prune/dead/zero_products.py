@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.ir.graph import Node, Use
 from graphopt.ops.context import attr
+from graphopt.ops.linear import kept_axis, summed_axis
 from graphopt.passes.prune.dead.zeros import Facts, Known, Mask, Zeros, operand, or_none
 
 
@@ -28,7 +29,7 @@ def _silent_channels(z: Zeros, node: Node, live: Mask) -> Mask:
     assert w is not None
     transposed = node.op == "ConvTranspose"
     groups = int(attr(node, "group") or 1)
-    out, inner = (1, 0) if transposed else (0, 1)
+    out, inner = kept_axis(node, 1), summed_axis(node, 1)
     if w.data is None:
         extent = node.out.shape[1]
         assert isinstance(extent, int)
@@ -88,8 +89,8 @@ def product(z: Zeros, node: Node, index: int) -> Facts:
         return []
     shape = node.out.shape
     rank = len(shape)
-    row_axis, a_sum = _matrix_axes(node, 0)
-    b_sum, column_axis = _matrix_axes(node, 1)
+    row_axis, a_sum = kept_axis(node, 0), summed_axis(node, 0)
+    column_axis, b_sum = kept_axis(node, 1), summed_axis(node, 1)
     facts: Facts = [None] * rank
     for axis, own, other in (
         (rank - 1, (1, column_axis, b_sum), (0, a_sum)),
@@ -107,15 +108,6 @@ def product(z: Zeros, node: Node, index: int) -> Facts:
     for axis in range(rank - 2):
         facts[axis] = _batch(z, node, axis)
     return facts
-
-
-def _matrix_axes(node: Node, index: int) -> tuple[int, int]:
-    """Row and column axis of an operand of a product."""
-    value = node.inputs[index]
-    assert value is not None
-    rank = len(value.shape)
-    turned = node.op == "Gemm" and attr(node, "transB" if index else "transA")
-    return (rank - 1, rank - 2) if turned else (rank - 2, rank - 1)
 
 
 def _silent_slices(z: Zeros, node: Node, own: tuple[int, int, int], other: tuple[int, int]) -> Mask:

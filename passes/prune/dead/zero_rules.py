@@ -7,28 +7,22 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ops.context import attr
-from graphopt.ops.elementwise import UNARY
 from graphopt.ops.infer import infer_node
-from graphopt.ops.registry import BROADCAST, has_trait
+from graphopt.ops.registry import BROADCAST, MOVEMENT, UNARY, has_trait
 from graphopt.passes.fold.constants import evaluate_node
 from graphopt.passes.prune.dead.zero_products import convolution, product
 from graphopt.passes.prune.dead.zeros import FactRule, Facts, Known, Mask, Zeros, operand, or_none
 from graphopt.passes.prune.labels import Labelling, RuleContext, shape_of
 from graphopt.passes.prune.rules.registry import label_rule
 
-EXACT_MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""Results are elements of operands: any number stays what it is."""
-ZERO_KEEPING = frozenset({
+_ZERO_KEEPING = frozenset({
     "AveragePool", "Dropout", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample", "LpPool", "MaxPool",
     "Pad", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
     "Resize",
 })  # fmt: skip
 """A channel of zeros gives zeros; other numbers may meet padding or a count."""
 _ABSORBING = frozenset({"Mul", "And", "BitwiseAnd"})
-_PER_ELEMENT = frozenset({*UNARY, "Cast", "Clip", "IsNaN", "IsInf"})
+_PER_ELEMENT = ("Cast", "Clip", "IsNaN", "IsInf")
 
 
 def rule_of(node: Node) -> FactRule | None:
@@ -37,9 +31,9 @@ def rule_of(node: Node) -> FactRule | None:
         return None
     if node.op in _RULES:
         return _RULES[node.op]
-    if node.op in EXACT_MOVES or node.op in ZERO_KEEPING:
+    if has_trait(node, MOVEMENT) or node.op in _ZERO_KEEPING:
         return moved
-    if node.op in _PER_ELEMENT or has_trait(node.op, BROADCAST):
+    if node.op in _PER_ELEMENT or has_trait(node, UNARY) or has_trait(node, BROADCAST):
         return element_wise
     return None
 
@@ -144,7 +138,7 @@ def moved(z: Zeros, node: Node, index: int) -> Facts:
             if labels is None:
                 continue
             known = z.known(source, axis)
-            if known is not None and node.op in ZERO_KEEPING:
+            if known is not None and node.op in _ZERO_KEEPING:
                 known = known.only_zero()
             for position, token in enumerate(labels.tolist()):
                 number = known.value[position] if known is not None and known.mask[position] else None

@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Graph, Use, Value
 from graphopt.ops.context import attr
+from graphopt.ops.registry import BIAS, has_trait
 from graphopt.passes.prune.calibration.linear import Linear, Matrix, linear_layers
 from graphopt.passes.prune.plan import PrunePlan
 from graphopt.passes.prune.recovery.least_squares import Affine
@@ -98,18 +99,18 @@ def affine(layer: Linear) -> Affine:
     assert layer.w.data is not None
     offset = np.zeros((layer.groups, layer.outs))
     bias = _bias(layer)
-    if bias is not None and layer.node.op in ("Conv", "Gemm"):
+    if bias is not None and has_trait(layer.node, BIAS) and not layer.gives_products:
         offset += _spread_out(layer, bias) * _beta(layer)
     return Affine(layer.matrix(layer.w.data) * _scale(layer), offset)
 
 
 def takes_bias(layer: Linear) -> bool:
     """Whether an offset can be put into the graph without a node more."""
-    return layer.node.op in ("Conv", "ConvTranspose", "Gemm") or _add_after(layer) is not None
+    return has_trait(layer.node, BIAS) or _add_after(layer) is not None
 
 
 def _bias(layer: Linear) -> Value | None:
-    if layer.node.op in ("Conv", "ConvTranspose", "Gemm"):
+    if has_trait(layer.node, BIAS):
         return layer.node.input(2)
     use = _add_after(layer)
     return None if use is None else use.node.input(use.index)

@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.ir.graph import Use
 from graphopt.ops.context import attr
+from graphopt.ops.linear import kept_axis, summed_axis
 from graphopt.passes.prune.balance import Balance, fits_product
 from graphopt.passes.prune.labels import Role, RuleContext
 from graphopt.passes.prune.rules.registry import AdjustContext, adjusts, labels_of
@@ -103,9 +104,9 @@ def follow_groups(a: AdjustContext) -> None:
 def gemm(c: RuleContext) -> None:
     """y[m, n] = sum over k of a[m, k] b[k, n], plus c[m, n] broadcast."""
     a = c.labels(0)
-    rows, summed = (a[1], a[0]) if attr(c.node, "transA") else (a[0], a[1])
-    c.tie(1, 1 if attr(c.node, "transB") else 0, summed)
-    columns = c.labels(1)[0 if attr(c.node, "transB") else 1]
+    rows, summed = a[kept_axis(c.node, 0)], a[summed_axis(c.node, 0)]
+    c.tie(1, summed_axis(c.node, 1), summed)
+    columns = c.labels(1)[kept_axis(c.node, 1)]
     if c.has(2):
         shape = c.shape(2)
         for axis, target in ((len(shape) - 1, columns), (len(shape) - 2, rows)):
@@ -113,11 +114,9 @@ def gemm(c: RuleContext) -> None:
                 c.tie(2, axis, target)
         if shape:
             c.role(2, len(shape) - 1, Role.PARAMETER)
-    for index, out, summed_axis in ((0, "transA", 1), (1, "transB", 0)):
-        turned = bool(attr(c.node, out))
-        at = summed_axis ^ turned
-        c.role(index, at, Role.IN)
-        c.role(index, 1 - at, Role.OUT)
+    for index in (0, 1):
+        c.role(index, summed_axis(c.node, index), Role.IN)
+        c.role(index, kept_axis(c.node, index), Role.OUT)
     c.set([rows, columns])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from graphopt.ops.elementwise import UNARY
-from graphopt.ops.registry import BROADCAST, has_trait, names
+from graphopt.ops.registry import BROADCAST, UNARY
+from graphopt.ops.table import ops_with
 from graphopt.passes.prune.labels import Role, RuleContext
 from graphopt.passes.prune.rules.contraction import broadcast_labels
 from graphopt.passes.prune.rules.registry import labels_of
 
-_BROADCASTING = tuple(op for op in names() if has_trait(op, BROADCAST))
-_FIRST_OPERAND = (*UNARY, "Dropout", "IsNaN", "IsInf", "Clip", "Cast", "CastLike", "BitCast")
+_FIRST_OPERAND = (*ops_with(UNARY), "Dropout", "IsNaN", "IsInf", "Clip", "Cast", "CastLike", "BitCast")
 
 
 @labels_of(*_FIRST_OPERAND)
@@ -20,7 +19,7 @@ def unary(c: RuleContext) -> None:
             c.set(c.labels(0), index)
 
 
-@labels_of(*_BROADCASTING)
+@labels_of(*ops_with(BROADCAST))
 def broadcast(c: RuleContext) -> None:
     """Numpy's rules; per-channel constants are parameters of the channels."""
     rank = len(c.out_shape())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from graphopt.ops.context import InferContext, attr
-from graphopt.ops.reduction import REDUCE, reduced_axes
+from graphopt.ops.reduction import reduced_axes
+from graphopt.ops.registry import REDUCE
+from graphopt.ops.table import ops_with
 from graphopt.passes.prune.labels import RuleContext
 from graphopt.passes.prune.rules.registry import labels_of
 
 _SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"})
 
 
-@labels_of(*REDUCE)
+@labels_of(*ops_with(REDUCE))
 def reduce(c: RuleContext) -> None:
     """Axes that are not reduced pass."""
     graph = c.node.graph
