@@ -8,9 +8,11 @@ from graphopt.passes.canonical import (  # noqa: F401
     conv1d,
     cse,
     dead_code,
+    expand_functions,
     identities,
     merge_constants,
     transposes,
+    unroll_loops,
     views,
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401

@@ -5,11 +5,14 @@ from __future__ import annotations
 from graphopt.errors import UserError
 from graphopt.passes.canonical.arithmetic import RemoveNeutralArithmetic
 from graphopt.passes.canonical.casts import MergeCastChains
+from graphopt.passes.canonical.conv1d import LowerConv1d
 from graphopt.passes.canonical.cse import CommonSubexpressions
 from graphopt.passes.canonical.dead_code import DeadCode
+from graphopt.passes.canonical.expand_functions import ExpandFunctions
 from graphopt.passes.canonical.identities import RemoveNoOps
 from graphopt.passes.canonical.merge_constants import MergeConstants
 from graphopt.passes.canonical.transposes import MoveTransposes
+from graphopt.passes.canonical.unroll_loops import UnrollLoops
 from graphopt.passes.canonical.views import MergeViewChains
 from graphopt.passes.fold.affine import FoldAffine
 from graphopt.passes.fold.batch_norm import FoldBatchNorm, LowerBatchNorm
@@ -68,6 +71,27 @@ def level_pipeline(level: int) -> Pipeline:
         # Merged last: a weight shared by two nodes can't be folded into.
         phases.append(Phase("share", (MergeConstants(), CommonSubexpressions(), DeadCode()), 3))
     return Pipeline(tuple(phases))
+
+
+EXPANDING_ROUNDS = 4
+"""How often functions are expanded and loops unrolled before what is left is lowered as it is."""
+
+
+def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
+    """What compiling for a target adds to a level: every operator gets a form that has a kernel.
+
+    An exported graph keeps its operators; so these phases are no part of ``level_pipeline``. What functions and loops leave
+    behind (constants, casts, decided branches, maybe another loop's length) is cleaned up as at level 1.
+
+    Args:
+        level: the highest level that the graph has been through.
+        clean_up: whether to clean up.
+    """
+    after = level_pipeline(1).phases if clean_up else ()
+    phases = [Phase("expand", (ExpandFunctions(), UnrollLoops()), EXPANDING_ROUNDS, after)]
+    if level >= 2:
+        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d())))
+    return tuple(phases)
 
 
 def _canonical(name: str) -> Phase:

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
 
-FOR_KERNELS = ("lower-batch-norm", "lower-conv1d")
-"""Passes that only compiling profits from: an exported graph keeps the operators."""
-MAX_ROUNDS = 4
-"""How often functions are expanded and loops unrolled before what is left is lowered as it is."""
-
 
 def compile(
     src: ModelSource | Graph,
@@ -118,26 +113,19 @@ def prepare(
     from graphopt.backends.program.compilable import require_compilable
     from graphopt.backends.targets.lowered import is_lowerable
     from graphopt.driver.importing import import_onnx
-    from graphopt.driver.optimizing import level_of, optimize
-    from graphopt.passes.canonical.expand_functions import expand_functions
-    from graphopt.passes.canonical.unroll_loops import unroll_loops
+    from graphopt.driver.optimizing import highest_level, optimize
+    from graphopt.passes.pipelines import kernel_phases
+    from graphopt.rewrite.passes import PassContext
 
     graph = src
     if not isinstance(graph, Graph):
         graph = import_onnx(graph, shapes=shapes, values=values, strict=strict, remarks=remarks)
     graph = optimize(
-        graph, level=level, passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False
-    )
-    for _ in range(MAX_ROUNDS):
-        if not expand_functions(graph, is_lowerable) + unroll_loops(graph):
-            break
-        require_compilable(graph, is_lowerable)
-        if level > 0:  # what was inserted brings constants, casts, decided branches, maybe another loop's length
-            graph = optimize(graph, level=1, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False)
+        graph, level, passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False,
+        ctx=PassContext(lowerable=is_lowerable),
+        more=kernel_phases(highest_level(level, passes), clean_up=level > 0),
+    )  # fmt: skip
     require_compilable(graph, is_lowerable)
-    if max([level] if passes is None else [level_of(p) or 0 for p in passes], default=0) > 1:
-        for_kernels = [name for name in FOR_KERNELS if name not in skip]
-        graph = optimize(graph, passes=for_kernels, verify_each=verify_each, remarks=remarks, for_export=False)
     return graph
 
 

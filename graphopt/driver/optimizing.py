@@ -44,6 +44,7 @@ def optimize(
     instruments: Sequence[Instrument] = (),
     for_export: bool = True,
     ctx: PassContext | None = None,
+    more: Sequence[Phase] = (),
 ) -> Graph:
     """A new, optimised graph that computes the same; ``graph`` is not touched.
 
@@ -58,6 +59,7 @@ def optimize(
         for_export: keep to operators that deployed runtimes know (opset 22, or the model's own); False allows all,
             for compilation.
         ctx: limits and statistics; made from ``remarks`` when None.
+        more: phases that run after the level or the passes; ``skip`` holds for them too.
 
     Raises:
         UserError: unknown level or pass.
@@ -77,13 +79,18 @@ def optimize(
     if for_export and ctx.max_opset is None:
         ctx.max_opset = max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR)
     watching = [*instruments, VerifyEach()] if verify_each else list(instruments)
-    return pipeline.without(skip).run(graph, ctx, watching)
+    return pipeline.then(more).without(skip).run(graph, ctx, watching)
 
 
 def level_of(item: str | Pass) -> int | None:
     """The optimisation level that an item of ``passes`` stands for, None for a pass."""
     form = _LEVEL.match(item) if isinstance(item, str) else None
     return None if form is None else int(form[1])
+
+
+def highest_level(level: int, passes: Sequence[str | Pass] | None) -> int:
+    """The highest level among the passes to run, 0 if there is none; ``level`` if there are no passes."""
+    return level if passes is None else max((level_of(item) or 0 for item in passes), default=0)
 
 
 def _pipeline_of(passes: Sequence[str | Pass]) -> Pipeline:

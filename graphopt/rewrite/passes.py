@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
@@ -34,6 +34,7 @@ class PassContext:
         max_fold_elements: a folded constant may exceed its inputs' size by at most this many elements.
         max_fold_work: multiply-adds spent at most on computing one constant.
         max_opset: operators that ONNX has only since a later opset are not introduced; None lifts the limit.
+        lowerable: whether the target compiles a node as it is; None where there is no target.
         stats: per ``pass/rule`` counts.
         pass_name: the running pass, set by the pipeline.
     """
@@ -42,6 +43,7 @@ class PassContext:
     max_fold_elements: int = 1 << 20
     max_fold_work: int = 1 << 30
     max_opset: int | None = None
+    lowerable: Callable[[Node], bool] | None = None
     stats: dict[str, RuleStats] = field(default_factory=dict)
     pass_name: str = ""
 

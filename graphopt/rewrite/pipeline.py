@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.errors import GraphOptError, InternalError
@@ -14,11 +14,44 @@ from graphopt.rewrite.passes import Pass, PassContext
 
 @dataclass(frozen=True)
 class Phase:
-    """Passes run in order, again and again until a round changes nothing (at most ``rounds`` times)."""
+    """Passes run in order, again and again until a round changes nothing (at most ``rounds`` times).
+
+    Attributes:
+        name: for messages and measurements.
+        passes: in order.
+        rounds: most rounds.
+        clean_up: phases that run after every round that changed something.
+    """
 
     name: str
     passes: tuple[Pass, ...]
     rounds: int = 1
+    clean_up: tuple[Phase, ...] = ()
+
+    def without(self, names: Sequence[str]) -> Phase:
+        """The phase without the passes of the given names."""
+        return replace(
+            self,
+            passes=tuple(p for p in self.passes if p.name not in names),
+            clean_up=tuple(phase.without(names) for phase in self.clean_up),
+        )
+
+    def all_passes(self) -> Iterator[Pass]:
+        """Its passes, and those of its ``clean_up``."""
+        yield from self.passes
+        for phase in self.clean_up:
+            yield from phase.all_passes()
+
+    def run(self, graph: Graph, ctx: PassContext, instruments: Sequence[Instrument]) -> None:
+        """Transform the graph in place."""
+        for _ in range(max(self.rounds, 1)):
+            start = graph.version
+            for p in self.passes:
+                _run_one(p, self, graph, ctx, instruments)
+            if graph.version == start:
+                break
+            for phase in self.clean_up:
+                phase.run(graph, ctx, instruments)
 
 
 @dataclass(frozen=True)
@@ -34,14 +67,16 @@ class Pipeline:
 
     def without(self, names: Sequence[str]) -> Pipeline:
         """The pipeline without the passes of the given names."""
-        return Pipeline(
-            tuple(replace(p, passes=tuple(x for x in p.passes if x.name not in names)) for p in self.phases)
-        )
+        return Pipeline(tuple(phase.without(names) for phase in self.phases))
+
+    def then(self, phases: Sequence[Phase]) -> Pipeline:
+        """The pipeline with more phases at its end."""
+        return Pipeline((*self.phases, *phases))
 
     @property
     def pass_names(self) -> tuple[str, ...]:
         """Names of all passes, each once."""
-        return tuple(dict.fromkeys(x.name for phase in self.phases for x in phase.passes))
+        return tuple(dict.fromkeys(p.name for phase in self.phases for p in phase.all_passes()))
 
     def run(self, graph: Graph, ctx: PassContext | None = None, instruments: Sequence[Instrument] = ()) -> Graph:
         """The transformed copy of ``graph``; the graph itself is never touched.
@@ -52,12 +87,7 @@ class Pipeline:
         ctx = ctx or PassContext()
         work = clone(graph)
         for phase in self.phases:
-            for _ in range(max(phase.rounds, 1)):
-                start = work.version
-                for p in phase.passes:
-                    _run_one(p, phase, work, ctx, instruments)
-                if work.version == start:
-                    break
+            phase.run(work, ctx, instruments)
         return work
 
 

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
-from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node
 from graphopt.ops.functions import expand, function_body
-from graphopt.ops.infer import infer_node
+from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 MAX_DEPTH = 16
 """Functions within functions; ONNX's own nest three deep."""
 
 
-def expand_functions(graph: Graph, lowerable: Callable[[Node], bool]) -> int:
-    """Expand, in subgraphs too, every node that ``lowerable`` refuses and ONNX has a function body for.
+@register_pass
+@dataclass(frozen=True)
+class ExpandFunctions(Pass):
+    """Replaces operators that the target has no kernel for by the function that ONNX defines for them.
 
-    Args:
-        lowerable: whether a node can be compiled as it is.
+    What is neither compiled as it is nor a function stays, for lowering to report. Without a target only ``ops`` are expanded.
 
-    Returns:
-        How many nodes were expanded. Nodes that are neither lowerable nor functions stay, for lowering to report.
+    Attributes:
+        ops: operators to expand even where there is a kernel.
     """
-    return _expand(graph, lowerable, 0)
 
+    name: ClassVar[str] = "expand-functions"
+    ops: tuple[str, ...] = ()
 
-def _expand(graph: Graph, lowerable: Callable[[Node], bool], depth: int) -> int:
-    editor = Editor(graph, infer_node)
-    count = 0
-    todo = [(node, depth) for node in graph.nodes]
-    while todo:
-        node, depth = todo.pop()
-        if depth < MAX_DEPTH and not lowerable(node) and function_body(node) is not None:
-            todo.extend((new, depth + 1) for new in expand(node, editor))
-            count += 1
-            continue
-        count += sum(_expand(sub, lowerable, depth) for sub in node.subgraphs)
-    return count
+    def run(self, graph: Graph, ctx: PassContext) -> None:
+        """In subgraphs too."""
+        self._expand(graph, ctx, 0)
+
+    def _expand(self, graph: Graph, ctx: PassContext, depth: int) -> None:
+        editor = ctx.editor(graph)
+        todo = [(node, depth) for node in graph.nodes]
+        while todo:
+            node, depth = todo.pop()
+            if depth < MAX_DEPTH and self._is_wanted(node, ctx) and function_body(node) is not None:
+                made = expand(node, editor)
+                ctx.applied(node, f"became {len(made)} operators of its function")
+                todo.extend((new, depth + 1) for new in made)
+                continue
+            for sub in node.subgraphs:
+                self._expand(sub, ctx, depth)
+
+    def _is_wanted(self, node: Node, ctx: PassContext) -> bool:
+        if not node.domain and node.op in self.ops:
+            return True
+        return ctx.lowerable is not None and not ctx.lowerable(node)

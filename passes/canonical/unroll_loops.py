@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from graphopt.ir.dtypes import DType
@@ -14,36 +17,55 @@ from graphopt.ops.context import known_array
 from graphopt.ops.infer import infer_graph, infer_node
 from graphopt.ops.registry import LOOP, has_trait
 from graphopt.ops.upgrade import REVIEWED_OPSET
+from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 MAX_NODES = 4096
 """Most nodes that one loop may become: beyond, compiling takes longer than the loop is worth."""
 
 
-def unroll_loops(graph: Graph) -> int:
-    """Unroll, in subgraphs too, every Loop and Scan whose number of iterations is known and small.
+@register_pass
+@dataclass(frozen=True)
+class UnrollLoops(Pass):
+    """Replaces Loop and Scan whose number of iterations is known and small by that many copies of their body.
 
-    Returns:
-        How many loops are gone. The others stay, for lowering to report.
+    Attributes:
+        max_nodes: a loop that would become more nodes stays.
     """
-    count = _unroll(graph)
-    if count:
-        infer_graph(graph)  # shapes that depended on the number of iterations
-    return count
 
+    name: ClassVar[str] = "unroll-loops"
+    max_nodes: int = MAX_NODES
 
-def _unroll(graph: Graph) -> int:
-    count = 0
-    for node in list(graph.nodes):
-        body = node.attrs.get("body")
-        if has_trait(node, LOOP) and isinstance(body, Graph):
-            steps = _loop_count(node, body) if node.op == "Loop" else _scan_count(node, body)
-            size = sum(1 for _ in body.walk())
-            if steps is not None and steps > 0 and steps * max(size, 1) <= MAX_NODES:
-                _Unroller(node, body, steps).run()
-                count += 1
-                continue
-        count += sum(_unroll(sub) for sub in node.subgraphs)
-    return count
+    def run(self, graph: Graph, ctx: PassContext) -> None:
+        """In subgraphs too."""
+        version = graph.root.version
+        self._unroll(graph, ctx)
+        if graph.root.version != version:
+            infer_graph(graph)  # shapes that depended on the number of iterations
+
+    def _unroll(self, graph: Graph, ctx: PassContext) -> None:
+        for node in list(graph.nodes):
+            body = node.attrs.get("body")
+            if has_trait(node, LOOP) and isinstance(body, Graph):
+                steps = _loop_count(node, body) if node.op == "Loop" else _scan_count(node, body)
+                problem = self._problem(steps, sum(1 for _ in body.walk()))
+                if problem is None:
+                    assert steps is not None
+                    _Unroller(node, body, steps).run()
+                    ctx.applied(node, f"unrolled, {steps} iterations")
+                    continue
+                ctx.refuse(node, problem)
+            for sub in node.subgraphs:
+                self._unroll(sub, ctx)
+
+    def _problem(self, steps: int | None, size: int) -> str | None:
+        """Why a loop stays, None if it can go."""
+        if steps is None:
+            return "the number of iterations is not known"
+        if steps <= 0:
+            return "it never runs"
+        if steps * max(size, 1) > self.max_nodes:
+            return f"{steps} iterations of {size} nodes are more than {self.max_nodes} nodes"
+        return None
 
 
 def _loop_count(node: Node, body: Graph) -> int | None:

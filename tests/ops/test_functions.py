@@ -15,7 +15,8 @@ from graphopt.driver.importing import import_onnx
 from graphopt.errors import UserError
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.verifier import verify
-from graphopt.passes.canonical.expand_functions import expand_functions
+from graphopt.passes.canonical.expand_functions import ExpandFunctions
+from graphopt.rewrite.passes import PassContext
 from tests.support.arrays import wide
 from tests.support.onnx_cases import OnnxCase, onnx_cases
 
@@ -47,7 +48,7 @@ def outcome(case: OnnxCase) -> str:
     try:
         graph = import_onnx(case.model)
         types = [str(v) for v in graph.outputs]
-        expand_functions(graph, lambda node: node.op in KEEP)
+        ExpandFunctions().run(graph, PassContext(lowerable=lambda node: node.op in KEEP))
     except UserError as e:
         return f"refused: {e}"
     verify(graph)

@@ -120,6 +120,24 @@ def test_change_is_measured_and_phases_settle():
     assert [t for t, _ in dumps] == ["00-remove-no-ops"]
 
 
+def test_a_phase_is_cleaned_up_after_rounds_that_changed_something():
+    times = TimePasses()
+    g = graph_of(X, "a = Identity(x)\ny = Exp(a)")
+    clean_up = (Phase("after", (parse_pass("cse"),)),)
+    phase = Phase("p", (parse_pass("remove-no-ops"), parse_pass("dead-code")), 5, clean_up)
+    Pipeline((phase,)).run(g, instruments=[times])
+    found = [(t.phase, t.pass_name) for t in times.timings]
+    assert found == [
+        ("p", "remove-no-ops"),
+        ("p", "dead-code"),
+        ("after", "cse"),
+        ("p", "remove-no-ops"),
+        ("p", "dead-code"),
+    ]
+    assert Pipeline((phase,)).pass_names == ("remove-no-ops", "dead-code", "cse")
+    assert Pipeline((phase,)).without(["cse", "dead-code"]).pass_names == ("remove-no-ops",)
+
+
 def test_levels():
     assert level_pipeline(0).phases == ()
     assert set(level_pipeline(1).pass_names) < set(level_pipeline(2).pass_names) < set(level_pipeline(3).pass_names)
