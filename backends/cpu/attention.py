@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import FLOAT32, element_type
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
@@ -13,12 +14,12 @@ from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSp
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.lower.attention import AttentionForm, attention_form
+from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
-from graphopt.backends.templates.fitted_epilogue import plain_epilogue, store_style
-from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
+from graphopt.backends.templates.kernel_types import types_of
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 
 _STORE_CYCLES = 2.0
@@ -50,13 +51,13 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
 
     def default(self, call: KernelCall, caps: Caps) -> AttentionConfig:
         """Tiles as for products of these sizes; the queries of a head divided until the threads are equally busy."""
-        form = _form(call)
+        form, types = _form(call), _types(call)
 
         def typical(extent: Dim) -> int:
             return max(extent, 1) if isinstance(extent, int) else _TYPICAL
 
         queries, keys = typical(form.queries), typical(form.keys)
-        lanes = caps.lanes(4)
+        lanes = types.lanes(caps)
 
         def panels(columns: int, vectors: int) -> tuple[int, int]:
             """How many panels of at most ``vectors`` vectors, and of how many."""
@@ -93,7 +94,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         flops = 2.0 * (form.size + form.v_size)
         for d in form.scores:
             flops *= d if isinstance(d, int) else _TYPICAL
-        return flops / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return flops / (FMA_FLOPS_PER_LANE * _types(call).lanes(caps) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: AttentionConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""
@@ -105,11 +106,14 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
                 if isinstance(d, SymExpr):
                     dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
         epilogue = Epilogue(call, caps, dims)
-        extras = [
-            ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
-            for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
-        ]
-        function = emit(_spec(form, dims), config, epilogue.function(), extras, name, store_style(epilogue))
+        function = emit(
+            _spec(form, dims, _types(call)),
+            config,
+            epilogue.function(),
+            extra_operands(epilogue),
+            name,
+            store_style(epilogue),
+        )
         return Emitted(function, [*operands, *epilogue.values])
 
 
@@ -123,7 +127,12 @@ def _operands(call: KernelCall) -> list[Value]:
     return [v for v in call.group.anchor.inputs[:4] if v is not None]
 
 
-def _spec(form: AttentionForm, dims: Mapping[Dim, Expr]) -> AttentionSpec:
+def _types(call: KernelCall) -> KernelTypes:
+    q, k = _operands(call)[:2]
+    return types_of(q, call.group.outputs[0], k)
+
+
+def _spec(form: AttentionForm, dims: Mapping[Dim, Expr], types: KernelTypes) -> AttentionSpec:
     def extent(d: Dim) -> Any:
         return dims.get(d, d)
 
@@ -132,5 +141,5 @@ def _spec(form: AttentionForm, dims: Mapping[Dim, Expr]) -> AttentionSpec:
         extent(form.batch), form.heads, form.kv_heads, extent(form.queries), extent(form.keys), form.size, form.v_size,
         form.scale, form.causal, form.packed,
         None if mask is None else tuple(extent(d) for d in mask.shape),
-        "bool" if mask is not None and mask.dtype is DType.bool_ else "float32",
+        FLOAT32 if mask is None else element_type(mask.dtype), types,
     )  # fmt: skip

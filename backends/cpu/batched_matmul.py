@@ -11,11 +11,10 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_batched import BatchedConfig, BatchedSpec, default_batched, emit
 from graphopt.backends.templates.epilogue import Epilogue
-from graphopt.backends.templates.fitted_epilogue import plain_epilogue, store_style
-from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr, known_array
 from graphopt.ops.registry import MATRIX_PRODUCT
@@ -23,7 +22,7 @@ from graphopt.ops.table import ops_with
 
 
 class BatchedMatmul(KernelTemplate[BatchedConfig]):
-    """MatMul and Gemm (alpha = beta = 1) in float32; leading dimensions broadcast, sizes may be symbolic."""
+    """MatMul and Gemm (alpha = beta = 1); leading dimensions broadcast, sizes may be symbolic."""
 
     name: ClassVar[str] = "matmul-batched"
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
@@ -35,7 +34,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
             return No(reason)
         node = call.group.anchor
         a, b = operands(node)
-        if a.dtype is not DType.f32 or b.dtype is not DType.f32:
+        if not computed_in_single(a, b):
             return No("needs float32")
         if len(a.shape) < 2 or len(b.shape) < 2:
             return No("needs matrices")
@@ -73,7 +72,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
         flops = 2.0
         for d in (*spec.batch, spec.m, spec.n, spec.k):
             flops *= d if isinstance(d, int) else 64
-        return flops / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return flops / (FMA_FLOPS_PER_LANE * spec.types.lanes(caps) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: BatchedConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""
@@ -82,11 +81,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
         bias = node.input(2)
         spec, dims = spec_of(call)
         epilogue = Epilogue(call, caps, dims, (bias, len(node.out.shape) - 1) if bias is not None else None)
-        extras = [
-            ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
-            for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
-        ]
-        function = emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
+        function = emit(spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue))
         return Emitted(function, [a, b, *epilogue.values])
 
 
@@ -117,5 +112,6 @@ def spec_of(call: KernelCall) -> tuple[BatchedSpec, Mapping[Dim, Expr]]:
     ta, tb = _flag(node, "transA"), _flag(node, "transB")
     (*batch, m, n) = extents(node.out.shape)
     k = extents(a.shape)[-2 if ta else -1]
-    spec = BatchedSpec(tuple(batch), extents(a.shape[:-2]), extents(b.shape[:-2]), m, n, k, ta, tb)
+    types = types_of(a, call.group.outputs[0], b)
+    spec = BatchedSpec(tuple(batch), extents(a.shape[:-2]), extents(b.shape[:-2]), m, n, k, ta, tb, types)
     return spec, dims

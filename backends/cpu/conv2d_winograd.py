@@ -26,6 +26,7 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
         kernels.pack_weight,
         kernels.emit,
+        stored_weight=False,
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

@@ -6,8 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
@@ -23,9 +21,9 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import InferContext, known_array
@@ -33,7 +31,7 @@ from graphopt.ops.conv import transposed_window
 
 
 class _ConvTranspose(KernelTemplate[ConfigT]):
-    """ConvTranspose (rank 4, float32, constant weights, one group) with an element-wise epilogue.
+    """ConvTranspose (rank 4, constant weights, one group) with an element-wise epilogue.
 
     Attributes:
         kernel: the module that emits the code.
@@ -58,7 +56,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         node = call.group.anchor
         x: Any = node.inputs[0]
         w: Any = node.inputs[1]
-        if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+        if not computed_in_single(x, w) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
         if known_array(w) is None:
             return No("needs constant weights")
@@ -90,7 +88,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = Packed(w, lambda weight: self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config))
+        packed = Packed(w, lambda weight: self.kernel.pack_weight(weight, spec, config))
         return Emitted(function, [x, packed, *epilogue.values])
 
 
@@ -159,6 +157,7 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         width,
         out_channels,
         (window.kernel[0], window.kernel[1]),
+        types_of(x, call.group.outputs[0], node.inputs[1]),
     )
     _name(dims, node.out.shape[2:], spec.output_shape[2:])
     return spec, dims
@@ -210,6 +209,7 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
         pads=(top, left, bottom, right),
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
+        types=types_of(x, call.group.outputs[0], node.inputs[1]),
     )
     _name(dims, node.out.shape[2:], (spec.out_extent(0), spec.out_extent(1)))
     return spec, dims

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels import layout_copy as kernels
 from graphopt.backends.cpu.kernels.layout_copy import LayoutCopyConfig, LayoutCopySpec
+from graphopt.backends.templates.kernel_types import computed_in_single
 from graphopt.ir.dims import Dim
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 
 _NOMINAL = 56
@@ -28,7 +29,7 @@ def copy_seconds(value: Value, caps: Caps) -> float:
 
 
 class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
-    """Identity of a float32 value of rank 4 between NCHW and NCHW{b}c, with no epilogue."""
+    """Identity of a value of rank 4 between NCHW and NCHW{b}c, with no epilogue."""
 
     name: ClassVar[str] = "layout-copy"
     anchors: ClassVar[frozenset[str]] = frozenset({"Identity"})
@@ -39,7 +40,7 @@ class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
         x = node.inputs[0]
         if len(call.group.nodes) != 1 or x is None or x.is_const:
             return No("more than a copy")
-        if x.dtype is not DType.f32 or len(x.shape) != 4:
+        if not computed_in_single(x) or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
         if not isinstance(x.shape[1], int) or any(d == 0 for d in x.shape):
             return No("needs a known number of channels and no empty dimension")
@@ -77,5 +78,5 @@ def _spec_of(call: KernelCall) -> LayoutCopySpec:
     to_blocks = call.layout(x).is_plain
     return LayoutCopySpec(
         extent(n, "n"), c, extent(h, "h"), extent(w, "w"),
-        (call.layout(node.out) if to_blocks else call.layout(x)).channel_block, to_blocks,
+        (call.layout(node.out) if to_blocks else call.layout(x)).channel_block, to_blocks, element_type(x.dtype),
     )  # fmt: skip

@@ -8,12 +8,12 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnSpec, emit
-from graphopt.ir.dtypes import DType
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.ops.context import attr
 
 
 class BlockedLrn(KernelTemplate[None]):
-    """LRN in float32 on channel blocks of known sizes."""
+    """LRN on channel blocks of known sizes."""
 
     name: ClassVar[str] = "lrn-blocked"
     anchors: ClassVar[frozenset[str]] = frozenset({"LRN"})
@@ -24,10 +24,10 @@ class BlockedLrn(KernelTemplate[None]):
         x: Any = node.inputs[0]
         if len(call.group.nodes) > 1:
             return No("an epilogue")
-        if x.dtype is not DType.f32 or len(x.shape) != 4 or not all(isinstance(d, int) and d > 0 for d in x.shape):
+        if not computed_in_single(x) or len(x.shape) != 4 or not all(isinstance(d, int) and d > 0 for d in x.shape):
             return No("needs float32 data of rank 4 and known sizes")
         block = call.layout(x).channel_block
-        if caps.is_gpu or block < 4 or call.layout(node.out) != call.layout(x):
+        if block < 4 or call.layout(node.out) != call.layout(x):
             return No("needs data and result in the same channel blocks")
         spec = spec_of(call)
         return Yes() if max(spec.before, spec.after) <= block else No("a window that is wider than two blocks")
@@ -39,7 +39,7 @@ class BlockedLrn(KernelTemplate[None]):
     def cost(self, call: KernelCall, config: None, caps: Caps) -> float:
         """Operations over the rate of a core's vector units."""
         n, c, h, w = spec_of(call).shape
-        return n * c * h * w * OPERATIONS / (caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return n * c * h * w * OPERATIONS / (spec_of(call).types.lanes(caps) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: None, caps: Caps, name: str) -> Emitted:
         """The kernel."""
@@ -53,4 +53,6 @@ def spec_of(call: KernelCall) -> LrnSpec:
     node = call.group.anchor
     x: Any = node.inputs[0]
     number = {a: float(attr(node, a)) for a in ("alpha", "beta", "bias")}
-    return LrnSpec(tuple(x.shape), call.layout(x).channel_block, int(attr(node, "size")), **number)
+    return LrnSpec(
+        tuple(x.shape), call.layout(x).channel_block, int(attr(node, "size")), **number, types=types_of(x, node.out)
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
@@ -20,12 +18,11 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
     supports,
 )
 from graphopt.backends.templates.epilogue import Epilogue
-from graphopt.backends.templates.fitted_epilogue import plain_epilogue, store_style
-from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 from graphopt.ops.context import attr, known_array
 from graphopt.ops.registry import MATRIX_PRODUCT
@@ -33,7 +30,7 @@ from graphopt.ops.table import ops_with
 
 
 class PackedMatmul(KernelTemplate[MatmulConfig]):
-    """MatMul of matrices and Gemm (no transA, alpha = 1) in float32 with a constant second operand."""
+    """MatMul of matrices and Gemm (no transA, alpha = 1) with a constant second operand."""
 
     name: ClassVar[str] = "matmul-packed"
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
@@ -47,7 +44,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         a, b = node.inputs[0], node.inputs[1]
         assert a is not None
         assert b is not None
-        if a.dtype is not DType.f32 or len(a.shape) < 2 or len(b.shape) != 2:
+        if not computed_in_single(a, b) or len(a.shape) < 2 or len(b.shape) != 2:
             return No("needs float32 rows and a float32 matrix")
         if known_array(b) is None:
             return No("needs a constant second operand")
@@ -74,7 +71,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of a core's vector units."""
-        return (spec_of(call)[0].flops or 1e9) / (FMA_FLOPS_PER_LANE * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return (spec_of(call)[0].flops or 1e9) / (
+            FMA_FLOPS_PER_LANE * spec_of(call)[0].types.lanes(caps) * CLOCK * max(caps.cores, 1)
+        )
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, its right-hand side packed."""
@@ -87,20 +86,16 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         spec, dims = spec_of(call)
         rows = [dims.get(d, d) for d in a.shape[:-1]]
         epilogue = Epilogue(call, caps, dims, (bias, len(a.shape) - 1) if bias is not None else None)
-        extras = [
-            ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
-            for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
-        ]
         apply = epilogue.function()
 
         def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
             row, column = index
             return apply(accumulator, (*_unflatten(row, rows), column), operands)
 
-        function = emit(spec, config, finish, extras, name, store_style(epilogue))
+        function = emit(spec, config, finish, extra_operands(epilogue), name, store_style(epilogue))
 
         def pack(weight: Array) -> Array:
-            return pack_weight(np.asarray(weight.T if turned else weight, np.float32), spec, config)
+            return pack_weight(weight.T if turned else weight, spec, config)
 
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
@@ -121,7 +116,8 @@ def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
     m = _product(lead)
     if not isinstance(m, int) and len(lead) > 1:
         m = tirx.Var("m", "int64")
-    return MatmulSpec(m, int(node.out.shape[-1]), int(a.shape[-1])), dims  # type: ignore[arg-type]
+    types = types_of(a, call.group.outputs[0], node.inputs[1])
+    return MatmulSpec(m, int(node.out.shape[-1]), int(a.shape[-1]), types), dims  # type: ignore[arg-type]
 
 
 def _product(dims: Sequence[Expr]) -> Expr:

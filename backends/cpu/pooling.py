@@ -23,17 +23,17 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.pool import pool_window
 
 
 class _Pool(KernelTemplate[ConfigT]):
-    """MaxPool (values only) and AveragePool in float32; the loops are a subclass's."""
+    """MaxPool (values only) and AveragePool; the loops are a subclass's."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"MaxPool", "AveragePool"})
 
@@ -68,7 +68,7 @@ class _Pool(KernelTemplate[ConfigT]):
             return No(reason)
         node = call.group.anchor
         x: Any = node.inputs[0]
-        if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+        if not computed_in_single(x) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
         if node.output(1) is not None:
             return No("positions of maxima are wanted")
@@ -114,7 +114,7 @@ class WindowPool(_Pool[SlidingConfig]):
 
     def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
         """Additions or bytes, whichever takes longer."""
-        return pooling.seconds(pool.window, math.gcd(pool.window.out_block, caps.lanes(4)))
+        return pooling.seconds(pool.window, math.gcd(pool.window.out_block, pool.window.types.lanes(caps)))
 
     def kernel_emit(
         self,
@@ -161,7 +161,7 @@ class PlainWindowPool(_Pool[PlainWindowConfig]):
 
 
 class GlobalPool(KernelTemplate[GlobalPoolConfig]):
-    """GlobalAveragePool and GlobalMaxPool in float32 on channel blocks."""
+    """GlobalAveragePool and GlobalMaxPool on channel blocks."""
 
     name: ClassVar[str] = "global-pooling"
     anchors: ClassVar[frozenset[str]] = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
@@ -172,10 +172,10 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
         if reason is not None:
             return No(reason)
         x: Any = call.group.anchor.inputs[0]
-        if x.dtype is not DType.f32 or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+        if not computed_in_single(x) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
         block = call.layout(x).channel_block
-        if caps.is_gpu or not block or block % 4 or call.layout(call.group.outputs[0]) != call.layout(x):
+        if not block or block % 4 or call.layout(call.group.outputs[0]) != call.layout(x):
             return No("needs data and result in channel blocks of the same multiple of 4")
         if any(isinstance(d, int) and d < 1 for d in x.shape):
             return No("an empty dimension")
@@ -211,7 +211,8 @@ def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
         for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
     )
     average = node.op == "GlobalAveragePool"
-    return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average), dims
+    types = types_of(x, call.group.outputs[0])
+    return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average, types), dims
 
 
 def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
@@ -256,6 +257,7 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         groups=channels,
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
+        types=types_of(x, call.group.outputs[0]),
     )
     if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")

@@ -1,4 +1,4 @@
-"""Reductions of plain float32 data as templates: over trailing axes and over axes in front of them."""
+"""Reductions of plain data as templates: over trailing axes and over axes in front of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
 from graphopt.backends.cpu.kernels import reduce_columns
 from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, ReduceSpec, emit
-from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, single_node
+from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import InferContext
 from graphopt.ops.reduction import reduced_axes
@@ -47,7 +47,7 @@ class RowReduction(RowTemplate):
         x = node.inputs[0]
         assert x is not None
         m = matrix(x.shape, len(x.shape) - len(_axes(call)))
-        spec = ReduceSpec(node.op, m.rows, m.length)
+        spec = ReduceSpec(node.op, m.rows, m.length, row_types(call))
         function = emit(spec, config.lanes, config.parallel, config.prefetch, name)
         kept = m.shape[: len(x.shape) - len(_axes(call))]
         out = kept if len(node.out.shape) == len(kept) else (*kept, *(1,) * len(_axes(call)))
@@ -84,7 +84,7 @@ class ColumnReduction(RowTemplate):
         if not all(isinstance(d, int) for d in _shape(call)):
             return No("unknown extents")
         _, rows, columns = _parts(call)
-        if rows == 1 or columns < caps.lanes(4):
+        if rows == 1 or columns < row_types(call).lanes(caps):
             return No("few columns")
         return Yes()
 
@@ -94,7 +94,7 @@ class ColumnReduction(RowTemplate):
         x = node.inputs[0]
         assert x is not None
         matrices, rows, columns = _parts(call)
-        spec = reduce_columns.ColumnSpec(node.op, matrices, rows, columns)
+        spec = reduce_columns.ColumnSpec(node.op, matrices, rows, columns, row_types(call))
         vectors = column_vectors(matrices, columns, config, caps, caps.vector_registers // 2)
         function = reduce_columns.emit(spec, config.lanes, vectors, config.parallel, config.prefetch, name)
         return Emitted(with_shapes(function, {0: x.shape, 1: node.out.shape}, {}), [x])

@@ -1,4 +1,4 @@
-"""Row kernels as templates: softmax and normalisations over trailing axes of plain float32 data."""
+"""Row kernels as templates: softmax and normalisations over trailing axes of plain data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
+from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value
 from graphopt.ops.context import attr, known_array
 
@@ -29,7 +30,7 @@ class RowConfig:
     """How rows are computed.
 
     Attributes:
-        lanes: float32 per vector.
+        lanes: elements per vector.
         parallel: whether rows are shared among threads.
         prefetch: whether a row is fetched while the one before is computed.
     """
@@ -84,7 +85,7 @@ def flattened(function: Any, m: Matrix) -> Any:
 
 
 def single_node(call: KernelCall, data: int | None = None) -> str | None:
-    """Why a group is not one node over plain float32 data that the row kernels take, None if it is.
+    """Why a group is not one node over plain data that the row kernels take, None if it is.
 
     Args:
         call: the group.
@@ -95,7 +96,7 @@ def single_node(call: KernelCall, data: int | None = None) -> str | None:
     assert x is not None
     if len(call.group.nodes) != 1 or call.group.outputs != [node.out]:
         return "more than one result"
-    if any(v is not None and v.dtype is not DType.f32 for v in (*node.inputs[:data], node.out)):
+    if not computed_in_single(*node.inputs[:data], node.out):
         return "needs float32"
     if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
         return "needs plain layouts"
@@ -111,15 +112,24 @@ class RowTemplate(KernelTemplate[RowConfig]):
 
     def default(self, call: KernelCall, caps: Caps) -> RowConfig:
         """Whole registers; threads where the work pays for them."""
+        types = row_types(call)
         worth = caps.cores > 1 and self._seconds(call, caps) > WORTH_TWO_THREADS
-        return RowConfig(caps.lanes(4), worth, 4 * _elements(call) > caps.l2_bytes // 2)
+        return RowConfig(types.lanes(caps), worth, types.input.bytes * _elements(call) > caps.l2_bytes // 2)
 
     def cost(self, call: KernelCall, config: RowConfig, caps: Caps) -> float:
         """By the number of vectors."""
         return self._seconds(call, caps) / max(caps.cores, 1)
 
     def _seconds(self, call: KernelCall, caps: Caps) -> float:
-        return _elements(call) / caps.lanes(4) * self.seconds_per_vector
+        return _elements(call) / row_types(call).lanes(caps) * self.seconds_per_vector
+
+
+def row_types(call: KernelCall, weight: Value | None = None) -> KernelTypes:
+    """The types of a kernel over the first operand of its only node."""
+    node = call.group.anchor
+    x = node.inputs[0]
+    assert x is not None
+    return types_of(x, node.out, weight)
 
 
 def _elements(call: KernelCall) -> int:
@@ -152,7 +162,7 @@ class RowSoftmax(RowTemplate):
         x = node.inputs[0]
         assert x is not None
         m = matrix(x.shape, len(x.shape) - 1)
-        spec = softmax_rows.SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax")
+        spec = softmax_rows.SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax", row_types(call))
         return Emitted(flattened(softmax_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m), [x])
 
 
@@ -175,7 +185,7 @@ class ColumnSoftmax(RowTemplate):
         known = [d for d in shape if isinstance(d, int)]
         if len(known) < len(shape):
             return No("unknown extents")
-        if math.prod(known[_axis(call) + 1 :]) < caps.lanes(4):
+        if math.prod(known[_axis(call) + 1 :]) < row_types(call).lanes(caps):
             return No("few columns")
         return Yes()
 
@@ -186,10 +196,10 @@ class ColumnSoftmax(RowTemplate):
         assert x is not None
         shape, axis = [d for d in x.shape if isinstance(d, int)], _axis(call)
         matrices, rows, columns = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-        fits = caps.l2_bytes // 4 // (4 * rows * config.lanes)
+        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, node.op == "LogSoftmax", row_types(call))
+        fits = caps.l2_bytes // 4 // (spec.types.input.bytes * rows * config.lanes)
         tiles = -(-4 * caps.cores // matrices) if config.parallel else 1
         vectors = max(1, min(8, fits, columns // config.lanes // tiles))
-        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, node.op == "LogSoftmax")
         function = softmax_columns.emit(spec, config.lanes, vectors, config.parallel, name)
         return Emitted(with_shapes(function, {0: shape, 1: shape}, {}), [x])
 
@@ -236,6 +246,7 @@ class RowNorm(RowTemplate):
         assert x is not None
         assert scale is not None
         factors = [scale] if bias is None else [scale, bias]
+        types = row_types(call, scale)
         if _by_channel(call):
             groups, channels = _groups(call), int(x.shape[1])  # type: ignore[arg-type]
             m = matrix(x.shape, 2)
@@ -243,12 +254,14 @@ class RowNorm(RowTemplate):
             spatial = m.length
             rows = tirx.floordiv(m.rows, parts) if not isinstance(m.rows, int) else m.rows // parts
             spec = norm_rows.NormSpec(
-                rows, parts, spatial, channels, float(attr(node, "epsilon")), bias=bias is not None
+                rows, parts, spatial, channels, float(attr(node, "epsilon")), bias=bias is not None, types=types
             )
         else:
             m = matrix(x.shape, _axis(call))
             centered = node.op == "LayerNormalization"
-            spec = norm_rows.NormSpec(m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None)
+            spec = norm_rows.NormSpec(
+                m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None, types
+            )
         function = flattened(norm_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m)
         shapes = {
             i + 1: self._declared(call, v, m) for i, v in enumerate(factors) if _array(v) is None and len(v.shape) > 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.tiling import Window
+from graphopt.backends.specs.types import SINGLE, KernelTypes
 
 _PLAIN_GROUP = 16
 """Most channels of a plain input that the innermost loop takes."""
@@ -13,7 +14,7 @@ _PLAIN_GROUP = 16
 
 @dataclass(frozen=True)
 class Conv2dSpec:
-    """One float32 2-D convolution (cross-correlation, as in ONNX Conv).
+    """One 2-D convolution (cross-correlation, as in ONNX Conv).
 
     Attributes:
         batch: images; an int or a symbolic ``tirx.Var``.
@@ -28,6 +29,7 @@ class Conv2dSpec:
         groups: channel groups.
         in_block: channels innermost in the input: ``(N, C / b, H, W, b)``, or plain NCHW if 1.
         out_block: the same of the output.
+        types: element types of data, weights, sums and result.
     """
 
     batch: tirx.Expr | int
@@ -42,6 +44,7 @@ class Conv2dSpec:
     groups: int = 1
     in_block: int = 1
     out_block: int = 1
+    types: KernelTypes = SINGLE
 
     @property
     def out_height(self) -> tirx.Expr | int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -21,11 +21,12 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.conv import conv_window
@@ -43,18 +44,20 @@ class ConvKernel(Generic[ConfigT]):
         default_config: its own choice of configuration.
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
         pack_weight: OIHW weights in the order in which the kernel reads them.
+        stored_weight: whether the packed weights keep the element type that the model has them in.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
     supports: Callable[[Conv2dSpec, Caps], str | None]
     default_config: Callable[[Conv2dSpec, Caps], ConfigT]
     seconds: Callable[[Conv2dSpec, ConfigT, Caps], float]
-    pack_weight: Callable[[npt.NDArray[np.float32], Conv2dSpec, ConfigT], npt.NDArray[np.float32]]
+    pack_weight: Callable[[Array, Conv2dSpec, ConfigT], Array]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
+    stored_weight: bool = True
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
-    """Conv (rank 4, float32, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
+    """Conv (rank 4, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
     kernel: ConvKernel[ConfigT]
@@ -68,7 +71,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         x, w = node.inputs[0], node.inputs[1]
         assert x is not None
         assert w is not None
-        if x.dtype is not DType.f32 or len(x.shape) != 4:
+        if not computed_in_single(x, w) or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
         weight = known_array(w)
         if weight is None:
@@ -78,25 +81,32 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         if not isinstance(x.shape[1], int):
             return No("needs a known number of channels")
         try:
-            spec, _ = spec_of(call)
+            spec, _ = self.spec_of(call)
         except GraphOptError as e:
             return No(e.message)
         reason = self.kernel.supports(spec, caps)
         return symbolic_operands_fit(call) if reason is None else No(reason)
 
+    def spec_of(self, call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
+        """`spec_of`, with weights in the type that the kernel packs them in."""
+        spec, dims = spec_of(call)
+        if not self.kernel.stored_weight:
+            spec = replace(spec, types=replace(spec.types, weight=spec.types.accumulator))
+        return spec, dims
+
     def default(self, call: KernelCall, caps: Caps) -> ConfigT:
         """The configuration that the kernel predicts to be fastest."""
-        return self.kernel.default_config(spec_of(call)[0], caps)
+        return self.kernel.default_config(self.spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time."""
-        seconds = self.kernel.seconds(spec_of(call)[0], config, caps)
+        seconds = self.kernel.seconds(self.spec_of(call)[0], config, caps)
         return seconds if math.isfinite(seconds) else NOMINAL_SECONDS
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
         node = call.group.anchor
-        spec, dims = spec_of(call)
+        spec, dims = self.spec_of(call)
         x, w = node.inputs[0], node.inputs[1]
         bias = node.input(2)
         assert x is not None
@@ -105,7 +115,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = Packed(w, lambda weight: self.kernel.pack_weight(np.asarray(weight, np.float32), spec, config))
+        packed = Packed(w, lambda weight: self.kernel.pack_weight(weight, spec, config))
         return Emitted(function, [x, packed, *epilogue.values])
 
 
@@ -114,7 +124,7 @@ def channel_layout(channels: Dim, caps: Caps) -> Layout:
     if not isinstance(channels, int):
         return PLAIN
     for block in (16, 8):
-        if channels % block == 0 and caps.lanes(4) <= 16:
+        if channels % block == 0 and KernelTypes().lanes(caps) <= 16:
             return channel_blocks(block)
     return PLAIN
 
@@ -156,6 +166,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         groups=int(context.attr("group") or 1),
         in_block=call.layout(x).channel_block or 1,
         out_block=out_block,
+        types=types_of(x, call.group.outputs[0], w),
     )
     for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):
         if isinstance(dim, SymExpr):

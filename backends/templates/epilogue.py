@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
@@ -57,11 +58,12 @@ class Epilogue:
         self._caps = caps
         self._dims = dims
         self._bias = bias
+        self._sum = element_type(call.group.anchor.out.dtype).accumulator
         self._accumulator: Expr = None
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
-        self._accumulator = tirx.const(0.0, "float32")
+        self._accumulator = tirx.const(0, self._sum)
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self._stepwise = scope.heaviest > MAX_EXPRESSION
@@ -81,9 +83,9 @@ class Epilogue:
             if self._bias is None:
                 return self._accumulator
             value, axis = self._bias
-            return self._accumulator + lowering.operand(value)(index[axis])
+            return self._accumulator + element_type(value.dtype).computed(lowering.operand(value)(index[axis]))
 
-        lowering.tensors[anchor.out] = Tensor(shape, "float32", element)
+        lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
         for node in call.group.nodes:
             if node is not anchor:
                 lowering.lower(node)

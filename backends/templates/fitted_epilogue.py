@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall, No, Support, Yes
 from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.kernel_types import computed_in_single
 from graphopt.backends.templates.storing import ExtraOperand, StoreStyle
 from graphopt.ir.dims import SymExpr, known
-from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import Group
 from graphopt.ops.registry import ELEMENTWISE, has_trait
 
@@ -31,7 +32,7 @@ def plain_epilogue(group: Group) -> str | None:
     for node in group.epilogue:
         if not has_trait(node, ELEMENTWISE) or len(node.outputs) != 1:
             return f"{node.op} in the epilogue"
-        if node.out.shape != out.shape or node.out.dtype is not DType.f32:
+        if node.out.shape != out.shape or not computed_in_single(node.out):
             return f"{node.op} changes shape or type"
     return None
 
@@ -39,7 +40,7 @@ def plain_epilogue(group: Group) -> str | None:
 def extra_operands(epilogue: Epilogue) -> list[ExtraOperand]:
     """Parameters of a kernel that its epilogue reads."""
     return [
-        ExtraOperand(f"e{i}", shape, "float32" if v.dtype is DType.f32 else str(v.dtype.numpy))
+        ExtraOperand(f"e{i}", shape, element_type(v.dtype))
         for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
     ]
 

@@ -9,23 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.host import default_threads
+from graphopt.ir.graph import Array
 
 ALIGNMENT = 64
 """Bytes."""
 _WORTH_THREADS = 16 << 20
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Zeros of that shape on a cache line's start (numpy alone aligns to 16 bytes)."""
-    size = int(np.prod(shape, dtype=np.int64)) * 4
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Zeros of that shape and type on a cache line's start (numpy alone aligns to 16 bytes)."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def aligned_copy(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def aligned_copy(array: Array) -> Array:
     """A contiguous copy of an array of any strides."""
-    copy = aligned_zeros(array.shape)
+    copy = aligned_zeros(array.shape, array.dtype)
     places = list(np.ndindex(array.shape[:2]))
 
     def work(i: int) -> None:

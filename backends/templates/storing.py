@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from graphopt.backends.base.element_type import FLOAT32, ElementType
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 
@@ -25,12 +26,12 @@ class ExtraOperand:
     Attributes:
         name: parameter name, a C identifier.
         shape: physical shape; the epilogue indexes it itself.
-        dtype: element type.
+        type: element type.
     """
 
     name: str
     shape: tuple[tirx.Expr | int, ...]
-    dtype: str = "float32"
+    type: ElementType = FLOAT32
 
 
 class StoreStyle(Enum):
@@ -51,10 +52,10 @@ def store_accumulator(accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extr
     return accumulator
 
 
-def depends_on_point(epilogue: EpilogueFn, extras: Sequence[tirx.Buffer]) -> bool:
+def depends_on_point(epilogue: EpilogueFn, extras: Sequence[tirx.Buffer], dtype: str) -> bool:
     """Whether a convolution's epilogue takes the row or the column of a point into account, not only its channel."""
     n, c, h, w = (tirx.Var(name, "int64") for name in "nchw")
     with IRBuilder() as builder, T.serial(0, 1):  # it may write statements
-        T.evaluate(epilogue(tirx.const(0, "float32"), (n, c, h, w), extras))
+        T.evaluate(epilogue(tirx.const(0, dtype), (n, c, h, w), extras))
     used = tirx.analysis.undefined_vars(builder.get(), [])
     return any(var.same_as(place) for var in used for place in (h, w))

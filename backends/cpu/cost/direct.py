@@ -50,7 +50,7 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
     """Lanes of an accumulator: a register's, fewer if there are no more channels or blocks are no multiple or divisor of it."""
-    lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
+    lanes = min(spec.types.lanes(caps), max(4, 1 << (spec.out_channels - 1).bit_length()))
     if spec.out_block > 1 and lanes % spec.out_block:
         return math.gcd(spec.out_block, lanes)
     return lanes

@@ -86,7 +86,7 @@ def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> fl
     if patches + products > 0.6 * caps.l2_bytes:
         spilled = ((1 + groups) * patches + 2 * groups * products) / LAST_LEVEL_BYTES_PER_CYCLE
     into, out = _TRANSFORM_CYCLES[config.m]
-    in_lanes, out_lanes = (math.gcd(caps.lanes(4), block) for block in (spec.in_block, spec.out_block))
+    in_lanes, out_lanes = (math.gcd(spec.types.lanes(caps), block) for block in (spec.in_block, spec.out_block))
     into *= config.block * spec.in_channels / in_lanes
     out *= config.block * spec.out_channels / out_lanes
     if config.by_group:

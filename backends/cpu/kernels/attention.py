@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphopt.backends.base.element_type import FLOAT32, ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
@@ -20,14 +21,17 @@ from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, bui
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr
+from graphopt.ir.dtypes import DType
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Extents and options, float32.
+    """Extents, options and element types.
 
     Attributes:
         batch, queries, keys: ints or symbolic.
@@ -37,7 +41,8 @@ class AttentionSpec:
         causal: whether query i sees keys up to i only.
         packed: operands are (batch, length, heads * size) instead of (batch, heads, length, size).
         mask_shape: shape of the mask, which broadcasts to (batch, heads, queries, keys); None if there is none.
-        mask_dtype: ``float32``: added to the scores; ``bool``: tells which of them count.
+        mask_type: a float: added to the scores; ``bool``: tells which of them count.
+        types: element types of queries (input), keys and values (weight), sums and result.
     """
 
     batch: Expr
@@ -51,7 +56,8 @@ class AttentionSpec:
     causal: bool = False
     packed: bool = False
     mask_shape: tuple[Expr, ...] | None = None
-    mask_dtype: str = "float32"
+    mask_type: ElementType = FLOAT32
+    types: KernelTypes = SINGLE
 
     def shape(self, heads: int, length: Expr, size: int) -> tuple[Expr, ...]:
         """Shape of an operand."""
@@ -70,7 +76,7 @@ class AttentionConfig:
         m_tile: queries per register tile.
         n_vectors: accumulator vectors of a tile of scores.
         v_vectors: of a tile of results.
-        lanes: float32 per vector.
+        lanes: elements per vector.
         shares: tasks that the queries of a head are divided among.
         parallel: whether tasks are shared among threads.
     """
@@ -102,12 +108,13 @@ def emit(
         style: how the loops around the epilogue are written.
     """
     has_mask = spec.mask_shape is not None
-    masks = [] if spec.mask_shape is None else [ExtraOperand("mask", spec.mask_shape, spec.mask_dtype)]
+    masks = [] if spec.mask_shape is None else [("mask", spec.mask_shape, spec.mask_type)]
+    dtype = spec.types.sum
 
-    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
-        q, k, v = inputs
-        mask = operands[0] if has_mask else None
-        finish = _Finish(spec, epilogue or store_accumulator, operands[len(masks) :], output, style)
+    def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
+        q, k, v = inputs[:3]
+        mask = inputs[3] if has_mask else None
+        finish = _Finish(spec, epilogue or store_accumulator, operands, output, style)
         segments = bind_segments(row_tiles(spec.queries, config.m_tile))
         tiles = bind(tile_count(segments))
         heads = spec.heads * config.shares
@@ -116,19 +123,19 @@ def emit(
             head = tirx.floordiv(tirx.floormod(flat, heads), config.shares)
             first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)
             kv_head = tirx.floordiv(head, spec.heads // spec.kv_heads)
-            keys = _Panels(config.n_vectors, config.lanes, spec.size, spec.keys)
+            keys = _Panels(config.n_vectors, config.lanes, spec.size, spec.keys, dtype)
             keys.fill(lambda i, c: k[spec.at(batch, kv_head, c, i, spec.size)], transposed=True)
-            values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size)
+            values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype)
             values.fill(lambda i, c: v[spec.at(batch, kv_head, i, c, spec.v_size)], transposed=False)
             padded = keys.count * keys.width
-            scores = T.alloc_buffer((config.m_tile, padded), "float32", scope="local")
-            inverse = T.alloc_buffer((config.m_tile,), "float32", scope="local")
+            scores = T.alloc_buffer((config.m_tile, padded), dtype, scope="local")
+            inverse = T.alloc_buffer((config.m_tile,), dtype, scope="local")
             work = _Work(spec, config, (batch, head), keys, values, scores, inverse)
 
             def tile_of(row: Expr, segment: Segment) -> None:
                 work.score(q, mask, row, segment)
                 with T.serial(0, segment.tile) as p:
-                    work.exponentials(Row(padded, config.lanes, whole=True), p)
+                    work.exponentials(Row(padded, config.lanes, dtype, whole=True), p)
                 work.weigh(row, segment, finish)
 
             with T.serial(0, count) as i:
@@ -137,12 +144,13 @@ def emit(
     return build_prim_func(
         name,
         [
-            ("q", spec.shape(spec.heads, spec.queries, spec.size)),
-            ("k", spec.shape(spec.kv_heads, spec.keys, spec.size)),
-            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size)),
+            ("q", spec.shape(spec.heads, spec.queries, spec.size), spec.types.input),
+            ("k", spec.shape(spec.kv_heads, spec.keys, spec.size), spec.types.weight),
+            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size), spec.types.weight),
+            *masks,
         ],
-        [*masks, *extras],
-        spec.shape(spec.heads, spec.queries, spec.v_size),
+        extras,
+        (spec.shape(spec.heads, spec.queries, spec.v_size), spec.types.output),
         body,
     )
 
@@ -150,11 +158,11 @@ def emit(
 class _Panels:
     """A matrix of ``k`` rows copied into panels, its columns filled up with zeros."""
 
-    def __init__(self, vectors: int, lanes: int, k: Expr, columns: Expr) -> None:
-        self.k, self.columns, self.vectors, self.lanes = k, columns, vectors, lanes
+    def __init__(self, vectors: int, lanes: int, k: Expr, columns: Expr, dtype: str) -> None:
+        self.k, self.columns, self.vectors, self.lanes, self.dtype = k, columns, vectors, lanes, dtype
         self.width = vectors * lanes
         self.count = bind(ceil_div(columns, self.width))
-        self.buffer = T.alloc_buffer((self.count, k, self.width), "float32", scope="local")
+        self.buffer = T.alloc_buffer((self.count, k, self.width), dtype, scope="local")
 
     def fill(self, read: Callable[[Expr, Expr], Expr], transposed: bool) -> None:
         """Emits the copy of ``read(row, column)``."""
@@ -163,7 +171,7 @@ class _Panels:
             PanelCopy(
                 lambda i, c: read(i, panel * self.width + c),
                 lambda i, c, value: T.buffer_store(self.buffer, value, [panel, i, c]),
-                self.k, self.width, self.lanes, transposed,
+                self.k, self.width, self.lanes, self.dtype, transposed,
             ).emit(columns)  # fmt: skip
 
         self.each(panel_of)
@@ -206,11 +214,11 @@ class _Finish:
     spec: AttentionSpec
     epilogue: EpilogueFn
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     style: StoreStyle
 
     def store(self, value: Expr, index: tuple[Expr, ...]) -> None:
-        T.buffer_store(self.output, self.epilogue(value, index, self.operands), list(index))
+        self.output.store(self.epilogue(value, index, self.operands), list(index))
 
 
 @dataclass(frozen=True)
@@ -225,12 +233,13 @@ class _Work:
     scores: tirx.Buffer
     inverse: tirx.Buffer
 
-    def score(self, q: tirx.Buffer, mask: tirx.Buffer | None, row: Expr, segment: Segment) -> None:
+    def score(self, q: View, mask: View | None, row: Expr, segment: Segment) -> None:
         """Emits the scores of the queries from ``row``."""
         spec, (batch, head) = self.spec, self.at
+        nothing = tirx.const(float("-inf"), spec.types.sum)
 
         def panel_of(panel: Expr, columns: Expr) -> None:
-            tile = PanelTile(segment.tile, self.config.n_vectors, self.config.lanes)
+            tile = PanelTile(segment.tile, self.config.n_vectors, self.config.lanes, spec.types.sum)
             self.keys.multiply(tile, panel, lambda p, k: q[spec.at(batch, head, row + p, k, spec.size)])
 
             # whole vectors are stored faster than some columns; but a mask has none for the padding
@@ -238,15 +247,15 @@ class _Work:
 
             def store(value: Expr, p: Expr, c: Expr) -> None:
                 column = panel * self.keys.width + c
-                value = value * tirx.const(spec.scale, "float32")
+                value = value * tirx.const(spec.scale, spec.types.sum)
                 if mask is not None:
                     index = (batch, head, row + p, column)[4 - len(mask.shape) :]
                     here = mask[tuple(0 if _is_one(d) else i for i, d in zip(index, mask.shape))]
-                    value = _masked(value, here, spec.mask_dtype)
+                    value = _masked(value, here, spec.mask_type.dtype is DType.bool_)
                 if spec.causal:
-                    value = tirx.Select(column <= row + p, value, tirx.const(float("-inf"), "float32"))
+                    value = tirx.Select(column <= row + p, value, nothing)
                 if hides_padding:
-                    value = tirx.Select(column < spec.keys, value, tirx.const(float("-inf"), "float32"))
+                    value = tirx.Select(column < spec.keys, value, nothing)
                 T.buffer_store(self.scores, value, [p, column])
 
             if hides_padding:
@@ -256,7 +265,7 @@ class _Work:
             if not (isinstance(columns, int) and columns == self.keys.width):
                 with T.serial(0, segment.tile) as p, T.serial(0, self.keys.width - columns) as c:
                     column = panel * self.keys.width + columns + c
-                    T.buffer_store(self.scores, tirx.const(float("-inf"), "float32"), [p, column])
+                    T.buffer_store(self.scores, nothing, [p, column])
 
         self.keys.each(panel_of)
 
@@ -265,16 +274,16 @@ class _Work:
 
         A query that sees no key gets weights of 0, as in ONNX's reference.
         """
-        scores, zero = self.scores, tirx.const(0.0, "float32")
+        scores, zero = self.scores, tirx.const(0.0, r.dtype)
         top = r.reduce(lambda i: scores[p, i], "max")
-        base = scalar(tirx.Select(top > tirx.const(float("-inf"), "float32"), top, zero))
+        base = scalar(tirx.Select(top > tirx.const(float("-inf"), r.dtype), top, zero))
 
         def keep(i: Expr, value: Expr) -> Expr:
             T.buffer_store(scores, value, [p, i])
             return scores[p, i]
 
         total = r.reduce(lambda i: m.exp(scores[p, i] - base), keep=keep)
-        inverse = tirx.Select(total > zero, tirx.const(1.0, "float32") / total, total)
+        inverse = tirx.Select(total > zero, tirx.const(1.0, r.dtype) / total, total)
         T.buffer_store(self.inverse, inverse, [p])
 
     def weigh(self, row: Expr, segment: Segment, finish: _Finish) -> None:
@@ -282,7 +291,7 @@ class _Work:
         spec, (batch, head) = self.spec, self.at
 
         def panel_of(panel: Expr, columns: Expr) -> None:
-            tile = PanelTile(segment.tile, self.config.v_vectors, self.config.lanes)
+            tile = PanelTile(segment.tile, self.config.v_vectors, self.config.lanes, spec.types.sum)
             self.values.multiply(tile, panel, lambda p, k: self.scores[p, k])
 
             def store(value: Expr, p: Expr, c: Expr) -> None:
@@ -298,7 +307,7 @@ def _is_one(extent: Expr) -> bool:
     return isinstance(extent, (int, tirx.IntImm)) and int(extent) == 1
 
 
-def _masked(score: Expr, mask: Expr, dtype: str) -> Expr:
-    if dtype == "bool":
-        return tirx.Select(mask, score, tirx.const(float("-inf"), "float32"))
+def _masked(score: Expr, mask: Expr, selects: bool) -> Expr:
+    if selects:
+        return tirx.Select(mask, score, tirx.const(float("-inf"), str(score.ty.dtype)))
     return score + mask

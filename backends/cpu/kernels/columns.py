@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.prefetch import prefetch
+from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr
 
 _AHEAD = 8
-_LINE = 16
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,26 @@ class Columns:
         matrix: which one.
         first: the first column.
         vectors, lanes: how many vectors of how many columns.
+        dtype: of totals.
     """
 
     matrix: Expr
     first: Expr
     vectors: int
     lanes: int
+    dtype: str
 
     def accumulators(self, start: float) -> tirx.Buffer:
         """Emits registers, one a column, that begin with ``start``."""
-        cells = T.alloc_buffer((self.vectors, self.lanes), "float32", scope="local", annotations=ON_STACK)
-        self.each(lambda v, lane, _: T.buffer_store(cells, tirx.const(start, "float32"), [v, lane]))
+        cells = T.alloc_buffer((self.vectors, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
+        self.each(lambda v, lane, _: T.buffer_store(cells, tirx.const(start, self.dtype), [v, lane]))
         return cells
 
-    def fetch(self, x: tirx.Buffer, row: Expr) -> None:
+    def fetch(self, x: View, row: Expr) -> None:
         """Emits prefetches of these columns of ``x[matrix, row + 8]``: the hardware follows no stride of more than a page."""
-        with T.unroll(0, max(self.vectors * self.lanes // _LINE, 1)) as line:
-            prefetch(x, (self.matrix, row + _AHEAD, self.first + line * _LINE))
+        elements = LINE_BYTES // x.type.bytes
+        with T.unroll(0, max(self.vectors * self.lanes // elements, 1)) as line:
+            prefetch(x, (self.matrix, row + _AHEAD, self.first + line * elements))
 
     def each(self, body: Callable[[Expr, Expr, Expr], None]) -> None:
         """Emits ``body(vector, lane, column)`` for every column."""
@@ -52,25 +55,25 @@ class Columns:
 
 
 def for_columns(
-    matrices: int, columns: int, lanes: int, vectors: int, parallel: bool, body: Callable[[Columns], None]
+    matrices: int, columns: int, lanes: int, vectors: int, dtype: str, parallel: bool, body: Callable[[Columns], None]
 ) -> None:
     """Emits ``body`` over all columns of all matrices: tiles of ``vectors`` vectors, then what is left in ever narrower ones."""
     width = lanes * vectors
     full = columns // width
     if full:
         with (T.parallel if parallel else T.serial)(0, matrices * full) as i:
-            body(Columns(tirx.floordiv(i, full), tirx.floormod(i, full) * width, vectors, lanes))
+            body(Columns(tirx.floordiv(i, full), tirx.floormod(i, full) * width, vectors, lanes, dtype))
     done = full * width
     if done == columns:
         return
     with (T.parallel if parallel and matrices > 1 else T.serial)(0, matrices) as matrix:
         left = (columns - done) // lanes
         if left:
-            body(Columns(matrix, done, left, lanes))
+            body(Columns(matrix, done, left, lanes, dtype))
             done += left * lanes
         narrow = lanes // 2
         while done < columns:
             if columns - done >= narrow:
-                body(Columns(matrix, done, 1, narrow))
+                body(Columns(matrix, done, 1, narrow, dtype))
                 done += narrow
             narrow //= 2

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -37,6 +36,7 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_symbolic_window,
 )
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_copy
 from graphopt.backends.templates.storing import (
     EpilogueFn,
@@ -45,6 +45,7 @@ from graphopt.backends.templates.storing import (
     depends_on_point,
     store_accumulator,
 )
+from graphopt.ir.graph import Array
 
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
@@ -56,7 +57,7 @@ class Conv2dConfig:
     """How to compute it.
 
     Attributes:
-        lanes: float32 per accumulator vector; a divisor or a multiple of ``out_block`` unless the output is plain.
+        lanes: sums per accumulator vector; a divisor or a multiple of ``out_block`` unless the output is plain.
         oc_vectors: vectors of output channels per register tile.
         ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
         oh_tile: output rows per register tile; more than one pays for narrow outputs. Symbolic sizes take one.
@@ -84,8 +85,6 @@ class Conv2dConfig:
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.groups != 1:
         return "grouped convolutions aren't supported"
     if spec.in_channels % spec.in_block:
@@ -130,7 +129,7 @@ def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, in
     return panels, spec.in_channels // group, *spec.kernel, group, config.oc_panel
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2dConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec, config: Conv2dConfig) -> Array:
     """Packs OIHW weights, the last panel filled up with zero channels.
 
     Raises:
@@ -140,7 +139,7 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: Conv2
     if weight.shape != expected:
         raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
     panels, blocks, kh, kw, group, width = packed_weight_shape(spec, config)
-    padded = np.zeros((panels * width, *expected[1:]), np.float32)
+    padded = np.zeros((panels * width, *expected[1:]), weight.dtype)
     padded[: spec.out_channels] = weight
     return aligned_copy(padded.reshape(panels, width, blocks, group, kh, kw).transpose(0, 2, 4, 5, 3, 1))
 
@@ -170,7 +169,7 @@ def emit(
         raise ValueError("tiles of several rows need a static output size")
     panels = packed_weight_shape(spec, config)[0]
 
-    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         rows, columns = (bind_segments(axis) for axis in segments(spec, config))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
@@ -192,8 +191,12 @@ def emit(
 
         each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
 
-    inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
-    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+    types = spec.types
+    inputs = [
+        ("data", spec.input_shape, types.input),
+        ("weight", packed_weight_shape(spec, config), types.weight),
+    ]
+    return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
 
 @dataclass(frozen=True)
@@ -202,10 +205,10 @@ class _Kernel:
 
     spec: Conv2dSpec
     config: Conv2dConfig
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
     tiles: tirx.Expr | int
@@ -222,7 +225,7 @@ class _Kernel:
     ) -> None:
         """Emits the tile ``index``, whose first pixel is output row ``top``, column ``left``."""
         config = self.config
-        accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes)
+        accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
         accumulators.clear()
         spec = self.spec
         blocks = spec.in_channels // channel_group(spec)
@@ -242,7 +245,7 @@ class _Kernel:
         def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
             h, w = self._pixel(top, left, column.tile, point)
             block, lane = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
-            T.buffer_store(self.output, finish(value, point, channel), [image, block, h, w, lane])
+            self.output.store(finish(value, point, channel), [image, block, h, w, lane])
 
         together = math.gcd(config.lanes, spec.out_block)
         accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
@@ -260,7 +263,7 @@ class _Kernel:
         """Emits the stores of a tile into NCHW."""
         spec = self.spec
         whole = spec.pointwise or column.tile == spec.out_width
-        flat = T.decl_buffer((math.prod(self.output.shape),), "float32", data=self.output.data)
+        flat = self.output.reshaped((math.prod(self.output.shape),))
 
         def place(point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
             plane = (tirx.Cast("int64", image) * spec.out_channels + channel) * (spec.out_height * spec.out_width)
@@ -275,7 +278,7 @@ class _Kernel:
             spec.out_channels,
             accumulators.points if whole else column.tile,
             finish,
-            depends_on_point(self.epilogue, self.operands),
+            depends_on_point(self.epilogue, self.operands, spec.types.sum),
             self.style,
         ).emit(accumulators, first)
 
@@ -317,7 +320,7 @@ class _Kernel:
                 taps = spec.kernel[0] * spec.kernel[1]
                 step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
                 steps = self.tiles * (spec.in_channels // group) * taps
-                panel_bytes = 4 * spec.reduction * self.config.oc_panel
+                panel_bytes = spec.types.weight.bytes * spec.reduction * self.config.oc_panel
                 prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, steps)
             with T.serial(0, group) as lane:
                 prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
@@ -370,7 +373,7 @@ class _Kernel:
                 h, w = self._pixel(top, left, width, T.int64(point))
                 prefetch(self.data, [image, channel, h * spec.strides[0], w * spec.strides[1]])
             return
-        if spec.kernel != (1, 1) or spec.in_block * 4 < LINE_BYTES:
+        if spec.kernel != (1, 1) or spec.in_block * spec.types.input.bytes < LINE_BYTES:
             return
         with T.unroll(0, -(-width // spec.in_block)) as i:
             h, w = self._pixel(top, left, width, lane + i * spec.in_block)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -36,8 +35,10 @@ from graphopt.backends.cpu.kernels.winograd_transforms import (
     transform_weight,
 )
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_copy
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.ir.graph import Array
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class WinogradConfig:
 
     Attributes:
         m: output rows and columns of a tile: 2 or 4.
-        lanes: float32 per accumulator vector; a divisor or a multiple of the output's block.
+        lanes: sums per accumulator vector; a divisor or a multiple of the output's block.
         oc_vectors: accumulator vectors of output channels per panel.
         points: tiles per register tile.
         block: tiles transformed together.
@@ -79,8 +80,6 @@ class WinogradConfig:
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.kernel != (3, 3) or spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
         return "only 3 x 3 kernels with stride 1, no dilation and one group"
     if spec.in_block < 4 or spec.out_block < 4:
@@ -103,7 +102,7 @@ def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, 
     return groups, config.side**2, config.group, spec.in_channels, config.panel
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: WinogradConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec, config: WinogradConfig) -> Array:
     """Transforms and packs OIHW weights, the last panel filled up with zero channels.
 
     Raises:
@@ -140,7 +139,7 @@ def emit(
         style: whether the epilogue can be vectorised.
     """
 
-    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         grid_rows, grid_columns = (bind(extent) for extent in tile_grid(spec, config.m))
         tiles = bind(spec.batch * (grid_rows * grid_columns), not isinstance(grid_rows * grid_columns, int))
         kernel = _Kernel(
@@ -167,8 +166,12 @@ def emit(
             with T.serial(0, groups) as group:
                 kernel.group(patches, group, first)
 
-    inputs = [("data", spec.input_shape), ("weight", packed_weight_shape(spec, config))]
-    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+    types = spec.types
+    inputs = [
+        ("data", spec.input_shape, types.input),
+        ("weight", packed_weight_shape(spec, config), types.weight),
+    ]
+    return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,10 @@ class _Kernel:
 
     spec: Conv2dSpec
     config: WinogradConfig
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
     grid_rows: tirx.Expr | int
@@ -191,7 +194,7 @@ class _Kernel:
         """Scratch for a block of transformed patches: (components, C / b, tiles, b)."""
         spec, config = self.spec, self.config
         shape = (config.side**2, spec.in_channels // spec.in_block, config.block, spec.in_block)
-        return T.alloc_buffer(shape, "float32")
+        return T.alloc_buffer(shape, self.spec.types.sum)
 
     def _place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
         """Image, first output row and first output column of a tile."""
@@ -211,7 +214,7 @@ class _Kernel:
         number = bind(tirx.min(first + tile, self.tiles - 1))
         image, row, column = self._place(number)
         top, left = bind(row - spec.pads[0]), bind(column - spec.pads[1])
-        half = T.alloc_buffer((side, side, lanes), "float32", scope="local", annotations=ON_STACK)
+        half = T.alloc_buffer((side, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
 
         def columns(read: Callable[[int, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
             with T.unroll(0, side) as x:
@@ -225,9 +228,9 @@ class _Kernel:
             with T.Then():
                 columns(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
             with T.Else():
-                padded = T.alloc_buffer((side, side, lanes), "float32", scope="local", annotations=ON_STACK)
+                padded = T.alloc_buffer((side, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
                 with T.unroll(0, side) as y, T.unroll(0, side) as x, T.vectorized(0, lanes) as lane:
-                    T.buffer_store(padded, tirx.const(0, "float32"), [y, x, lane])
+                    T.buffer_store(padded, tirx.const(0, self.spec.types.sum), [y, x, lane])
                 y_low, x_low = bind(tirx.max(0, -top)), bind(tirx.max(0, -left))
                 y_count = bind(tirx.max(tirx.min(side, spec.in_height - top) - y_low, 0))
                 x_count = bind(tirx.max(tirx.min(side, spec.in_width - left) - x_low, 0))
@@ -244,7 +247,7 @@ class _Kernel:
     def group(self, patches: tirx.Buffer, group: tirx.Expr, first: tirx.Expr | int) -> None:
         """Emits the products of a block of patches with a group of panels, and their way back."""
         spec, config = self.spec, self.config
-        products = T.alloc_buffer((config.side**2, config.group, config.block, config.panel), "float32")
+        products = T.alloc_buffer((config.side**2, config.group, config.block, config.panel), self.spec.types.sum)
         segments = split_balanced(config.block, config.points)
         all_panels = -(-spec.out_channels // config.panel)
         panels: tirx.Expr | int = config.group
@@ -287,11 +290,11 @@ class _Kernel:
         """
         spec, config = self.spec, self.config
         group, component, panel = place
-        sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes)
+        sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
         sums.clear()
         blocks = spec.in_channels // spec.in_block
         following = [group, component, panel + 1, 0, 0]
-        panel_bytes = 4 * spec.in_channels * config.panel
+        panel_bytes = self.spec.types.weight.bytes * spec.in_channels * config.panel
         # evenly over the whole time, so at the finer places only where each has a line to fetch
         each_channel = panel_bytes // LINE_BYTES >= tiles * spec.in_channels
         with T.serial(0, blocks) as block:
@@ -327,8 +330,8 @@ class _Kernel:
         with T.serial(0, config.panel // lanes) as vector:
             base = (group * config.group + panel) * config.panel + vector * lanes
             with guarded(base < spec.out_channels if ragged else None):
-                half = T.alloc_buffer((m, side, lanes), "float32", scope="local", annotations=ON_STACK)
-                result = T.alloc_buffer((m, m, lanes), "float32", scope="local", annotations=ON_STACK)
+                half = T.alloc_buffer((m, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
+                result = T.alloc_buffer((m, m, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
                 with T.unroll(0, side) as x:
                     for i in range(m):
                         with T.vectorized(0, lanes) as lane:
@@ -350,4 +353,4 @@ class _Kernel:
                         w,
                         tirx.floormod(channel, spec.out_block),
                     ]
-                    T.buffer_store(self.output, stored, index)
+                    self.output.store(stored, index)

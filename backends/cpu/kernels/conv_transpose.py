@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -20,7 +19,10 @@ from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import Phase, SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.ir.graph import Array
 
 _KEPT_WEIGHTS = 3
 _PRODUCTS_PER_SECOND = 3e9
@@ -29,7 +31,7 @@ _ELEMENTS_PER_SECOND = 1e9
 
 @dataclass(frozen=True)
 class TransposedSpec:
-    """One float32 transposed convolution in one group (ONNX ConvTranspose, dilation 1).
+    """One transposed convolution in one group (ONNX ConvTranspose, dilation 1).
 
     Attributes:
         batch: images; an int or a symbolic ``tirx.Var``.
@@ -42,6 +44,7 @@ class TransposedSpec:
         pads: rows and columns that the result lacks (top, left, bottom, right), output padding subtracted.
         in_block: channels innermost in the data, 1 if plain.
         out_block: the same of the result.
+        types: element types of data, weights, sums and result.
     """
 
     batch: tirx.Expr | int
@@ -54,6 +57,7 @@ class TransposedSpec:
     pads: tuple[int, int, int, int]
     in_block: int = 1
     out_block: int = 1
+    types: KernelTypes = SINGLE
 
     def out_extent(self, axis: int) -> tirx.Expr | int:
         """Output rows (0) or columns (1)."""
@@ -87,7 +91,7 @@ class TransposedSpec:
             trail[axis] = more + len(taps) - 1 - lead[axis]
         return Conv2dSpec(
             self.batch, self.in_channels, self.height, self.width, self.out_channels, (kernel[0], kernel[1]),
-            pads=(lead[0], lead[1], trail[0], trail[1]), in_block=self.in_block, out_block=self.out_block,
+            pads=(lead[0], lead[1], trail[0], trail[1]), in_block=self.in_block, out_block=self.out_block, types=self.types,
         )  # fmt: skip
 
 
@@ -99,8 +103,6 @@ def _physical(
 
 def supports(spec: TransposedSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if any(k < s for k, s in zip(spec.kernel, spec.strides)):
         return "gaps between windows"
     if (
@@ -124,9 +126,9 @@ def supports(spec: TransposedSpec, caps: Caps) -> str | None:
 def default_config(spec: TransposedSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
     if spec.out_block == 1:
-        lanes = min(caps.lanes(4), max(4, 1 << (spec.out_channels - 1).bit_length()))
+        lanes = min(spec.types.lanes(caps), max(4, 1 << (spec.out_channels - 1).bit_length()))
     else:
-        lanes = math.gcd(spec.out_block, caps.lanes(4))
+        lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
     config = SlidingConfig(lanes, tile_for(spec.phase(0, 0), caps, _KEPT_WEIGHTS))
     return replace(config, parallel=worth_threads(seconds(spec, config), caps))
 
@@ -142,9 +144,7 @@ def seconds(spec: TransposedSpec, config: SlidingConfig) -> float:
     return float(total)
 
 
-def pack_weight(
-    weight: npt.NDArray[np.float32], spec: TransposedSpec, config: SlidingConfig
-) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: TransposedSpec, config: SlidingConfig) -> Array:
     """Packs (I, O, height, width) weights as (O / lanes, I, taps, lanes), the taps phase by phase; the last lanes may be 0.
 
     Raises:
@@ -162,7 +162,7 @@ def pack_weight(
     ]
     lanes = config.lanes
     vectors = -(-spec.out_channels // lanes)
-    padded = np.zeros((spec.in_channels, vectors * lanes, len(order)), np.float32)
+    padded = np.zeros((spec.in_channels, vectors * lanes, len(order)), weight.dtype)
     for tap, (ky, kx) in enumerate(order):
         padded[:, : spec.out_channels, tap] = weight[:, :, ky, kx]
     return np.ascontiguousarray(padded.reshape(spec.in_channels, vectors, lanes, -1).transpose(1, 0, 3, 2))
@@ -175,8 +175,8 @@ class _Multiply:
     spec: Conv2dSpec
     first_tap: int
     lanes: int
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     start: float = 0.0
     separable: bool = False
     written_out: bool = False
@@ -193,14 +193,14 @@ class _Multiply:
         at = [image, step, y, x]
         if block > 1:
             at = [image, tirx.floordiv(step, block), y, x, tirx.floormod(step, block)]
-        return broadcast(tirx.BufferLoad(self.data, at), self.lanes)
+        return broadcast(self.data.load(at), self.lanes)
 
     def accumulate(
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A fused multiply-add."""
         tap = self.first_tap + ky * self.spec.kernel[1] + kx
-        return old + value * tirx.BufferLoad(self.weight, [vector, step, tap, ramp(0, self.lanes)])
+        return old + value * self.weight.load([vector, step, tap, ramp(0, self.lanes)])
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""
@@ -231,12 +231,12 @@ def emit(
         for horizontal in range(spec.strides[1]):
             window = spec.phase(vertical, horizontal)
 
-            def operator(buffers: list[tirx.Buffer], window: Conv2dSpec = window, first: int = taps) -> _Multiply:
-                return _Multiply(window, first, config.lanes, *buffers)
+            def operator(buffers: list[View], window: Conv2dSpec = window, first: int = taps) -> _Multiply:
+                return _Multiply(window, first, config.lanes, buffers[0], buffers[1])
 
             if not any(isinstance(d, int) and d == 0 for d in (window.out_height, window.out_width)):
                 phases.append(Phase(window, operator, (vertical, horizontal), spec.strides))
             taps += window.kernel[0] * window.kernel[1]
     weight = (-(-spec.out_channels // config.lanes), spec.in_channels, taps, config.lanes)
-    inputs = [("data", spec.input_shape), ("weight", weight)]
+    inputs = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
     return sliding_window.emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style)

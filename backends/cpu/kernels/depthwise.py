@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -15,7 +14,9 @@ from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.ir.graph import Array
 
 _KEPT_WEIGHTS = 5
 """Weights of a kernel row worth a register each; more are read from L1 with each multiplication."""
@@ -26,8 +27,6 @@ _MULTIPLIES_PER_SECOND = 2e9
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if not spec.groups == spec.in_channels == spec.out_channels:
         return "needs one filter a channel"
     if spec.in_block != spec.out_block or spec.in_block % 4:
@@ -43,7 +42,7 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
-    lanes = math.gcd(spec.out_block, caps.lanes(4))
+    lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
     tile = tile_for(spec, caps, min(spec.kernel[1], _KEPT_WEIGHTS))
     return SlidingConfig(lanes, tile, worth_threads(seconds(spec, lanes), caps))
 
@@ -55,11 +54,13 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
     height, width = spec.static_plane
     results = spec.batch * spec.out_channels * height * width
     multiplies = results * spec.kernel[0] * spec.kernel[1] / (lanes * _MULTIPLIES_PER_SECOND)
-    moved = 4 * (results + spec.batch * spec.in_channels * int(spec.in_height) * int(spec.in_width))
+    moved = spec.types.input.bytes * (
+        results + spec.batch * spec.in_channels * int(spec.in_height) * int(spec.in_width)
+    )
     return max(multiplies, moved / _BYTES_PER_SECOND)
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: SlidingConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec, config: SlidingConfig) -> Array:
     """Packs (C, 1, kernel height, kernel width) weights as (C / lanes, kernel height, kernel width, lanes).
 
     Raises:
@@ -78,8 +79,8 @@ class _Multiply:
 
     spec: Conv2dSpec
     lanes: int
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     start: float = 0.0
     separable: bool = False
     written_out: bool = False
@@ -94,13 +95,13 @@ class _Multiply:
         """A vector of channels."""
         parts = self.spec.in_block // self.lanes
         first = tirx.floormod(vector, parts) * self.lanes
-        return tirx.BufferLoad(self.data, [image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+        return self.data.load([image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
 
     def accumulate(
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A fused multiply-add."""
-        return old + value * tirx.BufferLoad(self.weight, [vector, ky, kx, ramp(0, self.lanes)])
+        return old + value * self.weight.load([vector, ky, kx, ramp(0, self.lanes)])
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""
@@ -129,8 +130,8 @@ def emit(
     return sliding_window.emit(
         spec,
         config,
-        [("data", spec.input_shape), ("weight", weight)],
-        lambda buffers: _Multiply(spec, config.lanes, *buffers),
+        [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)],
+        lambda buffers: _Multiply(spec, config.lanes, buffers[0], buffers[1]),
         epilogue,
         extras,
         name,

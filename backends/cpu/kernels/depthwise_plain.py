@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -16,7 +15,9 @@ from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, suppor
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.ir.graph import Array
 
 __all__ = ["default_config", "emit", "pack_weight", "predicted_seconds", "supports"]
 
@@ -26,7 +27,7 @@ _PLAIN_FACTOR = 2.0
 
 def predicted_seconds(spec: Conv2dSpec, caps: Caps) -> float:
     """Rough time on one core."""
-    return _PLAIN_FACTOR * seconds(spec, min(caps.lanes(4), largest_power(int(spec.out_width))))
+    return _PLAIN_FACTOR * seconds(spec, min(spec.types.lanes(caps), largest_power(int(spec.out_width))))
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> PlainWindowConfig:
@@ -35,7 +36,7 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> PlainWindowConfig:
     return plain_window.default_config(spec, caps, spec.kernel[0] * spec.kernel[1], parallel)
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec) -> Array:
     """Packs (C, 1, kernel height, kernel width) weights as (C, kernel height, kernel width).
 
     Raises:
@@ -50,12 +51,12 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec) -> npt.NDArra
 @dataclass(frozen=True)
 class _Multiply:
     lanes: int
-    weight: tirx.Buffer
+    weight: View
     start: float = 0.0
 
     def accumulate(self, old: tirx.Expr, value: tirx.Expr, channel: tirx.Expr, ky: int, kx: int) -> tirx.Expr:
         """A fused multiply-add."""
-        return old + value * broadcast(tirx.BufferLoad(self.weight, [channel, ky, kx]), self.lanes)
+        return old + value * broadcast(self.weight.load([channel, ky, kx]), self.lanes)
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
         """The sum."""
@@ -83,7 +84,10 @@ def emit(
     return plain_window.emit(
         spec,
         config,
-        [("data", spec.input_shape), ("weight", (spec.out_channels, *spec.kernel))],
+        [
+            ("data", spec.input_shape, spec.types.input),
+            ("weight", (spec.out_channels, *spec.kernel), spec.types.weight),
+        ],
         lambda buffers: _Multiply(config.lanes, buffers[1]),
         epilogue,
         extras,

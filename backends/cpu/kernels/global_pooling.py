@@ -13,6 +13,8 @@ from graphopt.backends.cpu.kernels.pooling import combine
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile, ramp
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _CHAINS = 8
@@ -32,6 +34,7 @@ class GlobalPoolSpec:
         width: columns; an int or a symbolic ``tirx.Var``.
         block: channels innermost in data and result, a multiple of 4.
         average: mean instead of maximum.
+        types: element types of data, sums and result.
     """
 
     batch: tirx.Expr | int
@@ -40,6 +43,7 @@ class GlobalPoolSpec:
     width: tirx.Expr | int
     block: int
     average: bool
+    types: KernelTypes = SINGLE
 
     @property
     def pixels(self) -> tirx.Expr | int:
@@ -51,7 +55,7 @@ class GlobalPoolSpec:
         """Rough time on one core, infinite for symbolic sizes."""
         if not isinstance(self.batch, int) or not isinstance(self.pixels, int):
             return math.inf
-        return 4 * self.batch * self.channels * self.pixels / _BYTES_PER_SECOND
+        return self.types.input.bytes * self.batch * self.channels * self.pixels / _BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class GlobalPoolConfig:
 
 def default_config(spec: GlobalPoolSpec, caps: Caps) -> GlobalPoolConfig:
     """Whole vectors; threads where they pay."""
-    return GlobalPoolConfig(math.gcd(spec.block, caps.lanes(4)), worth_threads(spec.seconds, caps))
+    return GlobalPoolConfig(math.gcd(spec.block, spec.types.lanes(caps)), worth_threads(spec.seconds, caps))
 
 
 def emit(
@@ -96,18 +100,18 @@ def emit(
     finish = epilogue or store_accumulator
     start = 0.0 if spec.average else -math.inf
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         pixels = bind(spec.pixels)
         loop = T.parallel if config.parallel else T.serial
         with loop(0, spec.batch * blocks) as flat:
             image, block = tirx.floordiv(flat, blocks), tirx.floormod(flat, blocks)
-            sums = VectorTile(chains, vectors, lanes)
+            sums = VectorTile(chains, vectors, lanes, spec.types.sum)
             sums.fill(start)
 
             def include(chain: int, pixel: tirx.Expr) -> None:
                 for v in range(vectors):
                     # pixels past the end of a row are in the next one
-                    value = tirx.BufferLoad(buffers[0], [image, block, 0, pixel, ramp(v * lanes, lanes)])
+                    value = buffers[0].load([image, block, 0, pixel, ramp(v * lanes, lanes)])
                     sums.set(chain, v, combine(sums.get(chain, v), value, spec.average, lanes))
 
             turns = tirx.floordiv(pixels, chains)
@@ -116,7 +120,7 @@ def emit(
                     include(chain, turn * chains + chain)
             with T.serial(0, tirx.floormod(pixels, chains)) as rest:
                 include(0, turns * chains + rest)
-            total = VectorTile(1, vectors, lanes)
+            total = VectorTile(1, vectors, lanes, spec.types.sum)
             for v in range(vectors):
                 total.set(0, v, sums.get(0, v))
                 for chain in range(1, chains):
@@ -124,17 +128,19 @@ def emit(
 
             def store(value: tirx.Expr, row: tirx.Expr | int, channel: tirx.Expr) -> None:
                 if spec.average:
-                    value = value * _reciprocal(pixels)
+                    value = value * _reciprocal(pixels, spec.types.sum)
                 at = [image, tirx.floordiv(channel, spec.block), 0, 0, tirx.floormod(channel, spec.block)]
-                T.buffer_store(output, finish(value, (image, channel, 0, 0), operands), at)
+                output.store(finish(value, (image, channel, 0, 0), operands), at)
 
             total.store([block * spec.block + v * lanes for v in range(vectors)], store, style)
 
     data = (spec.batch, blocks, spec.height, spec.width, spec.block)
-    return build_prim_func(name, [("data", data)], extras, (spec.batch, blocks, 1, 1, spec.block), body)
+    result = (spec.batch, blocks, 1, 1, spec.block)
+    inputs = [("data", data, spec.types.input)]
+    return build_prim_func(name, inputs, extras, (result, spec.types.output), body)
 
 
-def _reciprocal(count: tirx.Expr | int) -> tirx.Expr:
+def _reciprocal(count: tirx.Expr | int, dtype: str) -> tirx.Expr:
     if isinstance(count, int):
-        return tirx.const(1.0 / count, "float32")
-    return tirx.const(1.0, "float32") / count.astype("float32")
+        return tirx.const(1.0 / count, dtype)
+    return tirx.const(1.0, dtype) / count.astype(dtype)

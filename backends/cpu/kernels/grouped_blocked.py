@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -20,7 +19,9 @@ from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.ir.graph import Array
 
 _KEPT_WEIGHTS = 5
 _PRODUCTS_PER_SECOND = 4e9
@@ -28,8 +29,6 @@ _PRODUCTS_PER_SECOND = 4e9
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.groups < 2 or spec.out_channels % spec.groups or spec.in_channels % spec.groups:
         return "needs groups"
     if _per_group(spec) == (1, 1):
@@ -40,7 +39,7 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
         return "negative padding"
     if min(spec.in_channels, 1, *(spec.static_plane or ())) < 1:
         return "an empty dimension"
-    lanes = math.gcd(spec.out_block, caps.lanes(4))
+    lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
     if not _one_group(spec, lanes) and not _whole_groups(spec, lanes):
         return "vectors of channels that cut through groups"
     return None
@@ -64,7 +63,7 @@ def _whole_groups(spec: Conv2dSpec, lanes: int) -> bool:
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
-    lanes = math.gcd(spec.out_block, caps.lanes(4))
+    lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
     tile = tile_for(spec, caps, min(spec.kernel[1], _KEPT_WEIGHTS))
     return SlidingConfig(lanes, tile, worth_threads(seconds(spec, lanes), caps))
 
@@ -75,7 +74,7 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
     return math.inf if flops is None else flops / 2 / lanes / _PRODUCTS_PER_SECOND
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: SlidingConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec, config: SlidingConfig) -> Array:
     """Packs (O, I / groups, height, width) weights as (O / lanes, I / groups, height, width, lanes).
 
     Raises:
@@ -93,8 +92,8 @@ class _Multiply:
 
     spec: Conv2dSpec
     lanes: int
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     start: float = 0.0
     separable: bool = False
 
@@ -116,12 +115,12 @@ class _Multiply:
         if not self.written_out:
             channel = tirx.floordiv(vector * lanes, outputs) * inputs + step
             if spec.in_block == 1:
-                return broadcast(tirx.BufferLoad(self.data, [image, channel, y, x]), lanes)
+                return broadcast(self.data.load([image, channel, y, x]), lanes)
             block, lane = tirx.floordiv(channel, spec.in_block), tirx.floormod(channel, spec.in_block)
-            return broadcast(tirx.BufferLoad(self.data, [image, block, y, x, lane]), lanes)
+            return broadcast(self.data.load([image, block, y, x, lane]), lanes)
         parts = spec.in_block // lanes
         first = tirx.floormod(vector, parts) * lanes
-        loaded = tirx.BufferLoad(self.data, [image, tirx.floordiv(vector, parts), y, x, ramp(first, lanes)])
+        loaded = self.data.load([image, tirx.floordiv(vector, parts), y, x, ramp(first, lanes)])
         sources = [tirx.const(lane // inputs * inputs + int(step), "int32") for lane in range(lanes)]
         return tirx.Shuffle([loaded], sources)
 
@@ -129,7 +128,7 @@ class _Multiply:
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A fused multiply-add."""
-        return old + value * tirx.BufferLoad(self.weight, [vector, step, ky, kx, ramp(0, self.lanes)])
+        return old + value * self.weight.load([vector, step, ky, kx, ramp(0, self.lanes)])
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""
@@ -158,8 +157,8 @@ def emit(
     return sliding_window.emit(
         spec,
         config,
-        [("data", spec.input_shape), ("weight", weight)],
-        lambda buffers: _Multiply(spec, config.lanes, *buffers),
+        [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)],
+        lambda buffers: _Multiply(spec, config.lanes, buffers[0], buffers[1]),
         epilogue,
         extras,
         name,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -30,7 +29,9 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     ramp,
 )
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.ir.graph import Array
 
 _MAX_VECTORS = 4
 _TILE_CYCLES = 30.0
@@ -56,8 +57,6 @@ class GroupedPointwiseConfig:
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.groups < 2:
         return "needs groups"
     if not spec.pointwise or not isinstance(spec.batch, int):
@@ -77,7 +76,7 @@ def _pixels(spec: Conv2dSpec) -> int:
 def default_config(spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
     """The tile with the least predicted time among those that fit the register file."""
     pixels = _pixels(spec)
-    lanes = min(caps.lanes(4), largest_power(pixels))
+    lanes = min(spec.types.lanes(caps), largest_power(pixels))
     vectors_needed = -(-pixels // lanes)
     channels_needed = spec.out_channels // spec.groups
     # LLVM keeps the broadcast weight of every channel, and spills where those don't fit beside the accumulators
@@ -107,9 +106,7 @@ def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> float:
     return int(spec.batch) * spec.groups * cycles / CLOCK
 
 
-def pack_weight(
-    weight: npt.NDArray[np.float32], spec: Conv2dSpec, config: GroupedPointwiseConfig
-) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: Conv2dSpec, config: GroupedPointwiseConfig) -> Array:
     """Packs (O, I / groups, 1, 1) weights as (groups, O / groups * I / groups), a tile of channels after the other.
 
     Within a tile the channels are innermost, so that a tile reads its weights in the order in which they lie.
@@ -149,7 +146,7 @@ def emit(
     """
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
         tiles = column_tiles(_pixels(spec), config.lanes, config.vectors)
         loop = T.parallel if config.parallel else T.serial
@@ -166,17 +163,18 @@ def emit(
             branch_on_tile(index, tiles, columns)
 
     weight = (spec.groups, inputs * outputs)
-    return build_prim_func(name, [("data", spec.input_shape), ("weight", weight)], extras, spec.output_shape, body)
+    operands = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
+    return build_prim_func(name, operands, extras, (spec.output_shape, spec.types.output), body)
 
 
 @dataclass(frozen=True)
 class _Kernel:
     spec: Conv2dSpec
     config: GroupedPointwiseConfig
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
 
@@ -192,21 +190,21 @@ class _Kernel:
         """Emits ``channels`` output channels of a group from its ``first``, at the pixels from ``left``."""
         spec, lanes = self.spec, self.config.lanes
         inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-        sums = VectorTile(channels, len(offsets), lanes)
+        sums = VectorTile(channels, len(offsets), lanes, self.spec.types.sum)
         sums.fill(0.0)
         with T.serial(0, inputs) as k:
             for vector, offset in enumerate(offsets):
                 at = [image, group * inputs + k, *self._pixel(left + offset, lanes)]
-                value = tirx.BufferLoad(self.data, at)
+                value = self.data.load(at)
                 for c in range(channels):
-                    factor = broadcast(tirx.BufferLoad(self.weight, [group, first * inputs + k * channels + c]), lanes)
+                    factor = broadcast(self.weight.load([group, first * inputs + k * channels + c]), lanes)
                     sums.set(c, vector, sums.get(c, vector) + factor * value)
 
         def store(total: tirx.Expr, c: tirx.Expr | int, pixel: tirx.Expr) -> None:
             channel = group * outputs + (first + c)
             h, w = tirx.floordiv(pixel, spec.out_width), tirx.floormod(pixel, spec.out_width)
             result = self.epilogue(total, (image, channel, h, w), self.operands)
-            T.buffer_store(self.output, result, [image, channel, h, w])
+            self.output.store(result, [image, channel, h, w])
 
         sums.store([left + offset for offset in offsets], store, self.style)
 

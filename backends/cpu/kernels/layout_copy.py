@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import FLOAT32, ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
+from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.templates.operand import View
 
 _TASK_POINTS = 1024
 """Points of a block of channels that a thread takes at a time: 64 KB of each side."""
@@ -29,6 +32,7 @@ class LayoutCopySpec:
         width: columns.
         block: channel block of the blocked side, a multiple of 4.
         to_blocks: whether the blocked side is written, else it is read.
+        type: of the elements.
     """
 
     batch: tirx.Expr | int
@@ -37,6 +41,7 @@ class LayoutCopySpec:
     width: tirx.Expr | int
     block: int
     to_blocks: bool
+    type: ElementType = FLOAT32
 
     @property
     def plain_shape(self) -> tuple[tirx.Expr | int, ...]:
@@ -54,7 +59,7 @@ class LayoutCopyConfig:
     """How to compute it.
 
     Attributes:
-        lanes: float32 per vector.
+        lanes: elements per vector.
         parallel: whether threads share the work.
     """
 
@@ -64,8 +69,6 @@ class LayoutCopyConfig:
 
 def supports(spec: LayoutCopySpec, caps: Caps) -> str | None:
     """Why this kernel can't make the copy, None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.block % QUAD or spec.channels % spec.block:
         return "blocks of a multiple of 4 channels"
     return None
@@ -81,7 +84,7 @@ def default_config(spec: LayoutCopySpec, caps: Caps) -> LayoutCopyConfig:
     """Whole vectors; threads where they save time."""
     elements = math.prod(d if isinstance(d, int) else 1 << 12 for d in spec.plain_shape)
     parallel = caps.cores > 1 and predicted_cycles(elements, caps, caps.cores) < predicted_cycles(elements, caps, 1)
-    return LayoutCopyConfig(min(caps.lanes(4), 16), parallel)
+    return LayoutCopyConfig(min(KernelTypes(spec.type).lanes(caps), 16), parallel)
 
 
 def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_copy") -> tirx.PrimFunc:
@@ -94,15 +97,13 @@ def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_cop
     """
     shapes = (spec.plain_shape, spec.blocked_shape)
 
-    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
         points = spec.height * spec.width
         symbolic = not isinstance(points, int)
         rows = spec.batch * (spec.channels // spec.block)
         source, target = (
-            T.decl_buffer(
-                (rows * spec.block, points) if plain else (rows, points, spec.block), "float32", data=buffer.data
-            )
-            for buffer, plain in ((inputs[0], spec.to_blocks), (output, not spec.to_blocks))
+            view.reshaped((rows * spec.block, points) if plain else (rows, points, spec.block))
+            for view, plain in ((inputs[0], spec.to_blocks), (output, not spec.to_blocks))
         )
         kernel = _Kernel(spec, config, source, target)
         share = min(_TASK_POINTS, points) if isinstance(points, int) else _TASK_POINTS
@@ -114,7 +115,8 @@ def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_cop
             count = bind(tirx.min(share, points - start), symbolic) if ragged else share
             kernel.plane(row, start, count)
 
-    return build_prim_func(name, [("source", shapes[not spec.to_blocks])], (), shapes[spec.to_blocks], body)
+    source = ("source", shapes[not spec.to_blocks], spec.type)
+    return build_prim_func(name, [source], (), (shapes[spec.to_blocks], spec.type), body)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class _Kernel:
 
     spec: LayoutCopySpec
     config: LayoutCopyConfig
-    source: tirx.Buffer
-    target: tirx.Buffer
+    source: View
+    target: View
 
     def plane(self, row: tirx.Expr, start: tirx.Expr, count: tirx.Expr | int) -> None:
         """Emits the copy of ``count`` points from ``start`` of the block number ``row``."""
@@ -145,25 +147,26 @@ class _Kernel:
 
     def _into_blocks(self, row: tirx.Expr, point: tirx.Expr, _: int) -> None:
         """Emits four points of a block: vectors of channels from runs of four points."""
-        block = self.spec.block
+        block, dtype = self.spec.block, self.spec.type.compute
         width = math.gcd(block, self.config.lanes)
         run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), QUAD)
         for first in range(0, block, width):
-            vectors = transposed_quad(lambda c, at=first: self.source[row * block + at + c, run], width)  # type: ignore[misc]
+            vectors = transposed_quad(lambda c, at=first: self.source[row * block + at + c, run], width, dtype)  # type: ignore[misc]
             lanes = tirx.Ramp(T.int64(first), T.int64(1), width)
             for i, vector in enumerate(vectors):
-                T.buffer_store(self.target, vector, [row, point + i, lanes])
+                self.target.store(vector, [row, point + i, lanes])
 
     def _out_of_blocks(self, row: tirx.Expr, point: tirx.Expr, width: int) -> None:
         """Emits ``width`` points of every channel of a block: vectors of points from runs of four channels."""
+        dtype = self.spec.type.compute
         run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), width)
         for first in range(0, self.spec.block, QUAD):
             four = tirx.Ramp(T.int64(first), T.int64(1), QUAD)
-            vectors = transposed_quad(lambda p, four=four: self.source[row, point + p, four], width)  # type: ignore[misc]
+            vectors = transposed_quad(lambda p, four=four: self.source[row, point + p, four], width, dtype)  # type: ignore[misc]
             for i, vector in enumerate(vectors):
-                T.buffer_store(self.target, vector, [row * self.spec.block + (first + i), run])
+                self.target.store(vector, [row * self.spec.block + (first + i), run])
 
     def _one(self, row: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
         plain, blocked = [row * self.spec.block + channel, point], [row, point, channel]
         read, write = (plain, blocked) if self.spec.to_blocks else (blocked, plain)
-        T.buffer_store(self.target, self.source[tuple(read)], write)
+        self.target.store(self.source[tuple(read)], write)

@@ -11,6 +11,8 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.nest import PARALLEL_WORK
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.loops import lane_kind, loop, seq
 from graphopt.backends.tensors.tensor import Expr, Scope
@@ -25,6 +27,7 @@ class LrnSpec:
 
     Attributes:
         shape: logical (N, C, H, W); C is a multiple of ``block``.
+        types: element types of data, sums and result.
         size: channels in a window, of which (size - 1) // 2 come before the middle; no side is longer than a block.
     """
 
@@ -34,6 +37,7 @@ class LrnSpec:
     alpha: float
     beta: float
     bias: float
+    types: KernelTypes = SINGLE
 
     @property
     def before(self) -> int:
@@ -51,17 +55,22 @@ def emit(spec: LrnSpec, cores: int, name: str) -> Any:
     n, c, h, w = spec.shape
     block, blocks = spec.block, c // spec.block
     physical = [tirx.const(d, "int64") for d in (n, blocks, h, w, block)]
-    x = tirx.decl_buffer(physical, "float32", "x")
-    y = tirx.decl_buffer(physical, "float32", "y")
+    x = View(tirx.decl_buffer(physical, spec.types.input.storage, "x"), spec.types.input)
+    y = View(tirx.decl_buffer(physical, spec.types.output.storage, "y"), spec.types.output)
     row, co, col, lane, last = (tirx.Var(v, "int64") for v in ("row", "co", "w", "lane", "lane"))
     batch, line = (row // h, row % h) if n > 1 else (tirx.const(0, "int64"), row)
     lanes = tirx.Ramp(tirx.const(0, "int64"), tirx.const(1, "int64"), block)
-    zero = tirx.Broadcast(tirx.const(0.0, "float32"), block)
+    dtype = spec.types.sum
+
+    def number(value: float) -> Expr:
+        return tirx.const(value, dtype)
+
+    zero = tirx.Broadcast(tirx.const(0.0, dtype), block)
 
     def squares(offset: int) -> Expr:
         """Squares of the block before, at or after ``co``; zeros beyond the ends."""
         at = tirx.max(co + offset, 0) if offset < 0 else tirx.min(co + offset, blocks - 1) if offset else co
-        value = tirx.BufferLoad(x, [batch, at, line, col, lanes])
+        value = x.load([batch, at, line, col, lanes])
         if not offset:
             return value * value
         outside = co < -offset if offset < 0 else co >= blocks - offset
@@ -73,15 +82,15 @@ def emit(spec: LrnSpec, cores: int, name: str) -> Any:
         total = total + tirx.Shuffle([kept[-1], kept[0]], _indices(block - d, block))
     for d in range(1, spec.after + 1):
         total = total + tirx.Shuffle([kept[0], kept[1]], _indices(d, block))
-    sums = tirx.decl_buffer((block,), "float32", "sums", scope="local")
+    sums = tirx.decl_buffer((block,), dtype, "sums", scope="local")
     with Scope() as log_scope:  # two loops: TVM keeps a loop over one long expression scalar
-        exponent = m.log(tirx.BufferLoad(sums, [lane]) * _f32(spec.alpha / spec.size) + _f32(spec.bias)) * _f32(
+        exponent = m.log(tirx.BufferLoad(sums, [lane]) * number(spec.alpha / spec.size) + number(spec.bias)) * number(
             -spec.beta
         )
     with Scope() as exp_scope:
-        value = tirx.BufferLoad(x, [batch, co, line, col, last]) * m.exp(tirx.BufferLoad(sums, [last]))
+        value = x.load([batch, co, line, col, last]) * m.exp(tirx.BufferLoad(sums, [last]))
     to_exponent = tirx.BufferStore(sums, exponent, [lane])
-    store = tirx.BufferStore(y, value, [batch, co, line, col, last])
+    store = tirx.BufferStore(y.buffer, y.type.stored(value), [batch, co, line, col, last])
     body = seq([
         tirx.AllocBuffer(sums, annotations={"disable_lower_builtin": tirx.const(True, "bool")}),
         *(tirx.Bind(var, squares(offset)) for offset, var in kept.items()),
@@ -92,12 +101,8 @@ def emit(spec: LrnSpec, cores: int, name: str) -> Any:
     pays = cores > 1 and n * c * h * w * OPERATIONS >= PARALLEL_WORK
     kind = tirx.ForKind.PARALLEL if pays else tirx.ForKind.SERIAL
     nest = loop(row, n * h, loop(co, blocks, loop(col, w, body)), kind)
-    func = tirx.PrimFunc([x, y], nest)
+    func = tirx.PrimFunc([x.buffer, y.buffer], nest)
     return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
-
-
-def _f32(value: float) -> Expr:
-    return tirx.const(value, "float32")
 
 
 def _indices(first: int, count: int) -> list[Expr]:

@@ -24,6 +24,8 @@ from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import ceil_div
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors.tensor import Expr
 
@@ -33,13 +35,14 @@ _TYPICAL = 64
 
 @dataclass(frozen=True)
 class BatchedSpec:
-    """Matrix products of one shape, float32.
+    """Matrix products of one shape.
 
     Attributes:
         batch: leading dimensions of the result.
         a_batch, b_batch: leading dimensions of the operands, 1 where broadcast; no more of them than of ``batch``.
         m, n, k: extents of one product.
         transposed_a, transposed_b: whether the last two axes of an operand come in the other order.
+        types: element types of A (input), B (weight), sums and result.
     """
 
     batch: tuple[Expr, ...]
@@ -50,6 +53,7 @@ class BatchedSpec:
     k: Expr
     transposed_a: bool = False
     transposed_b: bool = False
+    types: KernelTypes = SINGLE
 
     @property
     def a_shape(self) -> tuple[Expr, ...]:
@@ -84,7 +88,7 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
         return max(extent, 1) if isinstance(extent, int) else _TYPICAL
 
     m, n, k = typical(spec.m), typical(spec.n), typical(spec.k)
-    single = default_config(MatmulSpec(m, n, k), caps)
+    single = default_config(MatmulSpec(m, n, k, spec.types), caps)
     batch = 1
     for extent in spec.batch:
         batch *= extent if isinstance(extent, int) else 2
@@ -93,7 +97,7 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
     if caps.cores > 1 and (batch % caps.cores or batch < caps.cores) and batch < 4 * caps.cores:
         enough = -(-4 * caps.cores // batch)
         groups = min(panels, next((g for g in range(1, enough) if batch * g % caps.cores == 0), enough))
-    seconds = 2.0 * batch * m * n * k / (4 * caps.lanes(4) * CLOCK)
+    seconds = 2.0 * batch * m * n * k / (4 * spec.types.lanes(caps) * CLOCK)
     symbolic = not all(isinstance(d, int) for d in (*spec.batch, spec.m, spec.n, spec.k))
     product = MatmulConfig(
         single.m_tile,
@@ -113,7 +117,7 @@ _WORTH_TWO_THREADS = 1e-5
 def _row_block(spec: BatchedSpec, tile: MatmulConfig, caps: Caps) -> int:
     """Rows whose block of A half of L2 holds, 128 at least; 0 for all."""
     k = spec.k if isinstance(spec.k, int) else _TYPICAL
-    rows = max(128, caps.l2_bytes // 2 // (4 * max(k, 1)))
+    rows = max(128, caps.l2_bytes // 2 // (spec.types.accumulator.bytes * max(k, 1)))
     return 0 if isinstance(spec.m, int) and spec.m <= rows else rows
 
 
@@ -140,14 +144,14 @@ def emit(
     width = tile.panel
     split = row_tiles(spec.m, tile.m_tile)
 
-    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a, b = inputs
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles
         blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1
         panels = bind(ceil_div(spec.n, width))
-        shape = PanelShape(spec.k, tile.n_vectors, tile.lanes, tile.m_tile)
+        shape = PanelShape(spec.k, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile)
 
         def multiply(at: tuple[Expr, ...], panel: Expr, columns: Expr, packed: bool) -> None:
             first_column = panel * width
@@ -159,13 +163,14 @@ def emit(
 
             scratch = None
             if packed:
-                scratch = T.alloc_buffer((spec.k, width), "float32", scope="local")
+                scratch = T.alloc_buffer((spec.k, width), spec.types.sum, scope="local")
                 copy = PanelCopy(
                     read_b,
                     lambda k, c, v: T.buffer_store(scratch, v, [k, c]),
                     spec.k,
                     width,
                     tile.lanes,
+                    spec.types.sum,
                     spec.transposed_b,
                 )
                 copy.emit(columns)
@@ -173,7 +178,7 @@ def emit(
             def finish(sums: PanelTile, _: Expr, row: Expr) -> None:
                 def store(value: Expr, p: Expr, column: Expr) -> None:
                     index = (*at, row + p, first_column + column)
-                    T.buffer_store(output, complete(value, index, operands), list(index))
+                    output.store(complete(value, index, operands), list(index))
 
                 if isinstance(columns, int):
                     sums.store_columns(columns, store, style)
@@ -219,9 +224,9 @@ def emit(
             with T.serial(0, count) as j:
                 one_panel(at, first + j)
 
-    return build_prim_func(
-        name, [("a", spec.a_shape), ("b", spec.b_shape)], extras, (*spec.batch, spec.m, spec.n), body
-    )
+    types = spec.types
+    inputs = [("a", spec.a_shape, types.input), ("b", spec.b_shape, types.weight)]
+    return build_prim_func(name, inputs, extras, ((*spec.batch, spec.m, spec.n), types.output), body)
 
 
 def _unflatten(flat: Expr, extents: Sequence[Expr]) -> tuple[Expr, ...]:

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -27,8 +24,11 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_symbolic,
     tile_cycles,
 )
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_zeros, for_each
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.ir.graph import Array
 
 _STORE_CYCLES = 2.0
 _SYMBOLIC_ROWS = 128
@@ -38,7 +38,6 @@ _GOOD_ROWS = 112
 _LEAST_STEPS = 192
 _PANEL_LOAD_TILES = 0.3
 """What bringing a panel into the first tile of a block of rows costs, in tiles."""
-_F32 = 4
 READ_RATE = 1e10
 """Bytes a core reads from memory in a second, and hertz: assumed where only the order of magnitude matters."""
 WORTH_TWO_THREADS = 1e-5
@@ -47,17 +46,19 @@ WORTH_TWO_THREADS = 1e-5
 
 @dataclass(frozen=True)
 class MatmulSpec:
-    """One matrix product, float32.
+    """One matrix product.
 
     Attributes:
         m: rows, leading dimensions of A flattened into them; an int or a symbolic ``tirx.Var``.
         n: columns.
         k: reduction length.
+        types: element types of A, B, sums and result.
     """
 
     m: tirx.Expr | int
     n: int
     k: int
+    types: KernelTypes = SINGLE
 
     @property
     def static_m(self) -> int | None:
@@ -77,7 +78,7 @@ class MatmulConfig:
     Attributes:
         m_tile: rows per register tile.
         n_vectors: accumulator vectors per row.
-        lanes: float32 per accumulator vector.
+        lanes: sums per accumulator vector.
         m_block: rows that stay in cache while all panels of B pass by, a multiple of ``m_tile``; 0 for all rows.
         k_block: steps of K that all tiles of a block of rows take, for a group of panels, before the next ones; 0 for all.
         n_group: panels in a group.
@@ -102,8 +103,6 @@ class MatmulConfig:
 
 def supports(spec: MatmulSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if spec.n < 1 or spec.k < 1 or (spec.static_m is not None and spec.static_m < 1):
         return "an empty dimension"
     return None
@@ -111,7 +110,7 @@ def supports(spec: MatmulSpec, caps: Caps) -> str | None:
 
 def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
-    lanes = caps.lanes(4)
+    lanes = spec.types.lanes(caps)
     rows = spec.static_m or _SYMBOLIC_ROWS
     vectors_needed = -(-spec.n // lanes)
 
@@ -135,7 +134,9 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 
 def _seconds(spec: MatmulSpec, caps: Caps) -> float:
     """About how long one core takes: the multiply-adds or, for few rows, the reading of B."""
-    return max((spec.flops or 0) / (4 * caps.lanes(4) * CLOCK), _F32 * spec.n * spec.k / READ_RATE)
+    return max(
+        (spec.flops or 0) / (4 * spec.types.lanes(caps) * CLOCK), spec.types.weight.bytes * spec.n * spec.k / READ_RATE
+    )
 
 
 def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulConfig:
@@ -147,13 +148,17 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
     """
     tiles = _SYMBOLIC_TILES if spec.static_m is None else int(tile_count(split_balanced(spec.static_m, tile.m_tile)))
     panels = packed_weight_shape(spec, tile)[0]
-    half = caps.l2_bytes // 2 // (_F32 * tile.m_tile)
+    half = caps.l2_bytes // 2 // (spec.types.accumulator.bytes * tile.m_tile)
     good = min(tiles, max(4, _GOOD_ROWS // tile.m_tile))
     if good > 1 and half // good < spec.k:
         pieces = -(-spec.k // max(_LEAST_STEPS, half // good))
         k_block = 0 if pieces == 1 else -(-spec.k // pieces)
         fitting = good
-        group = max(1, caps.l2_bytes // 4 // (_F32 * good * tile.m_tile * tile.panel)) if pieces > 1 else 1
+        group = (
+            max(1, caps.l2_bytes // 4 // (spec.types.accumulator.bytes * good * tile.m_tile * tile.panel))
+            if pieces > 1
+            else 1
+        )
     else:
         k_block, fitting, group = 0, max(1, half // spec.k), 1
     if spec.static_m is None:
@@ -185,7 +190,7 @@ def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, in
     return -(-spec.n // config.panel), spec.k, config.panel
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: MatmulConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: MatmulSpec, config: MatmulConfig) -> Array:
     """Packs B of shape (K, N), of any strides, into panels, the last one filled up with zero columns.
 
     Raises:
@@ -194,7 +199,7 @@ def pack_weight(weight: npt.NDArray[np.float32], spec: MatmulSpec, config: Matmu
     if weight.shape != (spec.k, spec.n):
         raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
     panels, k, width = packed_weight_shape(spec, config)
-    packed = aligned_zeros((panels, k, width))
+    packed = aligned_zeros((panels, k, width), weight.dtype)
 
     def fill(panel: int) -> None:
         columns = weight[:, panel * width : (panel + 1) * width]
@@ -230,20 +235,27 @@ def emit(
     groups = -(-panels // config.n_group)
     most_panels = -(-panels // groups)
 
-    def body(inputs: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a, weight = inputs
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         symbolic = not isinstance(tiles, int)
         blocks = bind(ceil_div(tiles, most_tiles), symbolic)
         shape = PanelShape(
-            spec.k, config.n_vectors, config.lanes, config.m_tile, most_tiles, most_panels, config.k_block
+            spec.k,
+            config.n_vectors,
+            config.lanes,
+            spec.types.sum,
+            config.m_tile,
+            most_tiles,
+            most_panels,
+            config.k_block,
         )
 
         def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:
             def store(value: tirx.Expr, p: tirx.Expr, column: tirx.Expr) -> None:
                 index = (row + p, panel * width + column)
-                T.buffer_store(output, complete(value, index, operands), list(index))
+                output.store(complete(value, index, operands), list(index))
 
             whole, rest = divmod(spec.n, width)
             if rest == 0 or whole == 0:
@@ -268,9 +280,12 @@ def emit(
 
     return build_prim_func(
         name,
-        [("a", (spec.m, spec.k)), ("weight", packed_weight_shape(spec, config))],
+        [
+            ("a", (spec.m, spec.k), spec.types.input),
+            ("weight", packed_weight_shape(spec, config), spec.types.weight),
+        ],
         extras,
-        (spec.m, spec.n),
+        ((spec.m, spec.n), spec.types.output),
         body,
     )
 

@@ -5,6 +5,7 @@ The variance takes a pass of its own: the mean of squares minus the squared mean
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
@@ -12,13 +13,14 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
-from graphopt.backends.templates.storing import ExtraOperand
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr, let
 
 
 @dataclass(frozen=True)
 class NormSpec:
-    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over rows, float32.
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over rows.
 
     Attributes:
         rows: an int or an expression.
@@ -28,6 +30,7 @@ class NormSpec:
         epsilon: added to the variance.
         centered: whether the mean is subtracted; without, this is RMS normalisation.
         bias: whether there is one.
+        types: element types of data, scale and bias (as weights), sums and result.
     """
 
     rows: tirx.Expr | int
@@ -37,6 +40,7 @@ class NormSpec:
     epsilon: float
     centered: bool = True
     bias: bool = True
+    types: KernelTypes = SINGLE
 
     @property
     def length(self) -> tirx.Expr | int:
@@ -56,29 +60,35 @@ def emit(
 
     Args:
         spec: the problem.
-        lanes: float32 per vector.
+        lanes: elements per vector.
         parallel: whether rows are shared among threads.
         prefetch: whether a row is fetched while the one before is computed: for data outside of the cache.
         name: global symbol.
     """
 
-    def body(inputs: list[tirx.Buffer], extras: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
         loop = T.parallel if parallel else T.serial
         with loop(0, spec.rows) as row:
-            with_row(spec.length, lanes, lambda r: _row(spec, r, inputs[0], extras, output, row, prefetch))
+            with_row(
+                spec.length,
+                lanes,
+                spec.types.sum,
+                lambda r: _row(spec, r, inputs[0], inputs[1:], output, row, prefetch),
+            )
 
     shape = (spec.rows, spec.length)
-    extras = [ExtraOperand(label, (spec.factors,)) for label in ("scale", "bias")[: 1 + spec.bias]]
-    return build_prim_func(name, [("x", shape)], extras, shape, body)
+    types = spec.types
+    factors = [(label, (spec.factors,), types.weight) for label in ("scale", "bias")[: 1 + spec.bias]]
+    return build_prim_func(name, [("x", shape, types.input), *factors], [], (shape, types.output), body)
 
 
-def _row(
-    spec: NormSpec, r: Row, x: tirx.Buffer, extras: list[tirx.Buffer], output: tirx.Buffer, row: Expr, prefetch: bool
-) -> None:
-    def f32(value: Expr) -> Expr:
-        return tirx.const(float(value), "float32") if isinstance(value, (int, float)) else value.astype("float32")
+def _row(spec: NormSpec, r: Row, x: View, factors: Sequence[View], output: View, row: Expr, prefetch: bool) -> None:
+    dtype = spec.types.sum
 
-    count = f32(r.length)
+    def number(value: Expr) -> Expr:
+        return tirx.const(float(value), dtype) if isinstance(value, (int, float)) else value.astype(dtype)
+
+    count = number(r.length)
     mean = scalar(r.reduce(lambda i: x[row, i]) / count) if spec.centered else None
 
     def centered(i: Expr) -> Expr:
@@ -89,24 +99,24 @@ def _row(
         return d * d
 
     spread = r.reduce(squared, ahead=(x, row + 1) if prefetch else None) / count
-    inverse = scalar(f32(1.0) / tirx.sqrt(spread + f32(spec.epsilon)))
-    scale = extras[0]
+    inverse = scalar(number(1.0) / tirx.sqrt(spread + number(spec.epsilon)))
+    scale = factors[0]
     if spec.parts == 0:
 
         def by_element(i: Expr) -> None:
             value = centered(i) * inverse * scale[i]
-            T.buffer_store(output, value + extras[1][i] if spec.bias else value, [row, i])
+            output.store(value + factors[1][i] if spec.bias else value, [row, i])
 
         r.each(by_element)
         return
     with T.serial(0, spec.parts) as part:
         channel = tirx.floormod(row * spec.parts + part, spec.channels)
         factor = scalar(inverse * scale[channel])
-        offset = scalar(extras[1][channel]) if spec.bias else None
+        offset = scalar(factors[1][channel]) if spec.bias else None
         first = part * spec.inner
 
         def by_channel(i: Expr) -> None:
             value = centered(first + i) * factor
-            T.buffer_store(output, value if offset is None else value + offset, [row, first + i])
+            output.store(value if offset is None else value + offset, [row, first + i])
 
-        with_row(spec.inner, r.lanes, lambda p: p.each(by_channel))
+        with_row(spec.inner, r.lanes, r.dtype, lambda p: p.each(by_channel))

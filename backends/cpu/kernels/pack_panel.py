@@ -18,7 +18,8 @@ class PanelCopy:
         write: emits the store of ``(k, column of the panel, value)``.
         k: rows of the matrix.
         width: columns of a panel.
-        lanes: float32 per vector.
+        lanes: elements per vector.
+        dtype: of the panel.
         transposed: whether neighbours along K, not along columns, are neighbours in memory.
     """
 
@@ -27,6 +28,7 @@ class PanelCopy:
     k: tirx.Expr | int
     width: int
     lanes: int
+    dtype: str
     transposed: bool = False
 
     def emit(self, columns: tirx.Expr | int) -> None:
@@ -56,14 +58,14 @@ class PanelCopy:
                         self.write(row, first + lane, self.read(row, first + lane))
             if columns < self.width:
                 with T.serial(0, self.width - columns) as c:
-                    self.write(row, columns + c, tirx.const(0, "float32"))
+                    self.write(row, columns + c, tirx.const(0, self.dtype))
 
     def _scalars(self, columns: tirx.Expr | int) -> None:
         with T.serial(0, self.k) as row, T.serial(0, columns) as column:
             self.write(row, column, self.read(row, column))
         if not isinstance(columns, int) or columns < self.width:
             with T.serial(0, self.k) as row, T.serial(0, self.width - columns) as column:
-                self.write(row, columns + column, tirx.const(0, "float32"))
+                self.write(row, columns + column, tirx.const(0, self.dtype))
 
 
 def _halves(first: int, count: int, lanes: int) -> list[tuple[int, int]]:

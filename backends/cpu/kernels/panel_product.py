@@ -15,6 +15,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import StoreStyle
 
 
@@ -25,7 +26,8 @@ class PanelShape:
     Attributes:
         k: reduction length.
         n_vectors: accumulator vectors per row.
-        lanes: float32 per vector.
+        lanes: sums per vector.
+        dtype: of the sums.
         m_tile: rows of the highest tile.
         tiles: most tiles in a block of rows.
         panels: most panels in a group.
@@ -35,6 +37,7 @@ class PanelShape:
     k: tirx.Expr | int
     n_vectors: int
     lanes: int
+    dtype: str
     m_tile: int
     tiles: int = 1
     panels: int = 1
@@ -67,7 +70,7 @@ class PanelOperands:
     a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
     finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
-    following: tirx.Buffer | None = None
+    following: View | None = None
 
 
 class PanelTile(RegisterTile):
@@ -135,14 +138,14 @@ def multiply_panels(
     kept = None
     if len(blocks) > 1:
         slots = shape.panels * shape.tiles
-        kept = T.alloc_buffer((slots, shape.m_tile, shape.width), "float32", scope="local")
+        kept = T.alloc_buffer((slots, shape.m_tile, shape.width), shape.dtype, scope="local")
 
     def sweep(start: tirx.Expr | int, steps: tirx.Expr | int, begins: bool, ends: bool) -> None:
         with T.serial(0, panels[1]) as j, T.serial(0, count) as i:
             panel = panels[0] + j
 
             def tile_of(row: tirx.Expr, segment: Segment) -> None:
-                tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes)
+                tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes, shape.dtype)
                 if begins:
                     tile.clear()
                 else:

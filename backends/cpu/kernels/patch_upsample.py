@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -29,7 +28,10 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     largest_power,
     ramp,
 )
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.ir.graph import Array
 
 _MAX_VECTORS = 4
 _MAX_SCALE = 4
@@ -51,6 +53,7 @@ class PatchSpec:
         width: input columns; an int or a symbolic ``tirx.Var``.
         out_channels: output channels.
         scale: rows and columns of a patch.
+        types: element types of data, weights, sums and result.
     """
 
     batch: tirx.Expr | int
@@ -59,6 +62,7 @@ class PatchSpec:
     width: tirx.Expr | int
     out_channels: int
     scale: tuple[int, int]
+    types: KernelTypes = SINGLE
 
     @property
     def input_shape(self) -> tuple[tirx.Expr | int, ...]:
@@ -95,8 +99,6 @@ class PatchConfig:
 
 def supports(spec: PatchSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if max(spec.scale) > _MAX_SCALE:
         return f"strides above {_MAX_SCALE}"
     known = [d for d in (*spec.input_shape, spec.out_channels) if isinstance(d, int)]
@@ -106,7 +108,7 @@ def supports(spec: PatchSpec, caps: Caps) -> str | None:
 def default_config(spec: PatchSpec, caps: Caps) -> PatchConfig:
     """The tile with the least predicted time among those that fit the register file."""
     width = spec.width if isinstance(spec.width, int) else _NOMINAL
-    lanes = min(caps.lanes(4), largest_power(width))
+    lanes = min(spec.types.lanes(caps), largest_power(width))
     tiles = [
         PatchConfig(lanes, vectors, lines)
         for vectors in range(1, min(_MAX_VECTORS, -(-width // lanes)) + 1)
@@ -136,7 +138,7 @@ def seconds(spec: PatchSpec, config: PatchConfig) -> float:
     return spec.batch * spec.height * _row_cycles(spec, config, spec.width) / CLOCK
 
 
-def pack_weight(weight: npt.NDArray[np.float32], spec: PatchSpec, config: PatchConfig) -> npt.NDArray[np.float32]:
+def pack_weight(weight: Array, spec: PatchSpec, config: PatchConfig) -> Array:
     """Packs (I, O, rows, columns) weights tile after tile, inputs outermost in each.
 
     Raises:
@@ -173,7 +175,7 @@ def emit(
         style: how the loops around the epilogue are written.
     """
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
         loop = T.parallel if config.parallel else T.serial
         symbolic = not isinstance(spec.height, int)
@@ -182,17 +184,18 @@ def emit(
             kernel.row(bind(tirx.floordiv(flat, height), symbolic), bind(tirx.floormod(flat, height), symbolic))
 
     weight = (spec.in_channels * spec.lines * spec.scale[1],)
-    return build_prim_func(name, [("data", spec.input_shape), ("weight", weight)], extras, spec.output_shape, body)
+    inputs = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
+    return build_prim_func(name, inputs, extras, (spec.output_shape, spec.types.output), body)
 
 
 @dataclass(frozen=True)
 class _Kernel:
     spec: PatchSpec
     config: PatchConfig
-    data: tirx.Buffer
-    weight: tirx.Buffer
+    data: View
+    weight: View
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
 
@@ -231,16 +234,16 @@ class _Kernel:
         """Emits ``lines`` output lines from the ``first`` at the input columns from ``left``."""
         spec = self.spec
         patch = spec.scale[1]
-        sums = VectorTile(lines * patch, len(offsets), lanes)
+        sums = VectorTile(lines * patch, len(offsets), lanes, spec.types.sum)
         sums.fill(0.0)
         with T.serial(0, spec.in_channels) as k:
             for vector, offset in enumerate(offsets):
-                value = tirx.BufferLoad(self.data, [image, k, row, ramp(left + offset, lanes)])
+                value = self.data.load([image, k, row, ramp(left + offset, lanes)])
                 for place in range(lines * patch):
                     at = (first * spec.in_channels + k * lines) * patch + place
-                    factor = broadcast(tirx.BufferLoad(self.weight, [at]), lanes)
+                    factor = broadcast(self.weight.load([at]), lanes)
                     sums.set(place, vector, sums.get(place, vector) + factor * value)
-        staged = T.alloc_buffer((len(offsets), lines, lanes * patch), "float32", scope="local", annotations=ON_STACK)
+        staged = T.alloc_buffer((len(offsets), lines, lanes * patch), sums.dtype, scope="local", annotations=ON_STACK)
         for vector in range(len(offsets)):
             for line in range(lines):
                 parts = [sums.get(line * patch + b, vector) for b in range(patch)]
@@ -259,4 +262,4 @@ class _Kernel:
                 h = row * spec.scale[0] + tirx.floormod(first + line, spec.scale[0])
                 w = (left + offset) * patch + part * lanes + lane
                 result = self.epilogue(staged[vector, line, part * lanes + lane], (image, channel, h, w), self.operands)
-                T.buffer_store(self.output, result, [image, channel, h, w])
+                self.output.store(result, [image, channel, h, w])

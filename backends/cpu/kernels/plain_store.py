@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, guarded
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad, transposing_width, vector_widths
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import StoreStyle
 
 _MASKED_LANES = 16
@@ -32,7 +34,7 @@ class PlainStore:
         style: how the loops around the epilogue are written.
     """
 
-    output: tirx.Buffer
+    output: View
     place: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     channels: int
     run: int
@@ -61,8 +63,9 @@ class PlainStore:
             four = tirx.Ramp(tirx.Cast("int64", quad) * QUAD, T.int64(1), QUAD)
             base = first_channel + quad * QUAD
             for first, count in runs:
-                turned = T.alloc_buffer((QUAD, width), "float32", scope="local", annotations=ON_STACK)
-                for i, vector in enumerate(transposed_quad(lambda p, at=first: staged[at + p, four], width)):  # type: ignore[misc]
+                turned = T.alloc_buffer((QUAD, width), tile.dtype, scope="local", annotations=ON_STACK)
+                quad_of = functools.partial(_quad, staged, four, first)
+                for i, vector in enumerate(transposed_quad(quad_of, width, tile.dtype)):
                     T.buffer_store(turned, vector, [i, everything])
                 with each(0, QUAD) as i, guarded(base + i < self.channels if self.channels % QUAD else None):
                     if early and width == _MASKED_LANES and count < width:
@@ -95,10 +98,16 @@ class PlainStore:
         with lanes(0, part) as lane:
             value = turned[i, start + lane]
             finished = value if early else self.finish(value, first + start + lane, channel)
-            T.buffer_store(self.output, finished, [at + lane])
+            self.output.store(finished, [at + lane])
 
     def _store_masked(self, vector: tirx.Expr, count: int, place: tirx.Expr) -> None:
         """Emits the store of the first ``count`` lanes."""
+        vector = self.output.type.stored(vector)
         mask = tirx.Ramp(T.int32(0), T.int32(1), _MASKED_LANES) < tirx.Broadcast(T.int32(count), _MASKED_LANES)
-        target = T.address_of(self.output[place])
+        target = self.output.address([place])
         T.evaluate(T.call_llvm_intrin("void", "llvm.masked.store", vector, target, mask))
+
+
+def _quad(staged: tirx.Buffer, four: tirx.Expr, first: int, point: int) -> tirx.Expr:
+    """Four channels of a point."""
+    return staged[first + point, four]

@@ -27,6 +27,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     ramp,
 )
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STRIP_BYTES = 16 * 1024
@@ -70,8 +71,6 @@ class PlainWindowConfig:
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why the loops can't run over ``spec``, or None if they can."""
-    if caps.is_gpu:
-        return "needs a CPU"
     if not spec.groups == spec.in_channels == spec.out_channels:
         return "needs one filter a channel"
     if spec.in_block != 1 or spec.out_block != 1:
@@ -93,13 +92,16 @@ def default_config(spec: Conv2dSpec, caps: Caps, kept: int, parallel: bool) -> P
     """A tile that fits the registers besides ``kept`` operands, and strips that fit the first-level cache."""
     assert spec.static_plane is not None
     height, width = spec.static_plane
-    lanes = min(caps.lanes(4), largest_power(width))
+    lanes = min(spec.types.lanes(caps), largest_power(width))
     room = max(2, min(caps.vector_registers - 4 - min(kept, caps.vector_registers // 4), _MAX_TILE))
     vectors = min(-(-width // lanes), _MAX_VECTORS, room)
     taps = spec.kernel[0] * spec.kernel[1]
     rows = max(1, min(room // vectors, height, _MAX_CODE // (4 * taps * vectors)))
     strip = height
-    while strip > rows and _scratch_row(spec, lanes) * _strip_input(spec, strip) * 4 > _STRIP_BYTES:
+    while (
+        strip > rows
+        and _scratch_row(spec, lanes) * _strip_input(spec, strip) * spec.types.accumulator.bytes > _STRIP_BYTES
+    ):
         strip = -(-strip // 2)
     return PlainWindowConfig(lanes, vectors, rows, strip, parallel)
 
@@ -128,8 +130,8 @@ def _columns_read(spec: Conv2dSpec) -> int:
 def emit(
     spec: Conv2dSpec,
     config: PlainWindowConfig,
-    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
-    operator: Callable[[list[tirx.Buffer]], PlainOperator],
+    inputs: Sequence[Parameter],
+    operator: Callable[[list[View]], PlainOperator],
     epilogue: EpilogueFn | None = None,
     extras: Sequence[ExtraOperand] = (),
     name: str = "plain_window",
@@ -140,7 +142,7 @@ def emit(
     Args:
         spec: the window; `supports` must accept it.
         config: tile and strip.
-        inputs: name and shape of the operands.
+        inputs: name, element type and shape of the operands.
         operator: what to compute, given the buffers of the inputs.
         epilogue: maps a result at ``(n, c, h, w)`` to the stored value.
         extras: further inputs for the epilogue.
@@ -148,22 +150,22 @@ def emit(
         style: how the loops around the epilogue are written.
     """
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         _Kernel(
             spec, config, buffers[0], operator(buffers), operands, output, epilogue or store_accumulator, style
         ).loops()
 
-    return build_prim_func(name, inputs, extras, spec.output_shape, body)
+    return build_prim_func(name, inputs, extras, (spec.output_shape, spec.types.output), body)
 
 
 @dataclass(frozen=True)
 class _Kernel:
     spec: Conv2dSpec
     config: PlainWindowConfig
-    data: tirx.Buffer
+    data: View
     operator: PlainOperator
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
 
@@ -192,7 +194,7 @@ class _Kernel:
         spec, config = self.spec, self.config
         rows, columns = _strip_input(spec, height), _scratch_columns(spec, config.lanes)
         shape = (spec.strides[1], rows, columns)
-        scratch = T.alloc_buffer(shape, "float32", scope="local", annotations=ON_STACK)
+        scratch = T.alloc_buffer(shape, spec.types.sum, scope="local", annotations=ON_STACK)
         self._copy(scratch, rows, image, channel, top)
         tiles = column_tiles(int(spec.out_width), config.lanes, config.vectors)
         for part in split_balanced(height, config.rows):
@@ -211,7 +213,7 @@ class _Kernel:
         spec, lanes = self.spec, self.config.lanes
         stride, lead = spec.strides[1], spec.pads[1]
         columns, read = int(scratch.shape[2]), _columns_read(spec)
-        blank = broadcast(tirx.const(self.operator.start, "float32"), lanes)
+        blank = broadcast(tirx.const(self.operator.start, spec.types.sum), lanes)
         with T.serial(0, rows) as row:
             y = top * spec.strides[0] - spec.pads[0] + row
             for phase in range(stride):
@@ -251,12 +253,12 @@ class _Kernel:
         column, width = first, self.config.lanes
         with T.serial(0, (last - first) // width) as turn:
             start = first + turn * width
-            value = tirx.BufferLoad(self.data, [*at, ramp(start + source, width)])
+            value = self.data.load([*at, ramp(start + source, width)])
             T.buffer_store(scratch, value, [0, row, ramp(start, width)])
         column += (last - first) // width * width
         while column < last:
             width = largest_power(last - column)
-            value = tirx.BufferLoad(self.data, [*at, ramp(column + source, width)])
+            value = self.data.load([*at, ramp(column + source, width)])
             T.buffer_store(scratch, value, [0, row, ramp(column, width)])
             column += width
 
@@ -272,7 +274,7 @@ class _Kernel:
         offsets: tuple[int, ...],
     ) -> None:
         spec, lanes, operator = self.spec, self.config.lanes, self.operator
-        sums = VectorTile(rows, len(offsets), lanes)
+        sums = VectorTile(rows, len(offsets), lanes, spec.types.sum)
         sums.fill(operator.start)
         uses = sorted(
             (row * spec.strides[0] + ky * spec.dilations[0], kx, vector, row, ky)
@@ -290,6 +292,6 @@ class _Kernel:
         def store(total: tirx.Expr, row: tirx.Expr | int, w: tirx.Expr) -> None:
             h = top + first + row
             result = self.epilogue(operator.finish(total, h, w), (image, channel, h, w), self.operands)
-            T.buffer_store(self.output, result, [image, channel, h, w])
+            self.output.store(result, [image, channel, h, w])
 
         sums.store([left + offset for offset in offsets], store, self.style)

@@ -13,6 +13,7 @@ from graphopt.backends.cpu.kernels.depthwise import seconds, supports
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 
 __all__ = ["PoolSpec", "combine", "default_config", "emit", "seconds", "supports"]
@@ -57,13 +58,13 @@ class PoolSpec:
             return total
         spec = self.window
         if inside or self.counted == spec.pads:
-            return total * tirx.const(1.0 / (spec.kernel[0] * spec.kernel[1]), "float32")
-        return total / self.count(h, w).astype("float32")
+            return total * tirx.const(1.0 / (spec.kernel[0] * spec.kernel[1]), spec.types.sum)
+        return total / self.count(h, w).astype(spec.types.sum)
 
 
 def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
-    lanes = math.gcd(pool.window.out_block, caps.lanes(4))
+    lanes = math.gcd(pool.window.out_block, pool.window.types.lanes(caps))
     parallel = worth_threads(seconds(pool.window, lanes), caps)
     return SlidingConfig(lanes, tile_for(pool.window, caps, 0), parallel)
 
@@ -74,7 +75,7 @@ class _Pool:
 
     pool: PoolSpec
     lanes: int
-    data: tirx.Buffer
+    data: View
     separable: bool = True
     written_out: bool = False
 
@@ -93,7 +94,7 @@ class _Pool:
         """A vector of channels."""
         parts = self.pool.window.in_block // self.lanes
         first = tirx.floormod(vector, parts) * self.lanes
-        return tirx.BufferLoad(self.data, [image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+        return self.data.load([image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
 
     def accumulate(
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
@@ -140,7 +141,7 @@ def emit(
     return sliding_window.emit(
         pool.window,
         config,
-        [("data", pool.window.input_shape)],
+        [("data", pool.window.input_shape, pool.window.types.input)],
         lambda buffers: _Pool(pool, config.lanes, buffers[0]),
         epilogue,
         extras,

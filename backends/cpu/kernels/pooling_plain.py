@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
@@ -15,7 +14,9 @@ from graphopt.backends.cpu.kernels.depthwise_plain import predicted_seconds, sup
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import PoolSpec, combine
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.ir.graph import Array
 
 __all__ = ["default_config", "emit", "factors", "predicted_seconds", "supports"]
 
@@ -26,7 +27,7 @@ def default_config(pool: PoolSpec, caps: Caps) -> PlainWindowConfig:
     return plain_window.default_config(pool.window, caps, 0, parallel)
 
 
-def factors(pool: PoolSpec) -> npt.NDArray[np.float32]:
+def factors(pool: PoolSpec) -> Array:
     """What the sum at each output pixel (H, W) is multiplied with for the mean."""
     spec = pool.window
     assert spec.static_plane is not None
@@ -43,7 +44,7 @@ def factors(pool: PoolSpec) -> npt.NDArray[np.float32]:
 class _Pool:
     pool: PoolSpec
     lanes: int
-    factors: tirx.Buffer | None
+    factors: View | None
 
     @property
     def start(self) -> float:
@@ -77,10 +78,11 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    inputs: list[tuple[str, Sequence[tirx.Expr | int]]] = [("data", pool.window.input_shape)]
+    types = pool.window.types
+    inputs: list[Parameter] = [("data", pool.window.input_shape, types.input)]
     if pool.average:
         assert pool.window.static_plane is not None
-        inputs.append(("factors", pool.window.static_plane))
+        inputs.append(("factors", pool.window.static_plane, types.accumulator))
     return plain_window.emit(
         pool.window,
         config,

@@ -12,27 +12,27 @@ from collections.abc import Sequence
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import guarded
+from graphopt.backends.templates.operand import View
 
 LINE_BYTES = 64
-_LINE = LINE_BYTES // 4
 _AHEAD_BYTES = 4096
 """How far ahead of its use a row of weights is fetched into L1: a page hides the latency of memory at any tile size."""
 _INTO_L1, _INTO_L2 = 3, 2
 
 
-def prefetch(buffer: tirx.Buffer, index: Sequence[tirx.Expr | int], locality: int = _INTO_L1) -> None:
-    """Emits a prefetch of the cache line of ``buffer[index]``, which may lie beyond the end: it never faults.
+def prefetch(operand: View, index: Sequence[tirx.Expr | int], locality: int = _INTO_L1) -> None:
+    """Emits a prefetch of the cache line of ``operand[index]``, which may lie beyond the end: it never faults.
 
     Args:
-        buffer: float32.
+        operand: what is read or written soon.
         index: any indices; those out of bounds count on in memory.
         locality: LLVM's: 3 into all caches, 2 into the second level.
     """
-    line = T.address_of(buffer[tuple(index)])
+    line = operand.address(index)
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", line, T.int32(0), T.int32(locality), T.int32(1)))
 
 
-def prefetch_row_ahead(weight: tirx.Buffer, panel_and_row: Sequence[tirx.Expr | int]) -> None:
+def prefetch_row_ahead(weight: View, panel_and_row: Sequence[tirx.Expr | int]) -> None:
     """Emits the prefetch of a later row of packed weights into L1.
 
     Args:
@@ -40,13 +40,13 @@ def prefetch_row_ahead(weight: tirx.Buffer, panel_and_row: Sequence[tirx.Expr | 
         panel_and_row: index of the current row.
     """
     *lead, row = panel_and_row
-    row_bytes = 4 * int(weight.shape[-1])
+    row_bytes = weight.type.bytes * int(weight.shape[-1])
     with T.unroll(0, max(row_bytes // LINE_BYTES, 1)) as line:
-        prefetch(weight, [*lead, row + _AHEAD_BYTES // row_bytes, line * _LINE])
+        prefetch(weight, [*lead, row + _AHEAD_BYTES // row_bytes, line * (LINE_BYTES // weight.type.bytes)])
 
 
 def prefetch_panel_share(
-    weight: tirx.Buffer, panel: Sequence[tirx.Expr | int], panel_bytes: int, step: tirx.Expr, steps: int
+    weight: View, panel: Sequence[tirx.Expr | int], panel_bytes: int, step: tirx.Expr, steps: int
 ) -> None:
     """Emits the prefetch of one step's share of a panel into L2, while ``steps`` steps work on the panel before it.
 
@@ -65,4 +65,4 @@ def prefetch_panel_share(
     with T.serial(0, share) as i:
         line = step * share + i
         with guarded(line < lines if share * steps > lines else None):
-            prefetch(weight, [*lead, last + line * _LINE], _INTO_L2)
+            prefetch(weight, [*lead, last + line * (LINE_BYTES // weight.type.bytes)], _INTO_L2)

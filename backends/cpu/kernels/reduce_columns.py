@@ -10,21 +10,25 @@ from graphopt.backends.cpu.kernels.columns import Columns, for_columns
 from graphopt.backends.cpu.kernels.reduce_rows import before, finished, kind_of
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A reduction of the middle axis of ``(matrices, rows, columns)``, float32.
+    """A reduction of the middle axis of ``(matrices, rows, columns)``.
 
     Attributes:
         op: one of ``reduce_rows.REDUCTIONS``.
         matrices, rows, columns: extents.
+        types: element types of data, sums and result.
     """
 
     op: str
     matrices: int
     rows: int
     columns: int
+    types: KernelTypes = SINGLE
 
 
 def emit(
@@ -34,7 +38,7 @@ def emit(
 
     Args:
         spec: the problem.
-        lanes: float32 per vector.
+        lanes: elements per vector.
         vectors: accumulators.
         parallel: whether tiles are shared among threads.
         ahead: whether rows are fetched before their use: for data outside of the cache.
@@ -42,7 +46,7 @@ def emit(
     """
     kind = kind_of(spec.op)
 
-    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
         (x,) = inputs
 
         def reduce(c: Columns) -> None:
@@ -57,12 +61,11 @@ def emit(
 
                 c.each(add)
             c.each(
-                lambda v, lane, column: T.buffer_store(
-                    output, finished(spec.op, total[v, lane], spec.rows), [c.matrix, column]
-                )
+                lambda v, lane, column: output.store(finished(spec.op, total[v, lane], spec.rows), [c.matrix, column])
             )
 
-        for_columns(spec.matrices, spec.columns, lanes, vectors, parallel, reduce)
+        for_columns(spec.matrices, spec.columns, lanes, vectors, spec.types.sum, parallel, reduce)
 
     shape = (spec.matrices, spec.rows, spec.columns)
-    return build_prim_func(name, [("x", shape)], [], (spec.matrices, spec.columns), body)
+    result = (spec.matrices, spec.columns)
+    return build_prim_func(name, [("x", shape, spec.types.input)], [], (result, spec.types.output), body)

@@ -9,6 +9,8 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr, let
 
 
@@ -43,22 +45,25 @@ def kind_of(op: str) -> str:
 def finished(op: str, total: Expr, length: tirx.Expr | int) -> Expr:
     """The result for ``length`` elements."""
     if op == "ReduceMean":
-        return total / (tirx.const(float(length), "float32") if isinstance(length, int) else length.astype("float32"))
+        dtype = str(total.ty.dtype)
+        return total / (tirx.const(float(length), dtype) if isinstance(length, int) else length.astype(dtype))
     return tirx.sqrt(total) if op == "ReduceL2" else total
 
 
 @dataclass(frozen=True)
 class ReduceSpec:
-    """A reduction of the last axis of a matrix, float32.
+    """A reduction of the last axis of a matrix.
 
     Attributes:
         op: one of `REDUCTIONS`.
         rows, length: ints or symbolic.
+        types: element types of data, sums and result.
     """
 
     op: str
     rows: tirx.Expr | int
     length: tirx.Expr | int
+    types: KernelTypes = SINGLE
 
 
 def emit(
@@ -68,22 +73,23 @@ def emit(
 
     Args:
         spec: the problem.
-        lanes: float32 per vector.
+        lanes: elements per vector.
         parallel: whether rows are shared among threads.
         prefetch: whether a row is fetched while the one before is computed: for data outside of the cache.
         name: global symbol.
     """
     length = spec.length
 
-    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
         (x,) = inputs
 
         def reduce(r: Row, row: Expr) -> None:
             ahead = (x, row + 1) if prefetch else None
             total = r.reduce(lambda i: before(spec.op, x[row, i]), kind_of(spec.op), ahead=ahead)
-            T.buffer_store(output, finished(spec.op, total, length), [row])
+            output.store(finished(spec.op, total, length), [row])
 
         with (T.parallel if parallel else T.serial)(0, spec.rows) as row:
-            with_row(length, lanes, lambda r: reduce(r, row))
+            with_row(length, lanes, spec.types.sum, lambda r: reduce(r, row))
 
-    return build_prim_func(name, [("x", (spec.rows, length))], [], (spec.rows,), body)
+    inputs = [("x", (spec.rows, length), spec.types.input)]
+    return build_prim_func(name, inputs, [], ((spec.rows,), spec.types.output), body)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import ExtraOperand, StoreStyle
 
 ON_STACK = {"disable_lower_builtin": True}
@@ -23,18 +25,19 @@ Effective only under ``tvm_api.cpu_pass_context``; without it the code is correc
 
 
 class RegisterTile:
-    """``points`` x ``vectors`` accumulators of ``lanes`` float32; a point is an output pixel or a matrix row."""
+    """``points`` x ``vectors`` accumulators of ``lanes`` elements; a point is an output pixel or a matrix row."""
 
-    def __init__(self, points: int, vectors: int, lanes: int) -> None:
+    def __init__(self, points: int, vectors: int, lanes: int, dtype: str) -> None:
         self.points = points
         self.vectors = vectors
         self.lanes = lanes
-        self._registers = T.alloc_buffer((points, vectors, lanes), "float32", scope="local", annotations=ON_STACK)
+        self.dtype = dtype
+        self._registers = T.alloc_buffer((points, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
 
     def clear(self) -> None:
         """Emits the zeroing of every accumulator."""
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(self._registers, tirx.const(0, "float32"), [p, v, lane])
+            T.buffer_store(self._registers, tirx.const(0, self.dtype), [p, v, lane])
 
     def multiply_add(
         self,
@@ -100,7 +103,7 @@ class RegisterTile:
             finish: ``(accumulator, point, column)`` to the value that is copied, vectorised over columns.
         """
         rows = max(points, self.points)
-        staged = T.alloc_buffer((rows, self.vectors * self.lanes), "float32", scope="local", annotations=ON_STACK)
+        staged = T.alloc_buffer((rows, self.vectors * self.lanes), self.dtype, scope="local", annotations=ON_STACK)
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             value, column = self._registers[p, v, lane], v * self.lanes + lane
             T.buffer_store(staged, finish(value, p, column) if finish else value, [p, column])
@@ -216,25 +219,26 @@ def each_tile(
 
 def build_prim_func(
     name: str,
-    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
+    inputs: Sequence[Parameter],
     extras: Sequence[ExtraOperand],
-    output_shape: Sequence[tirx.Expr | int],
-    body: Callable[[list[tirx.Buffer], list[tirx.Buffer], tirx.Buffer], None],
+    output: tuple[Sequence[tirx.Expr | int], ElementType],
+    body: Callable[[list[View], list[tirx.Buffer], View], None],
 ) -> tirx.PrimFunc:
-    """Builds a PrimFunc with parameters ``*inputs, *extras, output``, all float32 but the extras.
+    """Builds a PrimFunc with parameters ``*inputs, *extras, output``.
 
     Args:
         name: its global symbol.
-        inputs: name and shape of each input.
+        inputs: name, shape and element type of each input.
         extras: operands of the epilogue.
-        output_shape: shape of the last parameter.
-        body: emits the code, given the buffers.
+        output: shape and element type of the last parameter.
+        body: emits the code, given views of inputs and output; extras are as the epilogue wants them.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        input_buffers = [T.arg(label, T.buffer(tuple(shape), "float32")) for label, shape in inputs]
-        extra_buffers = [T.arg(extra.name, T.buffer(extra.shape, extra.dtype)) for extra in extras]
-        output = T.arg("output", T.buffer(tuple(output_shape), "float32"))
-        body(input_buffers, extra_buffers, output)
+        views = [View(T.arg(label, T.buffer(tuple(shape), type_.storage)), type_) for label, shape, type_ in inputs]
+        extra_buffers = [T.arg(extra.name, T.buffer(extra.shape, extra.type.storage)) for extra in extras]
+        shape, type_ = output
+        result = View(T.arg("output", T.buffer(tuple(shape), type_.storage)), type_)
+        body(views, extra_buffers, result)
     return builder.get()

@@ -12,6 +12,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.math import is_nan
 from graphopt.backends.tensors.tensor import Expr, Scope, let
 
@@ -55,12 +56,14 @@ class Row:
 
     Attributes:
         length: elements, at least ``lanes``.
-        lanes: float32 per vector.
+        lanes: elements per vector.
+        dtype: of totals.
         whole: whether the length is known to be a multiple of ``lanes``.
     """
 
     length: tirx.Expr | int
     lanes: int
+    dtype: str
     whole: bool = False
 
     @property
@@ -80,7 +83,7 @@ class Row:
         value: Callable[[Expr], Expr],
         kind: str = "sum",
         keep: Callable[[Expr, Expr], Expr] | None = None,
-        ahead: tuple[tirx.Buffer, Expr] | None = None,
+        ahead: tuple[View, Expr] | None = None,
     ) -> Expr:
         """Emits the reduction of ``value(i)`` over the row and returns where the result is.
 
@@ -91,8 +94,8 @@ class Row:
                 ``value`` reads, unless the row is ``whole``.
             ahead: matrix and number of a row to fetch in the meantime.
         """
-        combine, neutral = COMBINE[kind], tirx.const(NEUTRAL[kind], "float32")
-        sums = T.alloc_buffer((CHAINS, self.lanes), "float32", scope="local", annotations=ON_STACK)
+        combine, neutral = COMBINE[kind], tirx.const(NEUTRAL[kind], self.dtype)
+        sums = T.alloc_buffer((CHAINS, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
 
         def add(chain: Expr, lane: Expr, at: Expr, counts: Expr | None = None) -> None:
             v = bound(lambda: value(at))
@@ -166,18 +169,18 @@ class Row:
             width //= 2
 
 
-def with_row(length: tirx.Expr | int, lanes: int, body: Callable[[Row], None]) -> None:
+def with_row(length: tirx.Expr | int, lanes: int, dtype: str, body: Callable[[Row], None]) -> None:
     """Emits ``body(row)`` for rows of a length known now or at run time; short rows get narrower vectors."""
     if isinstance(length, int):
         while lanes > length:
             lanes //= 2
-        body(Row(length, max(lanes, 1)))
+        body(Row(length, max(lanes, 1), dtype))
         return
     with T.If(length >= lanes):
         with T.Then():
-            body(Row(length, lanes))
+            body(Row(length, lanes, dtype))
         with T.Else():
-            body(Row(length, 1))
+            body(Row(length, 1, dtype))
 
 
 def _div(a: Expr, b: int) -> Expr:

@@ -20,6 +20,7 @@ from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, bui
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _MAX_TILE = 16
@@ -32,7 +33,7 @@ _SPARE_REGISTERS = 4
 
 
 class Operator(Protocol):
-    """What is computed from the values under a window; vectors are TVM vector expressions of ``lanes`` float32."""
+    """What is computed from the values under a window; vectors are TVM vector expressions of ``lanes`` elements to compute with."""
 
     @property
     def start(self) -> float:
@@ -96,8 +97,8 @@ def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
 def emit(
     spec: Conv2dSpec,
     config: SlidingConfig,
-    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
-    operator: Callable[[list[tirx.Buffer]], Operator],
+    inputs: Sequence[Parameter],
+    operator: Callable[[list[View]], Operator],
     epilogue: EpilogueFn | None = None,
     extras: Sequence[ExtraOperand] = (),
     name: str = "sliding_window",
@@ -108,7 +109,7 @@ def emit(
     Args:
         spec: the window and the output's shape; the output's block is a multiple of ``config.lanes``.
         config: the tile.
-        inputs: name and physical shape of the operands.
+        inputs: name, element type and physical shape of the operands.
         operator: what to compute, given the buffers of the inputs.
         epilogue: maps a result at ``(n, c, h, w)`` to the stored value.
         extras: further inputs for the epilogue.
@@ -130,7 +131,7 @@ class Phase:
     """
 
     spec: Conv2dSpec
-    operator: Callable[[list[tirx.Buffer]], Operator]
+    operator: Callable[[list[View]], Operator]
     first: tuple[int, int] = (0, 0)
     step: tuple[int, int] = (1, 1)
 
@@ -139,7 +140,7 @@ def emit_phases(
     phases: Sequence[Phase],
     output_shape: Sequence[tirx.Expr | int],
     config: SlidingConfig,
-    inputs: Sequence[tuple[str, Sequence[tirx.Expr | int]]],
+    inputs: Sequence[Parameter],
     epilogue: EpilogueFn | None = None,
     extras: Sequence[ExtraOperand] = (),
     name: str = "sliding_window",
@@ -150,12 +151,12 @@ def emit_phases(
     The result may be plain here (a block of 1): it is then stored element by element.
     """
 
-    def body(buffers: list[tirx.Buffer], operands: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         complete = epilogue or store_accumulator
         kernels = [_Kernel(p, config, p.operator(buffers), operands, output, complete, style) for p in phases]
         _loops(kernels, config)
 
-    return build_prim_func(name, inputs, extras, output_shape, body)
+    return build_prim_func(name, inputs, extras, (output_shape, phases[0].spec.types.output), body)
 
 
 def _loops(kernels: Sequence[_Kernel], config: SlidingConfig) -> None:
@@ -187,7 +188,7 @@ class _Kernel:
     config: SlidingConfig
     operator: Operator
     operands: Sequence[tirx.Buffer]
-    output: tirx.Buffer
+    output: View
     epilogue: EpilogueFn
     style: StoreStyle
 
@@ -239,7 +240,7 @@ class _Kernel:
         self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
     ) -> None:
         spec, operator, lanes = self.spec, self.operator, self.config.lanes
-        registers = VectorTile(column.tile, 1, lanes)
+        registers = VectorTile(column.tile, 1, lanes, spec.types.sum)
         registers.fill(operator.start)
         padded = bool(spec.pads[0] or spec.pads[2])
         if operator.separable:
@@ -261,7 +262,7 @@ class _Kernel:
             at = [image, channel, h, w]
             if spec.out_block > 1:
                 at = [image, tirx.floordiv(channel, spec.out_block), h, w, tirx.floormod(channel, spec.out_block)]
-            T.buffer_store(self.output, result, at)
+            self.output.store(result, at)
 
         if spec.out_block > 1:
             registers.store([vector * lanes], store, self.style)
@@ -326,7 +327,7 @@ class _Kernel:
     ) -> None:
         """Emits a tile of a separable operator: the total of each input column, then what each window takes of these."""
         spec, operator = self.spec, self.operator
-        total = VectorTile(1, 1, self.config.lanes)
+        total = VectorTile(1, 1, self.config.lanes, spec.types.sum)
         low, count = (0, spec.kernel[0])
         if not whole:
             low, count = (bind(bound, spec.static_plane is None) for bound in spec.window(0).clip(top))

@@ -9,23 +9,27 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
+from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, let
 
 
 @dataclass(frozen=True)
 class ColumnSoftmaxSpec:
-    """Softmax over the middle axis of ``(matrices, rows, columns)``, float32.
+    """Softmax over the middle axis of ``(matrices, rows, columns)``.
 
     Attributes:
         matrices, rows, columns: extents.
         log: the logarithm of the result instead.
+        types: element types of data, sums and result.
     """
 
     matrices: int
     rows: int
     columns: int
     log: bool = False
+    types: KernelTypes = SINGLE
 
 
 def emit(
@@ -39,23 +43,23 @@ def emit(
 
     Args:
         spec: the problem.
-        lanes: float32 per vector.
+        lanes: elements per vector.
         vectors: vectors of columns side by side.
         parallel: whether tiles are shared among threads.
         name: global symbol.
     """
 
-    def body(inputs: list[tirx.Buffer], _: list[tirx.Buffer], output: tirx.Buffer) -> None:
+    def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
         def tile(c: Columns) -> None:
             _tile(spec, c, inputs[0], output)
 
-        for_columns(spec.matrices, spec.columns, lanes, vectors, parallel, tile)
+        for_columns(spec.matrices, spec.columns, lanes, vectors, spec.types.sum, parallel, tile)
 
     shape = (spec.matrices, spec.rows, spec.columns)
-    return build_prim_func(name, [("x", shape)], [], shape, body)
+    return build_prim_func(name, [("x", shape, spec.types.input)], [], (shape, spec.types.output), body)
 
 
-def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: tirx.Buffer, output: tirx.Buffer) -> None:
+def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: View, output: View) -> None:
     top, total = c.accumulators(NEUTRAL["max"]), c.accumulators(0.0)
     with T.serial(0, spec.rows) as row:
 
@@ -68,14 +72,14 @@ def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: tirx.Buffer, output: tirx.Buff
         def power(v: Expr, lane: Expr, column: Expr) -> None:
             value = bound(lambda: m.exp(x[c.matrix, row, column] - top[v, lane]))
             if not spec.log:
-                T.buffer_store(output, value, [c.matrix, row, column])
+                output.store(value, [c.matrix, row, column])
                 value = output[c.matrix, row, column]
             T.buffer_store(total, total[v, lane] + value, [v, lane])
 
         c.each(power)
 
     def last(v: Expr, lane: Expr, _: Expr) -> None:
-        value = bound(lambda: m.log(let(total[v, lane]))) if spec.log else tirx.const(1.0, "float32") / total[v, lane]
+        value = bound(lambda: m.log(let(total[v, lane]))) if spec.log else tirx.const(1.0, c.dtype) / total[v, lane]
         T.buffer_store(total, value, [v, lane])
 
     c.each(last)
@@ -84,8 +88,8 @@ def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: tirx.Buffer, output: tirx.Buff
         def write(v: Expr, lane: Expr, column: Expr) -> None:
             at = [c.matrix, row, column]
             if spec.log:
-                T.buffer_store(output, x[c.matrix, row, column] - top[v, lane] - total[v, lane], at)
+                output.store(x[c.matrix, row, column] - top[v, lane] - total[v, lane], at)
             else:
-                T.buffer_store(output, output[c.matrix, row, column] * total[v, lane], at)
+                output.store(output[c.matrix, row, column] * total[v, lane], at)
 
         c.each(write)

@@ -23,18 +23,19 @@ def transposing_width(points: int, lanes: int) -> int:
     return min(width, max(lanes, QUAD))
 
 
-def transposed_quad(read: Callable[[int], tirx.Expr], width: int) -> list[tirx.Expr]:
+def transposed_quad(read: Callable[[int], tirx.Expr], width: int, dtype: str) -> list[tirx.Expr]:
     """Four vectors of ``width`` lanes from ``width`` vectors of four: lane ``p`` of result ``i`` is lane ``i`` of ``read(p)``.
 
     Args:
         read: the vector of four lanes number ``p``.
         width: a multiple of 4.
+        dtype: of the elements, in registers.
 
     Returns:
         Expressions that read local buffers, valid until the next call emits into the same place.
     """
-    rows = T.alloc_buffer((QUAD, width), "float32", scope="local", annotations={"disable_lower_builtin": True})
-    pairs = T.alloc_buffer((QUAD, width), "float32", scope="local", annotations={"disable_lower_builtin": True})
+    rows = T.alloc_buffer((QUAD, width), dtype, scope="local", annotations={"disable_lower_builtin": True})
+    pairs = T.alloc_buffer((QUAD, width), dtype, scope="local", annotations={"disable_lower_builtin": True})
     everything = tirx.Ramp(T.int64(0), T.int64(1), width)
     quarters = width // QUAD
     for i in range(QUAD):

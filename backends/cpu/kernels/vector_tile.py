@@ -33,19 +33,20 @@ def broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
 
 
 class VectorTile:
-    """``rows`` x ``vectors`` accumulators of ``lanes`` float32, indexed by constants only so that they stay in registers."""
+    """``rows`` x ``vectors`` accumulators of ``lanes`` elements, indexed by constants only so that they stay in registers."""
 
-    def __init__(self, rows: int, vectors: int, lanes: int) -> None:
+    def __init__(self, rows: int, vectors: int, lanes: int, dtype: str) -> None:
         self.rows = rows
         self.vectors = vectors
         self.lanes = lanes
-        self._registers = T.alloc_buffer((rows, vectors, lanes), "float32", scope="local", annotations=ON_STACK)
+        self.dtype = dtype
+        self._registers = T.alloc_buffer((rows, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
 
     def fill(self, start: float) -> None:
         """Emits the start of every accumulator."""
         for row in range(self.rows):
             for vector in range(self.vectors):
-                self.set(row, vector, broadcast(tirx.const(start, "float32"), self.lanes))
+                self.set(row, vector, broadcast(tirx.const(start, self.dtype), self.lanes))
 
     def get(self, row: int, vector: int) -> tirx.Expr:
         """An accumulator."""
@@ -100,7 +101,7 @@ class VectorTile:
 
     def _staged(self) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
-        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), "float32", scope="local", annotations=ON_STACK)
+        staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
         for row in range(self.rows):
             for vector in range(self.vectors):
                 T.buffer_store(staged, self.get(row, vector), [vector, row, ramp(0, self.lanes)])

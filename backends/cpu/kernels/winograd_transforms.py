@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.templates.packed_array import for_each
+from graphopt.ir.graph import Array
 
-WEIGHT_TRANSFORM: dict[int, npt.NDArray[np.float64]] = {
+WEIGHT_TRANSFORM: dict[int, Array] = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
     4: np.array(
         [
@@ -74,7 +74,7 @@ def transform_output_row(p: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
     ]
 
 
-def transform_weight(weight: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
+def transform_weight(weight: Array, m: int) -> Array:
     """``G w G^T`` of OIHW weights with 3 x 3 kernels, computed in float64: shape ((m + 2)^2, I, O)."""
     outputs, inputs = weight.shape[:2]
     both = np.kron(WEIGHT_TRANSFORM[m], WEIGHT_TRANSFORM[m])

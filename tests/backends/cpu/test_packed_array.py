@@ -10,7 +10,7 @@ from graphopt.backends.templates.packed_array import aligned_copy, aligned_zeros
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4), (7, 1, 9)])
 def test_alignment_and_content(shape: tuple[int, ...]) -> None:
-    zeros = aligned_zeros(shape)
+    zeros = aligned_zeros(shape, np.float32)
     assert zeros.shape == shape
     assert zeros.dtype == np.float32
     assert not zeros.size or zeros.ctypes.data % 64 == 0

@@ -1,0 +1,150 @@
+"""The element types that kernels know, one row a type: how an element is stored, and what arithmetic on it is done in.
+
+A type that is stored narrower than it is computed with (float16, bfloat16) is widened when an element is read into a register
+and narrowed when one is written; nothing else in a kernel knows of it. A new type is a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.dtypes import DType
+
+Expr: TypeAlias = Any
+"""A TVM expression, a scalar or a vector of lanes."""
+
+
+@dataclass(frozen=True)
+class ElementType:
+    """One row of the table.
+
+    Attributes:
+        dtype: the type in the model.
+        storage: TVM's name of an element in memory.
+        compute: TVM's name of what arithmetic on an element is done in.
+        accumulator: TVM's name of what sums of elements are kept in.
+        widen: a stored element as one to compute with; left out where they are the same.
+        narrow: the reverse, rounded to the nearest, to even in the middle; what is too large becomes infinite.
+    """
+
+    dtype: DType
+    storage: str
+    compute: str
+    accumulator: str
+    widen: Callable[[Expr], Expr] | None = field(default=None, compare=False)
+    narrow: Callable[[Expr], Expr] | None = field(default=None, compare=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a stored element."""
+        return self.dtype.numpy.itemsize
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether elements are stored in another type than they are computed with."""
+        return self.widen is not None
+
+    def computed(self, x: Expr) -> Expr:
+        """``x`` as an element to compute with, whichever of the two it is."""
+        return self.widen(x) if self.widen is not None and scalar_dtype(x) == self.storage else x
+
+    def stored(self, x: Expr) -> Expr:
+        """``x`` as an element to store, whichever of the two it is."""
+        return self.narrow(x) if self.narrow is not None and scalar_dtype(x) == self.compute else x
+
+
+def scalar_dtype(x: Expr) -> str:
+    """TVM's name of an expression's type, its lanes left out."""
+    return str(x.ty.dtype).partition("x")[0]
+
+
+def _with_lanes(dtype: str, x: Expr) -> str:
+    _, _, lanes = str(x.ty.dtype).partition("x")
+    return f"{dtype}x{lanes}" if lanes else dtype
+
+
+def _constant(value: int, dtype: str, like: Expr) -> Expr:
+    """``value`` in as many lanes as ``like`` has."""
+    _, _, lanes = str(like.ty.dtype).partition("x")
+    scalar = tirx.const(value, dtype)
+    return tirx.Broadcast(scalar, int(lanes)) if lanes else scalar
+
+
+def _cast(dtype: str) -> Callable[[Expr], Expr]:
+    def convert(x: Expr) -> Expr:
+        if isinstance(x, tirx.FloatImm):
+            return tirx.const(float(x.value), dtype)
+        return x.astype(_with_lanes(dtype, x))
+
+    return convert
+
+
+def _widen_bfloat16(x: Expr) -> Expr:
+    """A bfloat16 is the upper half of a float32."""
+    if isinstance(x, tirx.FloatImm):
+        return tirx.const(float(x.value), "float32")
+    bits = tirx.reinterpret(_with_lanes("uint16", x), x).astype(_with_lanes("uint32", x))
+    return tirx.reinterpret(_with_lanes("float32", x), tirx.shift_left(bits, _constant(16, "uint32", x)))
+
+
+def _narrow_bfloat16(x: Expr) -> Expr:
+    """To the nearest, to even in the middle, by an addition that carries; TVM's own conversion turns some NaN into zeros."""
+    bits = tirx.reinterpret(_with_lanes("uint32", x), x)
+
+    def const(value: int) -> Expr:
+        return _constant(value, "uint32", x)
+
+    half = tirx.shift_right(bits, const(16))
+    rounded = tirx.shift_right(bits + (const(0x7FFF) + tirx.bitwise_and(half, const(1))), const(16))
+    is_nan = tirx.bitwise_and(bits, const(0x7FFFFFFF)) > const(0x7F800000)
+    chosen = tirx.Select(is_nan, tirx.bitwise_or(half, const(0x40)), rounded)
+    return tirx.reinterpret(_with_lanes("bfloat16", x), chosen.astype(_with_lanes("uint16", x)))
+
+
+def _integer(dtype: DType, name: str, accumulator: str = "") -> ElementType:
+    return ElementType(dtype, name, name, accumulator or name)
+
+
+FLOAT32 = ElementType(DType.f32, "float32", "float32", "float32")
+
+ELEMENT_TYPES: dict[DType, ElementType] = {
+    row.dtype: row
+    for row in (
+        FLOAT32,
+        ElementType(DType.f64, "float64", "float64", "float64"),
+        ElementType(DType.f16, "float16", "float32", "float32", _cast("float32"), _cast("float16")),
+        ElementType(DType.bf16, "bfloat16", "float32", "float32", _widen_bfloat16, _narrow_bfloat16),
+        _integer(DType.i8, "int8", "int32"),
+        _integer(DType.u8, "uint8", "int32"),
+        _integer(DType.i16, "int16", "int32"),
+        _integer(DType.u16, "uint16", "int32"),
+        _integer(DType.i32, "int32"),
+        _integer(DType.u32, "uint32"),
+        _integer(DType.i64, "int64"),
+        _integer(DType.u64, "uint64"),
+        ElementType(DType.bool_, "bool", "bool", "bool"),
+    )
+}
+
+
+def element_type(dtype: DType, node: str | None = None) -> ElementType:
+    """The row of an element type.
+
+    Args:
+        dtype: the type in the model.
+        node: label of the node that asks, for the message.
+
+    Raises:
+        UnsupportedOpError: no kernels are generated for the type.
+    """
+    found = ELEMENT_TYPES.get(dtype)
+    if found is None:
+        raise UnsupportedOpError(
+            f"no kernels for element type {dtype}", code="unsupported-dtype", node=node,
+            hint="convert the model to float32, float16 or an 8 to 64 bit integer type",
+        )  # fmt: skip
+    return found

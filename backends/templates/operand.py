@@ -1,0 +1,54 @@
+"""How kernels reach their operands: elements are read as what is computed with, and written as what is stored.
+
+A kernel indexes views and never sees how an element is stored; that follows from the table of element types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from graphopt.backends.base.element_type import ElementType
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+
+Parameter: TypeAlias = "tuple[str, Sequence[tirx.Expr | int], ElementType]"
+"""Name, physical shape and element type of a kernel's parameter."""
+
+
+class View:
+    """A buffer whose elements are of a type of the table.
+
+    Attributes:
+        buffer: the TVM buffer.
+        type: how its elements are stored and computed with.
+    """
+
+    def __init__(self, buffer: tirx.Buffer, type_: ElementType) -> None:
+        self.buffer = buffer
+        self.type = type_
+
+    @property
+    def shape(self) -> Any:
+        """The buffer's extents."""
+        return self.buffer.shape
+
+    def __getitem__(self, index: Any) -> tirx.Expr:
+        """The element at ``index`` as one to compute with; a vector of them where the index holds a ramp."""
+        return self.type.computed(self.buffer[index])
+
+    def load(self, index: Sequence[Any]) -> tirx.Expr:
+        """The same for an index that is made of expressions only."""
+        return self.type.computed(tirx.BufferLoad(self.buffer, list(index)))
+
+    def store(self, value: tirx.Expr, index: Sequence[Any]) -> None:
+        """Emits the writing of ``value``, which may be one to compute with or one to store."""
+        T.buffer_store(self.buffer, self.type.stored(value), list(index))
+
+    def reshaped(self, shape: Sequence[Any]) -> View:
+        """Emits another view of the same memory."""
+        return View(T.decl_buffer(tuple(shape), self.type.storage, data=self.buffer.data), self.type)
+
+    def address(self, index: Sequence[Any]) -> tirx.Expr:
+        """Where the element at ``index`` lies."""
+        return T.address_of(self.buffer[tuple(index)])
