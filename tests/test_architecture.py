@@ -220,6 +220,41 @@ def test_tvm_stays_behind_the_back_ends() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_only_the_editor_and_the_reader_change_the_structure_of_graphs() -> None:
+    """Nodes, operands, results, attributes and who uses what. Types and contents belong to inference."""
+    structure = {"nodes", "inputs", "outputs", "attrs", "uses", "producer", "escapes"}
+    changing = {"append", "remove", "insert", "extend", "clear", "pop", "update", "setdefault"}
+    others = {
+        "self",
+        "group",
+        "host",
+        "region",
+        "report",
+        "program",
+    }  # names of what has such fields and is no part of a graph
+    wrong = []
+    for path in sources():
+        module = module_of(path)
+        if part_of(module) == "backends" or module in {f"graphopt.ir.{m}" for m in ("editor", "graph", "onnx_io")}:
+            continue
+        for node in ast.walk(tree(path)):
+            targets: list[ast.expr] = []
+            if isinstance(node, (ast.Assign, ast.Delete)):
+                targets = [e for t in node.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+            elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+                targets = [node.target]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in changing:
+                targets = [node.func.value]
+            for target in targets:
+                while isinstance(target, ast.Subscript):
+                    target = target.value
+                if isinstance(target, ast.Attribute) and target.attr in structure:
+                    owner = target.value
+                    if not (isinstance(owner, ast.Name) and owner.id in others):
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(target)}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_only_the_command_line_prints() -> None:
     wrong = []
     for path in sources():

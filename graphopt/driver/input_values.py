@@ -9,6 +9,7 @@ import numpy as np
 
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.dims import Dim, as_symbol, subs
+from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.types import TensorType
 
@@ -32,7 +33,6 @@ def fix_values(graph: Graph, values: Mapping[str, Any]) -> None:
                 hint=did_you_mean(name, inputs) or f"its inputs are {', '.join(map(repr, inputs))}",
             )
         _fix(graph, inputs[name], given, env)
-    graph.inputs = [v for v in graph.inputs if v.data is None]
     for value in graph.inputs:
         if isinstance(value.type, TensorType) and value.type.shape is not None:
             value.type = TensorType(value.type.dtype, tuple(subs(d, env) for d in value.type.shape))
@@ -61,6 +61,5 @@ def _fix(graph: Graph, value: Value, given: Any, env: dict[str, Dim]) -> None:
                 f"input {value.name!r} is {type_}, the value has shape {list(np.shape(given))}", code="bad-value",
                 hint="give a value of the input's shape",
             )  # fmt: skip
-    value.data = exact
+    Editor(graph).fix_input(value, exact)
     graph.fixed[value.name] = exact
-    value.type = TensorType(type_.dtype, tuple(int(d) for d in exact.shape))

@@ -27,6 +27,7 @@ from graphopt.driver.predicted_latency import (
     predicted_kernels,
     weight_bytes,
 )
+from graphopt.ir.editor import Editor
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import Shape, TensorType
@@ -230,11 +231,10 @@ def _alone(
             attrs["group"] = data[1] // weight[1] if node.op == "Conv" else result[1] // weight[1]
     graph = Graph(node.name, opset=node.graph.opset if node.graph is not None else 0)
     zeros = np.broadcast_to(np.zeros((), dtype.numpy), weight)
-    operands = [Value("x", TensorType(dtype, data)), Value("w", TensorType(dtype, weight), data=zeros)]
-    out = Value("y", TensorType(dtype, result))
-    layer = Node(node.op, [*operands], [out], attrs, node.name, graph=graph)
-    out.producer = layer
-    graph.nodes.append(layer)
+    editor = Editor(graph)
+    operands = [editor.add_input("x", TensorType(dtype, data)), editor.constant(zeros, "w")]
+    out = editor.value("y", TensorType(dtype, result))
+    layer = editor.node(node.op, operands, attrs, outputs=[out], name=node.name)
     group = Group([layer], layer, outputs=[out])
     layouts = {v: channel_layout(v.shape[1], caps) for v in (operands[0], out)} if node.op == "Conv" else {}
     return KernelCall(FusedGraph(graph, [group], layouts), group)

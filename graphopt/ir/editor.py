@@ -115,6 +115,18 @@ class Editor:
         value.data, value.content = array, None
         self._touch()
 
+    def fix_input(self, value: Value, array: Array) -> None:
+        """Make an input of the graph a constant under its own name."""
+        value.data = array
+        value.type = TensorType(DType.from_numpy(array.dtype), tuple(int(d) for d in array.shape))
+        self.graph.inputs = [v for v in self.graph.inputs if v is not value]
+        self._touch()
+
+    @staticmethod
+    def swap_names(a: Value, b: Value) -> None:
+        """Exchange the names of two values."""
+        a.name, b.name = b.name, a.name
+
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it when ``value`` is None."""
         if value is None:
@@ -182,7 +194,7 @@ class Editor:
                     if out is old:
                         self.set_output(graph, i, new)
             if new.producer is not None:
-                old.name, new.name = new.name, old.name
+                self.swap_names(old, new)
         self._touch()
 
     @staticmethod
@@ -239,7 +251,7 @@ class Editor:
     def adopt(self, branch: Graph, before: Node) -> list[Node]:
         """Move all nodes of a subgraph to just before ``before`` in this graph, with its runtime assumptions.
 
-        The subgraph is left without nodes; its outputs stay the caller's business.
+        The subgraph is left without nodes; its outputs stay the caller's business (``set_outputs``).
         """
         moved, branch.nodes = branch.nodes, []
         for node in moved:

@@ -20,11 +20,11 @@ def inline_subgraph(node: Node, branch: Graph, editor: Editor) -> list[Node]:
     Returns:
         The nodes that stand there now, in order, for the caller to infer.
     """
-    moved = editor.adopt(branch, before=node)
-    for old, new in zip(node.outputs, branch.outputs):
+    moved, results = editor.adopt(branch, before=node), list(branch.outputs)
+    editor.set_outputs(branch, [])
+    for old, new in zip(node.outputs, results):
         if old is None:
             continue
-        new.escapes -= 1
         if new.type is None:
             new.type = old.type
         if not editor.can_take_name(old, new):
@@ -32,10 +32,6 @@ def inline_subgraph(node: Node, branch: Graph, editor: Editor) -> list[Node]:
             moved.append(wrap)
             new = wrap.out
         editor.replace(old, new)
-    for old, new in zip(node.outputs, branch.outputs):
-        if old is None:
-            new.escapes -= 1
-    branch.outputs = []
     editor.erase(node)
     return moved
 

@@ -150,7 +150,7 @@ def _replace_value(editor: RuleEditor, old: Value, new: Value) -> None:
     editor.replace(old, new)
     if new.name == taken and new.producer in editor.made:
         # Inner values that compute the same keep their names: people look for them when comparing with the original.
-        old.name, new.name = new.name, old.name
+        editor.swap_names(old, new)
 
 
 def reconcile(old: Value, new: Value) -> None:

@@ -195,7 +195,7 @@ def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
         for i, out in enumerate(editor.graph.outputs):
             if out is value:
                 editor.set_output(editor.graph, i, node.out)
-        value.name, node.out.name = node.out.name, value.name
+        editor.swap_names(value, node.out)
     return node
 
 
