@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.ir import dims
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, SymExpr, symbol
 
 N, M, K = symbol("n"), symbol("m"), symbol("k")
@@ -37,11 +38,12 @@ BY_CONSTANT: dict[str, tuple[Callable[..., Dim], Callable[..., int]]] = {
     "%": (dims.mod, lambda a, b: a % b),
     "ceil": (dims.ceildiv, lambda a, b: -(-a // b)),
 }
-NAMES = ("n", "m", "k")
+NAMES = {"n": SymbolKind.named, "m": SymbolKind.named, "k": SymbolKind.element}
+"""Extents, which are never negative, and an element of a tensor, which may be."""
 
 
 def leaf() -> st.SearchStrategy[Pair]:
-    names = st.sampled_from(NAMES).map(lambda s: Pair(symbol(s), lambda env, s=s: env[s]))  # type: ignore[misc]
+    names = st.sampled_from(sorted(NAMES)).map(lambda s: Pair(symbol(s, NAMES[s]), lambda env, s=s: env[s]))  # type: ignore[misc]
     numbers = st.integers(-9, 9).map(lambda c: Pair(c, lambda env, c=c: c))  # type: ignore[misc]
     return names | numbers
 
@@ -66,7 +68,9 @@ def combine(children: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
 
 
 EXPRESSIONS = st.recursive(leaf(), combine, max_leaves=8)
-ENVIRONMENTS = st.fixed_dictionaries({name: st.integers(-20, 20) for name in NAMES})
+ENVIRONMENTS = st.fixed_dictionaries(
+    {name: st.integers(-20 if kind is SymbolKind.element else 0, 20) for name, kind in NAMES.items()}
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -93,7 +97,7 @@ def test_equal_forms_are_equal_and_hash_alike(a: Pair, b: Pair) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(EXPRESSIONS, st.fixed_dictionaries({name: st.integers(0, 20) for name in NAMES}))
+@given(EXPRESSIONS, ENVIRONMENTS)
 def test_nonnegative_is_sound(pair: Pair, env: dict[str, int]) -> None:
     if dims.nonnegative(pair.dim):
         assert pair.value(env) >= 0
