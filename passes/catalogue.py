@@ -16,10 +16,10 @@ from graphopt.passes.canonical import (  # noqa: F401
     views,
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401
-from graphopt.passes.fuse import activations, attention, gelu, norms, softmax  # noqa: F401
 from graphopt.passes.prune import channels  # noqa: F401
 from graphopt.passes.prune.dead import dead_channels  # noqa: F401
 from graphopt.passes.prune.sparse import sparsity  # noqa: F401
+from graphopt.passes.recognise import activations, attention, gelu, norms, softmax  # noqa: F401
 from graphopt.rewrite.passes import Pass, registered_passes
 from graphopt.rewrite.spec import PassInfo, parse_spec, pass_info
 

@@ -20,12 +20,12 @@ from graphopt.passes.fold.constants import FoldConstants
 from graphopt.passes.fold.gemm import MakeGemm
 from graphopt.passes.fold.pad import FoldPad
 from graphopt.passes.fold.subnormals import FlushSubnormals
-from graphopt.passes.fuse.activations import RecogniseActivations
-from graphopt.passes.fuse.attention import RecogniseAttention
-from graphopt.passes.fuse.gelu import RecogniseGelu
-from graphopt.passes.fuse.norms import RecogniseNorms
-from graphopt.passes.fuse.softmax import RecogniseSoftmax
 from graphopt.passes.prune.dead.dead_channels import RemoveDeadChannels
+from graphopt.passes.recognise.activations import RecogniseActivations
+from graphopt.passes.recognise.attention import RecogniseAttention
+from graphopt.passes.recognise.gelu import RecogniseGelu
+from graphopt.passes.recognise.norms import RecogniseNorms
+from graphopt.passes.recognise.softmax import RecogniseSoftmax
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
 LEVELS = {

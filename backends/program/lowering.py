@@ -34,7 +34,7 @@ from graphopt.ir.graph import Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
-from graphopt.passes.fuse.kernels import is_shape_arithmetic
+from graphopt.passes.partition.shape_arithmetic import is_shape_arithmetic
 
 ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""

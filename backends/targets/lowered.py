@@ -37,9 +37,9 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.registry import CONTROL, has_trait
-from graphopt.passes.fuse.kernels import fuse_kernels
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import LayoutCosts
+from graphopt.passes.partition.partition import partition
 
 
 def templates_of(target: Target) -> list[KernelTemplate[Any]]:
@@ -95,7 +95,7 @@ def is_lowerable(node: Node) -> bool:
 
 def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> FusedGraph:
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
-    fused = fuse_kernels(graph, fuse=level > 0)
+    fused = partition(graph, fuse=level > 0)
     fused.level, fused.exact = level, exact
     return assign_layouts(fused, layout_policy(target), layout_costs(target)) if level > 0 else fused
 

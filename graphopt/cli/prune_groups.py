@@ -9,7 +9,7 @@ from graphopt.cli import console
 
 if TYPE_CHECKING:
     from graphopt.passes.prune.choice.size import Size
-    from graphopt.passes.prune.groups import FrozenGroup, Group, Member
+    from graphopt.passes.prune.groups import ChannelGroup, FrozenGroup, Member
 
 
 def show_groups(model: Path, how: dict[str, Any], json: bool) -> None:
@@ -51,7 +51,7 @@ def print_frozen(frozen: tuple[FrozenGroup, ...]) -> None:
         console.print_table(table)
 
 
-def members_text(group: Group) -> str:
+def members_text(group: ChannelGroup) -> str:
     """Layers and their roles; the values in between where no layer has weights of the group."""
     roles: dict[str, list[str]] = {}
     for member in group.members:
@@ -73,7 +73,7 @@ def _place(member: Member) -> tuple[str, str]:
     return member.value.name, ""
 
 
-def _entry(group: Group, cost: Size) -> dict[str, Any]:
+def _entry(group: ChannelGroup, cost: Size) -> dict[str, Any]:
     from graphopt.ir.graph import Use
 
     return {

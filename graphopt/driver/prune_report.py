@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Array
-from graphopt.passes.prune.groups import FrozenGroup, Group
+from graphopt.passes.prune.groups import ChannelGroup, FrozenGroup
 from graphopt.passes.prune.labels import Slot
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.passes.prune.recovery.reconstruct import LayerRepair
@@ -164,7 +164,7 @@ def group_rows(plan: PrunePlan) -> tuple[GroupRow, ...]:
     )
 
 
-def _parameters(group: Group, plan: PrunePlan) -> tuple[int, int]:
+def _parameters(group: ChannelGroup, plan: PrunePlan) -> tuple[int, int]:
     """Elements of constants at the group's channels, before and after; an element with two of them counts once."""
     axes: dict[Slot, dict[int, Mask]] = {}
     for member in group.members:

@@ -21,7 +21,7 @@ from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.sparsity_report import LATENCY_NOTE, SparsityReport, StoredConstants, stored_constants
 from graphopt.errors import CompileError, UserError
 from graphopt.ir.graph import Array, Graph
-from graphopt.passes.prune.calibration.linear import linear_layers
+from graphopt.passes.prune.calibration.linear_layer import linear_layers
 from graphopt.passes.prune.calibration.statistics import gather
 from graphopt.passes.prune.sparse.pattern import UNSTRUCTURED, parse_pattern
 from graphopt.passes.prune.sparse.repair import Repaired, repair

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir.graph import Graph
-from graphopt.rewrite.driver import RewriteSet
 from graphopt.rewrite.passes import Pass, PassContext
+from graphopt.rewrite.rewrite_set import RewriteSet
 from graphopt.rewrite.rule import Rule
 
 

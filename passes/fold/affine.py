@@ -13,14 +13,14 @@ from graphopt.ops.context import attr
 from graphopt.ops.registry import LINEAR, WHOLE_SUMS
 from graphopt.ops.table import ops_with
 from graphopt.passes.fold.batch_norm import pads
-from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear, per_channel
+from graphopt.passes.fold.linear_node import F64, LINEAR_ATTRS, LinearNode, per_channel
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
 
 
-def _by_channel(m: Match, linear: Linear, constant: Value) -> F64:
+def _by_channel(m: Match, linear: LinearNode, constant: Value) -> F64:
     """The constant as a number per output channel, or refuse."""
     assert constant.data is not None
     flat = per_channel(constant.data, linear.out_channels, len(linear.node.out.shape), linear.channel_axis)
@@ -42,18 +42,18 @@ class FoldScaleIntoLinear(Rule):
 
     def check(self, m: Match) -> None:
         """A usable factor."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         factor = self._factor(m, linear)
         m.require(bool(np.all(np.isfinite(factor))), "it divides by zero", m[self.c])
         linear.require_fit(linear.scaled_outputs(factor), linear.bias * factor)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Scaled weights."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         factor = self._factor(m, linear)
         return linear.rebuilt(e, m[self.x], linear.scaled_outputs(factor), linear.bias * factor)
 
-    def _factor(self, m: Match, linear: Linear) -> F64:
+    def _factor(self, m: Match, linear: LinearNode) -> F64:
         flat = _by_channel(m, linear, m[self.c])
         if m.root.op == "Mul":
             return flat
@@ -85,7 +85,7 @@ class FoldAddIntoLinear(Rule):
         m.require(node.out.dtype.is_float, "the result is not floating point", node.out)
         m.require(m[self.w].tensor.is_static, "the extents of the weight are not known", m[self.w])
         m.require(node.op != "MatMul" or len(m[self.w].shape) == 2, "the weight is not a matrix", m[self.w])
-        linear = Linear(node)
+        linear = LinearNode(node)
         linear.require_bias()
         _by_channel(m, linear, m[self.c])
         _ = linear.bias
@@ -93,7 +93,7 @@ class FoldAddIntoLinear(Rule):
     def rewrite(self, m: Match, e: Editor) -> Value:
         """The same operator with another bias; the weight is not touched, so it may be shared or computed."""
         node = m.node(self.linear)
-        linear = Linear(node)
+        linear = LinearNode(node)
         total = linear.bias + self._sign(m) * _by_channel(m, linear, m[self.c])
         bias = e.constant(total.astype(node.out.dtype.numpy), f"{node.out.name}_bias")
         attrs = {k: v for k, v in node.attrs.items() if k != "beta"}
@@ -120,14 +120,14 @@ class FoldReverseSubIntoLinear(Rule):
 
     def check(self, m: Match) -> None:
         """A bias by channel, a weight of its own."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         linear.require_bias()
         _by_channel(m, linear, m[self.c])
         _ = linear.bias
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Negated weights."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         minus = np.full(linear.out_channels, -1.0)
         return linear.rebuilt(
             e, m[self.x], linear.scaled_outputs(minus), _by_channel(m, linear, m[self.c]) - linear.bias
@@ -146,17 +146,17 @@ class FoldScaleBeforeLinear(Rule):
 
     def check(self, m: Match) -> None:
         """A factor by input channel that does not widen x."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         m.require(m[self.x].type == m[self.scaled].type, "the constant widens the data", m[self.c])
         m.require(linear.node.op != "Gemm" or not attr(linear.node, "transA"), "the data is transposed", linear.node)
         linear.require_fit(linear.scaled_inputs(self._factor(m, linear)), linear.bias)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Scaled weights."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         return linear.rebuilt(e, m[self.x], linear.scaled_inputs(self._factor(m, linear)), linear.bias)
 
-    def _factor(self, m: Match, linear: Linear) -> F64:
+    def _factor(self, m: Match, linear: LinearNode) -> F64:
         rank = len(m[self.x].shape)
         axis = 1 if linear.node.op == "Conv" else rank - 1
         flat = per_channel(m.array(self.c), linear.in_channels, rank, axis)
@@ -178,7 +178,7 @@ class FoldAddBeforeLinear(Rule):
 
     def check(self, m: Match) -> None:
         """An offset by input channel, no padding."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         m.require(m[self.x].type == m[self.moved].type, "the constant widens the data", m[self.c])
         m.require(linear.node.op != "Conv" or not pads(m.root), "the convolution pads with zeros", m.root)
         m.require(linear.node.op != "Gemm" or not attr(linear.node, "transA"), "the data is transposed", linear.node)
@@ -188,11 +188,11 @@ class FoldAddBeforeLinear(Rule):
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Another bias."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         bias = linear.bias + linear.response_to(self._offset(m, linear))
         return linear.rebuilt(e, m[self.x], linear.weight, bias)
 
-    def _offset(self, m: Match, linear: Linear) -> F64:
+    def _offset(self, m: Match, linear: LinearNode) -> F64:
         rank = len(m[self.x].shape)
         flat = per_channel(m.array(self.c), linear.in_channels, rank, 1 if linear.node.op == "Conv" else rank - 1)
         m.require(flat is not None, "the constant is not a number per input channel", m[self.c])

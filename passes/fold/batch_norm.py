@@ -12,7 +12,7 @@ from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr
 from graphopt.ops.registry import LINEAR, WHOLE_SUMS
 from graphopt.ops.table import ops_with
-from graphopt.passes.fold.linear import F64, LINEAR_ATTRS, Linear, per_channel
+from graphopt.passes.fold.linear_node import F64, LINEAR_ATTRS, LinearNode, per_channel
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass
@@ -33,7 +33,7 @@ class FoldBatchNormIntoLinear(Rule):
 
     def check(self, m: Match) -> None:
         """Weights that may change."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         m.require(linear.channel_axis == 1, "the channels are not on axis 1", linear.node.out)
         linear.require_bias()
         s, t = affine_of(m.root)
@@ -41,7 +41,7 @@ class FoldBatchNormIntoLinear(Rule):
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """The linear operator with scaled weights."""
-        linear = Linear.of(m.node(self.linear))
+        linear = LinearNode.of(m.node(self.linear))
         s, t = affine_of(m.root)
         return linear.rebuilt(e, m[self.x], linear.scaled_outputs(s), linear.bias * s + t)
 
@@ -59,7 +59,7 @@ class FoldBatchNormBeforeLinear(Rule):
 
     def check(self, m: Match) -> None:
         """No padding, or nothing to add."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         _, t = affine_of(m.node(self.norm))
         if linear.node.op == "Conv":
             m.require(
@@ -73,7 +73,7 @@ class FoldBatchNormBeforeLinear(Rule):
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """The linear operator with scaled weights."""
-        linear = Linear.of(m.root)
+        linear = LinearNode.of(m.root)
         s, t = affine_of(m.node(self.norm))
         return linear.rebuilt(e, m[self.x], linear.scaled_inputs(s), linear.bias + linear.response_to(t))
 

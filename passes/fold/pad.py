@@ -11,7 +11,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext, attr, content_of
 from graphopt.ops.movement import pad_amounts
-from graphopt.passes.fold.linear import LINEAR_ATTRS
+from graphopt.passes.fold.linear_node import LINEAR_ATTRS
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, op, opt_any, opt_const
 from graphopt.rewrite.rewrite_pass import RewritePass

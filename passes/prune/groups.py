@@ -59,7 +59,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Channels that stand in the same axes, each to be kept or removed by itself.
 
     Attributes:
@@ -121,7 +121,7 @@ class PruneGroups:
     """
 
     labelling: Labelling
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenGroup, ...] = ()
 
     @property
@@ -172,7 +172,7 @@ def _freeze_captured(labelling: Labelling, sub: Graph, holder: Node) -> None:
             labelling.freeze_all(value, f"{holder.label} uses %{value.name} in a branch or body")
 
 
-def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGroup, ...]]:
+def _families(labelling: Labelling) -> tuple[tuple[ChannelGroup, ...], tuple[FrozenGroup, ...]]:
     """Group channels by the axes they stand in."""
     arrays: list[Labels] = []
     places: list[list[tuple[Slot, int]]] = []
@@ -209,7 +209,7 @@ def _families(labelling: Labelling) -> tuple[tuple[Group, ...], tuple[FrozenGrou
     groups.sort(key=lambda g: min(_first(m.slot, order) for m in g[1]))
     named = _names([_name_of(members) for _, members in groups])
     return (
-        tuple(Group(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
+        tuple(ChannelGroup(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
         _frozen(labelling, single),
     )
 

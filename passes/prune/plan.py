@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.labels import Slot
 
 Mask = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ class PrunePlan:
             out.append(self._cache[id(labels)][1])
         return out
 
-    def kept(self, group: Group) -> int:
+    def kept(self, group: ChannelGroup) -> int:
         """How many channels of a group stay."""
         mask = self.removed.get(group.index)
         return group.size if mask is None else int((~mask).sum())

@@ -24,7 +24,7 @@ from graphopt.backends.targets.lowered import build_program
 from graphopt.driver.compiling import signature_of, to_program
 from graphopt.errors import GraphOptError
 from graphopt.ir.fused import FusedGraph
-from graphopt.passes.fuse.kernels import MAX_NODES
+from graphopt.passes.partition.partition import MAX_NODES
 from graphopt.runtime.model import CompiledModel
 from tests.pairs.anchors import Anchor, Joins, anchors
 from tests.pairs.operators import INTEGERS, OPSET, Form, element_wise, forms, onnx_type

@@ -17,9 +17,9 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
-from graphopt.passes.fuse.kernels import fuse_kernels
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
+from graphopt.passes.partition.partition import partition
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -201,5 +201,5 @@ def test_the_target_says_which_element_types_have_layouts(stored: set[DType], la
     def wanted(fused: FusedGraph, group: Group) -> Layout:
         return channel_blocks(16) if group.anchor.op == "Conv" else PLAIN
 
-    fused = assign_layouts(fuse_kernels(graph), LayoutPolicy(wanted, stored))
+    fused = assign_layouts(partition(graph), LayoutPolicy(wanted, stored))
     assert [name_of(fused, g.outputs[0]) for g in fused.groups if g.anchor.op == "Conv"] == [layout, layout]

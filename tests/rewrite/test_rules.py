@@ -7,9 +7,9 @@ import pytest
 from graphopt.errors import InternalError
 from graphopt.ir.editor import clone
 from graphopt.ir.verifier import verify
-from graphopt.rewrite.driver import RewriteSet
 from graphopt.rewrite.passes import PassContext
 from graphopt.rewrite.pattern import NoMatch, any_, const, either, op, scalar
+from graphopt.rewrite.rewrite_set import RewriteSet
 from graphopt.rewrite.rule import Rule
 from tests.support.onnx_graphs import graph_of, ops, rand
 

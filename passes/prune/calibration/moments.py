@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array
-from graphopt.passes.prune.calibration.linear import Linear, Matrix, Picks, Rows
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, Matrix, Picks, Rows
 
 BLOCK = 4096
 """Rows that are taken out of a tensor and multiplied at once."""
@@ -92,7 +92,7 @@ def blocks(picks: Picks) -> Iterator[Picks]:
         yield picks[start : start + BLOCK]
 
 
-def require_finite(layer: Linear, array: Array, what: str) -> None:
+def require_finite(layer: LinearLayer, array: Array, what: str) -> None:
     """Refuse activations that would spoil every sum.
 
     Raises:
@@ -107,7 +107,7 @@ def require_finite(layer: Linear, array: Array, what: str) -> None:
         )
 
 
-def finite_rows(layer: Linear, array: Array, picks: Picks | None, what: str) -> npt.NDArray[np.float32]:
+def finite_rows(layer: LinearLayer, array: Array, picks: Picks | None, what: str) -> npt.NDArray[np.float32]:
     """Rows of x, refused when not finite."""
     rows = layer.rows(array, picks)
     require_finite(layer, rows, what)

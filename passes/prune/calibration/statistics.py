@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Graph, Use
-from graphopt.passes.prune.calibration.linear import Linear, linear_layers
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, linear_layers
 from graphopt.passes.prune.calibration.moments import Moments, blocks, finite_rows, pick_rows
 
 Runner: TypeAlias = Callable[[Graph, Sequence[str], Mapping[str, Array]], dict[str, Array]]
@@ -113,12 +113,12 @@ def gather(
     return statistics
 
 
-def enough_rows(layer: Linear) -> int:
+def enough_rows(layer: LinearLayer) -> int:
     """How many rows of a layer settle its moments well enough for least squares."""
     return max(MIN_ROWS, ROWS_PER_COLUMN * layer.ins)
 
 
-def _with_products(layers: Mapping[str, Linear], max_columns: int, max_memory: int) -> dict[str, bool]:
+def _with_products(layers: Mapping[str, LinearLayer], max_columns: int, max_memory: int) -> dict[str, bool]:
     """Whether each layer's products fit; short rows first, as they are many and cheap."""
     chosen, left = dict.fromkeys(layers, False), max_memory
     for name, layer in sorted(layers.items(), key=lambda item: item[1].ins):

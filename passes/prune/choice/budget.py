@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graphopt.errors import UserError, did_you_mean
 from graphopt.passes.prune.choice.ranking import Ranking, select
 from graphopt.passes.prune.choice.size import SizeModel
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.plan import Mask, PrunePlan
 
 Quantity = Literal["params", "flops", "bytes", "latency"]
@@ -230,7 +230,7 @@ def _between(groups: PruneGroups, below: PrunePlan, above: PrunePlan, limit: flo
     Layers at the end come first: what they lose, nothing that follows builds on.
     """
 
-    def mask(plan: PrunePlan, group: Group) -> Mask:
+    def mask(plan: PrunePlan, group: ChannelGroup) -> Mask:
         found = plan.removed.get(group.index)
         return np.zeros(group.size, bool) if found is None else found
 

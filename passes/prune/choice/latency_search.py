@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from graphopt.passes.prune.choice.ranking import queue
 from graphopt.passes.prune.choice.selection import producers, wanted_ratios
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.plan import Mask, PrunePlan
 
 STOPS = 24
@@ -53,7 +53,7 @@ class Ladder:
         stops: how many channels may be gone, ascending from 0 (or from what a ratio of its own takes).
     """
 
-    def __init__(self, group: Group, scores: npt.NDArray[np.float64], multiple: int) -> None:
+    def __init__(self, group: ChannelGroup, scores: npt.NDArray[np.float64], multiple: int) -> None:
         self.group = group
         ordered = queue(group, scores, multiple)
         self._order = ordered.order

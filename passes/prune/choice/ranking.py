@@ -18,7 +18,7 @@ import numpy.typing as npt
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.graph import Use
 from graphopt.passes.prune.choice.selection import wanted_ratios
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
 
@@ -38,7 +38,7 @@ class Queue:
         costs: mean score of each block, never falling.
     """
 
-    group: Group
+    group: ChannelGroup
     order: npt.NDArray[np.int64]
     ends: tuple[int, ...]
     costs: tuple[float, ...]
@@ -110,7 +110,7 @@ def select(
     return PrunePlan(groups, removed)
 
 
-def queue(group: Group, scores: npt.NDArray[np.float64], multiple: int = 1, *, normalise: bool = True) -> Queue:
+def queue(group: ChannelGroup, scores: npt.NDArray[np.float64], multiple: int = 1, *, normalise: bool = True) -> Queue:
     """The group's channels from the worst to the best, in blocks that leave a multiple. Scores that are no numbers stay.
 
     Args:
@@ -126,7 +126,7 @@ def queue(group: Group, scores: npt.NDArray[np.float64], multiple: int = 1, *, n
     return Queue(group, order.astype(np.int64), ends, tuple(float(c) for c in costs))
 
 
-def _amounts(group: Group, multiple: int) -> set[int]:
+def _amounts(group: ChannelGroup, multiple: int) -> set[int]:
     """Numbers of channels that may stay when some go: multiples, in groups of fewer than four of them multiples of a half, and
     where even that leaves no choice a half, a quarter, ... down to one. Coarser rounding would miss the ratio by more than an
     eighth of the group, or leave small groups the same at every ratio, for a few percent of speed."""
@@ -138,7 +138,7 @@ def _amounts(group: Group, multiple: int) -> set[int]:
     return {unit >> shift for shift in range(unit.bit_length()) if unit >> shift < group.size}
 
 
-def step(group: Group, multiple: int) -> int:
+def step(group: ChannelGroup, multiple: int) -> int:
     """What the number of channels that stay is a multiple of, so that the axes of the group's layers are of ``multiple``.
 
     A channel that takes a run of adjacent indices, such as an attention head, needs less rounding than one of its own.
@@ -156,7 +156,7 @@ def _run(positions: npt.NDArray[np.int64]) -> int:
     return positions.shape[1] if adjacent else 1
 
 
-def structure(group: Group) -> Structure:
+def structure(group: ChannelGroup) -> Structure:
     """What groups of the same structure have in common: how often which operator uses the channels as what."""
     found = Counter(
         (m.slot.node.op, m.slot.index, m.axis, m.role)

@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.graph import Use
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.labels import Role
 
 SHOWN_REASONS = 3
 
 
-def producers(group: Group) -> tuple[str, ...]:
+def producers(group: ChannelGroup) -> tuple[str, ...]:
     """Names of the layers whose output channels the group holds."""
     return tuple(dict.fromkeys(m.slot.node.name for m in group.of_role(Role.OUT) if isinstance(m.slot, Use)))
 

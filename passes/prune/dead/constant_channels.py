@@ -8,7 +8,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
 from graphopt.ops.registry import BIAS, WHOLE_SUMS, has_trait
-from graphopt.passes.fold.linear import Linear
+from graphopt.passes.fold.linear_node import LinearNode
 from graphopt.passes.prune.dead.zeros import Mask, Zeros
 from graphopt.rewrite.pattern import NoMatch
 
@@ -34,7 +34,7 @@ def movable(zeros: Zeros, node: Node) -> Mask | None:
     if known is None:
         return None
     try:
-        linear = Linear.of(node)
+        linear = LinearNode.of(node)
         _ = linear.bias
     except NoMatch:
         return None
@@ -53,7 +53,7 @@ def move(zeros: Zeros, node: Node, target: Node, channels: Mask, editor: Editor)
     assert x is not None
     known = zeros.known(x, 1)
     assert known is not None
-    linear = Linear.of(node)
+    linear = LinearNode.of(node)
     changed = (linear.scaled_inputs(channels.astype(np.float64)) != 0).any()
     if not changed:
         return 0

@@ -19,7 +19,7 @@ from graphopt.passes.prune.dead.fates import Fates
 from graphopt.passes.prune.dead.readers import unread
 from graphopt.passes.prune.dead.zero_rules import rule_of
 from graphopt.passes.prune.dead.zeros import Zeros
-from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups, find_groups
 from graphopt.passes.prune.labels import Role
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
@@ -152,7 +152,7 @@ def _round(mask: Mask, multiple: int) -> None:
     mask[gone[:more]] = False
 
 
-def _dead(group: Group, zeros: Zeros, constants: bool) -> Mask:
+def _dead(group: ChannelGroup, zeros: Zeros, constants: bool) -> Mask:
     dead = np.ones(group.size, bool)
     for member in group.members:
         slot, axis = member.slot, member.axis
@@ -207,12 +207,12 @@ def _has_zero_column(zeros: Zeros, node: Node, index: int) -> bool:
     )
 
 
-def _layer(group: Group) -> Node:
+def _layer(group: ChannelGroup) -> Node:
     makers = [m.slot.node for m in group.of_role(Role.OUT) if isinstance(m.slot, Use)]
     return (makers or list(group.layers))[0]
 
 
-def _constant(group: Group, zeros: Zeros) -> Mask:
+def _constant(group: ChannelGroup, zeros: Zeros) -> Mask:
     """Channels that are one number other than zero somewhere."""
     constant = np.zeros(group.size, bool)
     for member in group.members:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.groups import ChannelGroup
 from graphopt.passes.prune.importance.consumers import channels_in, produced, read_tensors
 from graphopt.passes.prune.importance.criterion import CRITERIA, Criterion, LayerMoments, Scores, register
 
@@ -17,7 +17,7 @@ class Activation(Criterion):
     description = "root mean square of the channel where layers read it"
     needs_data = True
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Of channels that no layer reads, the root mean square of what is produced; without both, the weights' norm."""
         assert stats is not None
         total = np.zeros(group.size)

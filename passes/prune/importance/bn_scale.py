@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.errors import UserError
 from graphopt.ir.graph import Use
-from graphopt.passes.prune.groups import Group, Member, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, Member, PruneGroups
 from graphopt.passes.prune.importance.criterion import CRITERIA, Criterion, LayerMoments, Scores, register
 from graphopt.passes.prune.importance.weights import slices
 from graphopt.passes.prune.labels import Role
@@ -17,7 +17,7 @@ _SCALE = 1
 """Operand of BatchNormalization."""
 
 
-def scales(group: Group) -> Sequence[Member]:
+def scales(group: ChannelGroup) -> Sequence[Member]:
     """The group's scale factors of batch normalisations."""
     return [
         m for m in group.of_role(Role.PARAMETER)
@@ -32,7 +32,7 @@ class BatchNormScale(Criterion):
     name = "bn-scale"
     description = "magnitude of the channel's scale in BatchNormalization"
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Summed over all normalisations of the group."""
         found = scales(group)
         if not found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.groups import ChannelGroup
 from graphopt.passes.prune.importance.criterion import Criterion, LayerMoments, Scores, register
 
 
@@ -15,6 +15,6 @@ class Random(Criterion):
     name = "random"
     description = "random numbers, as a control"
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Uniform in [0, 1)."""
         return rng.random(group.size)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.graph import Value
-from graphopt.passes.prune.calibration.linear import Linear, linear
-from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, linear
+from graphopt.passes.prune.groups import ChannelGroup
 from graphopt.passes.prune.importance.criterion import LayerMoments, Scores
 
 Matrix = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Consumer:
         parts: by channel: where it enters.
     """
 
-    layer: Linear
+    layer: LinearLayer
     parts: Sequence[Sequence[Part]]
 
     @property
@@ -53,7 +53,7 @@ class Consumer:
         return self.layer.matrix(data)
 
 
-def consumers(group: Group, stats: LayerMoments) -> list[Consumer]:
+def consumers(group: ChannelGroup, stats: LayerMoments) -> list[Consumer]:
     """Layers that calibration has seen and that lose inputs with a channel of the group, while some results stay."""
     found = []
     for layer, positions in _readers(group):
@@ -76,7 +76,7 @@ def consumers(group: Group, stats: LayerMoments) -> list[Consumer]:
     return found
 
 
-def produced(group: Group, stats: LayerMoments) -> Scores:
+def produced(group: ChannelGroup, stats: LayerMoments) -> Scores:
     """Part that each channel has in the mean square of what its producing layers compute, without their biases.
 
     For channels that no layer reads, such as queries and keys of attention. Zeros where no producing layer was seen.
@@ -100,32 +100,32 @@ def produced(group: Group, stats: LayerMoments) -> Scores:
     return total
 
 
-def channels_in(layer: Linear) -> int:
+def channels_in(layer: LinearLayer) -> int:
     """Input channels of a layer."""
     extent = layer.x.shape[layer.in_axis]
     assert isinstance(extent, int)
     return extent
 
 
-def grouped(layer: Linear, stats: LayerMoments) -> tuple[Matrix | None, Matrix]:
+def grouped(layer: LinearLayer, stats: LayerMoments) -> tuple[Matrix | None, Matrix]:
     """Gram [G, K, K] (or None) and energy [G, K] of a layer."""
     gram = stats.gram(layer.weight)
     shape = (layer.groups, layer.ins)
     return (None if gram is None else gram.reshape(*shape, layer.ins)), stats.energy(layer.weight).reshape(shape)
 
 
-def read_tensors(group: Group, stats: LayerMoments) -> list[tuple[Linear, Indices]]:
+def read_tensors(group: ChannelGroup, stats: LayerMoments) -> list[tuple[LinearLayer, Indices]]:
     """One layer for each tensor that some layer reads the group's channels of, with their positions in it."""
-    found: dict[tuple[Value, int], tuple[Linear, Indices]] = {}
+    found: dict[tuple[Value, int], tuple[LinearLayer, Indices]] = {}
     for layer, positions in _readers(group):
         if layer.weight in stats:
             found.setdefault((layer.x, layer.in_axis % len(layer.x.shape)), (layer, positions))
     return list(found.values())
 
 
-def _readers(group: Group) -> list[tuple[Linear, Indices]]:
+def _readers(group: ChannelGroup) -> list[tuple[LinearLayer, Indices]]:
     """Layers that sum over an axis that holds channels of the group, with the channels' positions."""
-    found: dict[Linear, Indices] = {}
+    found: dict[LinearLayer, Indices] = {}
     for member in group.members:
         if isinstance(member.slot, Value):
             for use in member.slot.uses:
@@ -135,14 +135,14 @@ def _readers(group: Group) -> list[tuple[Linear, Indices]]:
     return list(found.items())
 
 
-def _positions(group: Group, value: Value, axis: int) -> Indices | None:
+def _positions(group: ChannelGroup, value: Value, axis: int) -> Indices | None:
     for member in group.members:
         if member.slot is value and _is_axis(value, axis, member.axis):
             return member.positions
     return None
 
 
-def _result_width(layer: Linear) -> tuple[int, int]:
+def _result_width(layer: LinearLayer) -> tuple[int, int]:
     """Output channels of one of the layer's groups, and rows of its matrix for each of them."""
     width = layer.channels_out // layer.groups
     return width, layer.outs // width

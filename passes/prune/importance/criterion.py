@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.graph import Use
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 
 Scores = npt.NDArray[np.float64]
 """One number a channel of a group."""
@@ -54,7 +54,7 @@ class Criterion(ABC):
     comparable: ClassVar[bool] = False
 
     @abstractmethod
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Scores of one group, float64 [group.size]."""
 
     def score(self, groups: PruneGroups, stats: LayerMoments | None = None, seed: int = 0) -> dict[int, Scores]:

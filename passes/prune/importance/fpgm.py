@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.groups import ChannelGroup
 from graphopt.passes.prune.importance.criterion import Criterion, LayerMoments, Scores, register
 from graphopt.passes.prune.importance.weights import judged_by, slices
 
@@ -16,7 +16,7 @@ class GeometricMedian(Criterion):
     name = "fpgm"
     description = "distance of the channel's weights from the geometric median of all"
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """A channel's weights are those of all producing layers, one after another."""
         squares = np.zeros((group.size, group.size))
         for member in judged_by(group):

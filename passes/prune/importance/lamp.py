@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.groups import ChannelGroup
 from graphopt.passes.prune.importance.criterion import Criterion, LayerMoments, Scores, register
 from graphopt.passes.prune.importance.magnitude import squared_norms
 
@@ -21,7 +21,7 @@ class Lamp(Criterion):
     description = "squared norm of the channel's weights, relative to all larger ones of its group"
     comparable = True
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """In (0, 1], 0 for channels of zeros."""
         squares = squared_norms(group)
         order = np.argsort(squares, kind="stable")

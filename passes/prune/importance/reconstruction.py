@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.ir.graph import Use
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.importance.consumers import Consumer, Indices, Matrix, consumers, grouped
 from graphopt.passes.prune.importance.criterion import CRITERIA, Criterion, LayerMoments, Scores, register
 from graphopt.passes.prune.importance.taylor import effects
@@ -51,13 +51,15 @@ class Reconstruction(Criterion):
         problems = Problems(stats, Counter(c.layer.weight for found in readers.values() for c in found))
         return {g.index: self._score(g, readers[g.index], stats, problems) for g in groups.groups}
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Of channels that no layer reads, and where no products were kept, what ``taylor`` says."""
         assert stats is not None
         readers = consumers(group, stats)
         return self._score(group, readers, stats, Problems(stats, Counter()))
 
-    def _score(self, group: Group, readers: Sequence[Consumer], stats: LayerMoments, problems: Problems) -> Scores:
+    def _score(
+        self, group: ChannelGroup, readers: Sequence[Consumer], stats: LayerMoments, problems: Problems
+    ) -> Scores:
         found = [fit(c, problems) for c in readers]
         fits = [f for f in found if f is not None]
         if not fits:

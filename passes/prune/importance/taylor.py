@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from graphopt.ir.graph import Use
-from graphopt.passes.prune.groups import Group, PruneGroups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.importance.consumers import Consumer, consumers, grouped, produced
 from graphopt.passes.prune.importance.criterion import CRITERIA, Criterion, LayerMoments, Scores, register
 
@@ -36,16 +36,16 @@ class Taylor(Criterion):
         found = effects(((g, c) for g in groups.groups for c in consumers(g, stats)), stats)
         return {g.index: _or_produced(found.get(g.index), g, stats) for g in groups.groups}
 
-    def score_group(self, group: Group, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
+    def score_group(self, group: ChannelGroup, stats: LayerMoments | None, rng: np.random.Generator) -> Scores:
         """Of channels that no layer reads, the part in what is produced; without both, the weights' norm."""
         assert stats is not None
         found = effects(((group, c) for c in consumers(group, stats)), stats)
         return _or_produced(found.get(group.index), group, stats)
 
 
-def effects(readers: Iterable[tuple[Group, Consumer]], stats: LayerMoments) -> dict[int, Scores]:
+def effects(readers: Iterable[tuple[ChannelGroup, Consumer]], stats: LayerMoments) -> dict[int, Scores]:
     """E||W_c x_c||^2 / E||W x||^2 summed over layers, by index of the groups that are read."""
-    of_layer: dict[Use, list[tuple[Group, Consumer]]] = defaultdict(list)
+    of_layer: dict[Use, list[tuple[ChannelGroup, Consumer]]] = defaultdict(list)
     for group, consumer in readers:
         of_layer[consumer.layer.weight].append((group, consumer))
     found: dict[int, Scores] = {}
@@ -77,7 +77,7 @@ def layer_effects(uses: list[Consumer], stats: LayerMoments) -> list[Scores]:
     return [np.maximum(scores, 0) / whole if whole > 0 else np.zeros(len(scores)) for scores in found]
 
 
-def _or_produced(scores: Scores | None, group: Group, stats: LayerMoments) -> Scores:
+def _or_produced(scores: Scores | None, group: ChannelGroup, stats: LayerMoments) -> Scores:
     if scores is None or not scores.any():
         scores = produced(group, stats)
     return scores if scores.any() else CRITERIA["l2"].score_group(group, stats, np.random.default_rng(0))

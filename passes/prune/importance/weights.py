@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.passes.prune.groups import Group, Member
+from graphopt.passes.prune.groups import ChannelGroup, Member
 from graphopt.passes.prune.labels import Role
 
 Matrix = npt.NDArray[np.float64]
@@ -21,7 +21,7 @@ def slices(member: Member) -> Matrix:
     return rows.reshape(len(member.positions), -1).astype(np.float64)
 
 
-def judged_by(group: Group) -> Sequence[Member]:
+def judged_by(group: ChannelGroup) -> Sequence[Member]:
     """The constants whose size tells a channel's importance: weights of all layers that produce it, else of those that
     consume it, else its parameters."""
     for role in (Role.OUT, Role.IN, Role.PARAMETER):

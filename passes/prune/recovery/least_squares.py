@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.passes.prune.calibration.linear import Matrix
+from graphopt.passes.prune.calibration.linear_layer import Matrix
 from graphopt.passes.prune.calibration.moments import Moments
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -19,7 +19,7 @@ from graphopt.errors import UserError
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph
 from graphopt.ops.infer import infer_node
-from graphopt.passes.prune.calibration.linear import Linear, Rows, linear_layers
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, Rows, linear_layers
 from graphopt.passes.prune.calibration.moments import Moments, blocks, finite_rows, pick_rows, require_finite
 from graphopt.passes.prune.calibration.statistics import MAX_COLUMNS, MAX_MEMORY, Runner, enough_rows
 from graphopt.passes.prune.plan import PrunePlan
@@ -278,7 +278,9 @@ class _Repair:
                 else:
                     moments.add(finite_rows(now, x, block, f"%{before.x.name}"), wanted)
 
-    def results(self, before: Linear, now: Linear, whole: Mapping[str, Array], x: Array, block: Array) -> Rows:
+    def results(
+        self, before: LinearLayer, now: LinearLayer, whole: Mapping[str, Array], x: Array, block: Array
+    ) -> Rows:
         """What the layer's rows should give: the original's results at channels that are left."""
         if not before.gives_products:
             y = sliced(self.plan, before.node.out, whole[before.node.out.name])
@@ -322,7 +324,7 @@ class _Repair:
         return LayerRepair(name, number, own, before, after, chosen, True)
 
     @staticmethod
-    def density(layer: Linear) -> float:
+    def density(layer: LinearLayer) -> float:
         """Rows an output position, where they are known; 1 otherwise."""
         if not layer.gives_products:
             return 1.0

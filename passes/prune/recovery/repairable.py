@@ -12,7 +12,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Graph, Use, Value
 from graphopt.ops.context import attr
 from graphopt.ops.registry import BIAS, has_trait
-from graphopt.passes.prune.calibration.linear import Linear, Matrix, linear_layers
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, Matrix, linear_layers
 from graphopt.passes.prune.plan import PrunePlan
 from graphopt.passes.prune.recovery.least_squares import Affine
 
@@ -76,7 +76,7 @@ def affected_units(plan: PrunePlan, pruned: Graph) -> list[Unit]:
     ]
 
 
-def _problem(layers: Sequence[Linear]) -> str | None:
+def _problem(layers: Sequence[LinearLayer]) -> str | None:
     first = layers[0]
     weight = first.w
     if set(weight.uses) - {layer.weight for layer in layers} or weight.escapes:
@@ -94,7 +94,7 @@ def _problem(layers: Sequence[Linear]) -> str | None:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-def affine(layer: Linear) -> Affine:
+def affine(layer: LinearLayer) -> Affine:
     """What the layer does to rows now. The offset is what it adds to its results itself; products get none."""
     assert layer.w.data is not None
     offset = np.zeros((layer.groups, layer.outs))
@@ -104,19 +104,19 @@ def affine(layer: Linear) -> Affine:
     return Affine(layer.matrix(layer.w.data) * _scale(layer), offset)
 
 
-def takes_bias(layer: Linear) -> bool:
+def takes_bias(layer: LinearLayer) -> bool:
     """Whether an offset can be put into the graph without a node more."""
     return has_trait(layer.node, BIAS) or _add_after(layer) is not None
 
 
-def _bias(layer: Linear) -> Value | None:
+def _bias(layer: LinearLayer) -> Value | None:
     if has_trait(layer.node, BIAS):
         return layer.node.input(2)
     use = _add_after(layer)
     return None if use is None else use.node.input(use.index)
 
 
-def _add_after(layer: Linear) -> Use | None:
+def _add_after(layer: LinearLayer) -> Use | None:
     """The constant operand of the Add that a MatMul's result goes into alone, one number a channel."""
     use = layer.node.out.only_use
     if layer.node.op != "MatMul" or layer.weight.index == 0 or use is None or use.node.op != "Add" or use.node.domain:
@@ -128,29 +128,29 @@ def _add_after(layer: Linear) -> Use | None:
     return Use(use.node, 1 - use.index) if fits else None
 
 
-def _per_channel(layer: Linear, bias: Value) -> bool:
+def _per_channel(layer: LinearLayer, bias: Value) -> bool:
     assert bias.data is not None
     if layer.node.op == "Gemm" and layer.weight.index == 0:
         return bias.data.size == 1 or (bias.data.ndim == 2 and bias.data.shape == (layer.outs, 1))
     return bias.data.size in (1, layer.channels_out) and bias.data.shape[-1:] in ((), (bias.data.size,))
 
 
-def _spread_out(layer: Linear, bias: Value) -> Matrix:
+def _spread_out(layer: LinearLayer, bias: Value) -> Matrix:
     assert bias.data is not None
     flat = np.asarray(bias.data, np.float64).reshape(-1)
     return np.broadcast_to(flat, layer.channels_out).reshape(layer.groups, -1)
 
 
-def _scale(layer: Linear) -> float:
+def _scale(layer: LinearLayer) -> float:
     return float(attr(layer.node, "alpha")) if layer.node.op == "Gemm" else 1.0
 
 
-def _beta(layer: Linear) -> float:
+def _beta(layer: LinearLayer) -> float:
     return float(attr(layer.node, "beta")) if layer.node.op == "Gemm" else 1.0
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-def put(editor: Editor, layers: Sequence[Linear], new: Affine, density: float = 1.0) -> None:
+def put(editor: Editor, layers: Sequence[LinearLayer], new: Affine, density: float = 1.0) -> None:
     """Give the layers of a unit new weights and the offset that goes with them.
 
     Args:
@@ -172,7 +172,7 @@ def put(editor: Editor, layers: Sequence[Linear], new: Affine, density: float = 
     _put_bias(editor, layers, bias, total)
 
 
-def _put_bias(editor: Editor, layers: Sequence[Linear], bias: Value | None, total: Array) -> None:
+def _put_bias(editor: Editor, layers: Sequence[LinearLayer], bias: Value | None, total: Array) -> None:
     first = layers[0]
     if first.node.op == "Gemm":
         for layer in layers:

@@ -16,7 +16,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Value
 from graphopt.ops.context import attr
 from graphopt.ops.infer import infer_node
-from graphopt.passes.prune.calibration.linear import Linear, linear_layers
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, linear_layers
 from graphopt.passes.prune.calibration.statistics import Statistics
 
 Rows = npt.NDArray[np.float64]
@@ -120,7 +120,7 @@ def fit(want: Rows, have: Rows, moments: Rows) -> Rows:
     return made
 
 
-def _bias(layer: Linear) -> Value | None:
+def _bias(layer: LinearLayer) -> Value | None:
     """The constant that is added to every result of the layer as it is, if there is one."""
     node, value = layer.node, layer.node.input(2)
     if value is None or value.data is None or value.data.size != layer.groups * layer.outs:

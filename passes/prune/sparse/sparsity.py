@@ -18,7 +18,7 @@ from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ops.infer import infer_node
-from graphopt.passes.prune.calibration.linear import Linear, linear
+from graphopt.passes.prune.calibration.linear_layer import LinearLayer, linear
 from graphopt.passes.prune.calibration.statistics import Statistics
 from graphopt.passes.prune.choice.selection import fits
 from graphopt.passes.prune.sparse.pattern import (
@@ -69,10 +69,10 @@ class _Weight:
     """A constant as one or more layers use it, all with the same axes."""
 
     value: Value
-    layers: tuple[Linear, ...]
+    layers: tuple[LinearLayer, ...]
 
     @property
-    def layer(self) -> Linear:
+    def layer(self) -> LinearLayer:
         """Any of them: the axes are the same."""
         return self.layers[0]
 
@@ -223,7 +223,7 @@ def _check_names(patterns: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _reason(
-    layer: Linear, pattern: Pattern, stats: Statistics | None, exclude: Sequence[str], depthwise: bool
+    layer: LinearLayer, pattern: Pattern, stats: Statistics | None, exclude: Sequence[str], depthwise: bool
 ) -> str | None:
     """Why a layer is left alone."""
     channels = layer.ins // _taps(layer)
@@ -238,9 +238,9 @@ def _reason(
     return None
 
 
-def _weights(layers: Sequence[Linear]) -> list[_Weight]:
+def _weights(layers: Sequence[LinearLayer]) -> list[_Weight]:
     """Layers by the constant and the axes that they use."""
-    found: dict[tuple[Value, tuple[int, ...], tuple[int, ...]], list[Linear]] = {}
+    found: dict[tuple[Value, tuple[int, ...], tuple[int, ...]], list[LinearLayer]] = {}
     for layer in layers:
         axes = weight_rows(layer, layer.w.data) if layer.w.data is not None else None
         assert axes is not None
@@ -248,7 +248,7 @@ def _weights(layers: Sequence[Linear]) -> list[_Weight]:
     return [_Weight(value, tuple(same)) for (value, *_), same in found.items()]
 
 
-def _row(layer: Linear, mask: Mask | None, reason: str | None) -> LayerZeros:
+def _row(layer: LinearLayer, mask: Mask | None, reason: str | None) -> LayerZeros:
     data = layer.w.data
     assert data is not None
     zero = data == 0
@@ -258,13 +258,13 @@ def _row(layer: Linear, mask: Mask | None, reason: str | None) -> LayerZeros:
 
 
 # -- which elements -------------------------------------------------------------------------------------------------
-def _taps(layer: Linear) -> int:
+def _taps(layer: LinearLayer) -> int:
     """Taps in a row of the layer; a transposed convolution's row is one pixel's channels."""
     assert layer.w.data is not None
     return int(np.prod(layer.w.data.shape[2:])) if layer.node.op == "Conv" else 1
 
 
-def weight_rows(layer: Linear, array: Array) -> Array:
+def weight_rows(layer: LinearLayer, array: Array) -> Array:
     """A view of a contiguous array of the weight's shape as [groups, outputs, channels, taps]."""
     g, m, k = layer.groups, layer.outs, layer.ins
     view: Array

@@ -23,8 +23,8 @@ from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks, channels_last
 from graphopt.ir.types import TensorType
-from graphopt.passes.fuse.kernels import fuse_kernels
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
+from graphopt.passes.partition.partition import partition
 from tests.support.ort import run_ort
 from tests.support.program_runner import run_program
 
@@ -95,7 +95,7 @@ def network(rank: int) -> ModelProto:
 
 def by_hand(graph: Graph, layout: Callable[[int], Layout]) -> FusedGraph:
     """The kernels of a graph with values between them in the layouts of their place, where only kernels read them."""
-    fused = fuse_kernels(graph)
+    fused = partition(graph)
     between = [v for g in fused.groups for v in g.outputs if g.kind.value == "kernel" and not v.escapes]
     viewed = {v for g in fused.groups if g.kind.value == "view" for v in g.inputs}
     for i, value in enumerate(v for v in between if v not in viewed):
@@ -140,7 +140,7 @@ def test_a_policy_may_ask_for_channels_last() -> None:
     def wanted(_: FusedGraph, group: Group) -> Layout:
         return channels_last(4) if group.anchor.op in ("Conv", "MaxPool", "Transpose") else PLAIN
 
-    fused = assign_layouts(fuse_kernels(graph), LayoutPolicy(wanted, {DType.f32}))
+    fused = assign_layouts(partition(graph), LayoutPolicy(wanted, {DType.f32}))
     names = {g.anchor.op: fused.layout(g.outputs[0]).name(4) for g in fused.groups if len(g.outputs[0].shape) == 4}
     assert {o: names[o] for o in ("Conv", "MaxPool", "Concat", "Slice", "Softmax")} == {
         "Conv": "NHWC", "MaxPool": "NHWC", "Concat": "NHWC", "Slice": "NHWC", "Softmax": "plain",

@@ -12,7 +12,7 @@ import pytest
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.passes.prune.calibration.statistics import Statistics, gather
-from graphopt.passes.prune.groups import Group, PruneGroups, find_groups
+from graphopt.passes.prune.groups import ChannelGroup, PruneGroups, find_groups
 from graphopt.passes.prune.importance import CRITERIA, criterion
 from graphopt.passes.prune.importance.reconstruction import DAMPING
 from tests.support.onnx_graphs import graph_of, rand
@@ -41,7 +41,7 @@ def grouped() -> Graph:
     return graph_of({"x": "float[2,3,5,5]"}, body, w=rand(8, 3, 1, 1), k=rand(6, 4, 3, 3), u=rand(2, 6, 1, 1))
 
 
-def the_group(groups: PruneGroups) -> Group:
+def the_group(groups: PruneGroups) -> ChannelGroup:
     (group,) = groups.groups
     return group
 

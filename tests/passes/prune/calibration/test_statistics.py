@@ -12,7 +12,7 @@ import pytest
 from graphopt.errors import UserError
 from graphopt.ir.dims import symbol
 from graphopt.ir.graph import Array, Graph, Use
-from graphopt.passes.prune.calibration.linear import linear, linear_layers
+from graphopt.passes.prune.calibration.linear_layer import linear, linear_layers
 from graphopt.passes.prune.calibration.moments import pick_rows
 from graphopt.passes.prune.calibration.statistics import Statistics, gather
 from tests.support.graphs import new_graph

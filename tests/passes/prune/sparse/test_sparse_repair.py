@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.graph import Array, Graph
-from graphopt.passes.prune.calibration.linear import linear_layers
+from graphopt.passes.prune.calibration.linear_layer import linear_layers
 from graphopt.passes.prune.calibration.statistics import Statistics, gather
 from graphopt.passes.prune.sparse.repair import fit, repair
 from graphopt.passes.prune.sparse.sparsity import sparsify

@@ -23,13 +23,13 @@ LINEAR_ATTRS = (
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearNode:
     """A Conv, ConvTranspose, Gemm or MatMul node with constant weight, and constant bias if it has one."""
 
     node: Node
 
     @staticmethod
-    def of(node: Node) -> Linear:
+    def of(node: Node) -> LinearNode:
         """The view of a node.
 
         Raises:
@@ -44,7 +44,7 @@ class Linear:
             raise NoMatch("the weight is shared with another node", weight)
         if node.op == "MatMul" and len(weight.shape) != 2:
             raise NoMatch("the weight is not a matrix", weight)
-        return Linear(node)
+        return LinearNode(node)
 
     @property
     def weight(self) -> F64:

@@ -27,7 +27,7 @@ FLOATS = (DType.f16, DType.f32, DType.f64)
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearLayer:
     """One layer.
 
     Attributes:
@@ -175,7 +175,7 @@ class Linear:
         return list(zip(window.pads_begin, window.pads_end)), tuple(out)
 
 
-def linear(node: Node) -> Linear | None:
+def linear(node: Node) -> LinearLayer | None:
     """The node as a linear layer, None when it is none: another operator, no constant weights, no floats."""
     if not has_trait(node, LINEAR):
         return None
@@ -197,7 +197,7 @@ def linear(node: Node) -> Linear | None:
             outs, ins = shape[0] // groups, shape[1] * taps
         else:
             outs, ins = shape[1] * taps, shape[0] // groups
-        return Linear(node, Use(node, 1), 0, groups, outs, ins, 1, 1)
+        return LinearLayer(node, Use(node, 1), 0, groups, outs, ins, 1, 1)
     if len(shape) != 2 or len(x.shape) < (1 if index == 1 else 2):
         return None
     if node.op == "Gemm":
@@ -208,10 +208,10 @@ def linear(node: Node) -> Linear | None:
     else:
         outs, ins = shape if index == 0 else shape[::-1]
         in_axis = -2 if index == 0 else -1
-    return Linear(node, Use(node, index), 1 - index, 1, outs, ins, in_axis, -2 if index == 0 else -1)
+    return LinearLayer(node, Use(node, index), 1 - index, 1, outs, ins, in_axis, -2 if index == 0 else -1)
 
 
-def linear_layers(graph: Graph) -> dict[str, Linear]:
+def linear_layers(graph: Graph) -> dict[str, LinearLayer]:
     """Every linear layer of the outermost graph by node name, in graph order."""
     found = {node.name: linear(node) for node in graph.nodes}
     return {name: layer for name, layer in found.items() if layer is not None}

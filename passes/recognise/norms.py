@@ -10,8 +10,8 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Array, Value
 from graphopt.ops.context import attr, ints
-from graphopt.passes.fold.linear import F64
-from graphopt.passes.fuse.introduce import FLOATS, introduce, require_op
+from graphopt.passes.fold.linear_node import F64
+from graphopt.passes.recognise.introduce import FLOATS, introduce, require_op
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import Leaf, OpPattern, Pattern, any_, const, either, op, opt_const, scalar
 from graphopt.rewrite.rewrite_pass import RewritePass

@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import ints
-from graphopt.passes.fuse.introduce import introduce, require_op
+from graphopt.passes.recognise.introduce import introduce, require_op
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import any_, const, op
 from graphopt.rewrite.rewrite_pass import RewritePass

@@ -9,7 +9,7 @@ from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import attr
-from graphopt.passes.fuse.introduce import FLOATS, introduce
+from graphopt.passes.recognise.introduce import FLOATS, introduce
 from graphopt.rewrite.passes import first_version, register_pass
 from graphopt.rewrite.pattern import Pattern, any_, const, either, op
 from graphopt.rewrite.rewrite_pass import RewritePass

@@ -11,7 +11,7 @@ from onnx import helper
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.fused import FusedGraph, GroupKind
 from graphopt.ir.graph import Value
-from graphopt.passes.fuse.kernels import fuse_kernels
+from graphopt.passes.partition.partition import partition
 
 
 def graph_of(
@@ -32,7 +32,7 @@ def graph_of(
     model = helper.make_model(
         helper.make_graph(nodes, "g", inputs, results, init), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
-    return fuse_kernels(import_onnx(model))
+    return partition(import_onnx(model))
 
 
 def ops(fused: FusedGraph) -> list[list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ops.context import attr
-from graphopt.passes.fuse.introduce import introduce, require_op
+from graphopt.passes.recognise.introduce import introduce, require_op
 from graphopt.rewrite.passes import register_pass
 from graphopt.rewrite.pattern import Pattern, any_, const, either, op, scalar
 from graphopt.rewrite.rewrite_pass import RewritePass

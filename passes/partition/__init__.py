@@ -1,0 +1,1 @@
+"""From the first level to the second: the cut of a graph into kernels."""

@@ -1,0 +1,89 @@
+"""From the first level to the second: cut the graph into kernels, anchors with their element-wise epilogues."""
+
+from __future__ import annotations
+
+from graphopt.ir.fused import FusedGraph, Group, GroupKind
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ops.context import broadcasts_at_run_time
+from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
+from graphopt.passes.partition.convexity import stays_convex
+from graphopt.passes.partition.order import topological
+from graphopt.passes.partition.shape_arithmetic import is_shape_arithmetic
+
+MAX_NODES = 24
+"""Longest group: bounds code size and compile time of one kernel."""
+
+
+def partition(graph: Graph, *, fuse: bool = True) -> FusedGraph:
+    """Partition the nodes of ``graph`` into groups in execution order.
+
+    A group is one anchor (or a first element-wise node) and element-wise nodes of the same shape after it. Nodes whose outputs are
+    known as dimensions (shape arithmetic) get no kernel.
+
+    Args:
+        fuse: False keeps one node a group, for bisecting.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    group_of: dict[Node, Group] = {}
+    groups: list[Group] = []
+    for node in graph.nodes:
+        if is_shape_arithmetic(node):
+            continue
+        host = _host(node, group_of, position) if fuse and has_trait(node, ELEMENTWISE) else None
+        if host is None:
+            kind = GroupKind.kernel
+            if has_trait(node, CONTROL):
+                kind = GroupKind.control
+            elif has_trait(node, VIEW):
+                kind = GroupKind.view
+            host = Group([], node, kind)
+            groups.append(host)
+        host.nodes.append(node)
+        group_of[node] = host
+    for group in groups:
+        members = set(group.nodes)
+        for node in group.nodes:
+            for value in node.outputs:
+                if value is not None and (value.escapes or any(u.node not in members for u in value.uses)):
+                    group.outputs.append(value)
+    # a group runs where its last node stood: its operands are all there by then
+    groups.sort(key=lambda g: position[g.nodes[-1]])
+    return FusedGraph(graph, topological(groups, group_of))
+
+
+def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> Group | None:
+    """The group that an element-wise node can join as epilogue: the latest of its producers' groups that allows it."""
+    if node.op == "Identity":
+        return None
+    out = node.out
+    best: Group | None = None
+    uneven = broadcasts_at_run_time(node)
+    for value in node.inputs:
+        producer = None if value is None else value.producer
+        if value is None or producer is None or producer.graph is not node.graph or producer not in group_of:
+            continue
+        group = group_of[producer]
+        if group.kind is not GroupKind.kernel or len(group.nodes) >= MAX_NODES or not _takes_epilogue(group):
+            continue
+        if uneven and not has_trait(group.anchor, ELEMENTWISE):
+            continue  # templates have no loops for an operand that may be broadcast
+        if value.shape != out.shape or value is not producer.output(0):
+            continue
+        if (has_trait(group.anchor, ANCHOR) or has_trait(group.anchor, POOL)) and not _consumed_here(value, node):
+            continue  # the kernels of templates have one result
+        if not stays_convex(node, group, group_of, position):
+            continue
+        if best is None or position[group.anchor] > position[best.anchor]:
+            best = group
+    return best
+
+
+def _consumed_here(value: Value, node: Node) -> bool:
+    return not value.escapes and all(u.node is node for u in value.uses)
+
+
+def _takes_epilogue(group: Group) -> bool:
+    anchor = group.anchor
+    if anchor.op == "MaxPool" and anchor.output(1) is not None:
+        return False
+    return any(has_trait(anchor, trait) for trait in (ANCHOR, ELEMENTWISE, ONE_NEST))

@@ -1,0 +1,1 @@
+"""Subgraphs that compute a well-known function become its operator."""
