@@ -26,14 +26,9 @@ from graphopt.passes.recognise.attention import RecogniseAttention
 from graphopt.passes.recognise.gelu import RecogniseGelu
 from graphopt.passes.recognise.norms import RecogniseNorms
 from graphopt.passes.recognise.softmax import RecogniseSoftmax
+from graphopt.rewrite.levels import LEVELS, levels_text
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
-LEVELS = {
-    0: "nothing",
-    1: "exact but for rounding in folded constants: dead code, no-ops, common subexpressions",
-    2: "rounding may differ: weights folded, well-known subgraphs recognised, transposes moved",
-    3: "also what pays only sometimes: every BatchNormalization turned into arithmetic; 0 * x is 0: dead channels removed",
-}
 ROUNDS = 8
 """A phase that has not settled by then is left as it is: each round is correct by itself."""
 
@@ -48,7 +43,7 @@ def level_pipeline(level: int) -> Pipeline:
         raise UserError(
             f"there is no optimisation level {level}",
             code="bad-level",
-            hint="; ".join(f"{k}: {v}" for k, v in LEVELS.items()),
+            hint=levels_text(),
         )
     phases: list[Phase] = []
     if level >= 1:

@@ -26,6 +26,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 
 def check_verb(
@@ -40,7 +41,7 @@ def check_verb(
         Literal["onnxruntime", "onnx"] | None,
         typer.Option("--reference", help="What to compare with; by default the first that works.", show_default=False),
     ] = None,
-    level: LevelOpt = 2,
+    level: LevelOpt = DEFAULT_LEVEL,
     exact: ExactOpt = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,

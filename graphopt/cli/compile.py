@@ -29,6 +29,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 
 def compile_verb(
@@ -38,7 +39,7 @@ def compile_verb(
     shape: ShapeOpt = None,
     value: ValueOpt = None,
     strict: StrictOpt = False,
-    level: LevelOpt = 2,
+    level: LevelOpt = DEFAULT_LEVEL,
     exact: ExactOpt = False,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,

@@ -24,6 +24,7 @@ from graphopt.cli.options import (
 )
 from graphopt.cli.values import values_of
 from graphopt.errors import UserError
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 
 def inspect_verb(
@@ -39,7 +40,7 @@ def inspect_verb(
     shape: ShapeOpt = None,
     value: ValueOpt = None,
     strict: StrictOpt = False,
-    level: LevelOpt = 2,
+    level: LevelOpt = DEFAULT_LEVEL,
     exact: ExactOpt = False,
     costs: Annotated[
         bool,

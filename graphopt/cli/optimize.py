@@ -25,6 +25,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
@@ -36,7 +37,7 @@ def optimize_verb(
     shape: ShapeOpt = None,
     value: ValueOpt = None,
     strict: StrictOpt = False,
-    level: LevelOpt = 2,
+    level: LevelOpt = DEFAULT_LEVEL,
     passes: PassOpt = None,
     skip_pass: SkipOpt = None,
     verify_each: VerifyOpt = False,

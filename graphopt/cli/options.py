@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from graphopt.errors import UserError
+from graphopt.rewrite.levels import levels_text
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
 TargetOpt = Annotated[
@@ -35,9 +36,7 @@ StrictOpt = Annotated[
         "--strict", help="Refuse what ONNX's checker refuses, even where a model can be meant in one way only."
     ),
 ]
-LevelOpt = Annotated[
-    int, typer.Option("-O", "--level", metavar="0..3", help="Optimisation level: 0 as imported ... 3 everything.")
-]
+LevelOpt = Annotated[int, typer.Option("-O", "--level", metavar="0..3", help=f"Optimisation level. {levels_text()}.")]
 PassOpt = Annotated[
     list[str] | None,
     typer.Option(

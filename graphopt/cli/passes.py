@@ -12,7 +12,8 @@ def passes_verb(json: JsonOpt = False) -> None:
     """List every pass with its options and the levels that run it."""
     with console.working("loading passes"):
         from graphopt.passes.catalogue import list_passes
-        from graphopt.passes.pipelines import LEVELS, kernel_phases, level_pipeline
+        from graphopt.passes.pipelines import kernel_phases, level_pipeline
+        from graphopt.rewrite.levels import LEVELS
     used = {level: set(level_pipeline(level).pass_names) for level in LEVELS}
     compiling = {p.name for phase in kernel_phases(max(LEVELS)) for p in phase.passes}
     found = list_passes()

@@ -15,6 +15,7 @@ from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.outputs import inner_values, with_outputs
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 if TYPE_CHECKING:
     from graphopt.ir.onnx_load import ModelSource
@@ -77,7 +78,7 @@ class Options:
 
     target: str | Mapping[str, Any] = "native"
     threads: int | None = None
-    level: int = 2
+    level: int = DEFAULT_LEVEL
     passes: Sequence[Any] | None = None
     skip: Sequence[str] = ()
     verify_each: bool = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 def compile(
     src: ModelSource | Graph,
-    target: str | Mapping[str, Any] = "x86",
+    target: str | Mapping[str, Any] = "native",
     *,
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
-    level: int = 2,
+    level: int = DEFAULT_LEVEL,
     exact: bool = False,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),
@@ -39,14 +40,19 @@ def compile(
 
     Args:
         src: path, bytes, ModelProto, or an imported graph (taken as it is, still optimised).
-        target: see ``graphopt targets``.
+        target: this machine by default; see ``graphopt targets`` for others.
         threads: CPU threads; by default all cores of the process's affinity mask.
         shapes: fixes or renames symbolic input dimensions: ``{"x": (1, 3, 224, 224)}`` or ``{"x": "Nx3xHxW"}``.
         values: inputs that always have the same value, such as a sampling rate: they become constants, and branches that
             they decide go away.
         strict: refuse whatever the ONNX checker refuses; by default a model that breaks a rule of the specification but has
             one meaning only is accepted, with a remark.
-        level: 0 as imported, 1 clean-up and folding, 2 all exact rewrites and fusion, 3 everything.
+        level: each does what those before it do.
+            0: nothing; every node is a plain loop nest of its own, for bisecting;
+            1: exact but for rounding in folded constants: dead code, no-ops, common subexpressions;
+                kernels are fused and come from templates;
+            2: rounding may differ: weights folded, well-known subgraphs recognised, transposes moved;
+            3: also what pays only sometimes: every BatchNormalization turned into arithmetic; 0 * x is 0: dead channels removed.
         exact: leave out kernels that round otherwise than the sums that operators are defined by (Winograd convolution,
             some ten times the rounding error of a direct one, a fraction of its time).
         passes: graph passes to run instead of the level's; ``"O2"`` stands for all that level 2 runs.
@@ -74,13 +80,13 @@ def compile(
 
 def to_program(
     src: ModelSource | Graph,
-    target: str | Mapping[str, Any] = "x86",
+    target: str | Mapping[str, Any] = "native",
     *,
     threads: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
-    level: int = 2,
+    level: int = DEFAULT_LEVEL,
     exact: bool = False,
     passes: Sequence[Any] | None = None,
     skip: Sequence[str] = (),

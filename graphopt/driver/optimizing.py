@@ -19,6 +19,7 @@ from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.catalogue import known_passes, parse_pass
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.instruments import Instrument, VerifyEach
+from graphopt.rewrite.levels import DEFAULT_LEVEL
 from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks
@@ -35,7 +36,7 @@ _EXTERNAL_LIMIT = (1 << 31) - (1 << 20)
 
 def optimize(
     graph: Graph,
-    level: int = 2,
+    level: int = DEFAULT_LEVEL,
     passes: Sequence[str | Pass] | None = None,
     *,
     skip: Sequence[str] = (),
@@ -50,7 +51,7 @@ def optimize(
 
     Args:
         graph: what ``import_onnx`` returns.
-        level: 0 (nothing) to 3 (everything that is exact up to rounding); see ``graphopt.passes.pipelines``.
+        level: 0 to 3, as in ``graphopt.compile``; ``graphopt.passes.pipelines`` says by which passes.
         passes: run these instead of the level's: ``Pass`` objects, or text like ``"fold-constants{max-elements=9}"``;
             ``"O2"`` stands for all that level 2 runs.
         skip: names of passes to leave out.
