@@ -69,7 +69,7 @@ def compile_once(path: str, threads: int, cpu: bool, profile: str | None) -> Tim
     graph = phase("import", lambda: import_onnx(path))
     found["nodes"] = sum(1 for _ in graph.walk())
     graph = phase("passes", lambda: prepare(graph, None, 2, None, (), False))
-    fused = phase("fuse", lambda: fuse_for(graph, target, 2))
+    fused = phase("fuse", lambda: fuse_for(graph, target))
     program = phase("lower", lambda: lower_fused(fused, target))
     found["steps"], found["kernels"] = len(program.steps), len(program.functions)
     module = phase("emit", lambda: to_module(program))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.errors import UserError
+from graphopt.ir.levels import LEVELS, levels_text
 from graphopt.passes.canonical.arithmetic import RemoveNeutralArithmetic
 from graphopt.passes.canonical.casts import MergeCastChains
 from graphopt.passes.canonical.conv1d import LowerConv1d
@@ -26,7 +27,6 @@ from graphopt.passes.recognise.attention import RecogniseAttention
 from graphopt.passes.recognise.gelu import RecogniseGelu
 from graphopt.passes.recognise.norms import RecogniseNorms
 from graphopt.passes.recognise.softmax import RecogniseSoftmax
-from graphopt.rewrite.levels import LEVELS, levels_text
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
 ROUNDS = 8

@@ -31,6 +31,6 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        if call.fused.exact:
+        if call.fused.options.exact:
             return No("exact: rounds otherwise than the sum of products")
         return super().supports(call, caps)

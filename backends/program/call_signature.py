@@ -67,7 +67,7 @@ class Signatures:
         graph = group.anchor.graph
         outlined = frozenset(v for v in numbers if v.data is not None and self._constants[v][1])
         key = (
-            id(graph), 0 if graph is None else len(graph.constraints), call.fused.level, call.fused.exact,
+            id(graph), 0 if graph is None else len(graph.constraints), call.fused.options,
             tuple(nodes), results, tuple(facts), _bound(call, numbers),
         )  # fmt: skip
         return Signature(key, tuple(numbers), outlined)

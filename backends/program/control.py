@@ -38,7 +38,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
                 hint="export the model so that both branches return tensors of the same rank",
             )  # fmt: skip
     inner = Lowering(
-        fuse_for(graph, outer.target, outer.fused.level, outer.fused.exact), outer.target, outer.templates, outer.schedule,
+        fuse_for(graph, outer.target, outer.fused.options), outer.target, outer.templates, outer.schedule,
         by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
         outer_names=outer.names, copied=[v is not None and v.tensor.is_static for v in node.outputs],
         checked=set(outer.checked), titles=dict(outer.titles),

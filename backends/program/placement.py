@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 def place(lowering: Lowering, group: Group) -> bool:
     """Lower a group by placing its buffers, if it is a movement that needs no copy, or fewer than its kernel would make."""
     node = group.anchor
-    if len(group.nodes) > 1 or node.domain or lowering.target.caps.is_gpu or lowering.fused.level < 1:
+    if (
+        len(group.nodes) > 1
+        or node.domain
+        or lowering.target.caps.is_gpu
+        or not lowering.fused.options.optimizes_kernels
+    ):
         return False
     if node.op == "Concat":
         return _join(lowering, group)

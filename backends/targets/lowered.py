@@ -36,6 +36,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
+from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.registry import CONTROL, has_trait
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import LayoutCosts
@@ -76,9 +77,9 @@ def schedule_of(target: Target) -> Schedule:
     return CudaSchedule() if target.caps.is_gpu else CpuSchedule()
 
 
-def lower_fused(fused: FusedGraph, target: Target, level: int = 2) -> Program:
+def lower_fused(fused: FusedGraph, target: Target) -> Program:
     """The program of a fused graph for ``target``; level 0 keeps to the generic schedule, for bisecting."""
-    return lower(fused, target, templates_of(target) if level > 0 else [], schedule_of(target))
+    return lower(fused, target, templates_of(target) if fused.options.optimizes_kernels else [], schedule_of(target))
 
 
 def build_program(program: Program, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
@@ -93,11 +94,10 @@ def is_lowerable(node: Node) -> bool:
     return has_trait(node, CONTROL) or lookup(node.op, node.domain) is not None
 
 
-def fuse_for(graph: Graph, target: Target, level: int, exact: bool = False) -> FusedGraph:
+def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
     """The second level of a graph for ``target``: kernel groups (one node each at level 0) with layouts."""
-    fused = partition(graph, fuse=level > 0)
-    fused.level, fused.exact = level, exact
-    return assign_layouts(fused, layout_policy(target), layout_costs(target)) if level > 0 else fused
+    fused = partition(graph, options)
+    return assign_layouts(fused, layout_policy(target), layout_costs(target)) if options.optimizes_kernels else fused
 
 
 BLOCKED_TYPES = frozenset({DType.f32})

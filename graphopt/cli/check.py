@@ -26,7 +26,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
-from graphopt.rewrite.levels import DEFAULT_LEVEL
+from graphopt.ir.levels import DEFAULT_LEVEL
 
 
 def check_verb(

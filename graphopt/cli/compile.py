@@ -29,7 +29,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
-from graphopt.rewrite.levels import DEFAULT_LEVEL
+from graphopt.ir.levels import DEFAULT_LEVEL
 
 
 def compile_verb(

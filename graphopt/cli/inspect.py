@@ -24,7 +24,7 @@ from graphopt.cli.options import (
 )
 from graphopt.cli.values import values_of
 from graphopt.errors import UserError
-from graphopt.rewrite.levels import DEFAULT_LEVEL
+from graphopt.ir.levels import DEFAULT_LEVEL
 
 
 def inspect_verb(

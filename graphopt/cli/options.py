@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from graphopt.errors import UserError
-from graphopt.rewrite.levels import levels_text
+from graphopt.ir.levels import levels_text
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
 TargetOpt = Annotated[

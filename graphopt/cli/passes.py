@@ -11,9 +11,9 @@ from graphopt.cli.options import JsonOpt
 def passes_verb(json: JsonOpt = False) -> None:
     """List every pass with its options and the levels that run it."""
     with console.working("loading passes"):
+        from graphopt.ir.levels import LEVELS
         from graphopt.passes.catalogue import list_passes
         from graphopt.passes.pipelines import kernel_phases, level_pipeline
-        from graphopt.rewrite.levels import LEVELS
     used = {level: set(level_pipeline(level).pass_names) for level in LEVELS}
     compiling = {p.name for phase in kernel_phases(max(LEVELS)) for p in phase.passes}
     found = list_passes()

@@ -13,9 +13,9 @@ from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.reference import Reference, make_reference
 from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
+from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.outputs import inner_values, with_outputs
-from graphopt.rewrite.levels import DEFAULT_LEVEL
 
 if TYPE_CHECKING:
     from graphopt.ir.onnx_load import ModelSource

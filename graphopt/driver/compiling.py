@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.graph import Graph
+from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.ir.options import CompileOptions
 from graphopt.ir.types import TensorType
-from graphopt.rewrite.levels import DEFAULT_LEVEL
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ def to_program(
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
-    fused = fuse_for(graph, goal, level, exact)
-    return graph, fused, lower_fused(fused, goal, level)
+    fused = fuse_for(graph, goal, CompileOptions(level, exact))
+    return graph, fused, lower_fused(fused, goal)
 
 
 def prepare(

@@ -15,11 +15,11 @@ from onnx import ModelProto
 from graphopt.errors import ModelError, UserError, did_you_mean
 from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR
 from graphopt.ir.graph import Graph
+from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.catalogue import known_passes, parse_pass
 from graphopt.passes.pipelines import level_pipeline
 from graphopt.rewrite.instruments import Instrument, VerifyEach
-from graphopt.rewrite.levels import DEFAULT_LEVEL
 from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks

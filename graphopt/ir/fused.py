@@ -9,6 +9,7 @@ from enum import Enum
 
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
+from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ir.printer import format_node
 
 
@@ -62,15 +63,13 @@ class FusedGraph:
 
     Attributes:
         layouts: how values are ordered in memory; absent means plain.
-        level: how much is fused (see ``compile``), in subgraphs too.
-        exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
+        options: how it is compiled, subgraphs too.
     """
 
     graph: Graph
     groups: list[Group]
     layouts: MutableMapping[Value, Layout] = field(default_factory=dict)
-    level: int = 2
-    exact: bool = False
+    options: CompileOptions = DEFAULT_OPTIONS
 
     def trial(self, layouts: Mapping[Value, Layout]) -> FusedGraph:
         """The graph as it would be with these layouts; the others are shared with it, not copied."""

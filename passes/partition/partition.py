@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.context import broadcasts_at_run_time
 from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
 from graphopt.passes.partition.convexity import stays_convex
@@ -14,14 +15,14 @@ MAX_NODES = 24
 """Longest group: bounds code size and compile time of one kernel."""
 
 
-def partition(graph: Graph, *, fuse: bool = True) -> FusedGraph:
+def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
     """Partition the nodes of ``graph`` into groups in execution order.
 
     A group is one anchor (or a first element-wise node) and element-wise nodes of the same shape after it. Nodes whose outputs are
     known as dimensions (shape arithmetic) get no kernel.
 
     Args:
-        fuse: False keeps one node a group, for bisecting.
+        options: how the graph is compiled; level 0 keeps one node a group, for bisecting.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     group_of: dict[Node, Group] = {}
@@ -29,7 +30,7 @@ def partition(graph: Graph, *, fuse: bool = True) -> FusedGraph:
     for node in graph.nodes:
         if is_shape_arithmetic(node):
             continue
-        host = _host(node, group_of, position) if fuse and has_trait(node, ELEMENTWISE) else None
+        host = _host(node, group_of, position) if options.optimizes_kernels and has_trait(node, ELEMENTWISE) else None
         if host is None:
             kind = GroupKind.kernel
             if has_trait(node, CONTROL):
@@ -48,7 +49,7 @@ def partition(graph: Graph, *, fuse: bool = True) -> FusedGraph:
                     group.outputs.append(value)
     # a group runs where its last node stood: its operands are all there by then
     groups.sort(key=lambda g: position[g.nodes[-1]])
-    return FusedGraph(graph, topological(groups, group_of))
+    return FusedGraph(graph, topological(groups, group_of), options=options)
 
 
 def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> Group | None:

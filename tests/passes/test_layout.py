@@ -17,6 +17,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
+from graphopt.ir.options import CompileOptions
 from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.layout.borders import Border, LayoutCosts, cheapest_border
 from graphopt.passes.partition.partition import partition
@@ -44,7 +45,7 @@ def conv(x: str, w: str, y: str) -> NodeProto:
 
 
 def fused(proto: ModelProto) -> FusedGraph:
-    return fuse_for(import_onnx(proto), parse_target("x86-64-v3"), 2)
+    return fuse_for(import_onnx(proto), parse_target("x86-64-v3"))
 
 
 def check(proto: ModelProto) -> None:
@@ -142,7 +143,7 @@ def test_copies_that_save_nothing_are_not_made(size: int, kernel: int, channels:
 
 
 def test_exact_compilation_has_no_use_for_copies() -> None:
-    graph = fuse_for(import_onnx(lone_conv(29)), parse_target("x86-64-v3"), 2, exact=True)
+    graph = fuse_for(import_onnx(lone_conv(29)), parse_target("x86-64-v3"), CompileOptions(exact=True))
     assert [g.anchor.op for g in graph.groups] == ["Conv"]
 
 

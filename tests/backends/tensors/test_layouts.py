@@ -15,8 +15,9 @@ from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.lower.copy import emit_copy
+from graphopt.backends.program.lowering import lower
 from graphopt.backends.program.program import JoinStep, Program
-from graphopt.backends.targets.lowered import lower_fused
+from graphopt.backends.targets.lowered import schedule_of, templates_of
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
@@ -103,10 +104,11 @@ def by_hand(graph: Graph, layout: Callable[[int], Layout]) -> FusedGraph:
     return fused
 
 
-def check(proto: ModelProto, graph: Graph, fused: FusedGraph, level: int, target: str = "x86-64-v3") -> Program:
+def check(proto: ModelProto, graph: Graph, fused: FusedGraph, templates: bool, target: str = "x86-64-v3") -> Program:
     rank = len(graph.inputs[0].shape)
     x = np.random.default_rng(2).standard_normal([int(d) for d in graph.inputs[0].shape]).astype(np.float32)  # type: ignore[arg-type]
-    program = lower_fused(fused, parse_target(target, 2), level)
+    goal = parse_target(target, 2)
+    program = lower(fused, goal, templates_of(goal) if templates else [], schedule_of(goal))
     for got, want in zip(run_program(program, {"x": x}), run_ort(proto, {"x": x})):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=f"rank {rank}")
     return program
@@ -118,7 +120,7 @@ def test_a_network_on_channels_last(rank: int, target: str) -> None:
     graph = import_onnx(proto)
     fused = by_hand(graph, lambda _: channels_last(rank))
     assert len(fused.layouts) > 4
-    program = check(proto, graph, fused, 1, target)  # templates know no such layout and say so
+    program = check(proto, graph, fused, True, target)  # templates know no such layout and say so
     joined = [step.output.name for step in program.steps if isinstance(step, JoinStep)]
     assert joined == (
         ["d"] if target == "x86-64-v3" else []
@@ -130,7 +132,7 @@ def test_a_network_on_mixed_layouts(rank: int) -> None:
     proto = network(rank)
     graph = import_onnx(proto)
     fused = by_hand(graph, lambda i: layouts_of(rank)[(i * 3 + 1) % 4])
-    check(proto, graph, fused, level=0)
+    check(proto, graph, fused, templates=False)
 
 
 def test_a_policy_may_ask_for_channels_last() -> None:
@@ -145,4 +147,4 @@ def test_a_policy_may_ask_for_channels_last() -> None:
     assert {o: names[o] for o in ("Conv", "MaxPool", "Concat", "Slice", "Softmax")} == {
         "Conv": "NHWC", "MaxPool": "NHWC", "Concat": "NHWC", "Slice": "NHWC", "Softmax": "plain",
     }  # fmt: skip
-    check(proto, graph, fused, level=1)
+    check(proto, graph, fused, templates=True)

@@ -15,8 +15,8 @@ from graphopt.driver.optimizing import optimize
 from graphopt.driver.pruning import prune
 from graphopt.driver.sparsity import sparsify
 from graphopt.errors import UserError
+from graphopt.ir.levels import DEFAULT_LEVEL, LEVELS, levels_text
 from graphopt.passes.pipelines import level_pipeline
-from graphopt.rewrite.levels import DEFAULT_LEVEL, LEVELS, levels_text
 from tests.support.onnx_graphs import graph_of
 
 DOCS = Path(__file__).parents[2] / "docs"

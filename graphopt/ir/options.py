@@ -1,0 +1,28 @@
+"""How a graph is compiled: one value that travels with it, from the driver through layouts to every kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.ir.levels import DEFAULT_LEVEL
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What is asked for beyond the target; the same for a graph and its subgraphs.
+
+    Attributes:
+        level: the optimisation level (``graphopt.ir.levels``).
+        exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
+    """
+
+    level: int = DEFAULT_LEVEL
+    exact: bool = False
+
+    @property
+    def optimizes_kernels(self) -> bool:
+        """Whether kernels are fused, have layouts of their own and come from templates; else each node is a plain loop nest."""
+        return self.level > 0
+
+
+DEFAULT_OPTIONS = CompileOptions()
