@@ -1,13 +1,15 @@
-"""Two runs of the tests in turn that prove everything once: what the first has passed, the second can leave out.
+"""What concerns all tests: two runs in turn, and tests side by side.
 
-``--write-passed FILE`` writes which tests passed. ``--leave-out FILE`` leaves exactly those out, so that a test which the first
-run skipped, failed, didn't select or didn't know runs in the second. ``.ci/run`` uses both: its first run has no more than
-README.md installs, its second has every extra and system package, and the slow tests.
+Two runs in turn prove everything once: what the first has passed, the second can leave out. ``--write-passed FILE`` writes
+which tests passed. ``--leave-out FILE`` leaves exactly those out, so that a test which the first run skipped, failed, didn't
+select or didn't know runs in the second. ``.ci/run`` uses both: its first run has no more than README.md installs, its second
+has every extra and system package, and the slow tests.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,9 @@ class _Passed:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config, "workerinput", {}).get("workercount", 1) > 1:
+        # The CPUs are busy with other tests: a process that helps to compile would cost its start and win nothing.
+        os.environ.setdefault("GRAPHOPT_JOBS", "1")
     if (left_out := config.getoption("--leave-out")) is not None and not left_out.is_file():
         raise pytest.UsageError(f"--leave-out: there is no file {left_out}")
     path = config.getoption("--write-passed")

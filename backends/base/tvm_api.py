@@ -6,6 +6,9 @@ top; everything that ``import graphopt`` reaches imports it inside functions. A 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import tvm
@@ -72,17 +75,24 @@ def get_global_func(name: str) -> Any:
 
 def llvm_features(config: dict[str, Any]) -> frozenset[str]:
     """LLVM subtarget features in force for an ``llvm`` target: those of its CPU plus and minus its ``mattr``."""
-    found = get_global_func("target.llvm_get_cpu_features")(tvm.target.Target(config))
+    return _llvm_features(json.dumps(config, sort_keys=True))
+
+
+@cache
+def _llvm_features(config: str) -> frozenset[str]:
+    found = get_global_func("target.llvm_get_cpu_features")(tvm.target.Target(json.loads(config)))
     return frozenset(str(name) for name in found)
 
 
+@cache
 def llvm_cpu_names(triple: str) -> frozenset[str]:
     """CPU names that the bundled LLVM knows for ``triple``."""
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
     return frozenset(str(name) for name in get_global_func("target.llvm_get_cpu_archlist")(target))
 
 
-def llvm_host() -> tuple[str, str, dict[str, bool]]:
+@cache
+def llvm_host() -> tuple[str, str, Mapping[str, bool]]:
     """This machine as LLVM sees it: ``(triple, cpu name, feature -> present)``.
 
     The feature table comes from the processor itself, so it tells what a hypervisor masks; the CPU name alone doesn't.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,8 @@ KERNEL_LIMIT_S = 300.0
 """A worker that has been at one kernel for longer is given up."""
 START_S = 1.2
 """What a worker costs before its first kernel: importing TVM."""
+JOBS_VARIABLE = "GRAPHOPT_JOBS"
+"""How many processes compile where a caller doesn't say: for builds and tests that compile several models at once."""
 _MODULE = "graphopt.backends.build.compile_worker"
 _SECONDS_PER_KERNEL = 0.03
 _SECONDS_PER_BYTE = 6e-6
@@ -56,15 +59,21 @@ def compile_kernels(
     Args:
         sources: kernels.
         target: what to compile for.
-        jobs: processes at most, this one included; by default the CPUs that this process may use.
+        jobs: processes at most, this one included; by default `default_jobs`.
         command: what to start as a worker.
 
     Raises:
         Exception: of any class, as TVM raises it, for a kernel that has no code.
     """
-    cpus = jobs if jobs is not None else default_threads()
-    count = min(cpus - 1, worthwhile_workers(sources))
+    processes = jobs if jobs is not None else default_jobs()
+    count = min(processes - 1, worthwhile_workers(sources))
     return _Pool(sources, target).run(count, command or worker_command())
+
+
+def default_jobs() -> int:
+    """``$GRAPHOPT_JOBS`` where that is a number of processes, else one for each CPU that this process may use."""
+    wanted = os.environ.get(JOBS_VARIABLE, "")
+    return int(wanted) if re.fullmatch(r"[0-9]*[1-9][0-9]*", wanted, re.ASCII) else default_threads()
 
 
 def worthwhile_workers(sources: Sequence[KernelSource]) -> int:

@@ -65,7 +65,11 @@ NoCacheOpt = Annotated[
 JobsOpt = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", min=1, metavar="N", help="Processes that compile; by default one for each usable CPU."
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        help="Processes that compile; by default $GRAPHOPT_JOBS, else one for each usable CPU.",
     ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]

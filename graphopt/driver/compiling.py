@@ -62,7 +62,7 @@ def compile(
         remarks: receives what passes did and refused to do, with reasons.
         cache: use compiled kernels that lie on disk and leave new ones there; where, and how to turn it off for good, is
             said in `graphopt.backends.build.object_cache`.
-        jobs: processes that compile kernels at once; by default as many as the process may use CPUs.
+        jobs: processes that compile kernels at once; by default ``$GRAPHOPT_JOBS``, else as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.

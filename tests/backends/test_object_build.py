@@ -230,6 +230,21 @@ def test_little_work_starts_no_worker() -> None:
     assert worthwhile_workers(heavy[:1]) == 0
 
 
+@pytest.mark.parametrize(("wanted", "found"), [("1", 1), ("16", 16), ("0", 5), ("-2", 5), ("many", 5), ("", 5)])
+def test_the_environment_says_how_many_processes_compile(
+    wanted: str, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "default_threads", lambda: 5)
+    monkeypatch.setenv("GRAPHOPT_JOBS", wanted)
+    assert worker_pool.default_jobs() == found
+    monkeypatch.setattr(worker_pool, "worthwhile_workers", lambda _: 99)
+    asked: list[int] = []
+    monkeypatch.setattr(worker_pool._Pool, "run", lambda _self, count, _command: asked.append(count))
+    compile_kernels(sources(), parse_target("native"))
+    compile_kernels(sources(), parse_target("native"), 3)
+    assert asked == [found - 1, 2], "what a caller says comes first"
+
+
 # -- modules ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batch", [8, None])
 def test_as_tvm_makes_it_in_one_piece(batch: int | None) -> None:
@@ -298,7 +313,7 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script.write_text(
         "print('start')\n"
         "import sys, time\n"
-        "from graphopt.backends.base import worker_pool\n"
+        "from graphopt.backends.build import worker_pool\n"
         "from tests.backends.test_object_build import sources, parse_target, compile_kernel\n"
         "worker_pool.worthwhile_workers = lambda _: 1\n"
         "def slow(*args): time.sleep(1.0); return compile_kernel(*args)\n"
