@@ -37,6 +37,7 @@ def graphopt_on_path() -> None:
         pytest.skip("graphopt is not installed beside this interpreter")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graphopt_on_path")
 def test_the_quickstart(tmp_path: Path) -> None:
     ran = []
@@ -50,6 +51,7 @@ def test_the_quickstart(tmp_path: Path) -> None:
     assert {"bash", "python", *BUILDS} <= set(ran)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graphopt_on_path")
 @pytest.mark.parametrize("tool", BUILDS)
 def test_a_build_step(tool: str, tmp_path: Path) -> None:

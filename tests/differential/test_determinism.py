@@ -10,7 +10,9 @@ from graphopt.models import zoo
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["digits", "ppocr_cls", pytest.param("squeezenet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["digits", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppocr_cls", "squeezenet"))]
+)
 def test_same_bits(name: str, threads: int) -> None:
     model = zoo.get(name)
     feed = dict(model.inputs(3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 SMALL = ("digits", "squeezenet", "ppocr_cls", "silero_vad_openvino_16k")
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in zoo.names()]
+LONG = HEAVY | {
+    "resnet50", "inception_v1", "inception_v2", "ppocr_det", "ppocr_rec", "nudenet",
+    "silero_vad_op18_ifless", "silero_vad_16k_sequence",
+}  # fmt: skip
+"""Models that take seconds to compile and whose operators and templates others have too."""
+
+
+def _models(names: Iterable[str], slow: Collection[str] = ()) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+
+
 DYNAMIC = [name for name in zoo.names() if zoo.get(name).dynamic_shapes]
 
 
@@ -26,7 +38,7 @@ def _fed(compiled: CompiledModel, feed: Arrays) -> Arrays:
     return {spec.name: feed[spec.name] for spec in compiled.inputs}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _models(zoo.names(), LONG))
 def test_static_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None, values=FIXED.get(name))
@@ -35,7 +47,7 @@ def test_static_shapes(name: str) -> None:
         assert_outputs(name, compiled.run(_fed(compiled, feed)), reference(model, feed), f"seed {seed}")
 
 
-@pytest.mark.parametrize("name", DYNAMIC)
+@pytest.mark.parametrize("name", _models(DYNAMIC, LONG | {"ppocr_cls", "opennsfw"}))
 def test_one_compilation_for_all_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", values=FIXED.get(name))
@@ -47,7 +59,7 @@ def test_one_compilation_for_all_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
-@pytest.mark.parametrize("name", [*SMALL, pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", _models([*SMALL, "resnet50"], {"ppocr_cls", "resnet50"}))
 def test_levels_agree(name: str, level: int) -> None:
     """Level 0 has neither passes nor templates nor fusion, so it is a reference made of other code."""
     model = zoo_model(name)
@@ -58,6 +70,7 @@ def test_levels_agree(name: str, level: int) -> None:
     assert_outputs(name, exact, other, f"level 2 against {level}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_number_of_threads_does_not_matter(threads: int) -> None:
     model = zoo_model("squeezenet")

@@ -33,12 +33,13 @@ def compiled(source: Path, folder: Path, seed: int, jobs: int, cache: Path | Non
     return output.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         "digits",  # its batch is symbolic: six sizes are computed when it runs
-        pytest.param("bert_tiny", marks=pytest.mark.slow),  # two symbolic dimensions
-        pytest.param("vit_tiny", marks=pytest.mark.slow),
+        "bert_tiny",  # two symbolic dimensions
+        "vit_tiny",
     ],
 )
 def test_compiling_twice_makes_the_same_bytes(name: str, tmp_path: Path) -> None:
