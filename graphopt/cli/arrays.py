@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from graphopt.cli.options import pairs
 from graphopt.errors import InputError, UserError
+from graphopt.whole_files import whole_files
 
 Array = npt.NDArray[Any]
 
@@ -89,11 +89,9 @@ def save_arrays(folder: Path, arrays: Mapping[str, Array], inputs: Sequence[Path
                 )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+        with whole_files(folder, list(names.values())) as part:
             for name, array in arrays.items():
-                np.save(Path(part) / names[name], array, allow_pickle=False)
-            for file in names.values():
-                os.replace(Path(part) / file, folder / file)
+                np.save(part / names[name], array, allow_pickle=False)
     except OSError as error:
         raise UserError(
             f"can't write to {folder}: {error.strerror or error}",

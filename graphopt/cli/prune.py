@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,6 +27,7 @@ from graphopt.cli.options import (
 )
 from graphopt.cli.values import values_of
 from graphopt.errors import UserError
+from graphopt.whole_files import whole_files
 
 
 def prune_verb(
@@ -156,10 +155,8 @@ def layer_ratios(items: list[str] | None) -> dict[str, float]:
 def _write(path: Path, text: str) -> None:
     """Complete or not at all."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder) / path.name
-            part.write_text(text)
-            os.replace(part, path)
+        with whole_files(path.parent, [path.name]) as part:
+            (part / path.name).write_text(text)
     except OSError as error:
         raise UserError(
             f"can't write {path}: {error.strerror or error}", code="cannot-write",

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from graphopt.driver.accuracy import Comparison, compare, sum_length, summing_depth
 from graphopt.ir.dims import as_symbol
 from graphopt.ir.editor import Editor, clone
@@ -21,6 +19,7 @@ from graphopt.ir.outputs import with_outputs
 from graphopt.ir.types import TensorType
 from graphopt.passes.prune.choice.size import fixed_shape
 from graphopt.passes.prune.plan import PrunePlan
+from graphopt.passes.prune.recovery.repairable import sliced
 
 Evaluate = Callable[[Graph, Mapping[str, Array]], dict[str, Array]]
 """Runs a graph: outputs by name."""
@@ -61,7 +60,7 @@ def wrong_nodes(
         if value is not None and value.name in left and _is_data(value)
     }
     whole = evaluate(with_outputs(masked, list(values)), feed)
-    want = {name: cut(array, plan, values[name]) for name, array in whole.items()}
+    want = {name: sliced(plan, values[name], array) for name, array in whole.items()}
     apart, given = unlinked(pruned, set(values))
     got = evaluate(apart, {**feed, **{new: want[name] for new, name in given.items()}})
     depth = summing_depth(masked)
@@ -107,14 +106,6 @@ def unlinked(graph: Graph, names: set[str]) -> tuple[Graph, dict[str, str]]:
                     editor.set_input(use.node, use.index, stand_in)
     editor.set_outputs(work, outputs)
     return work, given
-
-
-def cut(array: Array, plan: PrunePlan, value: Value) -> Array:
-    """The part of the original's value that the pruned graph still has."""
-    for axis, mask in enumerate(plan.keep(value)):
-        if mask is not None and not mask.all():
-            array = np.compress(mask, array, axis)
-    return array
 
 
 def _is_data(value: Value) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +22,7 @@ from graphopt.rewrite.instruments import Instrument, VerifyEach
 from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks
+from graphopt.whole_files import whole_files
 
 EXPORT_MAX_OPSET = 22
 """An exported graph gets no operator newer than this, unless the model itself is newer: deployed runtimes load it."""
@@ -125,17 +125,14 @@ def _weight_bytes(graph: Graph) -> int:
 
 def _write(model: ModelProto, path: Path, external: bool) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder) / path.name
+        data = f"{path.name}.data"
+        with whole_files(path.parent, [data, path.name] if external else [path.name]) as part:
             if external:
-                data = f"{path.name}.data"
                 copy = ModelProto()
                 copy.CopyFrom(model)  # saving moves the tensors' data out of the message
-                onnx.save_model(copy, part, save_as_external_data=True, location=data, size_threshold=1024)
-                os.replace(Path(folder) / data, path.parent / data)
+                onnx.save_model(copy, part / path.name, save_as_external_data=True, location=data, size_threshold=1024)
             else:
-                part.write_bytes(model.SerializeToString())
-            os.replace(part, path)
+                (part / path.name).write_bytes(model.SerializeToString())
     except OSError as e:
         raise ModelError(
             f"can't write {path}: {e.strerror or e}",

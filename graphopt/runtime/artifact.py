@@ -22,7 +22,6 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from graphopt.errors import ArtifactError
 from graphopt.runtime.constant_section import Entry, aligned, constant_arrays, natural, pack_constants, parse_entries
 from graphopt.runtime.manifest import FILE_FORM, require
 from graphopt.runtime.zero_bitmap import ALIGNMENT
+from graphopt.whole_files import whole_files
 
 MAGIC = b"\x89GOPT\r\n\x1a"
 FORMAT_VERSION = 5
@@ -208,24 +208,13 @@ def _versions() -> dict[str, str]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` in one step when the block ends well."""
-    temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "wb") as file:
+        with whole_files(path.parent, [path.name]) as part, (part / path.name).open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
 
 
 def _damaged(path: Path, how: str) -> ArtifactError:
