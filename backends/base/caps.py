@@ -54,6 +54,11 @@ class Caps:
         """Whether code runs as a grid of thread blocks."""
         return self.sm is not None
 
+    @property
+    def thread_choices(self) -> tuple[bool, ...]:
+        """Whether loops may be shared among threads: what there is to choose from."""
+        return (False, True) if self.cores > 1 else (False,)
+
     def lanes(self, dtype_bytes: int) -> int:
         """How many elements of ``dtype_bytes`` bytes fit one vector register (at least 1)."""
         if dtype_bytes <= 0:

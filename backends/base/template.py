@@ -91,10 +91,17 @@ class Emitted:
 
 
 class KernelTemplate(ABC, Generic[ConfigT]):
-    """A family of kernels for one kind of anchor. ``Caps`` is all that it knows of the target."""
+    """A family of kernels for one kind of anchor. ``Caps`` is all that it knows of the target.
+
+    Attributes:
+        name: by which plans and reports call it.
+        anchors: operators that it computes.
+        config_type: a frozen dataclass of numbers, truth values, strings and others of its kind: plans hold it as JSON.
+    """
 
     name: ClassVar[str]
     anchors: ClassVar[frozenset[str]]
+    config_type: ClassVar[type[Any]]
 
     def is_for(self, call: KernelCall) -> bool:
         """Whether the call's anchor is of an operator that the template computes."""
@@ -109,7 +116,10 @@ class KernelTemplate(ABC, Generic[ConfigT]):
         """The analytic choice of configuration."""
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
-        """Configurations worth trying when tuning."""
+        """What the template could do with the call: every configuration that it accepts for it, ``default``'s among them.
+
+        A tuner tries these, and a plan may ask for any of them and for no other.
+        """
         return [self.default(call, caps)]
 
     @abstractmethod

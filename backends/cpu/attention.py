@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -31,6 +31,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
     """Scaled dot-product attention with or without a mask, grouped heads, causal or not; sizes may be symbolic."""
 
     name: ClassVar[str] = "attention"
+    config_type: ClassVar[type[Any]] = AttentionConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"Attention"})
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -52,23 +53,13 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
     def default(self, call: KernelCall, caps: Caps) -> AttentionConfig:
         """Tiles as for products of these sizes; the queries of a head divided until the threads are equally busy."""
         form, types = _form(call), _types(call)
-
-        def typical(extent: Dim) -> int:
-            return max(extent, 1) if isinstance(extent, int) else _TYPICAL
-
-        queries, keys = typical(form.queries), typical(form.keys)
+        queries, keys = _typical(form.queries), _typical(form.keys)
         lanes = types.lanes(caps)
-
-        def panels(columns: int, vectors: int) -> tuple[int, int]:
-            """How many panels of at most ``vectors`` vectors, and of how many."""
-            needed = -(-columns // lanes)
-            count = -(-needed // vectors)
-            return count, -(-needed // count)
 
         def cycles(tile: tuple[int, int]) -> tuple[float, int]:
             points, vectors = tile
-            k_count, k_vectors = panels(keys, vectors)
-            v_count, v_vectors = panels(form.v_size, vectors)
+            k_count, k_vectors = _panels(keys, vectors, lanes)
+            v_count, v_vectors = _panels(form.v_size, vectors, lanes)
             total = 0.0
             for segment in split_balanced(queries, points):
                 height = segment.tile
@@ -78,15 +69,20 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             return total, -points * vectors
 
         points, vectors = min(register_tiles(caps.vector_registers, 4, queries), key=cycles)
-        tasks = typical(form.batch) * form.heads
-        shares = next(
-            (s for s in range(1, caps.cores + 1) if tasks * s % caps.cores == 0 or tasks >= 4 * caps.cores), 1
-        )
+        tasks = _typical(form.batch) * form.heads
         seconds = 2.0 * tasks * queries * keys * (form.size + form.v_size) / (4 * lanes * CLOCK)
-        return AttentionConfig(
-            points, panels(keys, vectors)[1], panels(form.v_size, vectors)[1], lanes,
-            min(shares, -(-queries // points)), caps.cores > 1 and seconds > WORTH_TWO_THREADS,
-        )  # fmt: skip
+        return _config(form, (points, vectors), lanes, _shares(form, points, caps), caps, seconds > WORTH_TWO_THREADS)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
+        """Tiles that fit the registers; a head whole, divided for equally busy threads, or a tile of queries a task."""
+        form, lanes = _form(call), _types(call).lanes(caps)
+        queries = _typical(form.queries)
+        found: dict[AttentionConfig, None] = {}
+        for points, vectors in register_tiles(caps.vector_registers, 4, queries):
+            for shares in (1, _shares(form, points, caps), -(-queries // points)):
+                for parallel in caps.thread_choices:
+                    found[_config(form, (points, vectors), lanes, shares, caps, parallel)] = None
+        return list(found)
 
     def cost(self, call: KernelCall, config: AttentionConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of the vector units."""
@@ -115,6 +111,32 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             store_style(epilogue),
         )
         return Emitted(function, [*operands, *epilogue.values])
+
+
+def _typical(extent: Dim) -> int:
+    return max(extent, 1) if isinstance(extent, int) else _TYPICAL
+
+
+def _panels(columns: int, vectors: int, lanes: int) -> tuple[int, int]:
+    """How many panels of at most ``vectors`` vectors, and of how many."""
+    needed = -(-columns // lanes)
+    count = -(-needed // vectors)
+    return count, -(-needed // count)
+
+
+def _shares(form: AttentionForm, points: int, caps: Caps) -> int:
+    """Tasks that the queries of a head are divided among so that threads are equally busy."""
+    tasks = _typical(form.batch) * form.heads
+    even = (s for s in range(1, caps.cores + 1) if tasks * s % caps.cores == 0 or tasks >= 4 * caps.cores)
+    return min(next(even, 1), -(-_typical(form.queries) // points))
+
+
+def _config(
+    form: AttentionForm, tile: tuple[int, int], lanes: int, shares: int, caps: Caps, parallel: bool
+) -> AttentionConfig:
+    points, vectors = tile
+    k_vectors, v_vectors = (_panels(columns, vectors, lanes)[1] for columns in (_typical(form.keys), form.v_size))
+    return AttentionConfig(points, k_vectors, v_vectors, lanes, shares, caps.cores > 1 and parallel)
 
 
 def _form(call: KernelCall) -> AttentionForm:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.matmul_batched import BatchedConfig, BatchedSpec, default_batched, emit
+from graphopt.backends.cpu.kernels.matmul_batched import (
+    BatchedConfig,
+    BatchedSpec,
+    configurations,
+    default_batched,
+    emit,
+)
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
@@ -25,6 +31,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
     """MatMul and Gemm (alpha = beta = 1); leading dimensions broadcast, sizes may be symbolic."""
 
     name: ClassVar[str] = "matmul-batched"
+    config_type: ClassVar[type[Any]] = BatchedConfig
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -65,6 +72,10 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
     def default(self, call: KernelCall, caps: Caps) -> BatchedConfig:
         """The tile that suits a product of this size."""
         return default_batched(spec_of(call)[0], caps)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[BatchedConfig]:
+        """Tiles that fit the register file, tasks of several sizes, copied panels or not."""
+        return configurations(spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: BatchedConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of the vector units."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.cost.direct import default_config, predicted_cycles
+from graphopt.backends.cpu.cost.direct import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, pack_weight, supports
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
 from graphopt.ir.layout import Layout
@@ -17,9 +17,11 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
     """Direct convolution of one group, channels blocked or plain."""
 
     name: ClassVar[str] = "conv2d-direct"
+    config_type: ClassVar[type[Any]] = Conv2dConfig
     kernel = ConvKernel(
         supports,
         default_config,
+        configurations,
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
         pack_weight,
         emit,

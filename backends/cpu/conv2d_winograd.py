@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall, No, Support
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.cost.winograd import default_config, predicted_cycles
+from graphopt.backends.cpu.cost.winograd import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernels
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
@@ -20,9 +20,11 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
     """
 
     name: ClassVar[str] = "conv2d-winograd"
+    config_type: ClassVar[type[Any]] = WinogradConfig
     kernel = ConvKernel(
         kernels.supports,
         default_config,
+        configurations,
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
         kernels.pack_weight,
         kernels.emit,

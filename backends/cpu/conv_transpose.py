@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -72,6 +72,11 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         config: ConfigT = self.kernel.default_config(self.spec(call)[0], caps)
         return config
 
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
+        """Tiles that fit the registers."""
+        found: Iterable[ConfigT] = self.kernel.configurations(self.spec(call)[0], caps)
+        return found
+
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time over the cores."""
         return min(float(self.kernel.seconds(self.spec(call)[0], config)), 1.0) / max(caps.cores, 1)
@@ -96,6 +101,7 @@ class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
     """Kernel = stride and no padding, on plain data."""
 
     name: ClassVar[str] = "conv-transpose-patch"
+    config_type: ClassVar[type[Any]] = PatchConfig
     kernel: ClassVar[Any] = patch_upsample
 
     def spec(self, call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
@@ -111,6 +117,7 @@ class PhasedConvTranspose2d(_ConvTranspose[SlidingConfig]):
     """Kernels no shorter than the stride, undilated, on plain data or channel blocks."""
 
     name: ClassVar[str] = "conv-transpose"
+    config_type: ClassVar[type[Any]] = SlidingConfig
     kernel: ClassVar[Any] = conv_transpose
 
     def spec(self, call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
@@ -18,9 +18,11 @@ class DepthwiseConv2d(ConvTemplate[SlidingConfig]):
     """Conv with one filter a channel, on channel blocks."""
 
     name: ClassVar[str] = "conv2d-depthwise"
+    config_type: ClassVar[type[Any]] = SlidingConfig
     kernel = ConvKernel(
         depthwise.supports,
         depthwise.default_config,
+        depthwise.configurations,
         lambda spec, config, caps: depthwise.seconds(spec, config.lanes) / caps.cores,
         depthwise.pack_weight,
         depthwise.emit,
@@ -39,9 +41,11 @@ class PlainDepthwiseConv2d(ConvTemplate[PlainWindowConfig]):
     """Conv with one filter a channel, on plain data: where no block divides the channels, or neighbours want it plain."""
 
     name: ClassVar[str] = "conv2d-depthwise-plain"
+    config_type: ClassVar[type[Any]] = PlainWindowConfig
     kernel = ConvKernel(
         depthwise_plain.supports,
         depthwise_plain.default_config,
+        depthwise_plain.configurations,
         lambda spec, _, caps: depthwise_plain.predicted_seconds(spec, caps) / caps.cores,
         lambda weight, spec, _: depthwise_plain.pack_weight(weight, spec),
         depthwise_plain.emit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
@@ -18,9 +18,11 @@ class GroupedPointwiseConv2d(ConvTemplate[GroupedPointwiseConfig]):
     """1x1 Conv in groups on plain data."""
 
     name: ClassVar[str] = "conv2d-grouped-1x1"
+    config_type: ClassVar[type[Any]] = GroupedPointwiseConfig
     kernel = ConvKernel(
         grouped_pointwise.supports,
         grouped_pointwise.default_config,
+        grouped_pointwise.configurations,
         lambda spec, config, caps: grouped_pointwise.seconds(spec, config) / caps.cores,
         grouped_pointwise.pack_weight,
         grouped_pointwise.emit,
@@ -31,9 +33,11 @@ class GroupedConv2d(ConvTemplate[SlidingConfig]):
     """Conv in groups on channel blocks."""
 
     name: ClassVar[str] = "conv2d-grouped"
+    config_type: ClassVar[type[Any]] = SlidingConfig
     kernel = ConvKernel(
         grouped_blocked.supports,
         grouped_blocked.default_config,
+        grouped_blocked.configurations,
         lambda spec, config, caps: grouped_blocked.seconds(spec, config.lanes) / caps.cores,
         grouped_blocked.pack_weight,
         grouped_blocked.emit,

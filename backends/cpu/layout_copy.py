@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -32,6 +34,7 @@ class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
     """Identity of a value of rank 4 between NCHW and NCHW{b}c, with no epilogue."""
 
     name: ClassVar[str] = "layout-copy"
+    config_type: ClassVar[type[Any]] = LayoutCopyConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"Identity"})
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -52,6 +55,10 @@ class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
     def default(self, call: KernelCall, caps: Caps) -> LayoutCopyConfig:
         """Whole vectors; threads where they save time."""
         return kernels.default_config(_spec_of(call), caps)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[LayoutCopyConfig]:
+        """With threads or without."""
+        return [replace(self.default(call, caps), parallel=parallel) for parallel in caps.thread_choices]
 
     def cost(self, call: KernelCall, config: LayoutCopyConfig, caps: Caps) -> float:
         """Predicted seconds at a nominal clock."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnSpec, emit
+from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnConfig, LrnSpec, default_config, emit
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.ops.context import attr
 
 
-class BlockedLrn(KernelTemplate[None]):
+class BlockedLrn(KernelTemplate[LrnConfig]):
     """LRN on channel blocks of known sizes."""
 
     name: ClassVar[str] = "lrn-blocked"
+    config_type: ClassVar[type[Any]] = LrnConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"LRN"})
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -32,20 +34,24 @@ class BlockedLrn(KernelTemplate[None]):
         spec = spec_of(call)
         return Yes() if max(spec.before, spec.after) <= block else No("a window that is wider than two blocks")
 
-    def default(self, call: KernelCall, caps: Caps) -> None:
-        """There is nothing to choose."""
-        return
+    def default(self, call: KernelCall, caps: Caps) -> LrnConfig:
+        """Threads where they pay."""
+        return default_config(spec_of(call), caps)
 
-    def cost(self, call: KernelCall, config: None, caps: Caps) -> float:
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[LrnConfig]:
+        """With threads or without."""
+        return map(LrnConfig, caps.thread_choices)
+
+    def cost(self, call: KernelCall, config: LrnConfig, caps: Caps) -> float:
         """Operations over the rate of a core's vector units."""
         n, c, h, w = spec_of(call).shape
         return n * c * h * w * OPERATIONS / (spec_of(call).types.lanes(caps) * CLOCK * max(caps.cores, 1))
 
-    def emit(self, call: KernelCall, config: None, caps: Caps, name: str) -> Emitted:
+    def emit(self, call: KernelCall, config: LrnConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""
         x = call.group.anchor.inputs[0]
         assert x is not None
-        return Emitted(emit(spec_of(call), caps.cores, name), [x])
+        return Emitted(emit(spec_of(call), config.parallel, name), [x])
 
 
 def spec_of(call: KernelCall) -> LrnSpec:

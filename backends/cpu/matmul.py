@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -12,6 +12,7 @@ from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
     MatmulSpec,
+    configurations,
     default_config,
     emit,
     pack_weight,
@@ -33,6 +34,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
     """MatMul of matrices and Gemm (no transA, alpha = 1) with a constant second operand."""
 
     name: ClassVar[str] = "matmul-packed"
+    config_type: ClassVar[type[Any]] = MatmulConfig
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -68,6 +70,10 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
     def default(self, call: KernelCall, caps: Caps) -> MatmulConfig:
         """The tile that the kernel predicts to be fastest."""
         return default_config(spec_of(call)[0], caps)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[MatmulConfig]:
+        """Tiles that fit the register file, with and without blocks for the caches, prefetching and threads."""
+        return configurations(spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of a core's vector units."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -46,6 +47,10 @@ class _Pool(KernelTemplate[ConfigT]):
         """The kernel's own choice of configuration."""
 
     @abstractmethod
+    def kernel_configurations(self, pool: PoolSpec, caps: Caps) -> Iterable[ConfigT]:
+        """All that the kernel could do."""
+
+    @abstractmethod
     def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
         """Predicted time on one core; infinite for symbolic sizes."""
 
@@ -83,6 +88,10 @@ class _Pool(KernelTemplate[ConfigT]):
         """The kernel's own choice of configuration."""
         return self.kernel_default(pool_of(call)[0], caps)
 
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
+        """All that the kernel could do."""
+        return self.kernel_configurations(pool_of(call)[0], caps)
+
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """Predicted time over the cores."""
         return min(self.kernel_seconds(pool_of(call)[0], caps), 1.0) / max(caps.cores, 1)
@@ -103,6 +112,7 @@ class WindowPool(_Pool[SlidingConfig]):
     """Pooling on channel blocks."""
 
     name: ClassVar[str] = "pooling"
+    config_type: ClassVar[type[Any]] = SlidingConfig
 
     def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
         """Why the kernel can't run over a window, or None if it can."""
@@ -111,6 +121,10 @@ class WindowPool(_Pool[SlidingConfig]):
     def kernel_default(self, pool: PoolSpec, caps: Caps) -> SlidingConfig:
         """A row of pixels that fills the registers."""
         return pooling.default_config(pool, caps)
+
+    def kernel_configurations(self, pool: PoolSpec, caps: Caps) -> Iterable[SlidingConfig]:
+        """Rows of pixels that fit the registers."""
+        return pooling.configurations(pool, caps)
 
     def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
         """Additions or bytes, whichever takes longer."""
@@ -133,6 +147,7 @@ class PlainWindowPool(_Pool[PlainWindowConfig]):
     """Pooling on plain data of known sizes."""
 
     name: ClassVar[str] = "pooling-plain"
+    config_type: ClassVar[type[Any]] = PlainWindowConfig
 
     def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
         """Why the kernel can't run over a window, or None if it can."""
@@ -141,6 +156,10 @@ class PlainWindowPool(_Pool[PlainWindowConfig]):
     def kernel_default(self, pool: PoolSpec, caps: Caps) -> PlainWindowConfig:
         """Tile and strip that fit registers and cache."""
         return pooling_plain.default_config(pool, caps)
+
+    def kernel_configurations(self, pool: PoolSpec, caps: Caps) -> Iterable[PlainWindowConfig]:
+        """Tiles and strips that fit registers and cache."""
+        return pooling_plain.configurations(pool, caps)
 
     def kernel_seconds(self, pool: PoolSpec, caps: Caps) -> float:
         """Predicted time on one core."""
@@ -164,6 +183,7 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
     """GlobalAveragePool and GlobalMaxPool on channel blocks."""
 
     name: ClassVar[str] = "global-pooling"
+    config_type: ClassVar[type[Any]] = GlobalPoolConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -184,6 +204,10 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
     def default(self, call: KernelCall, caps: Caps) -> GlobalPoolConfig:
         """Whole vectors; threads where they pay."""
         return global_pooling.default_config(global_pool_of(call)[0], caps)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[GlobalPoolConfig]:
+        """With threads or without."""
+        return [replace(self.default(call, caps), parallel=parallel) for parallel in caps.thread_choices]
 
     def cost(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps) -> float:
         """Bytes over the rate at which one core reads."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,15 +106,28 @@ def single_node(call: KernelCall, data: int | None = None) -> str | None:
 
 
 class RowTemplate(KernelTemplate[RowConfig]):
-    """What the row kernels have in common."""
+    """What the row kernels have in common.
 
+    Attributes:
+        seconds_per_vector: measured.
+        prefetches: whether the kernel makes use of ``RowConfig.prefetch``.
+    """
+
+    config_type: ClassVar[type[Any]] = RowConfig
     seconds_per_vector: ClassVar[float]
+    prefetches: ClassVar[bool] = True
 
     def default(self, call: KernelCall, caps: Caps) -> RowConfig:
         """Whole registers; threads where the work pays for them."""
         types = row_types(call)
         worth = caps.cores > 1 and self._seconds(call, caps) > WORTH_TWO_THREADS
         return RowConfig(types.lanes(caps), worth, types.input.bytes * _elements(call) > caps.l2_bytes // 2)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[RowConfig]:
+        """With threads or without, and with prefetching or without where the kernel knows it."""
+        default = self.default(call, caps)
+        fetches = (False, True) if self.prefetches else (default.prefetch,)
+        return [replace(default, parallel=p, prefetch=f) for p in caps.thread_choices for f in fetches]
 
     def cost(self, call: KernelCall, config: RowConfig, caps: Caps) -> float:
         """By the number of vectors."""
@@ -171,6 +184,7 @@ class ColumnSoftmax(RowTemplate):
 
     name: ClassVar[str] = "softmax-columns"
     anchors: ClassVar[frozenset[str]] = RowSoftmax.anchors
+    prefetches: ClassVar[bool] = False
     seconds_per_vector: ClassVar[float] = 1e-8
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

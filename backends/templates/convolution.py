@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
@@ -42,6 +42,7 @@ class ConvKernel(Generic[ConfigT]):
     Attributes:
         supports: why it can't compute a specification, or None if it can.
         default_config: its own choice of configuration.
+        configurations: all that it could do, that one among them.
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
         pack_weight: OIHW weights in the order in which the kernel reads them.
         stored_weight: whether the packed weights keep the element type that the model has them in.
@@ -50,6 +51,7 @@ class ConvKernel(Generic[ConfigT]):
 
     supports: Callable[[Conv2dSpec, Caps], str | None]
     default_config: Callable[[Conv2dSpec, Caps], ConfigT]
+    configurations: Callable[[Conv2dSpec, Caps], Iterable[ConfigT]]
     seconds: Callable[[Conv2dSpec, ConfigT, Caps], float]
     pack_weight: Callable[[Array, Conv2dSpec, ConfigT], Array]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
@@ -97,6 +99,10 @@ class ConvTemplate(KernelTemplate[ConfigT]):
     def default(self, call: KernelCall, caps: Caps) -> ConfigT:
         """The configuration that the kernel predicts to be fastest."""
         return self.kernel.default_config(self.spec_of(call)[0], caps)
+
+    def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
+        """All that the kernel could do."""
+        return self.kernel.configurations(self.spec_of(call)[0], caps)
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
@@ -26,19 +27,7 @@ _TILE_CYCLES = 20.0
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
-    lanes = vector_lanes(spec, caps)
-    vectors_needed = -(-spec.out_channels // lanes)
-    out_rows, out_columns = _nominal_plane(spec)
-
-    candidates: list[tuple[float, int, Conv2dConfig]] = []
-    for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
-        tiles = [(1, points)] if points <= out_columns else []
-        if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
-            tiles.append((points // out_columns, out_columns))
-        for rows, columns in tiles:
-            config = Conv2dConfig(lanes, vectors, columns, rows)
-            candidates.append((predicted_cycles(spec, config, caps), -config.accumulators, config))
-    ranked = [config for *_, config in sorted(candidates, key=lambda candidate: candidate[:2])]
+    ranked = sorted(_tiles(spec, caps), key=lambda tile: (predicted_cycles(spec, tile, caps), -tile.accumulators))
     best = next((config for config in ranked if _code_size(spec, config) <= _MAX_CODE), None)
     best = best or min(ranked, key=lambda config: _code_size(spec, config))
     symbolic = spec.flops is None
@@ -46,6 +35,31 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
         symbolic or predicted_cycles(spec, best, caps) < predicted_cycles(spec, best, replace(caps, cores=1))
     )
     return replace(best, cache_tiles=_cached_tiles(spec, best, caps), parallel=parallel)
+
+
+def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[Conv2dConfig]:
+    """Tiles whose code is short enough, with and without blocks for the cache and threads."""
+    tiles = _tiles(spec, caps)
+    sizes = [_code_size(spec, tile) for tile in tiles]
+    for tile, size in zip(tiles, sizes):
+        if size <= max(_MAX_CODE, min(sizes)):
+            for cache_tiles in dict.fromkeys((_cached_tiles(spec, tile, caps), 0)):
+                for parallel in caps.thread_choices:
+                    yield replace(tile, cache_tiles=cache_tiles, parallel=parallel)
+
+
+def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
+    """Register tiles that fit the register file and the plane: rows of pixels, or whole rows."""
+    lanes = vector_lanes(spec, caps)
+    vectors_needed = -(-spec.out_channels // lanes)
+    out_rows, out_columns = _nominal_plane(spec)
+    found = []
+    for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
+        if points <= out_columns:
+            found.append(Conv2dConfig(lanes, vectors, points))
+        if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
+            found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns))
+    return found
 
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:

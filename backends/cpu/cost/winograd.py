@@ -35,10 +35,11 @@ _TRANSFORM_CYCLES = {2: (40.0, 35.0), 4: (250.0, 220.0)}
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
     """The configuration with the least predicted time."""
-    return min(_candidates(spec, caps), key=lambda config: (predicted_cycles(spec, config, caps), config.block))
+    return min(configurations(spec, caps), key=lambda config: (predicted_cycles(spec, config, caps), config.block))
 
 
-def _candidates(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
+def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
+    """Both sizes of tiles, the widest register tiles, and how many tiles and panels are worked on together."""
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     tiles_of_registers = _widest(register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32))

@@ -8,7 +8,7 @@ kernel, reversed. All phases of a row run together, while their input is in cach
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,12 +125,19 @@ def supports(spec: TransposedSpec, caps: Caps) -> str | None:
 
 def default_config(spec: TransposedSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
-    if spec.out_block == 1:
-        lanes = min(spec.types.lanes(caps), max(4, 1 << (spec.out_channels - 1).bit_length()))
-    else:
-        lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
-    config = SlidingConfig(lanes, tile_for(spec.phase(0, 0), caps, _KEPT_WEIGHTS))
+    config = SlidingConfig(_lanes(spec, caps), tile_for(spec.phase(0, 0), caps, _KEPT_WEIGHTS))
     return replace(config, parallel=worth_threads(seconds(spec, config), caps))
+
+
+def configurations(spec: TransposedSpec, caps: Caps) -> Iterator[SlidingConfig]:
+    """Rows of pixels that fit the registers."""
+    return sliding_window.configurations(spec.phase(0, 0), caps, _lanes(spec, caps), _KEPT_WEIGHTS)
+
+
+def _lanes(spec: TransposedSpec, caps: Caps) -> int:
+    if spec.out_block == 1:
+        return min(spec.types.lanes(caps), max(4, 1 << (spec.out_channels - 1).bit_length()))
+    return math.gcd(spec.out_block, spec.types.lanes(caps))
 
 
 def seconds(spec: TransposedSpec, config: SlidingConfig) -> float:

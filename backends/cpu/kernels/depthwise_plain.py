@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,11 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> PlainWindowConfig:
     """Tile and strip that fit registers and cache."""
     parallel = worth_threads(predicted_seconds(spec, caps), caps)
     return plain_window.default_config(spec, caps, spec.kernel[0] * spec.kernel[1], parallel)
+
+
+def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
+    """Tiles and strips that fit registers and cache."""
+    return plain_window.configurations(spec, caps, spec.kernel[0] * spec.kernel[1])
 
 
 def pack_weight(weight: Array, spec: Conv2dSpec) -> Array:

@@ -8,7 +8,7 @@ are permuted, so that no product is wasted on small groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,12 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
     lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
     tile = tile_for(spec, caps, min(spec.kernel[1], _KEPT_WEIGHTS))
     return SlidingConfig(lanes, tile, worth_threads(seconds(spec, lanes), caps))
+
+
+def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[SlidingConfig]:
+    """Rows of pixels that fit the registers."""
+    kept = min(spec.kernel[1], _KEPT_WEIGHTS)
+    return sliding_window.configurations(spec, caps, math.gcd(spec.out_block, spec.types.lanes(caps)), kept)
 
 
 def seconds(spec: Conv2dSpec, lanes: int) -> float:

@@ -7,7 +7,7 @@ The last vector of a row of pixels may overlap the one before it, which then com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,18 +75,28 @@ def _pixels(spec: Conv2dSpec) -> int:
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
     """The tile with the least predicted time among those that fit the register file."""
+    best = min(_tiles(spec, caps), key=lambda tile: (seconds(spec, tile), -tile.vectors * tile.channels))
+    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
+
+
+def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[GroupedPointwiseConfig]:
+    """Tiles that fit the register file."""
+    for tile in _tiles(spec, caps):
+        for parallel in caps.thread_choices:
+            yield replace(tile, parallel=parallel)
+
+
+def _tiles(spec: Conv2dSpec, caps: Caps) -> list[GroupedPointwiseConfig]:
     pixels = _pixels(spec)
     lanes = min(spec.types.lanes(caps), largest_power(pixels))
     vectors_needed = -(-pixels // lanes)
     channels_needed = spec.out_channels // spec.groups
     # LLVM keeps the broadcast weight of every channel, and spills where those don't fit beside the accumulators
-    tiles = [
+    return [
         GroupedPointwiseConfig(lanes, vectors, channels)
         for vectors in range(1, min(_MAX_VECTORS, vectors_needed) + 1)
         for channels in range(1, min(max(1, (caps.vector_registers - 1) // (vectors + 1)), channels_needed) + 1)
     ]
-    best = min(tiles, key=lambda tile: (seconds(spec, tile), -tile.vectors * tile.channels))
-    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
 
 
 def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int) -> float:

@@ -6,9 +6,11 @@ them one by one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.nest import PARALLEL_WORK
 from graphopt.backends.specs.types import SINGLE, KernelTypes
@@ -50,7 +52,23 @@ class LrnSpec:
         return self.size - 1 - self.before
 
 
-def emit(spec: LrnSpec, cores: int, name: str) -> Any:
+@dataclass(frozen=True)
+class LrnConfig:
+    """How to compute it.
+
+    Attributes:
+        parallel: whether rows are shared out among threads.
+    """
+
+    parallel: bool
+
+
+def default_config(spec: LrnSpec, caps: Caps) -> LrnConfig:
+    """Threads where they pay."""
+    return LrnConfig(caps.cores > 1 and math.prod(spec.shape) * OPERATIONS >= PARALLEL_WORK)
+
+
+def emit(spec: LrnSpec, parallel: bool, name: str) -> Any:
     """The kernel ``(x, y)``."""
     n, c, h, w = spec.shape
     block, blocks = spec.block, c // spec.block
@@ -98,8 +116,7 @@ def emit(spec: LrnSpec, cores: int, name: str) -> Any:
         loop(lane, block, seq([*log_scope.statements(), to_exponent]), lane_kind(log_scope)),
         loop(last, block, seq([*exp_scope.statements(), store]), lane_kind(exp_scope)),
     ])  # fmt: skip
-    pays = cores > 1 and n * c * h * w * OPERATIONS >= PARALLEL_WORK
-    kind = tirx.ForKind.PARALLEL if pays else tirx.ForKind.SERIAL
+    kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
     nest = loop(row, n * h, loop(co, blocks, loop(col, w, body)), kind)
     func = tirx.PrimFunc([x.buffer, y.buffer], nest)
     return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})

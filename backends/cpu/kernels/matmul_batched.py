@@ -6,7 +6,8 @@ A task copies panels of B into scratch memory of its thread, as constants are pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
@@ -17,13 +18,14 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
     MatmulSpec,
     default_config,
+    most_tile,
     row_tiles,
     share,
 )
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
-from graphopt.backends.cpu.kernels.tiling import ceil_div
+from graphopt.backends.cpu.kernels.tiling import ceil_div, register_tiles
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -83,32 +85,53 @@ class BatchedConfig:
 
 def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
     """The tile of a product of this size, and as many tasks as keep the threads equally busy."""
-
-    def typical(extent: Expr) -> int:
-        return max(extent, 1) if isinstance(extent, int) else _TYPICAL
-
-    m, n, k = typical(spec.m), typical(spec.n), typical(spec.k)
-    single = default_config(MatmulSpec(m, n, k, spec.types), caps)
-    batch = 1
-    for extent in spec.batch:
-        batch *= extent if isinstance(extent, int) else 2
-    panels = -(-n // single.panel)
-    groups = 1
-    if caps.cores > 1 and (batch % caps.cores or batch < caps.cores) and batch < 4 * caps.cores:
-        enough = -(-4 * caps.cores // batch)
-        groups = min(panels, next((g for g in range(1, enough) if batch * g % caps.cores == 0), enough))
-    seconds = 2.0 * batch * m * n * k / (4 * spec.types.lanes(caps) * CLOCK)
+    typical = _typical(spec)
+    batch, flops = _work(spec)
+    single = default_config(typical, caps)
     symbolic = not all(isinstance(d, int) for d in (*spec.batch, spec.m, spec.n, spec.k))
-    product = MatmulConfig(
-        single.m_tile,
-        single.n_vectors,
-        single.lanes,
-        m_block=_row_block(spec, single, caps),
-        parallel=caps.cores > 1 and (symbolic or seconds > _WORTH_TWO_THREADS),
-    )
-    return BatchedConfig(
-        product, groups, pack=spec.transposed_b or not isinstance(spec.m, int) or spec.m > single.m_tile
-    )
+    parallel = caps.cores > 1 and (symbolic or flops / (4 * spec.types.lanes(caps) * CLOCK) > _WORTH_TWO_THREADS)
+    tile = _tile(spec, single, caps, parallel)
+    pack = spec.transposed_b or not isinstance(spec.m, int) or spec.m > single.m_tile
+    return BatchedConfig(tile, _tasks(batch, -(-typical.n // tile.panel), caps), pack)
+
+
+def configurations(spec: BatchedSpec, caps: Caps) -> Iterator[BatchedConfig]:
+    """Tiles that fit the register file, tasks that keep threads busy or as many as there are panels, copied panels or not."""
+    typical = _typical(spec)
+    for points, vectors in register_tiles(caps.vector_registers, *most_tile(typical, caps)):
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps))
+        panels = -(-typical.n // tile.panel)
+        for groups in dict.fromkeys((1, _tasks(_work(spec)[0], panels, caps), panels)):
+            for pack in (True,) if spec.transposed_b else (False, True):
+                for parallel in caps.thread_choices:
+                    yield BatchedConfig(_tile(spec, tile, caps, parallel), groups, pack)
+
+
+def _typical(spec: BatchedSpec) -> MatmulSpec:
+    """One product, with typical extents in place of symbolic ones."""
+    m, n, k = (max(d, 1) if isinstance(d, int) else _TYPICAL for d in (spec.m, spec.n, spec.k))
+    return MatmulSpec(m, n, k, spec.types)
+
+
+def _work(spec: BatchedSpec) -> tuple[int, float]:
+    """Products, and operations of all of them, typical numbers where they are symbolic."""
+    one = _typical(spec)
+    batch = math.prod(extent if isinstance(extent, int) else 2 for extent in spec.batch)
+    return batch, batch * (one.flops or 0.0)
+
+
+def _tile(spec: BatchedSpec, tile: MatmulConfig, caps: Caps, parallel: bool) -> MatmulConfig:
+    """The register tile of another configuration, with blocks of rows for the second-level cache."""
+    block = _row_block(spec, tile, caps)
+    return MatmulConfig(tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel)
+
+
+def _tasks(batch: int, panels: int, caps: Caps) -> int:
+    """Tasks that the columns of a product are divided among so that threads are equally busy."""
+    if not (caps.cores > 1 and (batch % caps.cores or batch < caps.cores) and batch < 4 * caps.cores):
+        return 1
+    enough = -(-4 * caps.cores // batch)
+    return min(panels, next((g for g in range(1, enough) if batch * g % caps.cores == 0), enough))
 
 
 _WORTH_TWO_THREADS = 1e-5

@@ -7,7 +7,7 @@ vectors of B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
@@ -111,7 +111,7 @@ def supports(spec: MatmulSpec, caps: Caps) -> str | None:
 def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     lanes = spec.types.lanes(caps)
-    rows = spec.static_m or _SYMBOLIC_ROWS
+    most_vectors, rows = most_tile(spec, caps)
     vectors_needed = -(-spec.n // lanes)
 
     def cycles(tile: tuple[int, int]) -> tuple[float, int]:
@@ -123,13 +123,29 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
             total += int(segment.count) * (spec.k * step + _STORE_CYCLES * segment.tile * vectors)
         return panels * total, -points * vectors
 
-    points, vectors = min(register_tiles(caps.vector_registers, min(8, vectors_needed), rows), key=cycles)
+    points, vectors = min(register_tiles(caps.vector_registers, most_vectors, rows), key=cycles)
     tile = MatmulConfig(points, vectors, lanes)
     return replace(
         _cache_blocks(spec, tile, caps),
         prefetch=rows > points,
         parallel=caps.cores > 1 and (spec.flops is None or _seconds(spec, caps) > WORTH_TWO_THREADS),
     )
+
+
+def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
+    """Tiles that fit the register file, with and without blocks for the caches, prefetching and threads."""
+    for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps)):
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps))
+        blocked = _cache_blocks(spec, tile, caps)
+        for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
+            for prefetch in (False, True):
+                for parallel in caps.thread_choices:
+                    yield replace(blocks, prefetch=prefetch, parallel=parallel)
+
+
+def most_tile(spec: MatmulSpec, caps: Caps) -> tuple[int, int]:
+    """Most vectors and rows of a register tile."""
+    return min(8, -(-spec.n // spec.types.lanes(caps))), spec.static_m or _SYMBOLIC_ROWS
 
 
 def _seconds(spec: MatmulSpec, caps: Caps) -> float:

@@ -7,7 +7,7 @@ columns are input pixels. A lane is an input pixel; the accumulators of horizont
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,16 +108,28 @@ def supports(spec: PatchSpec, caps: Caps) -> str | None:
 def default_config(spec: PatchSpec, caps: Caps) -> PatchConfig:
     """The tile with the least predicted time among those that fit the register file."""
     width = spec.width if isinstance(spec.width, int) else _NOMINAL
+    tiles = _tiles(spec, caps)
+    best = min(tiles, key=lambda tile: (_row_cycles(spec, tile, width), -tile.vectors * tile.lines))
+    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
+
+
+def configurations(spec: PatchSpec, caps: Caps) -> Iterator[PatchConfig]:
+    """Tiles that fit the register file."""
+    for tile in _tiles(spec, caps):
+        for parallel in caps.thread_choices:
+            yield replace(tile, parallel=parallel)
+
+
+def _tiles(spec: PatchSpec, caps: Caps) -> list[PatchConfig]:
+    width = spec.width if isinstance(spec.width, int) else _NOMINAL
     lanes = min(spec.types.lanes(caps), largest_power(width))
-    tiles = [
+    return [
         PatchConfig(lanes, vectors, lines)
         for vectors in range(1, min(_MAX_VECTORS, -(-width // lanes)) + 1)
         for lines in range(
             1, min(max(1, (caps.vector_registers - 1) // (vectors + 1) // spec.scale[1]), spec.lines) + 1
         )
     ]
-    best = min(tiles, key=lambda tile: (_row_cycles(spec, tile, width), -tile.vectors * tile.lines))
-    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
 
 
 def _row_cycles(spec: PatchSpec, config: PatchConfig, width: int) -> float:

@@ -7,7 +7,7 @@ and no border needs code of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,20 +90,47 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
 
 def default_config(spec: Conv2dSpec, caps: Caps, kept: int, parallel: bool) -> PlainWindowConfig:
     """A tile that fits the registers besides ``kept`` operands, and strips that fit the first-level cache."""
+    lanes, vectors, room = _limits(spec, caps, kept)
+    rows = _most_rows(spec, vectors, room)
+    return PlainWindowConfig(lanes, vectors, rows, _strip(spec, lanes, rows), parallel)
+
+
+def configurations(spec: Conv2dSpec, caps: Caps, kept: int) -> Iterator[PlainWindowConfig]:
+    """Tiles that fit the registers besides ``kept`` operands, on the longest strips that fit in cache and on half of that."""
+    lanes, most, room = _limits(spec, caps, kept)
+    for vectors in range(1, most + 1):
+        for rows in range(1, _most_rows(spec, vectors, room) + 1):
+            strip = _strip(spec, lanes, rows)
+            for height in dict.fromkeys((strip, max(rows, -(-strip // 2)))):
+                for parallel in caps.thread_choices:
+                    yield PlainWindowConfig(lanes, vectors, rows, height, parallel)
+
+
+def _limits(spec: Conv2dSpec, caps: Caps, kept: int) -> tuple[int, int, int]:
+    """Lanes, most vectors of a tile, and registers for its accumulators."""
     assert spec.static_plane is not None
-    height, width = spec.static_plane
+    width = spec.static_plane[1]
     lanes = min(spec.types.lanes(caps), largest_power(width))
     room = max(2, min(caps.vector_registers - 4 - min(kept, caps.vector_registers // 4), _MAX_TILE))
-    vectors = min(-(-width // lanes), _MAX_VECTORS, room)
+    return lanes, min(-(-width // lanes), _MAX_VECTORS, room), room
+
+
+def _most_rows(spec: Conv2dSpec, vectors: int, room: int) -> int:
+    assert spec.static_plane is not None
     taps = spec.kernel[0] * spec.kernel[1]
-    rows = max(1, min(room // vectors, height, _MAX_CODE // (4 * taps * vectors)))
-    strip = height
+    return max(1, min(room // vectors, spec.static_plane[0], _MAX_CODE // (4 * taps * vectors)))
+
+
+def _strip(spec: Conv2dSpec, lanes: int, rows: int) -> int:
+    """Rows of the longest strip whose input fits the first-level cache, no fewer than a tile's."""
+    assert spec.static_plane is not None
+    strip = spec.static_plane[0]
     while (
         strip > rows
         and _scratch_row(spec, lanes) * _strip_input(spec, strip) * spec.types.accumulator.bytes > _STRIP_BYTES
     ):
         strip = -(-strip // 2)
-    return PlainWindowConfig(lanes, vectors, rows, strip, parallel)
+    return strip
 
 
 def _strip_input(spec: Conv2dSpec, rows: int) -> int:

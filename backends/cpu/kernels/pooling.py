@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
@@ -67,6 +67,13 @@ def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:
     lanes = math.gcd(pool.window.out_block, pool.window.types.lanes(caps))
     parallel = worth_threads(seconds(pool.window, lanes), caps)
     return SlidingConfig(lanes, tile_for(pool.window, caps, 0), parallel)
+
+
+def configurations(pool: PoolSpec, caps: Caps) -> Iterator[SlidingConfig]:
+    """Rows of pixels that fit the registers."""
+    return sliding_window.configurations(
+        pool.window, caps, math.gcd(pool.window.out_block, pool.window.types.lanes(caps)), 0
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ def default_config(pool: PoolSpec, caps: Caps) -> PlainWindowConfig:
     """Tile and strip that fit registers and cache."""
     parallel = worth_threads(predicted_seconds(pool.window, caps), caps)
     return plain_window.default_config(pool.window, caps, 0, parallel)
+
+
+def configurations(pool: PoolSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
+    """Tiles and strips that fit registers and cache."""
+    return plain_window.configurations(pool.window, caps, 0)
 
 
 def factors(pool: PoolSpec) -> Array:

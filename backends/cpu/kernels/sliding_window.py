@@ -8,7 +8,7 @@ rows near the top and bottom.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -92,6 +92,13 @@ def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
     if not isinstance(width, int):
         return limit
     return -(-width // -(-width // limit))
+
+
+def configurations(spec: Conv2dSpec, caps: Caps, lanes: int, kept: int) -> Iterator[SlidingConfig]:
+    """Tiles up to the one that fills the registers; arguments as of ``tile_for``."""
+    for tile in range(1, tile_for(spec, caps, kept) + 1):
+        for parallel in caps.thread_choices:
+            yield SlidingConfig(lanes, tile, parallel)
 
 
 def emit(

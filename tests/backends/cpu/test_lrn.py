@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.kernels.lrn import LrnSpec, emit
+from graphopt.backends.cpu.kernels.lrn import LrnSpec, default_config, emit
 
 
 def reference(x: np.ndarray, spec: LrnSpec) -> np.ndarray:
@@ -35,8 +36,9 @@ def run(spec: LrnSpec, x: np.ndarray, cpu: str | None = None, cores: int = 2) ->
     """One call of the kernel, built for ``cpu``, by default with the widest vectors that this machine has."""
     cpu = cpu or next(name for name, feature in reversed(LEVELS) if host_has(feature))
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+    config = default_config(spec, Caps(cores=cores))
     with cpu_pass_context():
-        built = tvm.compile(tvm.IRModule({"lrn": emit(spec, cores, "lrn")}), target).jit()
+        built = tvm.compile(tvm.IRModule({"lrn": emit(spec, config.parallel, "lrn")}), target).jit()
     data = tvm.runtime.tensor(blocked(x, spec.block))
     out = tvm.runtime.empty(data.shape, "float32")
     built["lrn"](data, out)
