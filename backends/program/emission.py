@@ -21,10 +21,12 @@ from graphopt.backends.base.tvm_api import tvm, tvm_ffi
 from graphopt.backends.build.chunks import with_duration
 from graphopt.backends.lower.generic import emit_generic
 from graphopt.backends.program.call_signature import Key, Signature, Signatures
+from graphopt.backends.program.planned import choice_of, planned
 from graphopt.backends.program.work import rough_seconds
 from graphopt.backends.tensors.builder import SCRATCH
 from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.graph import Value
+from graphopt.ir.kernel_plan import KernelChoice
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Kernel:
         emitted: the function, and the group's own operands.
         candidates: what the templates for the anchor had to say.
         chosen: the one that was taken; None for the generic schedule.
+        choice: the same as a plan holds it.
     """
 
     emitted: Emitted
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
+    choice: KernelChoice
 
 
 class Emission:
@@ -59,26 +63,30 @@ class Emission:
             UnsupportedOpError: an operator has no lowering.
         """
         signature = self._signatures.of(call)
-        known = self._known.get(signature.key)
+        plan = call.fused.options.plan
+        asked_for = None if plan is None else planned(plan, self._templates, call, self._caps)
+        key = (*signature.key, asked_for)
+        known = self._known.get(key)
         if known is not None:
             first, kernel = known
             others = dict(zip(first.values, signature.values))
             inputs = [_instead(operand, others) for operand in kernel.emitted.inputs]
             emitted = Emitted(kernel.emitted.function, inputs, kernel.emitted.symbols)
-            return Kernel(emitted, kernel.candidates, kernel.chosen)
-        kernel = self._made(call)
+            return Kernel(emitted, kernel.candidates, kernel.chosen, kernel.choice)
+        kernel = self._made(call, asked_for)
         if _is_shareable(kernel.emitted, call, signature):
-            self._known[signature.key] = signature, kernel
+            self._known[key] = signature, kernel
         return kernel
 
-    def _made(self, call: KernelCall) -> Kernel:
+    def _made(self, call: KernelCall, asked_for: tuple[Candidate | None] | None) -> Kernel:
         candidates = weigh(self._templates, call, self._caps)
-        best = candidates[0] if candidates else None
-        if best is not None and best.seconds is not None:
+        best = next((c for c in candidates if c.seconds is not None), None) if asked_for is None else asked_for[0]
+        choice = choice_of(call, best)
+        if best is not None:
             emitted = best.template.emit(call, best.config, self._caps, "kernel")
-            return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best)
+            return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best, choice)
         emitted = emit_generic(call, self._caps, "kernel", self._schedule)
-        return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None)
+        return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None, choice)
 
     def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:
         """The kernel with what it is predicted to take on ``threads`` threads."""

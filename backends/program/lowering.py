@@ -301,6 +301,7 @@ class Lowering:
         how, text = ("generic", "") if chosen is None else (chosen.template.name, str(chosen.config))
         step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
         step.candidates = tuple(map(str, kernel.candidates))
+        step.anchor, step.choice = group.anchor.name, kernel.choice
         step.seconds = chosen.seconds if chosen is not None else None
         self.out.steps.append(step)
 

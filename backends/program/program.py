@@ -7,6 +7,7 @@ from typing import Any
 
 from graphopt.backends.base.target import Target
 from graphopt.ir.graph import Array, Value
+from graphopt.ir.kernel_plan import KernelChoice
 from graphopt.ir.types import Shape, TensorType
 
 
@@ -58,6 +59,8 @@ class KernelStep:
         bytes: operands and results once each (`graphopt.backends.program.work`), None when sizes are symbolic.
         candidates: what each template for the anchor predicted, cheapest first, or why it can't.
         seconds: what the template taken predicted, at the nominal clock of the cost models; None of the generic schedule.
+        anchor: name of the node that decides the kernel.
+        choice: template and configuration as a plan holds them; None of kernels that leave no choice (copies, sizes).
     """
 
     function: str
@@ -72,6 +75,8 @@ class KernelStep:
     bytes: int | None = None
     candidates: tuple[str, ...] = ()
     seconds: float | None = None
+    anchor: str = ""
+    choice: KernelChoice | None = None
 
 
 @dataclass(eq=False)
@@ -138,6 +143,7 @@ class Program:
     Attributes:
         functions: PrimFuncs, each structurally distinct (equal kernels are emitted once).
         arena_bytes: memory that all planned buffers share.
+        model: digest of the graph that it was made of.
     """
 
     name: str
@@ -148,11 +154,21 @@ class Program:
     constants: list[Buffer] = field(default_factory=list)
     functions: dict[str, Any] = field(default_factory=dict)
     arena_bytes: int = 0
+    model: str = ""
 
     @property
     def kernels(self) -> list[KernelStep]:
         """Kernel calls in order."""
         return [s for s in self.steps if isinstance(s, KernelStep)]
+
+    def choices(self) -> dict[str, KernelChoice]:
+        """How kernels are computed, those of branches too, by the name of their anchor."""
+        found = {s.anchor: s.choice for s in self.kernels if s.choice is not None}
+        for step in self.steps:
+            if isinstance(step, BranchStep):
+                for sub in (step.then, step.otherwise):
+                    found |= sub.program.choices()
+        return found
 
 
 def format_program(program: Program, costs: bool = False) -> str:

@@ -13,6 +13,7 @@ import typer
 from graphopt.cli import console
 from graphopt.cli.options import (
     JsonOpt,
+    PlanOpt,
     SeedOpt,
     ShapeOpt,
     StrictOpt,
@@ -37,6 +38,7 @@ def bench_verb(
     value: ValueOpt = None,
     strict: StrictOpt = False,
     threads: ThreadsOpt = None,
+    plan: PlanOpt = None,
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", help="Rounds at most.")] = 30,
     compare: Annotated[
         list[str] | None,
@@ -76,7 +78,7 @@ def bench_verb(
         check_output(roofline, model)
         require_matplotlib()
     start = time.perf_counter()
-    compiled = load_or_compile(model, shapes_of(shape), threads, values=values_of(value), strict=strict)
+    compiled = load_or_compile(model, shapes_of(shape), threads, values=values_of(value), strict=strict, plan=plan)
     prepared_s = time.perf_counter() - start
     assert compiled.target is not None
     cores = compiled.target.caps.cores

@@ -15,6 +15,7 @@ from graphopt.cli.options import (
     LevelOpt,
     ModelArg,
     PassOpt,
+    PlanOpt,
     SeedOpt,
     ShapeOpt,
     SkipOpt,
@@ -47,6 +48,7 @@ def check_verb(
     skip_pass: SkipOpt = None,
     threads: ThreadsOpt = None,
     verify_each: VerifyOpt = False,
+    plan: PlanOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL, run it on random or given inputs, compare every output with a reference implementation."""
@@ -54,7 +56,7 @@ def check_verb(
     with console.working(f"checking {model.name}"):
         from graphopt.driver.checking import Options, check_model
 
-        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact)
+        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact, plan)
         report = check_model(
             model, options, shapes=shapes_of(shape), values=values_of(value), strict=strict, feed=feed, seed=seed,
             reference=reference,

@@ -17,6 +17,7 @@ from graphopt.cli.options import (
     ModelArg,
     NoCacheOpt,
     PassOpt,
+    PlanOpt,
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
@@ -48,10 +49,17 @@ def compile_verb(
     remarks: RemarksOpt = False,
     no_cache: NoCacheOpt = False,
     jobs: JobsOpt = None,
+    plan: PlanOpt = None,
+    write_plan: Annotated[
+        Path | None,
+        typer.Option("--write-plan", metavar="FILE", help="Also write which kernels were chosen.", show_default=False),
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
     check_output(output, model)
+    if write_plan is not None:
+        check_output(write_plan, model)
     with console.working("loading the compiler"):
         from graphopt.driver.compiling import compile
         from graphopt.rewrite.remarks import Remarks
@@ -73,9 +81,12 @@ def compile_verb(
             remarks=found,
             cache=not no_cache,
             jobs=jobs,
+            plan=plan,
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)
+        if write_plan is not None and compiled.plan is not None:
+            compiled.plan.save(write_plan)
     seconds = time.perf_counter() - start
     assert compiled.program is not None
     assert compiled.target is not None

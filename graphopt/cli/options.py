@@ -72,6 +72,15 @@ JobsOpt = Annotated[
         help="Processes that compile; by default $GRAPHOPT_JOBS, else one for each usable CPU.",
     ),
 ]
+PlanOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Compute kernels as this plan says (--write-plan of compile).",
+        show_default=False,
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 CalibOpt = Annotated[
     Path | None,

@@ -72,6 +72,7 @@ def load_or_compile(
     *,
     values: dict[str, Any] | None = None,
     strict: bool = False,
+    plan: Path | None = None,
 ) -> CompiledModel:
     """A model from an artefact, or compiled for this machine.
 
@@ -79,9 +80,9 @@ def load_or_compile(
         UserError: an option that an artefact can't follow any more.
     """
     if is_artifact(model):
-        if shapes or values or threads is not None:
+        if shapes or values or threads is not None or plan is not None:
             raise UserError(
-                f"{model} is compiled already: --shape, --value and --threads were decided then",
+                f"{model} is compiled already: --shape, --value, --threads and --plan were decided then",
                 code="bad-usage",
                 hint="give them to graphopt compile, or pass the ONNX model here",
             )
@@ -92,4 +93,6 @@ def load_or_compile(
     with console.working(f"compiling {model.name}"):
         from graphopt.driver.compiling import compile
 
-        return compile(model, "native", shapes=shapes, values=values, strict=strict, threads=threads, cache=cache)
+        return compile(
+            model, "native", shapes=shapes, values=values, strict=strict, threads=threads, cache=cache, plan=plan
+        )

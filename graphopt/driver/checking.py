@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
@@ -13,6 +14,7 @@ from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.reference import Reference, make_reference
 from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
+from graphopt.ir.kernel_plan import KernelPlan
 from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.outputs import inner_values, with_outputs
@@ -83,6 +85,7 @@ class Options:
     skip: Sequence[str] = ()
     verify_each: bool = False
     exact: bool = False
+    plan: KernelPlan | str | os.PathLike[str] | None = None
 
     def compile(self, graph: Graph) -> Any:
         """The compiled model."""
@@ -95,7 +98,15 @@ class Options:
             skip=self.skip,
             verify_each=self.verify_each,
             exact=self.exact,
+            plan=self.plan,
         )
+
+    def for_parts(self) -> Options:
+        """The same for a graph with other outputs: what the plan says of kernels that are others then is left out."""
+        if self.plan is None:
+            return self
+        plan = self.plan if isinstance(self.plan, KernelPlan) else KernelPlan.load(self.plan)
+        return replace(self, plan=replace(plan, fitting_only=True))
 
 
 def check_model(
@@ -142,7 +153,7 @@ def check_model(
         compare_all(renamed, want, reduction=reduction, depth=depth),
     )
     if not report.ok:
-        _localise(report, graph, options, inputs, oracle.kind)
+        _localise(report, graph, options.for_parts(), inputs, oracle.kind)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from graphopt.runtime.signature import Signature, TensorSpec
 if TYPE_CHECKING:
     from graphopt.backends.program.program import Program
     from graphopt.ir.fused import FusedGraph
+    from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.ir.onnx_load import ModelSource
     from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
@@ -36,6 +38,7 @@ def compile(
     remarks: Remarks | None = None,
     cache: bool = True,
     jobs: int | None = None,
+    plan: KernelPlan | str | os.PathLike[str] | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -62,10 +65,12 @@ def compile(
         remarks: receives what passes did and refused to do, with reasons.
         cache: use compiled kernels that lie on disk and leave new ones there; where, and how to turn it off for good, is
             said in `graphopt.backends.build.object_cache`.
+        plan: kernels that are not chosen by cost, or the file that holds them (``compiled.plan.save(path)`` writes one).
         jobs: processes that compile kernels at once; by default ``$GRAPHOPT_JOBS``, else as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
+        UserError: the plan doesn't fit, with the node and why.
     """
     from graphopt.backends.build.object_cache import default_cache
     from graphopt.backends.targets.lowered import build_program
@@ -73,7 +78,7 @@ def compile(
 
     graph, program = to_program(
         src, target, threads=threads, shapes=shapes, values=values, strict=strict, level=level, exact=exact,
-        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks,
+        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, plan=plan,
     )[::2]  # fmt: skip
     built = build_program(program, default_cache() if cache else None, jobs)
     return CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
@@ -93,16 +98,26 @@ def to_program(
     skip: Sequence[str] = (),
     verify_each: bool = False,
     remarks: Remarks | None = None,
+    plan: KernelPlan | str | os.PathLike[str] | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
     from graphopt.backends.base.target import parse_target
     from graphopt.backends.targets.lowered import fuse_for, lower_fused
+    from graphopt.driver.importing import import_onnx
+    from graphopt.driver.plans import graph_digest, plan_for, require_used
 
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
+    if not isinstance(src, Graph):
+        src = import_onnx(src, shapes=shapes, values=values, strict=strict, remarks=remarks)
+    model = graph_digest(src)
+    wanted = plan_for(plan, goal, model)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
-    fused = fuse_for(graph, goal, CompileOptions(level, exact))
-    return graph, fused, lower_fused(fused, goal)
+    fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted))
+    program = lower_fused(fused, goal)
+    program.model = model
+    require_used(wanted, program)
+    return graph, fused, program
 
 
 def prepare(

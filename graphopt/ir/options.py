@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphopt.ir.kernel_plan import KernelPlan
 from graphopt.ir.levels import DEFAULT_LEVEL
 
 
@@ -14,10 +15,12 @@ class CompileOptions:
     Attributes:
         level: the optimisation level (``graphopt.ir.levels``).
         exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
+        plan: kernels that are not chosen by cost.
     """
 
     level: int = DEFAULT_LEVEL
     exact: bool = False
+    plan: KernelPlan | None = None
 
     @property
     def optimizes_kernels(self) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
     from graphopt.backends.build.build import Built
     from graphopt.backends.program.program import Program
+    from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.runtime.artifact import Artifact
 
 
@@ -94,6 +95,13 @@ class CompiledModel:
                 hint="inputs are " + ", ".join(map(str, self.inputs)),
             )
         return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
+
+    @property
+    def plan(self) -> KernelPlan | None:
+        """How its kernels are computed, to be written to a file and replayed; None of a model that was loaded."""
+        from graphopt.backends.program.planned import plan_of
+
+        return None if self.program is None else plan_of(self.program)
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = True) -> None:
         """Write one self-contained ``.gopt`` file (needs a linker; see ``graphopt.backends.build.link``).
