@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         UserError,
     )
+    from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.runtime.load import load
     from graphopt.runtime.model import CompiledModel
 
 _HOME = {
     "CompiledModel": "graphopt.runtime.model",
+    "KernelPlan": "graphopt.ir.kernel_plan",
     "compile": "graphopt.driver.compiling",
     "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",
@@ -77,6 +79,7 @@ __all__ = [
     "GraphOptError",
     "InputError",
     "InternalError",
+    "KernelPlan",
     "ModelError",
     "TargetError",
     "UnsupportedOpError",

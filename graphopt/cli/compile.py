@@ -30,6 +30,7 @@ from graphopt.cli.options import (
     shapes_of,
 )
 from graphopt.cli.values import values_of
+from graphopt.errors import UserError
 from graphopt.ir.levels import DEFAULT_LEVEL
 
 
@@ -57,9 +58,14 @@ def compile_verb(
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
-    check_output(output, model)
+    inputs = [model] if plan is None else [model, plan]
+    check_output(output, *inputs)
     if write_plan is not None:
-        check_output(write_plan, model)
+        check_output(write_plan, *inputs)
+        if write_plan.resolve() == output.resolve():
+            raise UserError(
+                f"--output and --write-plan are both {output}", code="bad-output", hint="give one of them another name"
+            )
     with console.working("loading the compiler"):
         from graphopt.driver.compiling import compile
         from graphopt.rewrite.remarks import Remarks

@@ -34,6 +34,27 @@ def test_compile_json(cli: Cli, model: Path) -> None:
     assert isinstance(done.json["remarks"], list)
 
 
+def test_a_plan_is_written_and_followed(cli: Cli, model: Path) -> None:
+    done = cli("compile", model, "-o", "m.gopt", "--threads", 1, "--write-plan", "plan.json")
+    assert done.code == 0, done.err
+    plan = graphopt.KernelPlan.load("plan.json")
+    assert plan.threads == 1
+    assert plan.kernels
+    again = cli("compile", model, "-o", "n.gopt", "--threads", 1, "--plan", "plan.json", "--write-plan", "again.json")
+    assert again.code == 0, again.err
+    assert Path("again.json").read_bytes() == Path("plan.json").read_bytes()
+    for verb in (["check", model], ["bench", model, "--repeat", 1], ["compile", model, "-o", "o.gopt"]):
+        done = cli(*verb, "--threads", 2, "--plan", "plan.json", "--json")
+        assert done.json["error"]["code"] == "plan-does-not-fit"
+        assert done.code == 2
+    for verb in (["check", model], ["bench", model, "--repeat", 1]):
+        assert cli(*verb, "--threads", 1, "--plan", "plan.json").code == 0
+    for written in ("plan.json", "m.gopt", model):
+        done = cli("compile", model, "-o", "m.gopt", "--threads", 1, "--plan", "plan.json", "--write-plan", written)
+        assert done.code == 2
+    assert cli("bench", "m.gopt", "--plan", "plan.json").code == 2
+
+
 def test_pass_options_reach_the_pipeline(cli: Cli, model: Path) -> None:
     done = cli("optimize", model, "-o", "b.onnx", "--pass", "dead-code", "--json")
     assert done.json["operators"]["Identity"] == {"before": 1, "after": 1}
