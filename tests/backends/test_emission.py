@@ -59,9 +59,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     make = emission.Emission._made
 
-    def counting(self: emission.Emission, call: Any) -> Any:
+    def counting(self: emission.Emission, call: Any, asked_for: Any) -> Any:
         counts[call.group.anchor.op] += 1
-        return make(self, call)
+        return make(self, call, asked_for)
 
     monkeypatch.setattr(emission.Emission, "_made", counting)
     return counts
