@@ -53,7 +53,8 @@ def source(name: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
 def graphopt_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tuple[Call, Kernels]:
     """A call of a compiled model."""
     import graphopt
-    from graphopt.backends.cpu.call_clock import CallClock
+    from graphopt.backends.build.call_clock import CallClock
+    from graphopt.backends.targets.grammar import parse_target
     from graphopt.runtime.kernel_facts import kernel_facts
     from graphopt.runtime.observe import observed
 
@@ -71,7 +72,7 @@ def graphopt_call(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tup
         with observed(compiled, note):
             compiled.run(given)
         inside = [i for i, (name, before) in enumerate(events) if before and name in functions]
-        clock, least = CallClock(len(events)), np.full(len(inside), np.inf)
+        clock, least = CallClock(len(events), parse_target("native", 1)), np.full(len(inside), np.inf)
         with observed(compiled, clock.function):
             for _ in range(OBSERVED):
                 clock.clear()

@@ -47,10 +47,9 @@ Timings = dict[str, float]
 
 def compile_once(path: str, threads: int, cpu: bool, profile: str | None) -> Timings:
     """Compile a file in this process; seconds a phase, and counts of nodes and kernels."""
-    from graphopt.backends.base.target import parse_target
-    from graphopt.backends.build.build import build_module
     from graphopt.backends.program.relax_emit import to_module
-    from graphopt.backends.targets.lowered import fuse_for, lower_fused
+    from graphopt.backends.targets.compilation import build_module, fuse_for, lower_fused
+    from graphopt.backends.targets.grammar import parse_target
     from graphopt.driver.compiling import prepare
     from graphopt.driver.importing import import_onnx
 

@@ -56,7 +56,7 @@ print(json.dumps({"base": base, "peak": max(loaded, kilobytes("VmHWM")) - base, 
 """
 CHILDREN = {
     "graphopt": _COMMON + """
-import tvm, graphopt, graphopt.runtime.load, graphopt.backends.build.build
+import tvm, graphopt, graphopt.runtime.load, graphopt.backends.build.whole_module
 def load():
     model = graphopt.load(path)
     return lambda: model.run(feed)

@@ -22,10 +22,10 @@ from pruning_report import write_report
 from pruning_tasks import TASKS, Array, Feed, Task, outputs
 
 import graphopt
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.prediction import Predictor
 from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.calibration import CompiledRunner
-from graphopt.driver.pruning_cost import channel_multiple
 from graphopt.ir.graph import Graph
 from graphopt.models import zoo
 from graphopt.passes.prune.apply import apply_plan
@@ -146,7 +146,7 @@ def measure_model(name: str) -> None:
     model = zoo.get(name)
     groups = find_groups(graphopt.import_onnx(model.path(), shapes=model.shapes or None))
     scores = CRITERIA["l2"].score(groups, None, SEED)
-    multiple = channel_multiple(parse_target("native").caps)
+    multiple = Predictor(parse_target("native")).channel_multiple
     graphs = {"0": groups.graph}
     for ratio in MODEL_RATIOS:
         plan = select(groups, scores, ratio=ratio, multiple=multiple)

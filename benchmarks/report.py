@@ -56,7 +56,7 @@ class Report:
 
 def machine() -> str:
     """Processor, cores that this process may use, instruction set width, caches, operating system."""
-    from graphopt.backends.base.target import parse_target
+    from graphopt.backends.targets.grammar import parse_target
 
     caps = parse_target("native").caps
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

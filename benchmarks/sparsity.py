@@ -37,7 +37,7 @@ REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
 _LOAD = """
 import json, sys, time
 import numpy as np
-import tvm, graphopt, graphopt.runtime.load, graphopt.backends.build.build
+import tvm, graphopt, graphopt.runtime.load, graphopt.backends.build.whole_module
 
 def kilobytes(field):
     with open("/proc/self/status") as status:

@@ -50,11 +50,6 @@ class Caps:
     warp: int = 0
 
     @property
-    def is_gpu(self) -> bool:
-        """Whether code runs as a grid of thread blocks."""
-        return self.sm is not None
-
-    @property
     def thread_choices(self) -> tuple[bool, ...]:
         """Whether loops may be shared among threads: what there is to choose from."""
         return (False, True) if self.cores > 1 else (False,)

@@ -6,29 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphopt.backends.build.build import (
-    BuildReport,
-    Built,
-    lowering_passes,
-    open_library,
-    whole_module,
-)
+from graphopt.backends.build.code_generation import Built, BuildReport, CodeGenerator
 from graphopt.backends.build.kernel_object import KernelSource, kernel_key
 from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
 from graphopt.backends.build.object_cache import ObjectCache
 from graphopt.backends.build.pool import pool_objects
-from graphopt.backends.targets.runnable import require_runnable
-from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.build.relax_passes import lowering_passes
 from graphopt.backends.build.shared_library import link_objects
 from graphopt.backends.base.target import Target
+from graphopt.backends.build.whole_module import BuiltWhole, whole_module
 from graphopt.backends.build.vm_code import VmCode, vm_code
 from graphopt.backends.build.worker_pool import compile_kernels
 from graphopt.errors import CompileError, DeviceError
 
 
 @dataclass
-class BuiltOfObjects(Built):
+class BuiltOfObjects(BuiltWhole):
     """A compiled module whose kernels are object files.
 
     Attributes:
@@ -44,29 +38,30 @@ class BuiltOfObjects(Built):
 
     def load(self) -> LoadedModule:
         """As `Built.load`: the library is linked and loaded; where that fails, TVM compiles in this process."""
-        require_runnable(self.target)
+        self.generator.require_runnable(self.target)
         if self.executable is None:
             try:
-                with scratch_folder() as folder:
-                    path = folder / "library.so"
-                    self.export(path)
-                    return open_library(path, self.target)
+                return self.load_library()
             except (OSError, DeviceError, CompileError) as error:
                 self.report.notes.append(f"compiled again without a linker, as this failed: {error}")
                 self.executable = whole_module(self.module, self.target)
         return super().load()
 
-    def _link(self, path: Path, linker: Linker) -> None:
+    def link(self, path: Path, linker: Linker) -> None:
+        """Link the kernels, the VM's code and the thread pool."""
         assert self.code is not None
         link_objects([*self.objects, self.code.packed(), *pool_objects(self.target.triple)], path, linker)
 
 
-def build_objects(mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built | None:
+def build_objects(
+    mod: Any, target: Target, generator: CodeGenerator, cache: ObjectCache | None, jobs: int | None
+) -> Built | None:
     """Compile a module for a CPU; None when its kernels can't be compiled apart.
 
     Args:
         mod: ``tvm.IRModule`` of Relax functions and PrimFuncs; left as it is.
         target: a CPU.
+        generator: what loads the library.
         cache: where to look for kernels and to leave them.
         jobs: processes at most.
 
@@ -92,4 +87,4 @@ def build_objects(mod: Any, target: Target, cache: ObjectCache | None, jobs: int
         notes = [*notes, *cache.notes]
     report = BuildReport(len(kernels), len(kernels) - len(missing), pool.by_workers, notes)
     whole = tuple(content for content in objects if content is not None)
-    return BuiltOfObjects(target, None, report, mod, code, whole)
+    return BuiltOfObjects(target, generator, report, None, mod, code, whole)

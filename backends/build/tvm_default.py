@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.build.build import set_threads
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.build.tvm_threads import set_threads
+from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import relax, tvm
 from graphopt.errors import CompileError
 
@@ -17,14 +17,14 @@ Array = npt.NDArray[Any]
 
 
 def compile_with_tvm(
-    proto: Any, feed: Mapping[str, Array], threads: int | None = None
+    proto: Any, feed: Mapping[str, Array], target: Target
 ) -> Callable[[Mapping[str, Array]], list[Array]]:
     """Compile an ONNX model the way TVM's documentation does, for this machine's processor.
 
     Args:
         proto: the ``ModelProto``.
         feed: inputs whose shapes to compile for.
-        threads: CPU threads.
+        target: this machine.
 
     Returns:
         A function from inputs by name to outputs in order.
@@ -34,7 +34,6 @@ def compile_with_tvm(
     """
     from tvm.relax.frontend.onnx import from_onnx
 
-    target = parse_target("native", threads)
     try:
         module = from_onnx(proto, shape_dict={name: list(array.shape) for name, array in feed.items()})
         module = relax.get_pipeline("zero")(module)

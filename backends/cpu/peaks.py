@@ -3,85 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.backends.base.peaks import PeakKernels, StreamCase, Work
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.build.build import set_threads
+from graphopt.backends.build.code_generation import CodeGenerator
+from graphopt.backends.build.tvm_threads import set_threads
 from graphopt.backends.cpu.kernels.peak import STEP, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
-from graphopt.backends.targets.runnable import require_runnable
 
 _FMA_STEPS = 100_000
 
 
-@dataclass(frozen=True)
-class Work:
-    """Something to time: one call of ``run`` does ``amount`` operations, or moves that many bytes."""
+class CpuPeaks(PeakKernels):
+    """Kernels in vectors as wide as the target's.
 
-    run: Callable[[], None]
-    amount: int
-
-
-@dataclass(frozen=True)
-class StreamCase:
-    """A stream over ``size`` bytes together (rounded down to whole steps), ``passes`` times a call."""
-
-    kind: str
-    size: int
-    passes: int = 1
-
-
-def fma_work(target: Target, threads: Sequence[int]) -> list[Work]:
-    """Multiply-adds in registers on each number of threads.
-
-    Raises:
-        DeviceError: the target's code doesn't run on this machine.
+    Args:
+        generator: knows what code this machine runs.
     """
-    caps = target.caps
-    built = _compiled(
-        target, {f"fma_{n}": emit_fma(caps, _FMA_STEPS, n).with_attr("global_symbol", f"fma_{n}") for n in threads}
-    )
-    lanes = caps.lanes(4)
-    seed = tvm.runtime.tensor(np.array([[0.5] * lanes, [0.25] * lanes], np.float32))
-    found = []
-    for n in threads:
-        out = tvm.runtime.empty((n, fma_chains(caps), lanes), "float32")
-        found.append(Work(_call(built[f"fma_{n}"], seed, out), fma_flops(caps, _FMA_STEPS, n)))
-    return found
 
+    def __init__(self, generator: CodeGenerator) -> None:
+        self._generator = generator
 
-def stream_work(target: Target, cases: Sequence[StreamCase]) -> list[Work]:
-    """Streams on the target's cores, cases of one size on the same memory, which lives as long as they do.
+    def fma_work(self, target: Target, threads: Sequence[int]) -> list[Work]:
+        """Multiply-adds in registers on each number of threads.
 
-    Raises:
-        DeviceError: the target's code doesn't run on this machine.
-    """
-    caps, threads = target.caps, target.caps.cores
-    unit = STEP * caps.lanes(4) * threads
-    counts = [max(case.size // 4 // unit, 1) * unit for case in cases]
-    functions = {
-        f"stream_{i}": emit_stream(case.kind, caps, count, threads, case.passes).with_attr(
-            "global_symbol", f"stream_{i}"
+        Raises:
+            DeviceError: the target's code doesn't run on this machine.
+        """
+        caps = target.caps
+        built = self._compiled(
+            target, {f"fma_{n}": emit_fma(caps, _FMA_STEPS, n).with_attr("global_symbol", f"fma_{n}") for n in threads}
         )
-        for i, (case, count) in enumerate(zip(cases, counts))
-    }
-    built = _compiled(target, functions)
-    memory = {count: tvm.runtime.empty((count,), "float32") for count in set(counts)}
-    factors = tvm.runtime.tensor(np.full((threads, 4, caps.lanes(4)), 0.5, np.float32))
-    return [
-        Work(_call(built[f"stream_{i}"], memory[count], factors), case.passes * stream_bytes(case.kind, count))
-        for i, (case, count) in enumerate(zip(cases, counts))
-    ]
+        lanes = caps.lanes(4)
+        seed = tvm.runtime.tensor(np.array([[0.5] * lanes, [0.25] * lanes], np.float32))
+        found = []
+        for n in threads:
+            out = tvm.runtime.empty((n, fma_chains(caps), lanes), "float32")
+            found.append(Work(_call(built[f"fma_{n}"], seed, out), fma_flops(caps, _FMA_STEPS, n)))
+        return found
 
+    def stream_work(self, target: Target, cases: Sequence[StreamCase]) -> list[Work]:
+        """Streams on the target's cores, cases of one size on the same memory, which lives as long as they do.
 
-def _compiled(target: Target, functions: dict[str, object]) -> dict[str, Callable[..., None]]:
-    require_runnable(target)
-    set_threads(target.caps.cores)
-    with cpu_pass_context():
-        module = tvm.compile(tvm.IRModule(functions), target.tvm_target()).jit()
-    return {name: module[name] for name in functions}
+        Raises:
+            DeviceError: the target's code doesn't run on this machine.
+        """
+        caps, threads = target.caps, target.caps.cores
+        unit = STEP * caps.lanes(4) * threads
+        counts = [max(case.size // 4 // unit, 1) * unit for case in cases]
+        functions = {
+            f"stream_{i}": emit_stream(case.kind, caps, count, threads, case.passes).with_attr(
+                "global_symbol", f"stream_{i}"
+            )
+            for i, (case, count) in enumerate(zip(cases, counts))
+        }
+        built = self._compiled(target, functions)
+        memory = {count: tvm.runtime.empty((count,), "float32") for count in set(counts)}
+        factors = tvm.runtime.tensor(np.full((threads, 4, caps.lanes(4)), 0.5, np.float32))
+        return [
+            Work(_call(built[f"stream_{i}"], memory[count], factors), case.passes * stream_bytes(case.kind, count))
+            for i, (case, count) in enumerate(zip(cases, counts))
+        ]
+
+    def _compiled(self, target: Target, functions: dict[str, object]) -> dict[str, Callable[..., None]]:
+        self._generator.require_runnable(target)
+        set_threads(target.caps.cores)
+        with cpu_pass_context():
+            module = tvm.compile(tvm.IRModule(functions), target.tvm_target()).jit()
+        return {name: module[name] for name in functions}
 
 
 def _call(function: Callable[..., None], *arguments: object) -> Callable[[], None]:

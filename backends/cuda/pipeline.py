@@ -6,31 +6,14 @@ expressions comes out bound to threads.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import relax, s_tir, tirx, tvm_ffi
+from graphopt.backends.base.tvm_api import s_tir, tirx, tvm_ffi
 from graphopt.errors import CompileError, InternalError
 
 _THREADS = 256
 _BOUND = "tirx.is_scheduled"
-
-
-def build_for_cuda(mod: Any, target: Target, lowering: Any) -> Any:
-    """TVM's executable of ``mod`` with CUDA C as device code.
-
-    Args:
-        mod: ``tvm.IRModule`` of Relax functions and PrimFuncs.
-        target: a CUDA target.
-        lowering: Relax passes to apply.
-    """
-    tvm_target = target.tvm_target()
-    scheduled = schedule_module(mod, target)
-    with _source_only(), tvm_target:
-        return relax.build(scheduled, tvm_target, relax_pipeline=lowering)
 
 
 def schedule_module(mod: Any, target: Target) -> Any:
@@ -127,18 +110,3 @@ def _named_like(func: Any, original: Any) -> Any:
     if original.attrs is not None and "global_symbol" in original.attrs:
         func = func.with_attr("global_symbol", original.attrs["global_symbol"])
     return func.with_attr(_BOUND, True)
-
-
-@contextmanager
-def _source_only() -> Iterator[None]:
-    """Keep TVM from compiling CUDA C itself where there is a driver: `Built.export` does it, the same everywhere."""
-    name = "TVM_COMPILE_FORCE_FALLBACK"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

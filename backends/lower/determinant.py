@@ -12,8 +12,6 @@ from graphopt.backends.tensors.imperative import Code, result
 @lowers("Det")
 def _det(c: LowerContext) -> Lowered:
     x, shape, dtype = c.x(0), c.out_shape(), c.out_dtype()
-    if c.k.caps.is_gpu:
-        raise c.unsupported("Det for CUDA", "compile for a CPU target")
     work = working_dtype(dtype)
     n = x.shape[-1]
     code = Code(c.k)

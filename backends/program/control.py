@@ -26,9 +26,6 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     Raises:
         UnsupportedOpError: something in the branch can't be compiled, or its results are no tensors of one rank.
     """
-    from graphopt.backends.program.lowering import Lowering
-    from graphopt.backends.targets.lowered import fuse_for
-
     graph = node.attrs[name]
     assert isinstance(graph, Graph)
     for value in node.outputs:
@@ -37,12 +34,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
                 f"the branches of {node.op} return values of different ranks", code="unknown-rank", node=node.label,
                 hint="export the model so that both branches return tensors of the same rank",
             )  # fmt: skip
-    inner = Lowering(
-        fuse_for(graph, outer.target, outer.fused.options), outer.target, outer.templates, outer.schedule,
-        by_hash=outer.by_hash, functions=outer.functions, defined=set(outer.defined),
-        outer_names=outer.names, copied=[v is not None and v.tensor.is_static for v in node.outputs],
-        checked=set(outer.checked), titles=dict(outer.titles),
-    )  # fmt: skip
+    inner = outer.inner(graph, [v is not None and v.tensor.is_static for v in node.outputs])
     program = inner.program()
     program.name = f"{program.name}_{name.removesuffix('_branch')}"
     captured = inner.captured

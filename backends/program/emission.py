@@ -22,9 +22,9 @@ from graphopt.backends.build.chunks import with_duration
 from graphopt.backends.lower.generic import emit_generic
 from graphopt.backends.program.call_signature import Key, Signature, Signatures
 from graphopt.backends.program.planned import choice_of, planned
+from graphopt.backends.program.platform import Platform
 from graphopt.backends.program.work import rough_seconds
 from graphopt.backends.tensors.builder import SCRATCH
-from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.graph import Value
 from graphopt.ir.kernel_plan import KernelChoice
 
@@ -49,10 +49,10 @@ class Kernel:
 class Emission:
     """Makes the kernels of one program."""
 
-    def __init__(self, templates: Sequence[KernelTemplate[Any]], caps: Caps, schedule: Schedule) -> None:
+    def __init__(self, templates: Sequence[KernelTemplate[Any]], caps: Caps, platform: Platform) -> None:
         self._templates = templates
         self._caps = caps
-        self._schedule = schedule
+        self._platform = platform
         self._signatures = Signatures()
         self._known: dict[Key, tuple[Signature, Kernel]] = {}
 
@@ -85,12 +85,12 @@ class Emission:
         if best is not None:
             emitted = best.template.emit(call, best.config, self._caps, "kernel")
             return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best, choice)
-        emitted = emit_generic(call, self._caps, "kernel", self._schedule)
+        emitted = emit_generic(call, self._caps, "kernel", self._platform.schedule)
         return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None, choice)
 
     def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:
         """The kernel with what it is predicted to take on ``threads`` threads."""
-        if self._caps.cores < 2 or self._caps.is_gpu or seconds is None:
+        if self._caps.cores < 2 or not self._platform.runs_on_pool or seconds is None:
             return emitted
         return replace(emitted, function=with_duration(emitted.function, seconds * threads))
 

@@ -13,24 +13,27 @@ from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
 from graphopt.backends.base.tvm_api import tvm_ffi
+from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.registry import tvm_dtype
+from graphopt.backends.program.control import lower_branch
 from graphopt.backends.program.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.emission import Emission
+from graphopt.backends.program.fusing import fuse
 from graphopt.backends.program.memory_checks import MemoryChecks
 from graphopt.backends.program.placement import place
 from graphopt.backends.program.plan import is_copied, plan_buffers
+from graphopt.backends.program.platform import Platform
 from graphopt.backends.program.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
 from graphopt.backends.program.work import kernel_bytes
 from graphopt.backends.program.written import Written
-from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.unaligned import accept_unaligned
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
-from graphopt.ir.graph import Node, Value
+from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
@@ -40,13 +43,13 @@ ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""
 
 
-def lower(fused: FusedGraph, target: Target, templates: Sequence[KernelTemplate[Any]], schedule: Schedule) -> Program:
+def lower(fused: FusedGraph, target: Target, platform: Platform, templates: Sequence[KernelTemplate[Any]]) -> Program:
     """The program of a fused graph.
 
     Raises:
         UnsupportedOpError: an operator, element type or shape form has no kernel.
     """
-    return Lowering(fused, target, templates, schedule).program()
+    return Lowering(fused, target, platform, templates).program()
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Lowering:
     """Lowers one graph.
 
     Attributes:
+        templates: of the platform, those that may be used.
         functions: PrimFuncs by name, shared with the programs of subgraphs.
         defined: symbols with a value at run time at the current step.
         checked: constraints that hold from the current step on.
@@ -64,8 +68,8 @@ class Lowering:
 
     fused: FusedGraph
     target: Target
+    platform: Platform
     templates: Sequence[KernelTemplate[Any]]
-    schedule: Schedule
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     packed: dict[Packed | int, Buffer] = field(default_factory=dict)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
@@ -78,11 +82,11 @@ class Lowering:
     titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.emission = Emission(self.templates, self.target.caps, self.schedule)
+        self.emission = Emission(self.templates, self.target.caps, self.platform)
         self.counts: dict[str, int] = {}
         self.registered: dict[int, tuple[Any, dict[tuple[int, ...], str]]] = {}
         root = self.fused.graph.root
-        self.names = (self.outer_names or DimNames(str, spells_selections=self.target.caps.is_gpu)).inner(
+        self.names = (self.outer_names or DimNames(str, spells_selections=not self.platform.shares_memory)).inner(
             lambda: root.fresh_symbol("@d", SymbolKind.computed).name
         )
 
@@ -112,8 +116,21 @@ class Lowering:
             out.outputs.append(self._result(value))
         self._check_at_entry(entry)
         copied = self.copied or [True] * len(out.outputs)
-        plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
+        if self.platform.plans_memory:
+            plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
         return out
+
+    def inner(self, graph: Graph, copied: Sequence[bool]) -> Lowering:
+        """What lowers a branch of a node of this graph, with all that is known here.
+
+        Args:
+            copied: which of the branch's results are copied when they leave this program.
+        """
+        return Lowering(
+            fuse(graph, self.target, self.platform, self.fused.options), self.target, self.platform, self.templates,
+            by_hash=self.by_hash, functions=self.functions, defined=set(self.defined), outer_names=self.names,
+            copied=copied, checked=set(self.checked), titles=dict(self.titles),
+        )  # fmt: skip
 
     @property
     def captured(self) -> list[Value]:
@@ -140,7 +157,7 @@ class Lowering:
         return self.buffers[value]
 
     def _takes_memory(self, value: Value, layout: Layout) -> None:
-        if not self.target.caps.is_gpu:  # there TVM allocates, and nothing on the host computes with dimensions
+        if self.platform.shares_memory:  # else nothing on the host computes with dimensions
             self.memory.add(value, layout.physical_shape(value.shape))
 
     def _physical(self, value: Value) -> Shape:
@@ -174,7 +191,7 @@ class Lowering:
         source = self.buffer(value)
         if value.dtype is not DType.i64 or len(value.shape) != 1 or not self.fused.layout(value).is_plain:
             call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
-            lowering = GroupLowering(call, self.target.caps, self.schedule)
+            lowering = GroupLowering(call, self.target.caps, self.platform.schedule)
             kernel = elements_kernel(lowering, value)
             self._settle(value.name)
             source = self._vector(*kernel, len(names), value.name)
@@ -186,7 +203,7 @@ class Lowering:
         names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
         if names:
             call = KernelCall(self.fused, group, self.names)
-            lowering = GroupLowering(call, self.target.caps, self.schedule)
+            lowering = GroupLowering(call, self.target.caps, self.platform.schedule)
             found = measure_kernel(lowering, group.anchor, len(names))
             if found is not None:
                 self._settle(group.anchor.label)
@@ -253,7 +270,7 @@ class Lowering:
     def _may_be_of_branch(self, buffer: Buffer) -> bool:
         """Whether it may lie in the arena of a branch, which keeps it until it runs again only."""
         root = buffer.root[0]
-        return not self.written.is_planned(root) and is_copied(root) and not self.target.caps.is_gpu
+        return not self.written.is_planned(root) and is_copied(root) and self.platform.plans_memory
 
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""
@@ -272,11 +289,11 @@ class Lowering:
         return copy
 
     def _copied(self, value: Value, name: str, layout: Layout) -> Buffer:
-        from graphopt.backends.lower.copy import emit_copy
-
         copy = Buffer(name, TensorType(value.dtype, value.shape), self._aliased(layout.physical_shape(value.shape)))
         self._takes_memory(value, layout)
-        function, sources, symbols = emit_copy(value, self.fused, self.target.caps, self.schedule, self.names, layout)
+        function, sources, symbols = emit_copy(
+            value, self.fused, self.target.caps, self.platform.schedule, self.names, layout
+        )
         self._settle(value.name)
         operands = [self.buffer(v) for v in sources]
         kernel = self._add(function, "copy", operands)
@@ -317,8 +334,6 @@ class Lowering:
         self.out.steps.append(step)
 
     def _branch(self, group: Group) -> None:
-        from graphopt.backends.program.control import lower_branch
-
         node = group.nodes[0]
         if node.op != "If":
             raise UnsupportedOpError(
@@ -352,7 +367,7 @@ class Lowering:
         What is not made in this program may be the caller's arrays, which start anywhere.
         """
         foreign = tuple(i for i, b in enumerate(operands) if b.data is None and not self.written.is_own(b))
-        foreign = () if self.target.caps.is_gpu else foreign
+        foreign = foreign if self.platform.shares_memory else ()
         names = self.registered.setdefault(id(function), (function, {}))[1]  # the function stays, so its id does
         if foreign not in names:
             names[foreign] = self._registered(accept_unaligned(function, foreign) if foreign else function, label)

@@ -34,7 +34,7 @@ def place(lowering: Lowering, group: Group) -> bool:
     if (
         len(group.nodes) > 1
         or node.domain
-        or lowering.target.caps.is_gpu
+        or not lowering.platform.plans_memory
         or not lowering.fused.options.optimizes_kernels
     ):
         return False

@@ -40,10 +40,8 @@ def plan_buffers(program: Program, copied: Collection[Buffer] | None = None) -> 
 
     Views and parts of a join lie within the buffer that is their ``home`` and keep it alive. What leaves the program is not
     planned unless it is small (`COPIED_BYTES`): the caller owns it. Neither is what other code allocates (inputs, constants,
-    results of branches), nor anything whose size only run time knows. On a GPU nothing is: there TVM allocates.
+    results of branches), nor anything whose size only run time knows.
     """
-    if program.target.caps.is_gpu:
-        return
     for step in program.steps:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift

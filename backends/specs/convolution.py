@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels.tiling import Window
 from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.window import Window
 
 _PLAIN_GROUP = 16
 """Most channels of a plain input that the innermost loop takes."""

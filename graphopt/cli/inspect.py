@@ -128,7 +128,7 @@ def stage_text(
 
 def _operators(json: bool) -> None:
     with console.working("loading the compiler"):
-        import graphopt.backends.targets.lowered  # noqa: F401  (fills the table of lowerings)
+        import graphopt.backends.targets.compilation  # noqa: F401  (fills the table of lowerings)
         from graphopt.backends.lower.registry import names as lowered
         from graphopt.ops.registry import CONTROL
         from graphopt.ops.table import ops_with

@@ -73,7 +73,7 @@ def compile(
         UserError: the plan doesn't fit, with the node and why.
     """
     from graphopt.backends.build.object_cache import default_cache
-    from graphopt.backends.targets.lowered import build_program
+    from graphopt.backends.targets.compilation import build_program
     from graphopt.runtime.model import CompiledModel
 
     graph, program = to_program(
@@ -101,8 +101,8 @@ def to_program(
     plan: KernelPlan | str | os.PathLike[str] | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
-    from graphopt.backends.base.target import parse_target
-    from graphopt.backends.targets.lowered import fuse_for, lower_fused
+    from graphopt.backends.targets.compilation import fuse_for, lower_fused
+    from graphopt.backends.targets.grammar import parse_target
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.plans import graph_digest, plan_for, require_used
 
@@ -132,8 +132,8 @@ def prepare(
     strict: bool = False,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
+    from graphopt.backends.lower.lowerable import is_lowerable
     from graphopt.backends.program.compilable import require_compilable
-    from graphopt.backends.targets.lowered import is_lowerable
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import highest_level, optimize
     from graphopt.passes.pipelines import kernel_phases

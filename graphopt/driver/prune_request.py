@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.target import Target
-from graphopt.driver.latency_budget import fit_latency
-from graphopt.driver.prune_latency import Latencies
+from graphopt.driver.latency_change import Latencies
+from graphopt.driver.latency_fit import fit_latency
 from graphopt.driver.prune_report import Change
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array

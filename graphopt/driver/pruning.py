@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.prediction import Predictor
 from graphopt.driver.calibration import CompiledRunner, load_calibration
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.importing import import_onnx
-from graphopt.driver.prune_latency import Latencies, latencies
+from graphopt.driver.latency_change import Latencies, latencies
 from graphopt.driver.prune_proof import Proof, prove, runners
 from graphopt.driver.prune_report import Change, OutputRow, PruneReport, group_rows, output_sqnr
 from graphopt.driver.prune_request import PruneRequest
-from graphopt.driver.pruning_cost import channel_multiple
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
 from graphopt.ir.dims import as_symbol
@@ -133,7 +133,7 @@ def prune(
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     request = PruneRequest(
         ratio, parse_budget(budget) if isinstance(budget, str) else budget, find_criterion(criterion), ranking,
-        ratios or {}, tuple(exclude), channel_multiple(goal.caps) if multiple is None else multiple, goal, seed,
+        ratios or {}, tuple(exclude), Predictor(goal).channel_multiple if multiple is None else multiple, goal, seed,
     )  # fmt: skip
     if calibration is None and (reconstruct or request.judge.needs_data):
         what = "reconstruction" if reconstruct else f"criterion {criterion!r}"

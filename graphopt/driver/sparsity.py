@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.calibration import CompiledRunner, load_calibration

@@ -41,7 +41,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
     artifact = read_artifact(path)
     signature, target = describe(artifact)
     _require_runnable(target, artifact.path)
-    from graphopt.backends.build.build import open_library
+    from graphopt.backends.targets.compilation import open_library
 
     with artifact.library_path() as library:
         loaded = open_library(library, target, threads or artifact.manifest["threads"])
@@ -56,17 +56,17 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
 
 
 def _require_runnable(target: Target, path: Path) -> None:
-    from graphopt.backends.targets.runnable import can_run_here
+    from graphopt.backends.targets.platforms import platform_of
 
     try:
-        verdict = can_run_here(target)
+        verdict = platform_of(target).can_run(target)
     except (ValueError, TypeError, RuntimeError) as error:  # what TVM raises for a target that it can't make sense of
         raise ArtifactError(
             f"{path} holds no model that this graphopt can read ({str(error).splitlines()[0]})",
             hint="compile the model again",
         ) from error
     if not verdict:
-        here = "native" if target.kind != "cuda" else "cuda"
+        here = platform_of(target).here
         raise DeviceError(
             f"{path} was compiled for target {target.name!r}, which can't run here: {verdict.reason}",
             code="other-machine",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.targets.platforms import CPUS, PLATFORMS
 from graphopt.ir.atoms import FUNCTIONS
 from graphopt.ir.dtypes import DType
 
@@ -47,12 +49,10 @@ Form: TypeAlias = "type | Integer | OneOf | Dimension | Optional | list[Any] | t
 _SIZE = Integer(0, (1 << 62) - 1)
 _DTYPES = OneOf(frozenset(str(d) for d in DType if d is not DType.other))
 _TENSOR = {"name": str, "dtype": _DTYPES, "shape": [Dimension()]}
-_TVM_TARGET = {"kind": OneOf(frozenset({"llvm", "cuda"})), "mcpu": Optional(str), "mattr": Optional([str])}
-_FLAGS = ("bf16", "dotprod", "fma", "fp16", "i8mm", "vnni")
-_AMOUNTS = (
-    *("cores", "l1_bytes", "l2_bytes", "l3_bytes", "max_threads_per_block", "shared_memory_bytes"),
-    *("vector_bits", "vector_registers", "warp"),
-)
+_TVM_KINDS = OneOf(frozenset(platform.tvm_kind for platform in PLATFORMS.values()))
+_HOST_KINDS = OneOf(frozenset(platform.tvm_kind for platform in CPUS))
+_TVM_TARGET = {"kind": _TVM_KINDS, "mcpu": Optional(str), "mattr": Optional([str])}
+_CAPS = {field.name: Optional(bool if field.type == "bool" else _SIZE) for field in fields(Caps)}
 
 FILE_FORM: Mapping[str, Any] = {
     "versions": Optional({"graphopt": Optional(str), "tvm": Optional(str), "tvm-ffi": Optional(str)}),
@@ -71,14 +71,10 @@ MODEL_FORM: Mapping[str, Any] = {
     "source": {"name": str, "sha256": Optional(str)},
     "target": {
         "name": str,
-        "kind": OneOf(frozenset({"x86", "arm", "cuda"})),
+        "kind": OneOf(frozenset(PLATFORMS)),
         "config": _TVM_TARGET,
-        "host": {**_TVM_TARGET, "kind": OneOf(frozenset({"llvm"})), "mtriple": str},
-        "caps": {
-            **{name: Optional(bool) for name in _FLAGS},
-            **{name: Optional(_SIZE) for name in _AMOUNTS},
-            "sm": Optional(Integer(0, 10_000)),
-        },
+        "host": {**_TVM_TARGET, "kind": _HOST_KINDS, "mtriple": str},
+        "caps": _CAPS,
     },
     "threads": Integer(1, 1 << 16),
     "kernels": Optional([

@@ -14,7 +14,7 @@ from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
-    from graphopt.backends.build.build import Built
+    from graphopt.backends.build.code_generation import Built
     from graphopt.backends.program.program import Program
     from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.runtime.artifact import Artifact

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import s_tir, te, tvm
-from graphopt.backends.build.build import Built, build_module
 from graphopt.backends.build.link import find_linker
+from graphopt.backends.build.whole_module import BuiltWhole
+from graphopt.backends.targets.compilation import build_module
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.errors import CompileError
 from tests.support import qemu
 from tests.support.demo_module import demo_arrays, demo_module
@@ -53,7 +55,7 @@ def _fp16_library(spec: str) -> bytes:
     module = tvm.IRModule({"f": schedule.mod["main"].with_attr("global_symbol", "f")})
     target = parse_target(spec)
     compiled = tvm.compile(module, target=target.tvm_target())
-    return Built(target, compiled).library_bytes()
+    return BuiltWhole(target, platform_of(target), executable=compiled).library_bytes()
 
 
 def test_prim_functions_and_float16() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.host import default_threads, host_arch
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import relax, s_tir, te, tirx, tvm
-from graphopt.backends.build.build import build_module
+from graphopt.backends.targets.compilation import build_module
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.errors import CompileError, DeviceError
 from graphopt.runtime.artifact import read_artifact, write_artifact
@@ -130,7 +130,7 @@ def test_failure_is_a_compile_error() -> None:
 def test_thread_pool_follows_the_target() -> None:
     """In a process of its own: TVM's pool can't grow once it has started."""
     code = (
-        "from graphopt.backends.build.build import set_threads\n"
+        "from graphopt.backends.build.tvm_threads import set_threads\n"
         "assert [set_threads(1), set_threads(2), set_threads(1), set_threads(2)] == [1, 2, 1, 2]"
     )
     if default_threads() < 2:

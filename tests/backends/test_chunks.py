@@ -13,12 +13,12 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.build.chunks import CHUNK_NS, LARGEST_COUNT, chunk_count, with_duration
 from graphopt.backends.build.kernel_object import KernelSource, compile_kernel
 from graphopt.backends.build.link import find_linker
 from graphopt.backends.build.pool import pool_objects
 from graphopt.backends.build.shared_library import link_objects
+from graphopt.backends.targets.grammar import parse_target
 
 _CHUNK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int32)
 _FOR = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int32, _CHUNK, ctypes.c_void_p)

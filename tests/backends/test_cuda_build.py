@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import relax, te, tirx, topi, tvm
-from graphopt.backends.build.build import build_module
 from graphopt.backends.build.link import find_linker
 from graphopt.backends.build.shared_library import host_objects, link_objects
 from graphopt.backends.cuda import nvrtc, pack
 from graphopt.backends.cuda.nvrtc import Compiler, available_compilers, compile_cubin
 from graphopt.backends.cuda.pack import cubins_in, device_code_packer, replace_sources, require_machine_code
+from graphopt.backends.targets.compilation import build_module
 from graphopt.backends.targets.cuda.caps import detect_sm
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import CompileError, InternalError
 from tests.support.demo_module import demo_arrays, demo_module
 

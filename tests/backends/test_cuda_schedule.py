@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import te, tirx, topi, tvm
 from graphopt.backends.cuda.cpu_check import run_serialised, serialised
 from graphopt.backends.cuda.pipeline import bind_everything, is_bound, schedule_for_gpu, schedule_module
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import CompileError
 from tests.support.demo_module import demo_module
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.scratch import PREFIX
-from graphopt.backends.base.target import Target, parse_target
+from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import te, tirx, topi, tvm, tvm_ffi
 from graphopt.backends.build import link
 from graphopt.backends.build.link import Linker, find_linker
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import CompileError
 
 NAMES = ("ld.lld", "cc", "ld", "zig")

@@ -15,14 +15,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import IDLE_PASSES, cpu_pass_context, relax, te, tirx, tvm
-from graphopt.backends.build import build, kernel_object, object_build, worker_pool
-from graphopt.backends.build.build import build_module, whole_module
+from graphopt.backends.build import kernel_object, link, worker_pool
+from graphopt.backends.build.code_generation import CodeGenerator
 from graphopt.backends.build.kernel_object import KernelSource, compile_kernel, kernel_key
 from graphopt.backends.build.object_build import BuiltOfObjects
 from graphopt.backends.build.object_cache import ObjectCache
+from graphopt.backends.build.whole_module import whole_module
 from graphopt.backends.build.worker_pool import compile_kernels, worker_command, worthwhile_workers
+from graphopt.backends.targets.compilation import build_module, open_library
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.driver.compiling import to_program
 from graphopt.errors import CompileError, DeviceError
 from graphopt.models.digits import MODEL_PATH
@@ -289,7 +291,7 @@ def test_without_a_linker_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch, 
     def none(*_: object) -> None:
         raise CompileError("no linker", code="no-linker")
 
-    monkeypatch.setattr(build, "find_linker", none)
+    monkeypatch.setattr(link, "find_linker", none)
     built = build_module(demo_module(), parse_target("native"), ObjectCache(tmp_path))
     assert not isinstance(built, BuiltOfObjects)
     arrays, expected = demo_arrays()
@@ -301,7 +303,7 @@ def test_where_no_library_can_be_loaded_it_runs_all_the_same(monkeypatch: pytest
         raise DeviceError("failed to map segment", code="load-failed")
 
     built = build_module(demo_module(), parse_target("native"))
-    monkeypatch.setattr(object_build, "open_library", refused)
+    monkeypatch.setattr(CodeGenerator, "open_library", refused)
     arrays, expected = demo_arrays()
     np.testing.assert_allclose(run(built.load().vm(), arrays), expected, rtol=1e-5)
     assert "failed to map" in built.report.notes[0]
@@ -338,4 +340,4 @@ def test_exports_as_often_as_one_likes(tmp_path: Path) -> None:
     want = run(built.load().vm(), arrays)
     for name in ("a.so", "b.so"):
         built.export(tmp_path / name)
-        np.testing.assert_array_equal(run(build.open_library(tmp_path / name, target).vm(), arrays), want)
+        np.testing.assert_array_equal(run(open_library(tmp_path / name, target).vm(), arrays), want)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.program.plan import ALIGNMENT, COPIED_BYTES, plan_buffers
 from graphopt.backends.program.program import Buffer, KernelStep, Program
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType
 

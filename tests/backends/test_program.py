@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.program.plan import COPIED_BYTES, plan_buffers
 from graphopt.backends.program.program import Buffer, KernelStep, Program, Step, ViewStep
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.ir.dims import symbol
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType

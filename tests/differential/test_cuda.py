@@ -83,6 +83,7 @@ def test_the_interpreter_agrees_with_the_virtual_machine() -> None:
 
 ONE_NODE: dict[str, Any] = {
     "softmax": ("Softmax", {"x": [3, 5, 7]}, {"axis": 1}),
+    "determinants": ("Det", {"x": [4, 5, 5]}, {}),
     "log softmax of rows": ("LogSoftmax", {"x": [4, 300]}, {}),
     "max pool": ("MaxPool", {"x": [1, 5, 9, 9]}, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
     "average pool": ("AveragePool", {"x": [2, 3, 8, 9]}, {"kernel_shape": [3, 2], "pads": [1, 1, 1, 0]}),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.driver import latency_budget, prune_proof, pruning
+from graphopt.driver import latency_fit, prune_proof, pruning
 from graphopt.driver.prune_report import sqnr_db
 from graphopt.errors import AccuracyError, TargetError, UserError
 from graphopt.ir.printer import format_graph
@@ -226,7 +226,7 @@ def test_a_budget_of_latency_is_met_as_measured(monkeypatch):
 
         return seconds
 
-    monkeypatch.setattr(latency_budget, "side_by_side", side_by_side)
+    monkeypatch.setattr(latency_fit, "side_by_side", side_by_side)
     _, report = graphopt.prune(wide(), budget="latency=0.5x", ranking="global", threads=1)
     assert report.measured_ms.ratio <= 0.5
     assert [1e-3 * report.measured_ms.before, 1e-3 * report.measured_ms.after] in [pytest.approx(t) for t in times]

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm, tvm_ffi
 from graphopt.backends.build import kernel_object
 from graphopt.backends.program.program import KernelStep
-from graphopt.backends.targets.lowered import build_program
+from graphopt.backends.targets.compilation import build_program
 from graphopt.driver.compiling import signature_of, to_program
 from graphopt.errors import GraphOptError
 from graphopt.ir.fused import FusedGraph

@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
-from graphopt.backends.base.target import parse_target
-from graphopt.backends.targets.lowered import fuse_for
+from graphopt.backends.targets.compilation import fuse_for
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind

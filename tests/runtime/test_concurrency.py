@@ -18,7 +18,8 @@ import pytest
 
 import graphopt
 from graphopt.backends.base.host import default_threads
-from graphopt.backends.cpu.call_clock import CallClock
+from graphopt.backends.build.call_clock import CallClock
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import DeviceError, InputError
 from graphopt.runtime import executor as executor_module
 from graphopt.runtime.executor import ARENA_BYTES, MOST_ARENAS, Executor, _most_arenas
@@ -316,7 +317,7 @@ def test_other_threads_go_on_while_a_model_runs(products: Any) -> None:
     calls: list[str] = []
     with observed(products, lambda function, name, *_: calls.append(name) or 0):
         products.run(feed)
-    clock = CallClock(len(calls))
+    clock = CallClock(len(calls), parse_target("native", 1))
     found: set[int] = set()
     with observed(products, clock.function):
         for _ in range(100):  # once is enough, unless the system runs this thread only before and after

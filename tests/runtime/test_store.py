@@ -178,13 +178,13 @@ def test_a_model_is_never_replaced_by_its_artifact(source: Path) -> None:
 
 
 def test_a_failed_save_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphopt.backends.build import build
+    from graphopt.backends.build import code_generation
 
     def none(*_: object) -> None:
         raise CompileError("no linker", code="no-linker")
 
     model = graphopt.compile(source, threads=1)
-    monkeypatch.setattr(build, "find_linker", none)
+    monkeypatch.setattr(code_generation, "find_linker", none)
     with pytest.raises(CompileError, match="no linker"):
         model.save(tmp_path / "m.gopt")
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")

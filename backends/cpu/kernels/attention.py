@@ -20,8 +20,9 @@ from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
-from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div
+from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors import math as m

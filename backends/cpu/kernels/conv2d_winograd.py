@@ -28,13 +28,14 @@ from graphopt.backends.cpu.kernels.register_tile import (
     guarded,
     tile_count,
 )
-from graphopt.backends.cpu.kernels.tiling import Segment, ceil_div, split_balanced
+from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_transforms import (
     transform_input_row,
     transform_output_row,
     transform_weight,
 )
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_copy
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator

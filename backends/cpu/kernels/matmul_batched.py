@@ -25,8 +25,9 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
-from graphopt.backends.cpu.kernels.tiling import ceil_div, register_tiles
+from graphopt.backends.cpu.kernels.tiling import register_tiles
 from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors.tensor import Expr

@@ -16,15 +16,9 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
-from graphopt.backends.cpu.kernels.tiling import (
-    Segment,
-    ceil_div,
-    register_tiles,
-    split_balanced,
-    split_symbolic,
-    tile_cycles,
-)
+from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
 from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_zeros, for_each
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator

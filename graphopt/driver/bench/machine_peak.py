@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
+    from graphopt.backends.base.peaks import PeakKernels
     from graphopt.backends.base.target import Target
 
 _TRIES = 5
@@ -73,12 +74,12 @@ class MachinePeaks:
 
 
 @lru_cache(maxsize=4)
-def _peaks(key: object, target: Target) -> MachinePeaks:
-    from graphopt.backends.base.target import parse_target
-    from graphopt.backends.cpu.peaks import StreamCase, fma_work, stream_work
+def _peaks(key: object, kernels: PeakKernels, target: Target) -> MachinePeaks:
+    from graphopt.backends.base.peaks import StreamCase
+    from graphopt.backends.targets.grammar import parse_target
 
     cores = target.caps.cores
-    core, everything = (_rate(w.run, w.amount) for w in fma_work(target, [1, cores]))
+    core, everything = (_rate(w.run, w.amount) for w in kernels.fma_work(target, [1, cores]))
     caps = parse_target("native", cores).caps  # the caches that are here, not those that the code was planned for
     low, high = _MEMORY_BYTES
     sizes = {"memory": min(max(_MEMORY_FACTOR * caps.l3_bytes, low), high, _half_of_free_memory())}
@@ -91,7 +92,7 @@ def _peaks(key: object, target: Target) -> MachinePeaks:
     levels = []
     for level, size in sizes.items():
         passes = 1 if level == "memory" else max(_CACHE_PASS_BYTES // size, 1)
-        work = stream_work(target, [StreamCase(kind, size, passes) for kind in kinds])
+        work = kernels.stream_work(target, [StreamCase(kind, size, passes) for kind in kinds])
         levels.append(Bandwidth(level, **{kind: _rate(w.run, w.amount) for kind, w in zip(kinds, work)}))
     return MachinePeaks(cores, core, everything, tuple(levels))
 
@@ -103,9 +104,12 @@ def machine_peaks(target: Target) -> MachinePeaks:
         UserError: not a CPU.
         DeviceError: the target's code doesn't run on this machine.
     """
-    if target.caps.is_gpu:
+    from graphopt.backends.targets.platforms import platform_of
+
+    kernels = platform_of(target).peak_kernels()
+    if kernels is None:
         raise UserError("peaks are measured on CPUs only, not on a GPU", code="cpu-only")
-    return _peaks(target.caps, target)
+    return _peaks(target.caps, kernels, target)
 
 
 def _rate(run: Callable[[], None], amount: int) -> float:

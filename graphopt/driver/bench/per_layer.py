@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.driver.bench.machine_peak import MachinePeaks
 from graphopt.errors import UserError
 from graphopt.runtime.kernel_facts import KernelFacts, kernel_facts
@@ -100,13 +101,14 @@ def measure_layers(
         budget_s: see `BUDGET_S`.
 
     Raises:
-        UserError: code of a GPU, whose kernels run behind the caller's back.
+        UserError: code of a device whose kernels run behind the caller's back.
     """
-    if model.target is not None and model.target.caps.is_gpu:
+    if model.target is not None and not platform_of(model.target).is_synchronous:
         raise UserError(
             "kernels are timed one by one on CPUs only", code="cpu-only", hint="use NVIDIA's Nsight Systems for a GPU"
         )
-    from graphopt.backends.cpu.call_clock import CallClock
+    from graphopt.backends.build.call_clock import CallClock
+    from graphopt.backends.targets.grammar import parse_target
 
     model.run(feed)
     calls: list[tuple[str, bool]] = []
@@ -117,7 +119,7 @@ def measure_layers(
 
     with observed(model, see):
         model.run(feed)
-    clock = CallClock(len(calls))
+    clock = CallClock(len(calls), parse_target("native", 1))
     plain: list[float] = []
     times: list[npt.NDArray[np.int64]] = []
     start = time.perf_counter()

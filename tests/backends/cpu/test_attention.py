@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import compile
 from tests.support.chosen import templates

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tirx, tvm
-from graphopt.backends.build.build import build_module
 from graphopt.backends.cpu.cost.direct import default_config
 from graphopt.backends.cpu.kernels import conv2d_direct as kernel
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.targets.compilation import build_module
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.templates.packed_array import aligned_copy
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle

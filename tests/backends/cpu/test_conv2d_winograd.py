@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.tvm_api import tirx, tvm
-from graphopt.backends.cpu.cost.winograd import _candidates, default_config, predicted_cycles
+from graphopt.backends.cpu.cost.winograd import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
 from graphopt.backends.cpu.kernels.winograd_transforms import (
     WEIGHT_TRANSFORM,
@@ -144,7 +144,7 @@ def test_default_is_the_cheapest_candidate() -> None:
     for spec in SPECS.values():
         best = default_config(spec, caps)
         assert predicted_cycles(spec, best, caps) == min(
-            predicted_cycles(spec, c, caps) for c in _candidates(spec, caps)
+            predicted_cycles(spec, c, caps) for c in configurations(spec, caps)
         )
 
 

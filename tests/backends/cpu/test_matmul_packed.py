@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_packed as kernel
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand
 

@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.base.peaks import StreamCase
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.kernels.peak import STEP, STREAMS, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
-from graphopt.backends.cpu.peaks import StreamCase, fma_work, stream_work
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.backends.targets.runnable import can_run_here
 
 SPECS = ("native", "x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -90,9 +91,11 @@ def test_a_stream_of_no_whole_steps_is_refused() -> None:
 
 def test_work_can_be_run() -> None:
     target = parse_target("native", 1)
+    kernels = platform_of(target).peak_kernels()
+    assert kernels is not None
     for work in (
-        *fma_work(target, [1]),
-        *stream_work(target, [StreamCase("triad", 1 << 16, 2), StreamCase("read", 1)]),
+        *kernels.fma_work(target, [1]),
+        *kernels.stream_work(target, [StreamCase("triad", 1 << 16, 2), StreamCase("read", 1)]),
     ):
         work.run()
         assert work.amount > 0

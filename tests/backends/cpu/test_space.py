@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.config_codec import from_json, to_json
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.template import KernelTemplate, Packed, Yes, asked, packed_array
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.targets.lowered import templates_of
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.ir.graph import Value
 from tests.support.template_calls import CASES, Case
 
 TARGET = parse_target("x86-64-v3", 2)
 CAPS = TARGET.caps
-TEMPLATES: dict[str, KernelTemplate[Any]] = {t.name: t for t in templates_of(TARGET)}
+TEMPLATES: dict[str, KernelTemplate[Any]] = {t.name: t for t in platform_of(TARGET).templates()}
 MOST = 1500
 """Configurations that one call may have: a tuner has to get through them."""
 FIXED = {"lrn-blocked", "layout-copy", "global-pooling"}

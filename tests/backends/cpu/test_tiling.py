@@ -7,7 +7,8 @@ from itertools import groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.backends.cpu.kernels.tiling import Segment, Window, split_by_taps
+from graphopt.backends.cpu.kernels.tiling import Segment, split_by_taps
+from graphopt.backends.specs.window import Window
 
 WINDOWS = st.builds(
     Window, st.integers(0, 40), st.integers(1, 7), st.integers(1, 4), st.integers(1, 4), st.integers(-9, 30)

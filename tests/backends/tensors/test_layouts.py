@@ -11,13 +11,13 @@ from onnx import ModelProto, helper, numpy_helper
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.cpu.nest import CpuSchedule
 from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.program.lowering import lower
 from graphopt.backends.program.program import JoinStep, Program
-from graphopt.backends.targets.lowered import schedule_of, templates_of
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
@@ -108,7 +108,8 @@ def check(proto: ModelProto, graph: Graph, fused: FusedGraph, templates: bool, t
     rank = len(graph.inputs[0].shape)
     x = np.random.default_rng(2).standard_normal([int(d) for d in graph.inputs[0].shape]).astype(np.float32)  # type: ignore[arg-type]
     goal = parse_target(target, 2)
-    program = lower(fused, goal, templates_of(goal) if templates else [], schedule_of(goal))
+    platform = platform_of(goal)
+    program = lower(fused, goal, platform, platform.templates() if templates else ())
     for got, want in zip(run_program(program, {"x": x}), run_ort(proto, {"x": x})):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=f"rank {rank}")
     return program

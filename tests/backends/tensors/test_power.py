@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.nest import CpuSchedule
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.power import power_float32

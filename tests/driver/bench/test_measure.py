@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.driver.bench import measure as bench_measure
 from graphopt.driver.bench.agreement import as_named, check_agreement
 from graphopt.driver.bench.machine_peak import Bandwidth, MachinePeaks, machine_peaks

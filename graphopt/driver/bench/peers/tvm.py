@@ -15,8 +15,9 @@ def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -
     import onnx
 
     from graphopt.backends.build.tvm_default import compile_with_tvm
+    from graphopt.backends.targets.grammar import parse_target
 
     onnx.load_external_data_for_model(model, str(source.parent))
-    run = compile_with_tvm(model, feed, threads)
+    run = compile_with_tvm(model, feed, parse_target("native", threads))
     names = [item.name for item in model.graph.output]
     return lambda: dict(zip(names, run(feed)))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.prediction import Predictor
 from graphopt.driver.bench.measure import Contender, Latency
 from graphopt.driver.compiling import to_program
-from graphopt.driver.latency_budget import ROUNDS, fit_latency, side_by_side
-from graphopt.driver.predicted_latency import predicted_seconds
-from graphopt.driver.pruning_cost import LatencyModel, RunningLatency, channel_multiple
+from graphopt.driver.latency_fit import ROUNDS, fit_latency, side_by_side
+from graphopt.driver.plan_latency import LatencyModel, RunningLatency
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.passes.prune.apply import apply_plan
@@ -87,8 +87,10 @@ def test_predictions_for_a_plan_are_those_of_the_pruned_model(target: str, ratio
     graph = network()
     model = model_of(graph, target)
     plan = select(model.groups, scores_of(model.groups), ratio=ratio, multiple=16)
-    lowered = predicted_seconds(to_program(apply_plan(plan), target, threads=1)[2])
-    assert model.seconds_before == pytest.approx(predicted_seconds(to_program(graph, target, threads=1)[2]))
+    lowered = Predictor(parse_target(target, 1)).seconds(to_program(apply_plan(plan), target, threads=1)[2])
+    assert model.seconds_before == pytest.approx(
+        Predictor(parse_target(target, 1)).seconds(to_program(graph, target, threads=1)[2])
+    )
     assert model.seconds(plan) == pytest.approx(lowered, rel=0.02)
     assert lowered < 0.9 * model.seconds_before
 
@@ -126,7 +128,7 @@ def test_the_running_model_agrees_with_the_one_without_state() -> None:
     [("x86-64-v4", 16), ("x86-64-v3", 8), ("x86-64-v2", 8), ("arm", 8), ("cuda:sm_80", 8)],
 )
 def test_channel_multiple(target: str, expected: int) -> None:
-    assert channel_multiple(parse_target(target).caps) == expected
+    assert Predictor(parse_target(target)).channel_multiple == expected
 
 
 def fake(model: LatencyModel, factor: float, constant: float = 0.0) -> tuple[Any, list[Graph]]:
@@ -239,7 +241,7 @@ def test_compiled_and_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     found = fit_latency(groups, scores_of(groups), parse_budget("latency=0.51x"), target, timer=timer)
     assert seen == [["original", "pruned"]]
     assert (found.measured_before, found.measured) == (0.002, 0.001)
-    monkeypatch.setattr("graphopt.driver.latency_budget.REPEAT", 2)
+    monkeypatch.setattr("graphopt.driver.latency_fit.REPEAT", 2)
     before, after = side_by_side(graph, target, {"x": rand(2, 16, 64)})(apply_plan(found.plan))
     assert before > 0
     assert after > 0

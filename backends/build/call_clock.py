@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.target import parse_target
+from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import IRBuilder, cpu_pass_context, tirx, tvm
 from graphopt.backends.base.tvm_api import tirx_builder as T
 
@@ -26,17 +26,17 @@ class CallClock:
 
     Args:
         capacity: how many calls are kept.
+        target: this machine.
 
     Attributes:
         function: the TVM function; its result is None, which tells the virtual machine to go on.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, target: Target) -> None:
         # how many, then seconds and nanoseconds of each (a POSIX timespec of two 64-bit words); the last one takes what is too much
         self._words = np.zeros((capacity + 2, 2), np.int64)
-        target = parse_target("native", 1).tvm_target()
         with cpu_pass_context():
-            module = tvm.compile(tvm.IRModule({f"__tvm_ffi_{_NAME}": _recorder(self._words)}), target)
+            module = tvm.compile(tvm.IRModule({f"__tvm_ffi_{_NAME}": _recorder(self._words)}), target.tvm_target())
         self.function = module.jit()[_NAME]
 
     def clear(self) -> None:

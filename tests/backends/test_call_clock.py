@@ -7,11 +7,12 @@ import time
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tvm
-from graphopt.backends.cpu.call_clock import CallClock
+from graphopt.backends.build.call_clock import CallClock
+from graphopt.backends.targets.grammar import parse_target
 
 
 def test_times_of_calls() -> None:
-    clock = CallClock(3)
+    clock = CallClock(3, parse_target("native", 1))
     assert clock.nanoseconds().size == 0
     start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     clock.function(None, "name", True, tvm.runtime.tensor(np.zeros(3)))
@@ -26,7 +27,7 @@ def test_times_of_calls() -> None:
 
 
 def test_calls_beyond_the_capacity_do_no_harm() -> None:
-    clock = CallClock(2)
+    clock = CallClock(2, parse_target("native", 1))
     for i in range(50):
         clock.function(i)
     kept = clock.nanoseconds()

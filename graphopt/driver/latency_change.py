@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphopt.backends.base.target import Target
+from graphopt.backends.targets.prediction import Predictor
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import to_program
 from graphopt.driver.fixed_extents import at_extents
-from graphopt.driver.latency_budget import side_by_side
-from graphopt.driver.predicted_latency import predicted_seconds
+from graphopt.driver.latency_fit import side_by_side
 from graphopt.driver.prune_report import Change
 from graphopt.errors import GraphOptError
 from graphopt.ir.graph import Array, Graph
@@ -42,7 +42,7 @@ def latencies(
     """
     try:
         before, after = (
-            1e3 * predicted_seconds(to_program(at_extents(g, feed), target.name, threads=target.caps.cores)[2])
+            1e3 * Predictor(target).seconds(to_program(at_extents(g, feed), target.name, threads=target.caps.cores)[2])
             for g in (original, pruned)
         )
     except GraphOptError as error:

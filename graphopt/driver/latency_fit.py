@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.target import Target, parse_target
+from graphopt.backends.base.target import Target
+from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.prediction import Predictor
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.bench.measure import Contender, Latency, measure
 from graphopt.driver.compiling import compile, signature_of, to_program
 from graphopt.driver.fixed_extents import at_extents
-from graphopt.driver.pruning_cost import LatencyModel, RunningLatency, channel_multiple
+from graphopt.driver.plan_latency import LatencyModel, RunningLatency
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Graph
@@ -108,7 +110,7 @@ def fit_latency(
         budget: of latency; a time is compared with measured ones, or with predicted ones where nothing can be measured.
         target: as for ``graphopt.compile``.
         threads: CPU threads; by default all cores of the process's affinity mask.
-        multiple: channels that stay are a multiple of this; by default what suits the target (`channel_multiple`).
+        multiple: channels that stay are a multiple of this; by default what suits the target (`Predictor.channel_multiple`).
         ratios, exclude: as in ``ranking.select``.
         timer: instead of compiling for the target and measuring here.
         feed: inputs to measure with; random ones by default.
@@ -121,7 +123,7 @@ def fit_latency(
     if budget.quantity != "latency":
         raise ValueError(f"not a budget of latency: {budget}")
     goal = target if isinstance(target, Target) else _target(target, threads)
-    step = channel_multiple(goal.caps) if multiple is None else multiple
+    step = Predictor(goal).channel_multiple if multiple is None else multiple
     inputs = random_inputs(signature_of(groups.graph), seed) if feed is None else feed
     program = to_program(at_extents(groups.graph, inputs), goal.name, threads=goal.caps.cores)[2]
     model = LatencyModel(groups, program)

@@ -12,42 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, weigh
+from graphopt.backends.program.prediction import weight_bytes
 from graphopt.backends.program.program import Program
-from graphopt.backends.targets.lowered import templates_of
-from graphopt.backends.templates.convolution import channel_layout
-from graphopt.driver.predicted_latency import (
-    CALL_SECONDS,
-    arithmetic_seconds,
-    moved_seconds,
-    predicted_kernels,
-    weight_bytes,
-)
-from graphopt.ir.editor import Editor
-from graphopt.ir.fused import FusedGraph, Group
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.backends.targets.prediction import Predictor
+from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import Shape, TensorType
-from graphopt.ops.context import attr
-from graphopt.ops.registry import CONVOLUTION, LINEAR, has_trait
+from graphopt.ops.registry import LINEAR, has_trait
 from graphopt.passes.prune.choice.extents import Extents, Gone
 from graphopt.passes.prune.choice.size import SizeModel, fixed_shape, open_sizes
 from graphopt.passes.prune.groups import PruneGroups
 from graphopt.passes.prune.plan import Mask, PrunePlan
-
-TENSOR_CORE_CHANNELS = 8
-"""What tensor cores want channels to be a multiple of, for float16; 4 would do for TF32."""
-LEAST_BLOCK = 8
-"""Channels are stored in blocks of 16, or of 8 where that does not divide them; others are not blocked at all."""
-
-
-def channel_multiple(caps: Caps) -> int:
-    """What the number of channels that stay should be a multiple of: a vector of float32, at least a block of channels; on a
-    GPU what a tensor core takes."""
-    return TENSOR_CORE_CHANNELS if caps.is_gpu else max(caps.lanes(4), LEAST_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -78,11 +53,11 @@ class LatencyModel:
         self.extents = Extents(groups)
         self._sizes = SizeModel(groups, self.extents)
         self._open = open_sizes(groups.graph)
-        self._templates = templates_of(self.target)
+        self._predict = Predictor(self.target)
         self._nodes = list(groups.graph.nodes)
         self._layer_seconds: dict[tuple[object, ...], float] = {}
         self._all_weights = weight_bytes(program)
-        self._kernels = [self._kernel(k.seconds, k.origins) for k in predicted_kernels(program)]
+        self._kernels = [self._kernel(k.seconds, k.origins) for k in self._predict.kernels(program)]
         none = self.extents.none_gone()
         self._whole = [self._work(kernel, none) for kernel in self._kernels]
         self._kernels_of: dict[int, list[int]] = defaultdict(list)
@@ -98,7 +73,7 @@ class LatencyModel:
     @property
     def calls_seconds(self) -> float:
         """Predicted time of the kernel calls besides the kernels, which no removal changes."""
-        return CALL_SECONDS * self.kernels
+        return self._predict.call_seconds * self.kernels
 
     def seconds(self, plan: PrunePlan) -> float:
         """Predicted time of what a plan leaves."""
@@ -139,7 +114,8 @@ class LatencyModel:
         result = self._fixed(self.extents.shape(node.out, gone))
         key = (node.op, _attributes(node), data, weight, result)
         if key not in self._layer_seconds:
-            self._layer_seconds[key] = self._weigh(node, data, weight, result, self._sizes.node_flops(node, gone))
+            flops = self._sizes.node_flops(node, gone)
+            self._layer_seconds[key] = self._predict.layer(node, data, weight, result, flops, self._all_weights)
         return self._layer_seconds[key]
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -163,19 +139,6 @@ class LatencyModel:
 
     def _fixed(self, shape: Shape) -> tuple[int, ...]:
         return fixed_shape(shape, self._open)
-
-    def _weigh(
-        self, node: Node, data: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...], flops: int
-    ) -> float:
-        if len(data) == 3 and has_trait(node, CONVOLUTION):  # compiled as one row of an image
-            data, weight, result = ((*s[:2], 1, *s[2:]) for s in (data, weight, result))
-        caps = self.target.caps
-        call = _alone(node, data, weight, result, caps)
-        best = next(iter(weigh(self._templates, call, caps)), None)
-        floor = moved_seconds(4 * math.prod(weight), 4 * (math.prod(data) + math.prod(result)), caps, self._all_weights)
-        if best is not None and best.seconds is not None:
-            return max(best.seconds, floor)
-        return max(floor, arithmetic_seconds(flops, caps))
 
 
 class RunningLatency:
@@ -215,37 +178,3 @@ def _is_layer(node: Node) -> bool:
 
 def _attributes(node: Node) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, repr(value)) for name, value in node.attrs.items() if name != "group"))
-
-
-def _alone(
-    node: Node, data: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...], caps: Caps
-) -> KernelCall:
-    """The layer as a kernel of its own, on operands of these shapes in the layouts that it would like best."""
-    assert node.inputs[0] is not None
-    dtype = node.inputs[0].dtype
-    attrs = dict(node.attrs)
-    if has_trait(node, CONVOLUTION):
-        if len(weight) > len(node.inputs[1].shape if node.inputs[1] is not None else ()):
-            _one_row(attrs)
-        if int(attr(node, "group") or 1) > 1:
-            attrs["group"] = data[1] // weight[1] if node.op == "Conv" else result[1] // weight[1]
-    graph = Graph(node.name, opset=node.graph.opset if node.graph is not None else 0)
-    zeros = np.broadcast_to(np.zeros((), dtype.numpy), weight)
-    editor = Editor(graph)
-    operands = [editor.add_input("x", TensorType(dtype, data)), editor.constant(zeros, "w")]
-    out = editor.value("y", TensorType(dtype, result))
-    layer = editor.node(node.op, operands, attrs, outputs=[out], name=node.name)
-    group = Group([layer], layer, outputs=[out])
-    layouts = {v: channel_layout(v.shape[1], caps) for v in (operands[0], out)} if node.op == "Conv" else {}
-    return KernelCall(FusedGraph(graph, [group], layouts), group)
-
-
-def _one_row(attrs: dict[str, object]) -> None:
-    """Attributes of a convolution along one axis as of one over images of one row."""
-    for name, filler in (("kernel_shape", 1), ("strides", 1), ("dilations", 1)):
-        value = attrs.get(name)
-        if isinstance(value, list):
-            attrs[name] = [filler, *value]
-    pads = attrs.get("pads")
-    if isinstance(pads, list):
-        attrs["pads"] = [0, pads[0], 0, pads[1]]

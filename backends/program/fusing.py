@@ -1,0 +1,20 @@
+"""From the first level to the second, for a target."""
+
+from __future__ import annotations
+
+from graphopt.backends.base.target import Target
+from graphopt.backends.program.layout_choice import layout_costs, layout_policy
+from graphopt.backends.program.platform import Platform
+from graphopt.ir.fused import FusedGraph
+from graphopt.ir.graph import Graph
+from graphopt.ir.options import CompileOptions
+from graphopt.passes.layout.assign import assign_layouts
+from graphopt.passes.partition.partition import partition
+
+
+def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
+    """Kernel groups (one node each at level 0) with layouts."""
+    fused = partition(graph, options)
+    if not options.optimizes_kernels:
+        return fused
+    return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))

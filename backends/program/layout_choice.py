@@ -1,0 +1,62 @@
+"""What the passes that choose layouts ask of a target: which layouts its templates want, and what they save."""
+
+from __future__ import annotations
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.template import KernelCall, Yes, asked, weigh
+from graphopt.backends.program.call_signature import Key, Signatures
+from graphopt.backends.program.platform import Platform
+from graphopt.backends.templates.convolution import channel_layout
+from graphopt.ir.dtypes import DType
+from graphopt.ir.fused import FusedGraph, Group
+from graphopt.ir.graph import Value
+from graphopt.ir.layout import PLAIN, Layout
+from graphopt.passes.layout.assign import LayoutPolicy
+from graphopt.passes.layout.borders import LayoutCosts
+
+BLOCKED_TYPES = frozenset({DType.f32})
+"""Element types for which there are kernels on channel blocks."""
+
+
+def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
+    """Layouts that the target's templates ask for."""
+    templates = platform.templates()
+
+    def wanted(fused: FusedGraph, group: Group) -> Layout:
+        call = KernelCall(fused, group)
+        for template in templates:
+            if template.is_for(call):
+                layout = template.wanted_layout(call, caps)
+                if not layout.is_plain and isinstance(asked(template, _stored(call, layout), caps), Yes):
+                    return layout
+        return PLAIN
+
+    return LayoutPolicy(wanted, BLOCKED_TYPES)
+
+
+def layout_costs(platform: Platform, caps: Caps) -> LayoutCosts | None:
+    """What layouts cost by the models of the target's templates; None where it has none."""
+    templates = platform.templates()
+    if not templates:
+        return None
+
+    signatures = Signatures()
+    known: dict[Key, float | None] = {}
+
+    def kernel(fused: FusedGraph, group: Group) -> float | None:
+        call = KernelCall(fused, group)
+        key = signatures.of(call).key
+        if key not in known:
+            candidates = weigh(templates, call, caps)
+            known[key] = candidates[0].seconds if candidates else None
+        return known[key]
+
+    def read(value: Value) -> Layout:
+        return channel_layout(value.shape[1], caps) if value.dtype in BLOCKED_TYPES else PLAIN
+
+    return LayoutCosts(kernel, lambda v: platform.costs.copy_seconds(v, caps), read)
+
+
+def _stored(call: KernelCall, layout: Layout) -> KernelCall:
+    """The call as it would be with its results in a layout."""
+    return KernelCall(call.fused.trial(dict.fromkeys(call.group.outputs, layout)), call.group)

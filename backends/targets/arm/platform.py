@@ -1,0 +1,44 @@
+"""ARM with NEON: 64-bit, and 32-bit where a TVM target asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.cpu.platform import CpuPlatform
+from graphopt.backends.targets.arm import caps
+
+
+class Arm(CpuPlatform):
+    """``arm`` and ``arm:<llvm cpu>``."""
+
+    kind = "arm"
+    aliases = {"aarch64": "arm", "arm64": "arm", "armv8": "arm"}
+    linux_triple = "aarch64-linux-gnu"
+    machines = frozenset({"aarch64"})
+    default_cpu = plainest_cpu = elsewhere = "generic"
+    native_name = "arm:native"
+    portable_name = "arm"
+    cpuinfo_names = caps.CPUINFO_NAMES
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """Processors that are found in many devices."""
+        return {
+            "arm": "any 64-bit ARM: ARMv8-A with NEON",
+            "arm:cortex-a76": "ARMv8.2: dot product and fp16 (Raspberry Pi 5, most phones since 2018)",
+            "arm:neoverse-n1": "ARM servers: AWS Graviton 2, Ampere Altra",
+            "arm:neoverse-v1": "AWS Graviton 3: i8mm and bf16",
+        }
+
+    def builds_for(self, machine: str) -> bool:
+        """32-bit ones too."""
+        return machine.startswith(("aarch64", "arm"))
+
+    def caps_of(self, cpu: str, features: frozenset[str], *, cores: int, caches: dict[int, int] | None = None) -> Caps:
+        """See `caps`."""
+        return caps.caps_of(cpu, features, cores=cores, caches=caches)
+
+    def required_features(self, features: frozenset[str]) -> frozenset[str]:
+        """See `caps`."""
+        return caps.required_features(features)

@@ -1,0 +1,54 @@
+"""The steps of compiling, each for a target by what its platform brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt.backends.base.target import Target
+from graphopt.backends.build.code_generation import Built
+from graphopt.backends.targets.platforms import platform_of
+from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
+
+if TYPE_CHECKING:
+    from graphopt.backends.build.loaded_module import LoadedModule
+    from graphopt.backends.build.object_cache import ObjectCache
+    from graphopt.backends.program.program import Program
+    from graphopt.ir.fused import FusedGraph
+    from graphopt.ir.graph import Graph
+
+
+def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
+    """The second level of a graph: kernel groups (one node each at level 0) with layouts."""
+    from graphopt.backends.program.fusing import fuse
+
+    return fuse(graph, target, platform_of(target), options)
+
+
+def lower_fused(fused: FusedGraph, target: Target) -> Program:
+    """The program of a fused graph; level 0 keeps to the generic schedule, for bisecting.
+
+    Raises:
+        UnsupportedOpError: an operator, element type or shape form has no kernel.
+    """
+    from graphopt.backends.program.lowering import lower
+
+    platform = platform_of(target)
+    return lower(fused, target, platform, platform.templates() if fused.options.optimizes_kernels else ())
+
+
+def build_program(program: Program, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
+    """Compiled code of a program; ``cache``, ``jobs`` and errors as in `CodeGenerator.build`."""
+    from graphopt.backends.program.relax_emit import to_module
+
+    return build_module(to_module(program), program.target, cache, jobs)
+
+
+def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
+    """Compiled code of a TVM module; see `CodeGenerator.build`."""
+    return platform_of(target).build(mod, target, cache, jobs)
+
+
+def open_library(path: Path, target: Target, threads: int | None = None) -> LoadedModule:
+    """Load an exported library; see `CodeGenerator.open_library`."""
+    return platform_of(target).open_library(path, target, threads)

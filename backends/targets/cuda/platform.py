@@ -1,0 +1,154 @@
+"""NVIDIA GPUs through CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from graphopt.backends.base.host import host_arch
+from graphopt.backends.base.runnable import Runnable
+from graphopt.backends.base.target import Target
+from graphopt.backends.build.code_generation import Built
+from graphopt.backends.cpu.platform import CpuPlatform
+from graphopt.backends.program.platform import Platform
+from graphopt.backends.targets.cuda import caps as cuda_caps
+from graphopt.errors import TargetError, did_you_mean
+
+if TYPE_CHECKING:
+    from graphopt.backends.base.cost import CostModel
+    from graphopt.backends.base.template import KernelTemplate
+    from graphopt.backends.build.object_cache import ObjectCache
+    from graphopt.backends.tensors.schedule import Schedule
+
+
+class Cuda(Platform):
+    """``cuda`` and ``cuda:sm_<NN>``, each with an optional ``@`` and the specification of a CPU for the host code.
+
+    Args:
+        hosts: the CPUs that may launch kernels; the first one stands for machines that are none of them.
+    """
+
+    kind: ClassVar[str] = "cuda"
+    tvm_kind: ClassVar[str] = "cuda"
+    here: ClassVar[str] = "cuda"
+    plans_memory: ClassVar[bool] = False
+    shares_memory: ClassVar[bool] = False
+    runs_on_pool: ClassVar[bool] = False
+    is_synchronous: ClassVar[bool] = False
+    aliases: ClassVar[Mapping[str, str]] = {"gpu": "cuda", "nvidia": "cuda"}
+
+    def __init__(self, hosts: Sequence[CpuPlatform]) -> None:
+        self._hosts = hosts
+
+    # -- names --------------------------------------------------------------------------------------------------
+    @property
+    def names(self) -> Sequence[str]:
+        """The kind and all compute capabilities."""
+        return ("cuda", *(f"cuda:{arch}" for arch in cuda_caps.known_arches()))
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """Generations."""
+        return {
+            "cuda:sm_75": "NVIDIA Turing (T4)",
+            "cuda:sm_80": "NVIDIA Ampere (A100)",
+            "cuda:sm_86": "NVIDIA Ampere (RTX 30, A10)",
+            "cuda:sm_89": "NVIDIA Ada (RTX 40, L4)",
+            "cuda:sm_90": "NVIDIA Hopper (H100)",
+        }
+
+    def parse(self, text: str, threads: int | None) -> Target | None:
+        """The bare name means the GPU that is present. CPU threads don't concern it."""
+        device, _, host_spec = text.partition("@")
+        if device == "cuda":
+            arch = f"sm_{cuda_caps.detect_sm() or cuda_caps.DEFAULT_SM}"
+        elif device.startswith("cuda:"):
+            arch = device[len("cuda:") :]
+        else:
+            return None
+        sm = cuda_caps.parse_arch(arch)
+        if sm is None:
+            raise TargetError(
+                f"unknown CUDA architecture {arch!r}",
+                hint=did_you_mean(arch, cuda_caps.known_arches()) or f"known: {', '.join(cuda_caps.known_arches())}",
+            )
+        host = self._host(host_spec or self._home.portable_name)
+        if host is None:
+            kinds = " or ".join(h.kind for h in self._hosts)
+            raise TargetError(f"the host of {text!r} must be an {kinds} target")
+        name = f"cuda:{arch}@{host.name}" if host_spec else f"cuda:{arch}"
+        caps = cuda_caps.caps_of(sm)
+        config = {
+            "kind": self.tvm_kind,
+            "arch": arch,
+            "max_num_threads": caps.max_threads_per_block,
+            "max_threads_per_block": caps.max_threads_per_block,
+            "thread_warp_size": caps.warp,
+            "max_shared_memory_per_block": 48 * 1024,
+            "registers_per_block": 64 * 1024,
+        }
+        return Target(name, self.kind, config, host.config, caps)
+
+    def from_tvm(self, config: dict[str, Any], host: Any, name: str, threads: int | None) -> Target | None:
+        """A target from a full CUDA target dict."""
+        parsed = self.parse(f"cuda:{config['arch']}" if "arch" in config else "cuda", threads)
+        assert parsed is not None
+        return Target(name, self.kind, {**parsed.config, **config}, host or parsed.host, parsed.caps)
+
+    def with_threads(self, target: Target, threads: int) -> Target:
+        """As it is."""
+        return target
+
+    @property
+    def _home(self) -> CpuPlatform:
+        """This machine's own platform."""
+        return next((h for h in self._hosts if h.kind == host_arch()), self._hosts[0])
+
+    def _host(self, text: str) -> Target | None:
+        return next((found for h in self._hosts if (found := h.parse(text, None)) is not None), None)
+
+    # -- kernels ------------------------------------------------------------------------------------------------
+    def templates(self) -> Sequence[KernelTemplate[Any]]:
+        """None yet."""
+        return ()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """A thread an element."""
+        from graphopt.backends.cuda.nest import CudaSchedule
+
+        return CudaSchedule()
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """Bytes and operations."""
+        from graphopt.backends.cuda.cost import CudaCosts
+
+        return CudaCosts()
+
+    # -- code ---------------------------------------------------------------------------------------------------
+    def generate(self, mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built:
+        """CUDA C, of which `Built.export` makes machine code."""
+        from graphopt.backends.cuda.code import CudaBuilt, build_for_cuda
+
+        return CudaBuilt(target, self, executable=build_for_cuda(mod, target))
+
+    def device(self) -> Any:
+        """The first GPU."""
+        from graphopt.backends.base.tvm_api import tvm
+
+        return tvm.cuda()
+
+    def use_threads(self, module: Any, target: Target, count: int) -> None:
+        """Nothing: the host's code is serial."""
+
+    def can_run(self, target: Target) -> Runnable:
+        """Whether there is such a GPU, and the host's code runs here."""
+        here = cuda_caps.detect_sm()
+        if here is None:
+            return Runnable(False, "no CUDA driver or GPU on this machine")
+        wanted = target.caps.sm or 0
+        if here // 10 != wanted // 10 or here < wanted:
+            return Runnable(False, f"machine code for sm_{wanted} doesn't run on this sm_{here} GPU")
+        return next((h for h in self._hosts if target.arch in h.machines), self._home).can_run(target)
