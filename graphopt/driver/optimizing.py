@@ -18,7 +18,7 @@ from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.passes.catalogue import known_passes, parse_pass
 from graphopt.passes.pipelines import level_pipeline
-from graphopt.rewrite.instruments import Instrument, VerifyEach
+from graphopt.rewrite.instruments import VerifyEach
 from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from graphopt.rewrite.remarks import Remarks
@@ -42,7 +42,6 @@ def optimize(
     skip: Sequence[str] = (),
     verify_each: bool = False,
     remarks: Remarks | None = None,
-    instruments: Sequence[Instrument] = (),
     for_export: bool = True,
     ctx: PassContext | None = None,
     more: Sequence[Phase] = (),
@@ -59,7 +58,7 @@ def optimize(
         remarks: receives what was done and what was refused, with reasons.
         for_export: keep to operators that deployed runtimes know (opset 22, or the model's own); False allows all,
             for compilation.
-        ctx: limits and statistics; made from ``remarks`` when None.
+        ctx: limits; made from ``remarks`` when None.
         more: phases that run after the level or the passes; ``skip`` holds for them too.
 
     Raises:
@@ -79,8 +78,7 @@ def optimize(
         ctx.remarks = remarks
     if for_export and ctx.max_opset is None:
         ctx.max_opset = max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR)
-    watching = [*instruments, VerifyEach()] if verify_each else list(instruments)
-    return pipeline.then(more).without(skip).run(graph, ctx, watching)
+    return pipeline.then(more).without(skip).run(graph, ctx, [VerifyEach()] if verify_each else [])
 
 
 def level_of(item: str | Pass) -> int | None:

@@ -18,14 +18,6 @@ from graphopt.rewrite.remarks import Remark, Remarks
 
 
 @dataclass
-class RuleStats:
-    """How often a rule was tried on a node with its root operator, and how often it fired."""
-
-    tried: int = 0
-    fired: int = 0
-
-
-@dataclass
 class PassContext:
     """What passes share during one run.
 
@@ -35,7 +27,6 @@ class PassContext:
         max_fold_work: multiply-adds spent at most on computing one constant.
         max_opset: operators that ONNX has only since a later opset are not introduced; None lifts the limit.
         lowerable: whether the target compiles a node as it is; None where there is no target.
-        stats: per ``pass/rule`` counts.
         pass_name: the running pass, set by the pipeline.
     """
 
@@ -44,7 +35,6 @@ class PassContext:
     max_fold_work: int = 1 << 30
     max_opset: int | None = None
     lowerable: Callable[[Node], bool] | None = None
-    stats: dict[str, RuleStats] = field(default_factory=dict)
     pass_name: str = ""
 
     def editor(self, graph: Graph) -> Editor:

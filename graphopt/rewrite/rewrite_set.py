@@ -13,7 +13,7 @@ from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import TensorType
 from graphopt.ir.unify import equated, substitute
 from graphopt.ops.infer import infer_node
-from graphopt.rewrite.passes import PassContext, RuleStats, graphs
+from graphopt.rewrite.passes import PassContext, graphs
 from graphopt.rewrite.pattern import NoMatch, candidates, check_closed_world
 from graphopt.rewrite.rule import Match, Rule
 
@@ -94,14 +94,11 @@ class RewriteSet:
         for rule in self._by_op.get(node.op, ()):
             if not _alive(node):
                 return
-            stats = ctx.stats.setdefault(f"{ctx.pass_name}/{rule.name}", RuleStats())
-            stats.tried += 1
             match = self._match(rule, node, ctx)
             if match is None:
                 continue
             label = node.label
             self._replace(rule, match)
-            stats.fired += 1
             fired[rule.name] += 1
             ctx.applied(node, f"{', '.join(n.label for n in match.nodes if n.label != label) or 'alone'}", rule.name)
             return

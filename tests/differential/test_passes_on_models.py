@@ -10,7 +10,7 @@ import pytest
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import export_onnx, optimize
 from graphopt.models import zoo
-from graphopt.rewrite.compare import difference
+from tests.support.evaluate import difference
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close, bound
 from tests.support.zoo_models import HEAVY

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import export_onnx, optimize
 from graphopt.ir.printer import format_graph
-from graphopt.rewrite.compare import random_inputs
+from tests.support.evaluate import random_inputs
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.rewrite.compare import difference
+from tests.support.evaluate import difference
 from tests.support.onnx_graphs import rand
 from tests.support.tolerance import assert_close, bound
 

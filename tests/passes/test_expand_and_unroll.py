@@ -13,10 +13,10 @@ from graphopt.errors import UnsupportedOpError
 from graphopt.ir.graph import Graph
 from graphopt.passes.canonical.unroll_loops import UnrollLoops
 from graphopt.passes.pipelines import kernel_phases, level_pipeline
-from graphopt.rewrite.compare import evaluate_graph, random_inputs
 from graphopt.rewrite.passes import PassContext
 from graphopt.rewrite.pipeline import Pipeline
 from graphopt.rewrite.remarks import Remarks
+from tests.support.evaluate import evaluate_graph, random_inputs
 from tests.support.onnx_graphs import graph_of, ops
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>\n'

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import pytest
 
-from graphopt.errors import AccuracyError, InternalError, UserError
+from graphopt.errors import InternalError, UserError
 from graphopt.ir.printer import format_graph
 from graphopt.passes.catalogue import known_passes, list_passes, parse_pass
 from graphopt.passes.fold.constants import FoldConstants
 from graphopt.passes.pipelines import level_pipeline
-from graphopt.rewrite.compare import CompareEach
-from graphopt.rewrite.instruments import Dump, TimePasses, VerifyEach
+from graphopt.rewrite.instruments import Instrument, VerifyEach
 from graphopt.rewrite.passes import Pass
 from graphopt.rewrite.pipeline import Phase, Pipeline
 from tests.support.onnx_graphs import graph_of
@@ -78,16 +77,6 @@ class Break(Pass):
         graph.version += 1
 
 
-@dataclass(frozen=True)
-class Alter(Pass):
-    """Changes results."""
-
-    name: ClassVar[str] = "alter"
-
-    def run(self, graph, ctx):
-        ctx.editor(graph).set_attr(graph.nodes[0], "alpha", 0.25)
-
-
 G = (X, "a = Elu<alpha=2.0>(x)\ny = Exp(a)")
 
 
@@ -100,40 +89,40 @@ def test_a_crash_names_the_pass_and_leaves_the_input_alone():
     assert format_graph(g) == before
 
 
-def test_verify_and_compare_name_the_pass():
+class Record(Instrument):
+    """Which passes ran in which phases, and whether they changed something."""
+
+    def __init__(self):
+        self.runs = []
+
+    def after(self, p, phase, graph, changed):
+        self.runs.append((phase, p.name, changed))
+
+
+def test_verification_names_the_pass():
     with pytest.raises(InternalError, match="in pass break"):
         Pipeline.of([Break()]).run(graph_of(*G), instruments=[VerifyEach()])
-    with pytest.raises(AccuracyError, match="pass alter changes output %y"):
-        Pipeline.of([Alter()]).run(graph_of(*G), instruments=[CompareEach()])
-    Pipeline.of([parse_pass("cse")]).run(graph_of(*G), instruments=[CompareEach()])
 
 
 def test_change_is_measured_and_phases_settle():
-    times, dumps = TimePasses(), []
+    seen = Record()
     g = graph_of(X, "a = Identity(x)\nb = Identity(a)\ny = Exp(b)")
     pipeline = Pipeline((Phase("p", (parse_pass("remove-no-ops"), parse_pass("cse")), 5),))
-    pipeline.run(g, instruments=[times, Dump(lambda title, text: dumps.append((title, text)))])
-    assert [(t.pass_name, t.changed) for t in times.timings] == [
-        ("remove-no-ops", True), ("cse", False), ("remove-no-ops", False), ("cse", False),
+    assert len(pipeline.run(g, instruments=[seen]).nodes) == 1
+    assert seen.runs == [
+        ("p", "remove-no-ops", True), ("p", "cse", False), ("p", "remove-no-ops", False), ("p", "cse", False),
     ]  # fmt: skip
-    assert (times.timings[0].nodes_before, times.timings[0].nodes_after) == (3, 1)
-    assert [t for t, _ in dumps] == ["00-remove-no-ops"]
 
 
 def test_a_phase_is_cleaned_up_after_rounds_that_changed_something():
-    times = TimePasses()
+    seen = Record()
     g = graph_of(X, "a = Identity(x)\ny = Exp(a)")
     clean_up = (Phase("after", (parse_pass("cse"),)),)
     phase = Phase("p", (parse_pass("remove-no-ops"), parse_pass("dead-code")), 5, clean_up)
-    Pipeline((phase,)).run(g, instruments=[times])
-    found = [(t.phase, t.pass_name) for t in times.timings]
-    assert found == [
-        ("p", "remove-no-ops"),
-        ("p", "dead-code"),
-        ("after", "cse"),
-        ("p", "remove-no-ops"),
-        ("p", "dead-code"),
-    ]
+    Pipeline((phase,)).run(g, instruments=[seen])
+    assert [run[:2] for run in seen.runs] == [
+        ("p", "remove-no-ops"), ("p", "dead-code"), ("after", "cse"), ("p", "remove-no-ops"), ("p", "dead-code"),
+    ]  # fmt: skip
     assert Pipeline((phase,)).pass_names == ("remove-no-ops", "dead-code", "cse")
     assert Pipeline((phase,)).without(["cse", "dead-code"]).pass_names == ("remove-no-ops",)
 

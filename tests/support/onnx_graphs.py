@@ -13,9 +13,9 @@ from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import export_onnx, optimize
 from graphopt.ir.graph import Graph
 from graphopt.ir.printer import format_graph
-from graphopt.rewrite.compare import random_inputs
 from graphopt.rewrite.passes import Pass, PassContext
 from graphopt.rewrite.remarks import Remarks
+from tests.support.evaluate import random_inputs
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close
 

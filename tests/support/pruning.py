@@ -19,7 +19,7 @@ from graphopt.passes.prune.apply import apply_plan
 from graphopt.passes.prune.groups import PruneGroups, find_groups
 from graphopt.passes.prune.mask import masked_graph
 from graphopt.passes.prune.plan import PrunePlan
-from graphopt.rewrite.compare import random_inputs
+from tests.support.evaluate import random_inputs
 from tests.support.onnx_graphs import model_of, rand
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close

@@ -16,8 +16,8 @@ from graphopt.passes.prune.choice.ranking import select
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA
 from graphopt.passes.prune.mask import masked_graph
-from graphopt.rewrite.compare import random_inputs
 from graphopt.rewrite.remarks import Remarks
+from tests.support.evaluate import random_inputs
 from tests.support.onnx_graphs import graph_of, ops, rand
 from tests.support.ort import run_ort
 

@@ -13,8 +13,8 @@ from graphopt.ir.graph import Array, Graph, Node
 from graphopt.ops.infer import infer_node
 from graphopt.passes.prune.dead.zero_rules import rule_of
 from graphopt.passes.prune.dead.zeros import Zeros
-from graphopt.rewrite.compare import random_inputs
 from tests.passes.prune.dead.dead_nets import BLOCKS, network
+from tests.support.evaluate import random_inputs
 from tests.support.onnx_graphs import graph_of, rand
 from tests.support.ort import run_ort
 
