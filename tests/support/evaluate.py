@@ -47,3 +47,20 @@ def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
     """Outputs of the graph by ``onnx.reference.ReferenceEvaluator``."""
     outputs = ReferenceEvaluator(graph_to_onnx(graph)).run(None, dict(inputs))
     return [np.asarray(o) for o in outputs]
+
+
+def difference(want: Array, got: Array, rtol: float) -> str | None:
+    """What differs beyond ``rtol`` times the largest magnitude, or None. NaN and infinity must be at equal places."""
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
+    if want.dtype.kind in "OUSb" or want.size == 0:
+        return None if np.array_equal(want, got) else "elements differ"
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(np.isnan(a), np.isnan(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return "NaN or infinity at different places"
+    if not finite.any():
+        return None
+    error, scale = float(np.abs(a - b)[finite].max()), float(np.abs(a[finite]).max())
+    bound = rtol * max(scale, 1e-6) if want.dtype.kind not in "iu" else 0.0
+    return f"error {error:.3g} where {bound:.3g} is allowed" if error > bound else None
