@@ -46,8 +46,8 @@ def main() -> None:
     first = read_frame(requests)
     if first is None:
         return
-    from graphopt.backends.build.kernel_object import KernelSource, compile_kernel
     from graphopt.backends.base.target import Target
+    from graphopt.backends.build.kernel_object import KernelSource, compile_kernel
 
     target = Target.from_dict(json.loads(first))
     target.tvm_target()

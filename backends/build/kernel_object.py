@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.backends.base import tvm_api
-
+from graphopt.backends.base.target import Target
+from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tirx, tvm, tvm_ffi
 from graphopt.backends.build import chunks
 from graphopt.backends.build.chunks import chunked_pipeline
 from graphopt.backends.build.shared_library import object_bytes
-from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import cpu_pass_context, get_global_func, tirx, tvm, tvm_ffi
 
 _SUBNORMAL = re.compile(r'"value":-?[0-9.]+e-3(?:0[89]|[12][0-9])')
 """Text of a number below the least normal one in float64, or near it."""

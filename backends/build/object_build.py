@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphopt.backends.build.code_generation import Built, BuildReport, CodeGenerator
+from graphopt.backends.base.target import Target
+from graphopt.backends.build.code_generation import BuildReport, Built, CodeGenerator
 from graphopt.backends.build.kernel_object import KernelSource, kernel_key
 from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
@@ -14,9 +15,8 @@ from graphopt.backends.build.object_cache import ObjectCache
 from graphopt.backends.build.pool import pool_objects
 from graphopt.backends.build.relax_passes import lowering_passes
 from graphopt.backends.build.shared_library import link_objects
-from graphopt.backends.base.target import Target
-from graphopt.backends.build.whole_module import BuiltWhole, whole_module
 from graphopt.backends.build.vm_code import VmCode, vm_code
+from graphopt.backends.build.whole_module import BuiltWhole, whole_module
 from graphopt.backends.build.worker_pool import compile_kernels
 from graphopt.errors import CompileError, DeviceError
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.backends.build.link import Linker
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
+from graphopt.backends.build.link import Linker
 from graphopt.errors import CompileError
 
 try:

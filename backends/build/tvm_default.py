@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.build.tvm_threads import set_threads
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import relax, tvm
+from graphopt.backends.build.tvm_threads import set_threads
 from graphopt.errors import CompileError
 
 Array = npt.NDArray[Any]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.backends.base.scratch import scratch_folder
-from graphopt.backends.build.shared_library import pack_imports
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func, relax, tirx, tvm
+from graphopt.backends.build.shared_library import pack_imports
 
 
 @dataclass(frozen=True)

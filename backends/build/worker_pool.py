@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from graphopt.backends.build.compile_worker import DONE, read_frame, write_frame
 from graphopt.backends.base.host import default_threads
-from graphopt.backends.build.kernel_object import KernelSource, compile_kernel
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
+from graphopt.backends.build.compile_worker import DONE, read_frame, write_frame
+from graphopt.backends.build.kernel_object import KernelSource, compile_kernel
 
 KERNEL_LIMIT_S = 300.0
 """A worker that has been at one kernel for longer is given up."""

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from graphopt.backends.build.pool import ARCHITECTURES
 from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.build.pool import ARCHITECTURES
 
 ZIG_VERSION = "0.17.1"
 """The version of ``ziglang`` that the objects were made with; others may choose other instructions."""
