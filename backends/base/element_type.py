@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.dtypes import DType
@@ -93,6 +95,9 @@ def _widen_bfloat16(x: Expr) -> Expr:
 
 def _narrow_bfloat16(x: Expr) -> Expr:
     """To the nearest, to even in the middle, by an addition that carries; TVM's own conversion turns some NaN into zeros."""
+    if isinstance(x, tirx.FloatImm):
+        known = int(np.float32(x.value).astype(DType.bf16.numpy).view(np.uint16))
+        return tirx.reinterpret("bfloat16", tirx.const(known, "uint16"))
     bits = tirx.reinterpret(_with_lanes("uint32", x), x)
 
     def const(value: int) -> Expr:

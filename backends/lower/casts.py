@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.element_type import ELEMENT_TYPES
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import exact
@@ -19,6 +20,15 @@ def convert(x: Expr, dtype: str) -> Expr:
     if source == dtype:
         return x
     number = exact.known(x)
+    row = _NARROW.get(dtype)
+    if row is not None:
+        if number is not None:
+            with np.errstate(over="ignore"):
+                return row.stored(const(number.astype(row.dtype.numpy).astype(np.float32), row.compute))
+        if source == "bool":
+            return row.stored(tirx.Select(x, const(1, row.compute), const(0, row.compute)))
+        single = _to_odd(let(x)) if source == "float64" else x if source == row.compute else x.astype(row.compute)
+        return row.stored(let(single))
     if number is not None:
         return const(_number(number, dtype), dtype)
     if source == "bool":
@@ -30,9 +40,7 @@ def convert(x: Expr, dtype: str) -> Expr:
             return tirx.Or(m.is_nan(x), tirx.NE(x, const(0.0, source)))
         return tirx.NE(exact.hidden(x), const(0, source))
     if m.is_float(source) and not m.is_float(dtype):
-        return _truncate(let(x.astype("float32")) if source == "float16" else let(x), dtype)
-    if source == "float64" and dtype == "float16":
-        return _half(let(x))
+        return _truncate(let(x), dtype)
     if not m.is_float(dtype):
         # what doesn't fit wraps; TVM takes it for the nearest number that does
         return exact.hidden(x.astype(dtype))
@@ -68,8 +76,11 @@ def _truncate(x: Expr, dtype: str) -> Expr:
     return x.astype(dtype)
 
 
-def _half(x: Expr) -> Expr:
-    """float64 to float16 in two roundings, the first to odd, which makes the pair equal to one rounding."""
+_NARROW = {row.storage: row for row in ELEMENT_TYPES.values() if row.is_narrow}
+
+
+def _to_odd(x: Expr) -> Expr:
+    """float64 to float32, rounded to odd, so that rounding the result to a narrower type equals one rounding."""
     near = let(x.astype("float32"))
     bits = let(tirx.reinterpret("int32", near))
     unrounded = tirx.EQ(near.astype("float64"), x)
@@ -78,19 +89,19 @@ def _half(x: Expr) -> Expr:
     over = tirx.abs(near.astype("float64")) > tirx.abs(x)
     stepped = tirx.Select(over, bits - one, bits) | one
     keep = tirx.Or(unrounded, tirx.Or(m.is_nan(x), tirx.abs(near) > const(1e30, "float32")))
-    return tirx.reinterpret("float32", tirx.Select(keep, bits, stepped)).astype("float16")
+    return tirx.reinterpret("float32", tirx.Select(keep, bits, stepped))
 
 
 @lowers("Cast", "CastLike")
 def _cast(c: LowerContext) -> Lowered:
-    dtype = c.out_dtype()
+    dtype = c.out_type().storage
     return elementwise(lambda x: convert(x, dtype), dtype, c.out_shape(), c.x(0))
 
 
 @lowers("BitCast")
 def _bit_cast(c: LowerContext) -> Lowered:
-    dtype = c.out_dtype()
-    source = c.x(0)
+    dtype = c.out_type().storage
+    source = c.stored(0)
 
     def bits(x: Expr) -> Expr:
         if dtype == source.dtype:

@@ -6,10 +6,11 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.generic import GroupLowering
-from graphopt.backends.lower.registry import tvm_dtype
+from graphopt.backends.lower.registry import stored
 from graphopt.backends.tensors.builder import Output
 from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.fused import FusedGraph, Group
@@ -30,11 +31,10 @@ def emit_copy(
     """
     call = KernelCall(fused, Group([], Node("Identity", [value], [], {})), names)
     lowering = GroupLowering(call, caps, schedule)
-    tensor = lowering.operand(value)
+    row = element_type(value.dtype)
+    tensor = stored(lowering.operand(value), row)
     shape = layout.physical_shape(lowering.builder.shape(value.shape))
-    out = tirx.decl_buffer(
-        [tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], tvm_dtype(value.dtype), "out"
-    )
+    out = tirx.decl_buffer([tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], row.storage, "out")
     lowering.builder.emit([Output(tensor, out, layout)])
     symbol_names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]

@@ -9,9 +9,10 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import variable_name
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, tvm_dtype
+from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, stored
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.tensor import Expr, Tensor
@@ -48,12 +49,13 @@ class GroupLowering:
         if value in self.tensors:
             return self.tensors[value]
         k = self.builder
-        dtype = tvm_dtype(value.dtype)
+        row = element_type(value.dtype)
+        dtype = row.storage
         shape = k.shape(value.shape)
         if value.content is not None and value.data is None and not value.binds:
             tensor = self._from_dimensions(value.content, dtype, shape)
         elif value.data is not None and value.data.size > 0 and (value.data.size == 1 or _uniform(value.data)):
-            tensor = scalar_operand(value.data, dtype, shape)
+            tensor = scalar_operand(value.data, row.compute, shape)
         else:
             layout = self.call.layout(value)
             buffer = self.buffers.get(value)
@@ -69,7 +71,7 @@ class GroupLowering:
     def pack(self, array: Array) -> Tensor:
         """A constant made for this kernel (weights in another order) as an operand."""
         array = np.ascontiguousarray(array)
-        dtype = tvm_dtype(DType.from_numpy(array.dtype))
+        dtype = element_type(DType.from_numpy(array.dtype)).storage
         buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{len(self.packed)}")
         self.packed.append((array, buffer))
         return reader(buffer, array.shape, dtype)
@@ -125,8 +127,9 @@ class GroupLowering:
         for i, value in enumerate(values):
             layout = self.call.layout(value)
             shape = layout.physical_shape(self.builder.shape(value.shape))
-            buffer = tirx.decl_buffer(_storable(shape), tvm_dtype(value.dtype), f"out{i}")
-            outputs.append(Output(self.operand(value), buffer, layout))
+            row = element_type(value.dtype)
+            buffer = tirx.decl_buffer(_storable(shape), row.storage, f"out{i}")
+            outputs.append(Output(stored(self.operand(value), row), buffer, layout))
         self.builder.emit(outputs)
         return [o.buffer for o in outputs]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.pointwise import cast, working_dtype
 from graphopt.backends.lower.reduce import Axes
-from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers, tvm_dtype
+from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, broadcast_index, elementwise, let
 from graphopt.ir.dtypes import DType
@@ -16,7 +17,7 @@ from graphopt.ir.dtypes import DType
 def _stash(c: LowerContext, dtype: str) -> tuple[str, str]:
     """What statistics are computed in and what type they have as outputs. Doubles are not reduced to the stash type's precision."""
     code = c.attr("stash_type")
-    stash = tvm_dtype(DType.from_onnx(int(code)), c.node) if code is not None else dtype
+    stash = element_type(DType.from_onnx(int(code)), c.node.label).compute if code is not None else dtype
     work = "float64" if "float64" in (stash, dtype) else "float32"
     return work, stash
 

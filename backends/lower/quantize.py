@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
 from graphopt.backends.lower.pointwise import cast
-from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers, tvm_dtype
+from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import exact
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
@@ -58,7 +59,7 @@ def _quantize(c: LowerContext) -> Lowered:
     zero_point = c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
     code = int(c.attr("precision") or 0)
-    divided = tvm_dtype(DType.from_onnx(code), c.node) if code else scale.dtype
+    divided = element_type(DType.from_onnx(code), c.node.label).compute if code else scale.dtype
 
     def element(*i: Expr) -> Expr:
         at = place(i)

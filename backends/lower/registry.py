@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.backends.base.element_type import ElementType, element_type
 from graphopt.backends.tensors.builder import KernelBuilder
 from graphopt.backends.tensors.exact import constant
-from graphopt.backends.tensors.tensor import Expr, Tensor, stretched
-from graphopt.errors import UnsupportedOpError
+from graphopt.backends.tensors.tensor import Expr, Tensor, let, stretched
 from graphopt.ir.dims import Dim
-from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, has_trait
+from graphopt.ops.registry import BROADCAST, MOVEMENT, has_trait
 
 Lowered: TypeAlias = "Tensor | list[Tensor]"
 LowerFn: TypeAlias = Callable[["LowerContext"], Lowered]
 MeasureFn: TypeAlias = Callable[["LowerContext"], Tensor]
-
-TVM_DTYPES: dict[DType, str] = {
-    DType.f32: "float32", DType.f64: "float64", DType.f16: "float16", DType.i8: "int8", DType.i16: "int16", DType.i32: "int32",
-    DType.i64: "int64", DType.u8: "uint8", DType.u16: "uint16", DType.u32: "uint32", DType.u64: "uint64", DType.bool_: "bool",
-}  # fmt: skip
 
 _TABLE: dict[str, LowerFn] = {}
 
@@ -74,22 +69,12 @@ def names() -> list[str]:
     return sorted(_TABLE)
 
 
-def tvm_dtype(dtype: DType, node: Node | None = None) -> str:
-    """TVM's name of an element type.
-
-    Raises:
-        UnsupportedOpError: no kernels are generated for the type.
-    """
-    if dtype not in TVM_DTYPES:
-        raise UnsupportedOpError(
-            f"no kernels for element type {dtype}", code="unsupported-dtype", node=node.label if node else None,
-            hint="convert the model to float32, float16 or an 8 to 64 bit integer type",
-        )  # fmt: skip
-    return TVM_DTYPES[dtype]
-
-
 class LowerContext(InferContext):
     """One node being lowered: everything of ``InferContext`` plus operand tensors and the kernel builder.
+
+    Elements of types that are stored narrower than they are computed with come widened, and results are expected so: a value is
+    rounded where it is stored or cast, and where what isn't a float is decided by it, and nowhere in between. Operators that move
+    elements get them as they are stored, where none of their operands was computed in this kernel.
 
     Attributes:
         pack: makes an operand of a constant array that the lowering rearranged.
@@ -125,11 +110,38 @@ class LowerContext(InferContext):
         """Operand ``i`` as a tensor; those of element-wise operators are broadcast where only run time tells whether they are."""
         if has_trait(self.node, BROADCAST):
             return self.broadcast_operand(i, self.node.out.shape)
-        return self._operand(self.value(i))
+        return self._element(i)
+
+    def _element(self, i: int) -> Tensor:
+        """Operand ``i``, its elements in the form that this operator takes."""
+        value = self.value(i)
+        row = element_type(value.dtype, self.node.label)
+        if not row.is_narrow:
+            return self._operand(value)
+        if self._moves_stored:
+            return _converted(self._operand(value), row.stored, row.storage)
+        tensor = self._operand(value)
+        decides = tensor.dtype == row.compute and not any(o is not None and o.dtype.is_float for o in self.node.outputs)
+        if decides and value.producer is not None:
+            tensor = _converted(tensor, lambda x: row.stored(let(x)), row.storage)
+        return _converted(tensor, row.computed, row.compute)
+
+    def stored(self, i: int) -> Tensor:
+        """Operand ``i``, its elements as they are stored."""
+        value = self.value(i)
+        return stored(self._operand(value), element_type(value.dtype, self.node.label))
+
+    @functools.cached_property
+    def _moves_stored(self) -> bool:
+        """Whether this operator moves elements that are all at hand as they are stored, constants of one value aside."""
+        if not has_trait(self.node, MOVEMENT):
+            return False
+        narrow = [v for v in self.node.inputs if v is not None and element_type(v.dtype, self.node.label).is_narrow]
+        return all(v.is_const or self._operand(v).dtype == element_type(v.dtype).storage for v in narrow)
 
     def broadcast_operand(self, i: int, shape: Shape) -> Tensor:
         """Operand ``i`` with the extents of ``shape`` on the axes of which only run time tells whether they are 1."""
-        return self.spread(self._operand(self.value(i)), self.shape(i), shape)
+        return self.spread(self._element(i), self.shape(i), shape)
 
     def spread(self, tensor: Tensor, own: Shape, shape: Shape) -> Tensor:
         """``broadcast_operand`` of a tensor whose dimensions are ``own``."""
@@ -153,10 +165,15 @@ class LowerContext(InferContext):
         return self.k.shape(value.shape)
 
     def out_dtype(self, i: int = 0) -> str:
-        """TVM dtype of output ``i``."""
+        """TVM dtype of the elements that output ``i`` is expected in."""
+        row = self.out_type(i)
+        return row.storage if self._moves_stored else row.compute
+
+    def out_type(self, i: int = 0) -> ElementType:
+        """How elements of output ``i`` are stored and computed with."""
         value = self.node.output(i)
         assert value is not None
-        return tvm_dtype(value.dtype, self.node)
+        return element_type(value.dtype, self.node.label)
 
     def static_shape(self, i: int) -> tuple[int, ...]:
         """Shape of operand ``i`` as integers, refused with a remedy when symbolic."""
@@ -164,6 +181,18 @@ class LowerContext(InferContext):
         if not type_.is_static:
             raise self.unsupported(f"{self.node.op} of the symbolic shape {type_}", "fix the input shapes with --shape")
         return type_.static_shape
+
+
+def _converted(tensor: Tensor, convert: Callable[[Expr], Expr], dtype: str) -> Tensor:
+    """``tensor`` with ``convert`` applied to its elements, itself if they are of the type already."""
+    if tensor.dtype == dtype:
+        return tensor
+    return Tensor(tensor.shape, dtype, lambda *index: convert(tensor(*index)))
+
+
+def stored(tensor: Tensor, row: ElementType) -> Tensor:
+    """``tensor`` with its elements as they are stored."""
+    return _converted(tensor, lambda x: row.stored(let(x)), row.storage) if row.is_narrow else tensor
 
 
 def const(value: Any, dtype: str) -> Expr:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.lower.generic import GroupLowering
-from graphopt.backends.lower.registry import tvm_dtype
 from graphopt.backends.program.control import lower_branch
 from graphopt.backends.program.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.emission import Emission
@@ -145,7 +145,7 @@ class Lowering:
     def buffer(self, value: Value) -> Buffer:
         """The buffer of a value in the layout that the fused graph gives it."""
         if value not in self.buffers:
-            tvm_dtype(value.dtype, value.producer)
+            element_type(value.dtype, value.producer.label if value.producer else None)
             type_ = TensorType(value.dtype, value.shape)
             buffer = Buffer(value.name, type_, self._aliased(self._physical(value)), value=value)
             if value.data is not None:

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.dim_names import variable_name
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
-from graphopt.backends.lower.registry import tvm_dtype
 from graphopt.backends.program.plan import buffers_of
 from graphopt.backends.program.program import (
     BindStep,
@@ -106,7 +106,7 @@ def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
 def _tensor_in(memory: Any, offset: int, b: Buffer) -> Any:
     """The tensor of a buffer that starts ``offset`` bytes into ``memory``."""
     shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
-    dtype = tvm_dtype(b.type.dtype)
+    dtype = element_type(b.type.dtype).storage
     return relax.op.call_pure_packed(
         "runtime.TVMTensorCreateView", memory, shape, tvm.ir.GenericConst(tvm.DataType(dtype), relax.AnyType()),
         tirx.const(offset, "int64"), ty_args=relax.TensorType(shape, dtype),
@@ -221,7 +221,9 @@ class _Emitter:
         """A tensor of this run: what leaves the program, or is of unknown size."""
         if b.root[1]:
             raise InternalError(f"buffer {b.name} lies inside {b.root[0].name}, which has no place")
-        return self.bb.emit(relax.op.builtin.alloc_tensor(self._shape(b), tvm_dtype(b.type.dtype), 0, "global"))
+        return self.bb.emit(
+            relax.op.builtin.alloc_tensor(self._shape(b), element_type(b.type.dtype).storage, 0, "global")
+        )
 
     def _bind(self, step: BindStep) -> None:
         shape = self.bb.emit(
@@ -262,7 +264,7 @@ class _Emitter:
             for d in b.shape:
                 for s in [] if isinstance(d, int) else d.symbols():
                     self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64"))
-        return relax.TensorType(self._shape(b), tvm_dtype(b.type.dtype))
+        return relax.TensorType(self._shape(b), element_type(b.type.dtype).storage)
 
     def _shape(self, b: Buffer) -> Any:
         return self._shape_of(b.shape)
