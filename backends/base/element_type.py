@@ -86,18 +86,19 @@ def _cast(dtype: str) -> Callable[[Expr], Expr]:
 
 
 def _widen_bfloat16(x: Expr) -> Expr:
-    """A bfloat16 is the upper half of a float32."""
-    if isinstance(x, tirx.FloatImm):
-        return tirx.const(float(x.value), "float32")
-    bits = tirx.reinterpret(_with_lanes("uint16", x), x).astype(_with_lanes("uint32", x))
+    """A bfloat16 is the upper half of a float32.
+
+    TVM 0.27 sees its bits as an integer: its own conversion turns some NaN into zeros, and fails on some vectors and variables.
+    """
+    bits = x.astype(_with_lanes("uint32", x))
     return tirx.reinterpret(_with_lanes("float32", x), tirx.shift_left(bits, _constant(16, "uint32", x)))
 
 
 def _narrow_bfloat16(x: Expr) -> Expr:
-    """To the nearest, to even in the middle, by an addition that carries; TVM's own conversion turns some NaN into zeros."""
+    """To the nearest, to even in the middle, by an addition that carries."""
     if isinstance(x, tirx.FloatImm):
         known = int(np.float32(x.value).astype(DType.bf16.numpy).view(np.uint16))
-        return tirx.reinterpret("bfloat16", tirx.const(known, "uint16"))
+        return tirx.const(known, "uint16")
     bits = tirx.reinterpret(_with_lanes("uint32", x), x)
 
     def const(value: int) -> Expr:
@@ -107,7 +108,7 @@ def _narrow_bfloat16(x: Expr) -> Expr:
     rounded = tirx.shift_right(bits + (const(0x7FFF) + tirx.bitwise_and(half, const(1))), const(16))
     is_nan = tirx.bitwise_and(bits, const(0x7FFFFFFF)) > const(0x7F800000)
     chosen = tirx.Select(is_nan, tirx.bitwise_or(half, const(0x40)), rounded)
-    return tirx.reinterpret(_with_lanes("bfloat16", x), chosen.astype(_with_lanes("uint16", x)))
+    return chosen.astype(_with_lanes("uint16", x))
 
 
 def _integer(dtype: DType, name: str, accumulator: str = "") -> ElementType:
@@ -122,7 +123,7 @@ ELEMENT_TYPES: dict[DType, ElementType] = {
         FLOAT32,
         ElementType(DType.f64, "float64", "float64", "float64"),
         ElementType(DType.f16, "float16", "float32", "float32", _cast("float32"), _cast("float16")),
-        ElementType(DType.bf16, "bfloat16", "float32", "float32", _widen_bfloat16, _narrow_bfloat16),
+        ElementType(DType.bf16, "uint16", "float32", "float32", _widen_bfloat16, _narrow_bfloat16),
         _integer(DType.i8, "int8", "int32"),
         _integer(DType.u8, "uint8", "int32"),
         _integer(DType.i16, "int16", "int32"),
@@ -134,6 +135,17 @@ ELEMENT_TYPES: dict[DType, ElementType] = {
         ElementType(DType.bool_, "bool", "bool", "bool"),
     )
 }
+
+
+_COMPUTED = {row.storage: row for row in ELEMENT_TYPES.values() if row.widen is None}
+
+SINGLE_TYPES = frozenset(row.dtype for row in ELEMENT_TYPES.values() if row.compute == FLOAT32.storage)
+"""Types that are computed with in float32."""
+
+
+def computed_type(name: str) -> ElementType:
+    """The row of a type that is stored as it is computed with, by TVM's name."""
+    return _COMPUTED[name]
 
 
 def element_type(dtype: DType, node: str | None = None) -> ElementType:

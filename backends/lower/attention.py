@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from graphopt.backends.base.element_type import SINGLE_TYPES
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
@@ -57,7 +58,7 @@ def attention_form(node: Node) -> AttentionForm | str:
         return "a cache of keys and values"
     if any(o is not None and (o.uses or o.escapes) for o in node.outputs[1:]):
         return "more than one result"
-    if any(t.dtype is not DType.f32 for t in (q, k, v)):
+    if any(t.dtype not in SINGLE_TYPES for t in (q, k, v)):
         return "needs float32"
     if attr(node, "softcap") or attr(node, "softmax_precision") not in (None, 0, 1):
         return "softcap or another precision"
@@ -89,7 +90,7 @@ def attention_form(node: Node) -> AttentionForm | str:
         1 / math.sqrt(size) if scale is None else float(scale), bool(attr(node, "is_causal")), packed, mask,
     )  # fmt: skip
     if mask is not None:
-        if mask.dtype not in (DType.f32, DType.bool_):
+        if mask.dtype not in SINGLE_TYPES | {DType.bool_}:
             return "a mask of another type"
         if not 2 <= len(mask.shape) <= 4 or mask.shape[-1] != form.keys:
             return "a mask that is not known to fit"

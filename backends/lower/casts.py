@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backends.base.element_type import ELEMENT_TYPES
+from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import exact
@@ -20,15 +20,6 @@ def convert(x: Expr, dtype: str) -> Expr:
     if source == dtype:
         return x
     number = exact.known(x)
-    row = _NARROW.get(dtype)
-    if row is not None:
-        if number is not None:
-            with np.errstate(over="ignore"):
-                return row.stored(const(number.astype(row.dtype.numpy).astype(np.float32), row.compute))
-        if source == "bool":
-            return row.stored(tirx.Select(x, const(1, row.compute), const(0, row.compute)))
-        single = _to_odd(let(x)) if source == "float64" else x if source == row.compute else x.astype(row.compute)
-        return row.stored(let(single))
     if number is not None:
         return const(_number(number, dtype), dtype)
     if source == "bool":
@@ -45,6 +36,18 @@ def convert(x: Expr, dtype: str) -> Expr:
         # what doesn't fit wraps; TVM takes it for the nearest number that does
         return exact.hidden(x.astype(dtype))
     return x.astype(dtype)
+
+
+def rounded(x: Expr, row: ElementType) -> Expr:
+    """x as an element of a type that is stored narrower than it is computed with, rounded once."""
+    source, number = m.dtype_of(x), exact.known(x)
+    if number is not None:
+        with np.errstate(over="ignore"):
+            return row.stored(const(number.astype(row.dtype.numpy).astype(np.float32), row.compute))
+    if source == "bool":
+        return row.stored(tirx.Select(x, const(1, row.compute), const(0, row.compute)))
+    single = _to_odd(let(x)) if source == "float64" else x if source == row.compute else x.astype(row.compute)
+    return row.stored(let(single))
 
 
 def _number(value: Any, dtype: str) -> Any:
@@ -76,9 +79,6 @@ def _truncate(x: Expr, dtype: str) -> Expr:
     return x.astype(dtype)
 
 
-_NARROW = {row.storage: row for row in ELEMENT_TYPES.values() if row.is_narrow}
-
-
 def _to_odd(x: Expr) -> Expr:
     """float64 to float32, rounded to odd, so that rounding the result to a narrower type equals one rounding."""
     near = let(x.astype("float32"))
@@ -94,8 +94,9 @@ def _to_odd(x: Expr) -> Expr:
 
 @lowers("Cast", "CastLike")
 def _cast(c: LowerContext) -> Lowered:
-    dtype = c.out_type().storage
-    return elementwise(lambda x: convert(x, dtype), dtype, c.out_shape(), c.x(0))
+    row = c.out_type()
+    change = (lambda x: rounded(x, row)) if row.is_narrow else (lambda x: convert(x, row.compute))
+    return elementwise(change, row.storage, c.out_shape(), c.x(0))
 
 
 @lowers("BitCast")

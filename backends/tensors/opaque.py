@@ -17,11 +17,6 @@ Expr = Any
 _BITS = {"float16": "int16", "float32": "int32", "float64": "int64"}
 
 
-def is_computed_in(dtype: str) -> bool:
-    """Whether TVM has arithmetic in a type; elements of the others are only moved, as bits."""
-    return dtype.startswith(("int", "uint", "float", "bool"))
-
-
 def opaque(x: Expr) -> Expr:
     """x, which must not be bool, hidden from TVM's simplifier and its other analyses. Costs no instruction.
 
@@ -32,8 +27,6 @@ def opaque(x: Expr) -> Expr:
     if isinstance(x, (tirx.IntImm, tirx.FloatImm)):
         return x
     dtype = str(x.ty.dtype)
-    if not is_computed_in(dtype):
-        return x
     if dtype not in _BITS:
         # not reinterpreted: TVM has no code for that where the simplifier finds that the integer is always 0
         return tirx.bitwise_or(x, tirx.const(0, dtype))

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from graphopt.backends.base.tvm_api import TensorLoad, tirx, tvm_ffi
-from graphopt.backends.tensors.opaque import is_computed_in, opaque
+from graphopt.backends.tensors.opaque import opaque
 
 Expr = Any
 """A TVM scalar expression or a Python int."""
@@ -221,8 +221,6 @@ class Tensor:
         """The element at ``index``, bound once in the current scope."""
         if len(index) != len(self.shape):
             raise ValueError(f"{len(index)} indices for a tensor of rank {len(self.shape)}")
-        if not is_computed_in(self.dtype):
-            return self._fn(*index)  # TVM 0.27 has no variables of such types; what widens the element is bound instead
         key = (id(self), *(_key(i) for i in index))
         found = Scope.lookup(key)
         if found is None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from graphopt.runtime import freed_memory
 from graphopt.runtime.constant_tensors import ALIGNMENT
-from graphopt.runtime.exchange import borrowed, shared
 from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
 
 if TYPE_CHECKING:
@@ -42,24 +41,26 @@ class Arena:
 
     def __init__(self, loaded: LoadedModule, constants: Sequence[Any]) -> None:
         import tvm
+        import tvm_ffi
 
         self._device = loaded.device
         self._on_host = self._device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._to_device = tvm.runtime.tensor
         self._empty = tvm.runtime.empty
+        self._borrow = tvm_ffi.from_dlpack
         self._vm = loaded.vm()
         self.observer: Any = None
         sizes, places = self._vm["layout"]()
         self.nbytes = sum(map(int, sizes))
-        memory = [borrowed(_aligned(int(size))) for size in sizes]
-        prepared = [shared(t) for t in self._vm["prepare"](*memory)]
+        memory = [self._borrow(_aligned(int(size))) for size in sizes]
+        prepared = [np.from_dlpack(t) for t in self._vm["prepare"](*memory)]
         self._results = [prepared[place - 1] if place else None for place in map(int, places)]
         self._planned = [result for result in self._results if result is not None]
         returned = len(self._results) - len(self._planned)
         self._returns_several = returned > 1
         # Constants and planned buffers are bound to the function once, so that calls don't pass them again. The arrays have the
         # tensors' offsets in their pointers, as kernels want it.
-        fixed = [*constants, *map(borrowed, prepared)]
+        fixed = [*constants, *map(self._borrow, prepared)]
         self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
         self._run = self._vm[_BOUND]
         self._lock = InterpreterLock(self._run)
@@ -115,12 +116,12 @@ class Arena:
         self._arguments[position] = self._copies[position] = None
         small = array.nbytes <= COPIED_BYTES
         if not small and array.flags.aligned and array.flags.writeable:  # DLPack exports nothing read-only
-            return borrowed(array)
+            return self._borrow(array)
         tensor, copy = self._large.get(position, (None, None))
         if copy is None or copy.shape != array.shape:
             # made by TVM, as numpy has other strides for what has no elements
             tensor = self._empty(array.shape, str(array.dtype), self._device)
-            copy = shared(tensor)
+            copy = np.from_dlpack(tensor)
         copy[...] = array
         if small:
             self._arguments[position], self._copies[position] = tensor, copy
@@ -130,7 +131,7 @@ class Arena:
 
     def _owned(self, position: int, tensor: Any) -> npt.NDArray[Any]:
         """The array of a tensor that the run has allocated."""
-        array = shared(tensor) if self._on_host else np.asarray(tensor.numpy())
+        array = np.from_dlpack(tensor) if self._on_host else np.asarray(tensor.numpy())
         self._note(position, array.shape)
         return array
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.runtime.exchange import borrowed
-
 ALIGNMENT = 64
 """Bytes on which kernels expect their operands to start."""
 
@@ -22,11 +20,12 @@ def constant_tensor(array: npt.NDArray[Any], device: Any) -> Any:
         device: TVM device.
     """
     import tvm
+    import tvm_ffi
 
     on_host = device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
-    plain = (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16") and array.flags.c_contiguous
+    plain = array.dtype.kind in "iuf" and array.dtype.isbuiltin == 1 and array.flags.c_contiguous
     if not (on_host and plain and array.size and array.ctypes.data % ALIGNMENT == 0):
         return tvm.runtime.tensor(array, device=device)
     # DLPack exports nothing read-only, and mapped constants are; kernels don't write to them.
     memory = (ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data)
-    return borrowed(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
+    return tvm_ffi.from_dlpack(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))

@@ -19,6 +19,7 @@ from graphopt.backends.base.host import default_threads
 from graphopt.errors import DeviceError
 from graphopt.runtime import freed_memory, refusals
 from graphopt.runtime.arena import Arena
+from graphopt.runtime.bits import as_bits
 from graphopt.runtime.constant_tensors import constant_tensor
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Executor:
 
         refusals.install()
         self._loaded = loaded
-        self._constants = list(constants)  # their memory may be the kernels' operands
-        self._fixed = [constant_tensor(np.asarray(c), loaded.device) for c in constants]
+        self._constants = [as_bits(np.asarray(c)) for c in constants]  # their memory may be the kernels' operands
+        self._fixed = [constant_tensor(c, loaded.device) for c in self._constants]
         on_host = loaded.device.dlpack_device_type() == tvm.cpu().dlpack_device_type()
         self._observer: Any = None
         self._idle: list[Arena] = []

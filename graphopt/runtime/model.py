@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from graphopt.runtime.bits import as_bits, travels_as_bits
 from graphopt.runtime.executor import Executor
 from graphopt.runtime.signature import Signature, TensorSpec
 
@@ -54,6 +55,9 @@ class CompiledModel:
         self._executor = executor
         self._loading = threading.Lock()
         self._names = [spec.name for spec in signature.outputs]
+        self._bits_in = [i for i, spec in enumerate(signature.inputs) if travels_as_bits(spec.dtype.numpy)]
+        typed = enumerate(spec.dtype.numpy for spec in signature.outputs)
+        self._bits_out = [(i, dtype) for i, dtype in typed if travels_as_bits(dtype)]
 
     @staticmethod
     def from_program(signature: Signature, program: Program, built: Built, source: str = "<model>") -> CompiledModel:
@@ -79,7 +83,12 @@ class CompiledModel:
             DeviceError: the target's code can't run on this machine, or failed.
         """
         run = self._executor or self._loaded()
-        results = run(self.signature.check(feed))
+        arrays = self.signature.check(feed)
+        for i in self._bits_in:
+            arrays[i] = as_bits(arrays[i])
+        results = run(arrays)
+        for i, dtype in self._bits_out:
+            results[i] = results[i].view(dtype)
         outputs = {}
         for i, name in enumerate(self._names):  # takes half as long as a dict of a zip
             outputs[name] = results[i]

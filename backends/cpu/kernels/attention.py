@@ -21,6 +21,7 @@ from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, bui
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
@@ -113,7 +114,8 @@ def emit(
     dtype = spec.types.sum
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        q, k, v = inputs[:3]
+        q = widened(inputs[0], config.lanes, config.parallel)
+        k, v = inputs[1:3]
         mask = inputs[3] if has_mask else None
         finish = _Finish(spec, epilogue or store_accumulator, operands, output, style)
         segments = bind_segments(row_tiles(spec.queries, config.m_tile))

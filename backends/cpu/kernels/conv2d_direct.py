@@ -35,6 +35,7 @@ from graphopt.backends.cpu.kernels.tiling import (
     split_by_taps,
     split_symbolic_window,
 )
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_copy
@@ -174,9 +175,8 @@ def emit(
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
-        kernel = _Kernel(
-            spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style, tiles
-        )
+        data = widened(inputs[0], config.lanes, config.parallel)
+        kernel = _Kernel(spec, config, data, inputs[1], operands, output, epilogue or store_accumulator, style, tiles)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)

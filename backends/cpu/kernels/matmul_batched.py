@@ -26,6 +26,7 @@ from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import register_tiles
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
@@ -169,7 +170,7 @@ def emit(
     split = row_tiles(spec.m, tile.m_tile)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        a, b = inputs
+        a, b = widened(inputs[0], tile.lanes, tile.parallel), inputs[1]
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles

@@ -17,6 +17,7 @@ from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
@@ -246,7 +247,7 @@ def emit(
     most_panels = -(-panels // groups)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        a, weight = inputs
+        a, weight = widened(inputs[0], config.lanes, config.parallel), inputs[1]
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         symbolic = not isinstance(tiles, int)
