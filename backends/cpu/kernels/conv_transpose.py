@@ -246,4 +246,4 @@ def emit(
             taps += window.kernel[0] * window.kernel[1]
     weight = (-(-spec.out_channels // config.lanes), spec.in_channels, taps, config.lanes)
     inputs = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
-    return sliding_window.emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style)
+    return sliding_window.emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style, [0])

@@ -98,4 +98,5 @@ def emit(
         extras,
         name,
         style,
+        broadcast=[1],
     )

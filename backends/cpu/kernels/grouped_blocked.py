@@ -169,4 +169,5 @@ def emit(
         extras,
         name,
         style,
+        broadcast=[0] if _one_group(spec, config.lanes) else [],
     )

@@ -28,6 +28,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     largest_power,
     ramp,
 )
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -157,7 +158,8 @@ def emit(
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
+        weight = widened(buffers[1], config.lanes, config.parallel)
+        kernel = _Kernel(spec, config, buffers[0], weight, operands, output, epilogue or store_accumulator, style)
         tiles = column_tiles(_pixels(spec), config.lanes, config.vectors)
         loop = T.parallel if config.parallel else T.serial
         with loop(0, int(spec.batch) * spec.groups * sum(tile.count for tile in tiles)) as flat:
@@ -172,8 +174,8 @@ def emit(
 
             branch_on_tile(index, tiles, columns)
 
-    weight = (spec.groups, inputs * outputs)
-    operands = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
+    packed = (spec.groups, inputs * outputs)
+    operands = [("data", spec.input_shape, spec.types.input), ("weight", packed, spec.types.weight)]
     return build_prim_func(name, operands, extras, (spec.output_shape, spec.types.output), body)
 
 

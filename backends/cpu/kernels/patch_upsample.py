@@ -28,6 +28,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     largest_power,
     ramp,
 )
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -188,15 +189,16 @@ def emit(
     """
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        kernel = _Kernel(spec, config, buffers[0], buffers[1], operands, output, epilogue or store_accumulator, style)
+        weight = widened(buffers[1], config.lanes, config.parallel)
+        kernel = _Kernel(spec, config, buffers[0], weight, operands, output, epilogue or store_accumulator, style)
         loop = T.parallel if config.parallel else T.serial
         symbolic = not isinstance(spec.height, int)
         height = bind(spec.height)
         with loop(0, spec.batch * height) as flat:
             kernel.row(bind(tirx.floordiv(flat, height), symbolic), bind(tirx.floormod(flat, height), symbolic))
 
-    weight = (spec.in_channels * spec.lines * spec.scale[1],)
-    inputs = [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)]
+    packed = (spec.in_channels * spec.lines * spec.scale[1],)
+    inputs = [("data", spec.input_shape, spec.types.input), ("weight", packed, spec.types.weight)]
     return build_prim_func(name, inputs, extras, (spec.output_shape, spec.types.output), body)
 
 

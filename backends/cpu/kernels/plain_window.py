@@ -7,7 +7,7 @@ and no border needs code of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     largest_power,
     ramp,
 )
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -163,6 +164,7 @@ def emit(
     extras: Sequence[ExtraOperand] = (),
     name: str = "plain_window",
     style: StoreStyle = StoreStyle.unrolled,
+    broadcast: Collection[int] = (),
 ) -> tirx.PrimFunc:
     """Emits ``name(*inputs, *extras, output: spec.output_shape)``; the first input is the data.
 
@@ -175,11 +177,15 @@ def emit(
         extras: further inputs for the epilogue.
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
+        broadcast: inputs whose elements are broadcast, by number.
     """
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
+        views = [
+            widened(view, config.lanes, config.parallel) if i in broadcast else view for i, view in enumerate(buffers)
+        ]
         _Kernel(
-            spec, config, buffers[0], operator(buffers), operands, output, epilogue or store_accumulator, style
+            spec, config, buffers[0], operator(views), operands, output, epilogue or store_accumulator, style
         ).loops()
 
     return build_prim_func(name, inputs, extras, (spec.output_shape, spec.types.output), body)

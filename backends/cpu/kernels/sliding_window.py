@@ -8,7 +8,7 @@ rows near the top and bottom.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
+from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -110,6 +111,7 @@ def emit(
     extras: Sequence[ExtraOperand] = (),
     name: str = "sliding_window",
     style: StoreStyle = StoreStyle.unrolled,
+    broadcast: Collection[int] = (),
 ) -> tirx.PrimFunc:
     """Emits ``name(*inputs, *extras, output: spec.output_shape)``.
 
@@ -122,10 +124,11 @@ def emit(
         extras: further inputs for the epilogue.
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
+        broadcast: inputs whose elements are broadcast, by number.
     """
 
     phases = [Phase(spec, operator)]
-    return emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style)
+    return emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style, broadcast)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def emit_phases(
     extras: Sequence[ExtraOperand] = (),
     name: str = "sliding_window",
     style: StoreStyle = StoreStyle.unrolled,
+    broadcast: Collection[int] = (),
 ) -> tirx.PrimFunc:
     """As `emit`, with several windows that run over the same data; the first has the most rows.
 
@@ -160,7 +164,10 @@ def emit_phases(
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         complete = epilogue or store_accumulator
-        kernels = [_Kernel(p, config, p.operator(buffers), operands, output, complete, style) for p in phases]
+        operands_of = [
+            widened(view, config.lanes, config.parallel) if i in broadcast else view for i, view in enumerate(buffers)
+        ]
+        kernels = [_Kernel(p, config, p.operator(operands_of), operands, output, complete, style) for p in phases]
         _loops(kernels, config)
 
     return build_prim_func(name, inputs, extras, (output_shape, phases[0].spec.types.output), body)
