@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import binary, cast, float_unary, unary, working_dtype, zero
+from graphopt.backends.lower.pointwise import binary, cast, float_unary, unary, zero
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import exact
 from graphopt.backends.tensors import math as m
@@ -105,12 +105,11 @@ def _opposite(a: Expr, b: Expr) -> Expr:
 
 def _float_mod(a: Expr, b: Expr, c_sign: bool) -> Expr:
     dtype = m.dtype_of(a)
-    work = working_dtype(dtype)
-    a, b = let(cast(a, work)), let(cast(b, work))
+    a, b = let(cast(a, dtype)), let(cast(b, dtype))
     rest = let(m.libm("fmod", a, b))
     if not c_sign:
         # the sign of the divisor, also for a zero
-        nothing = tirx.Select(exact.less(b, zero(b)), const(-0.0, work), zero(b))
+        nothing = tirx.Select(exact.less(b, zero(b)), const(-0.0, dtype), zero(b))
         floored = tirx.Select(_opposite(rest, b), rest + b, rest)
         rest = tirx.Select(tirx.EQ(rest, zero(rest)), nothing, floored)
     return cast(rest, dtype)
@@ -124,14 +123,14 @@ def _pow(c: LowerContext) -> Lowered:
     if m.is_float(dtype) and known is not None and known.size == 1:
         fixed = float(known.reshape(-1)[0])
         if fixed in (0.5, 1.0, 2.0, 3.0, -1.0):
-            work = working_dtype(dtype)
+            work = dtype
             return elementwise(
                 lambda x, _: cast(_fixed_power(let(cast(x, work)), fixed), dtype), dtype, c.out_shape(), base, exponent
             )
     if not m.is_float(dtype) and not m.is_float(exponent.dtype):
         return elementwise(_int_power, dtype, c.out_shape(), base, exponent)
     # float64 holds every 32 bit integer, so that parity is not lost
-    double = not (m.is_float(dtype) and exponent.dtype in ("float32", "float16", "int8", "uint8", "int16", "uint16"))
+    double = not (m.is_float(dtype) and exponent.dtype in ("float32", "int8", "uint8", "int16", "uint16"))
     work = "float64" if double or dtype == "float64" else "float32"
 
     # below 8 lanes the C library is as fast
@@ -184,15 +183,14 @@ def _int_power(x: Expr, y: Expr) -> Expr:
 @lowers("Max", "Min", "Sum", "Mean")
 def _variadic(c: LowerContext) -> Lowered:
     dtype, op, count = c.out_dtype(), c.node.op, len(c.node.inputs)
-    work = working_dtype(dtype) if op in ("Sum", "Mean") else dtype
     combine = {"Max": m.maximum, "Min": m.minimum}.get(op, exact.add)
 
     def fold(*values: Expr) -> Expr:
-        total = cast(values[0], work)
+        total = cast(values[0], dtype)
         for v in values[1:]:
-            v = cast(v, work)
+            v = cast(v, dtype)
             total = combine(total, v)
-        return cast(exact.divide(total, const(count, work)) if op == "Mean" else total, dtype)
+        return cast(exact.divide(total, const(count, dtype)) if op == "Mean" else total, dtype)
 
     return elementwise(fold, dtype, c.out_shape(), *c.operands)
 

@@ -6,7 +6,7 @@ import itertools
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import converted
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, let
 from graphopt.ops.conv import kernel_extents, window_of
@@ -16,7 +16,6 @@ from graphopt.ops.conv import kernel_extents, window_of
 def _deform_conv(c: LowerContext) -> Lowered:
     x, w, offset = c.x(0), c.x(1), c.x(2)
     shape, dtype = c.out_shape(), c.out_dtype()
-    work = working_dtype(dtype)
     window = window_of(c, kernel_extents(c, c.shape(1)), c.shape(0)[2:])
     group, offset_group = int(c.attr("group") or 1), int(c.attr("offset_group") or 1)
     channels, per_group, outputs = x.shape[1], w.shape[1], w.shape[0]
@@ -42,31 +41,31 @@ def _deform_conv(c: LowerContext) -> Lowered:
         share: list[Expr] = []
         for a in range(rank):
             place = pos[a] * window.strides[a] - begin[a] + taps[a] * window.dilations[a]
-            at = let(cast(as_expr(place), work) + cast(offset(n, plane * rank + a, *pos), work))
+            at = let(cast(as_expr(place), dtype) + cast(offset(n, plane * rank + a, *pos), dtype))
             floor = let(tirx.floor(at))
             # far outside everything is 0; the bound keeps the conversion defined
-            edge = cast(as_expr(x.shape[2 + a]), work) + const(1, work)
-            held = tirx.Select(floor > const(-2, work), floor, const(-2, work))
+            edge = cast(as_expr(x.shape[2 + a]), dtype) + const(1, dtype)
+            held = tirx.Select(floor > const(-2, dtype), floor, const(-2, dtype))
             low.append(let(tirx.Select(held < edge, held, edge).astype("int64")))
             share.append(let(at - floor))
-        total: Expr = const(0, work)
+        total: Expr = const(0, dtype)
         for corner in itertools.product((0, 1), repeat=rank):
-            part: Expr = const(1, work)
+            part: Expr = const(1, dtype)
             inside: list[Expr] = []
             where: list[Expr] = []
             for a, up in enumerate(corner):
                 q = low[a] + up
                 inside += [q >= 0, q < x.shape[2 + a]]
                 where.append(tirx.max(tirx.min(q, x.shape[2 + a] - 1), 0))
-                part = part * (share[a] if up else const(1, work) - share[a])
-            value = cast(x(n, channel, *where), work) * part
-            total = total + tirx.Select(tirx.all(*inside), value, const(0, work))
+                part = part * (share[a] if up else const(1, dtype) - share[a])
+            value = cast(x(n, channel, *where), dtype) * part
+            total = total + tirx.Select(tirx.all(*inside), value, const(0, dtype))
         if mask is not None:
-            total = total * cast(mask(n, plane, *pos), work)
-        return total * cast(w(oc, ic, *taps), work)
+            total = total * cast(mask(n, plane, *pos), dtype)
+        return total * cast(w(oc, ic, *taps), dtype)
 
-    out = c.k.reduce(shape, work, (per_group, *window.kernel), body)
+    out = c.k.reduce(shape, dtype, (per_group, *window.kernel), body)
     if c.has(3):
         bias = c.x(3)
-        return Tensor(shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), work), dtype))
+        return Tensor(shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), dtype), dtype))
     return converted(out, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.lower.linear import converted
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, lowers
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor
 from graphopt.ops.einsum import parse_equation
@@ -22,7 +22,6 @@ def _einsum(c: LowerContext) -> Lowered:
                 sizes[name] = d
     summed = [name for name in sizes if name not in out]
     dtype = c.out_dtype()
-    work = working_dtype(dtype)
 
     def body(i: Index, r: Index) -> Expr:
         at = dict(zip([*out, *summed], [*i, *r]))
@@ -32,14 +31,14 @@ def _einsum(c: LowerContext) -> Lowered:
 
         total: Expr = None
         for t, names in zip(operands, labels):
-            value = cast(read(t, names), work)
+            value = cast(read(t, names), dtype)
             total = value if total is None else total * value
         return total
 
     if not summed:
-        return converted(Tensor(c.out_shape(), work, lambda *i: body(i, ())), dtype)
+        return converted(Tensor(c.out_shape(), dtype, lambda *i: body(i, ())), dtype)
     tile = -2 if len(out) > 1 else None
-    return converted(c.k.reduce(c.out_shape(), work, [sizes[s] for s in summed], body, tile_axis=tile), dtype)
+    return converted(c.k.reduce(c.out_shape(), dtype, [sizes[s] for s in summed], body, tile_axis=tile), dtype)
 
 
 def _labels(term: str, rank: int, wide: int) -> list[str]:

@@ -51,8 +51,7 @@ def _range(c: LowerContext) -> Lowered:
         a, step = start(*(0,) * start.rank), delta(*(0,) * delta.rank)
         if not dtype.startswith("float"):
             return a + i64(i).astype(dtype) * step
-        wide = "float32" if dtype == "float16" else dtype
-        return (a.astype(wide) + as_number(i, wide) * step.astype(wide)).astype(dtype)
+        return a + as_number(i, dtype) * step
 
     return Tensor(c.out_shape(), dtype, element)
 

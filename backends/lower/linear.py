@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, as_expr, choose, elementwise, let
 from graphopt.ir.layout import PLAIN
@@ -18,8 +18,7 @@ def converted(t: Tensor, dtype: str) -> Tensor:
 
 
 def product(c: LowerContext, a: Tensor, b: Tensor, shape: tuple[Expr, ...], dtype: str) -> Tensor:
-    """numpy.matmul of two tensors of any rank from 1, float16 summed in float32."""
-    work = working_dtype(dtype)
+    """numpy.matmul of two tensors of any rank from 1."""
 
     def body(i: Index, r: Index) -> Expr:
         lead, row, col = list(i), None, None
@@ -29,10 +28,10 @@ def product(c: LowerContext, a: Tensor, b: Tensor, shape: tuple[Expr, ...], dtyp
             row = lead.pop()
         left = a(*_batch(a, lead), row, r[0]) if a.rank > 1 else a(r[0])
         right = b(*_batch(b, lead), r[0], col) if b.rank > 1 else b(r[0])
-        return cast(left, work) * cast(right, work)
+        return cast(left, dtype) * cast(right, dtype)
 
     tile = -2 if b.rank > 1 and a.rank > 1 else None
-    return converted(c.k.reduce(shape, work, (a.shape[-1],), body, tile_axis=tile), dtype)
+    return converted(c.k.reduce(shape, dtype, (a.shape[-1],), body, tile_axis=tile), dtype)
 
 
 def _batch(t: Tensor, lead: list[Expr]) -> list[Expr]:
@@ -66,36 +65,34 @@ def _gemm(c: LowerContext) -> Lowered:
     floats = dtype.startswith("float")
     if not floats and not (alpha.is_integer() and beta.is_integer()):
         raise c.unsupported(f"Gemm of {dtype} with fractional alpha or beta", "cast the operands to float32")
-    work = working_dtype(dtype)
 
     def body(i: Index, r: Index) -> Expr:
         left, right = (a(r[0], i[0]) if ta else a(i[0], r[0])), (b(i[1], r[0]) if tb else b(r[0], i[1]))
-        return cast(left, work) * cast(right, work)
+        return cast(left, dtype) * cast(right, dtype)
 
     def scalar(value: float) -> Expr:
-        return const(value if floats else int(value), work)
+        return const(value if floats else int(value), dtype)
 
     def summand() -> Tensor:
         return c.broadcast_operand(2, c.node.out.shape)
 
-    out = c.k.reduce(c.out_shape(), work, (a.shape[0 if ta else 1],), body, tile_axis=-2)
+    out = c.k.reduce(c.out_shape(), dtype, (a.shape[0 if ta else 1],), body, tile_axis=-2)
     if alpha != 1.0:
-        out = elementwise(lambda v: v * scalar(alpha), work, c.out_shape(), out)
+        out = elementwise(lambda v: v * scalar(alpha), dtype, c.out_shape(), out)
     if c.has(2) and beta == 1.0:
-        out = elementwise(lambda v, w: v + cast(w, work), work, c.out_shape(), out, summand())
+        out = elementwise(lambda v, w: v + cast(w, dtype), dtype, c.out_shape(), out, summand())
     elif c.has(2) and beta != 0.0:
-        out = elementwise(lambda v, w: v + cast(w, work) * scalar(beta), work, c.out_shape(), out, summand())
+        out = elementwise(lambda v, w: v + cast(w, dtype) * scalar(beta), dtype, c.out_shape(), out, summand())
     return converted(out, dtype)
 
 
 @lowers("Conv")
 def _conv(c: LowerContext) -> Lowered:
     dtype = c.out_dtype()
-    work = working_dtype(dtype)
-    out = convolve(c, c.x(0), _weights(c), conv_window(c), c.out_shape(), work)
+    out = convolve(c, c.x(0), _weights(c), conv_window(c), c.out_shape(), dtype)
     if c.has(2):
         bias = c.x(2)
-        return Tensor(out.shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), work), dtype))
+        return Tensor(out.shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), dtype), dtype))
     return converted(out, dtype)
 
 
@@ -159,7 +156,6 @@ def _conv_transpose(c: LowerContext) -> Lowered:
     """Every output gathers the inputs that reach it: p takes input q through tap t where q s + t d - pad = p."""
     x, w = c.x(0), c.x(1)
     shape, dtype = c.out_shape(), c.out_dtype()
-    work = working_dtype(dtype)
     window = transposed_window(c)
     group = int(c.attr("group") or 1)
     # a weight that is known decides where the image's channels are a symbol: inference has made them equal
@@ -189,14 +185,14 @@ def _conv_transpose(c: LowerContext) -> Lowered:
             if isinstance(oc, int)
             else tirx.floormod(oc, as_expr(out_per_group))
         )
-        value = cast(x(n, first + ic, *at), work) * cast(w(first + ic, own, *taps), work)
-        return tirx.Select(tirx.all(*inside), value, const(0, work))
+        value = cast(x(n, first + ic, *at), dtype) * cast(w(first + ic, own, *taps), dtype)
+        return tirx.Select(tirx.all(*inside), value, const(0, dtype))
 
     empty = any(isinstance(d, int) and d == 0 for d in x.shape)
-    out = c.k.reduce(shape, work, (in_per_group, *window.kernel), body, tile_axis=1)
+    out = c.k.reduce(shape, dtype, (in_per_group, *window.kernel), body, tile_axis=1)
     if empty:
-        out = Tensor(shape, work, lambda *_: const(0, work))
+        out = Tensor(shape, dtype, lambda *_: const(0, dtype))
     if c.has(2):
         bias = c.x(2)
-        return Tensor(shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), work), dtype))
+        return Tensor(shape, dtype, lambda *i: cast(out(*i) + cast(bias(i[1]), dtype), dtype))
     return converted(out, dtype)

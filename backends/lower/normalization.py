@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
@@ -129,16 +129,15 @@ def _rms_norm(c: LowerContext) -> Lowered:
 def _instance_norm(c: LowerContext) -> Lowered:
     x, scale, bias = c.operands
     dtype = c.out_dtype()
-    work = working_dtype(dtype)
     axes = Axes(x, tuple(range(2, x.rank)))
     eps = float(c.attr("epsilon"))
-    mean, var = _moments(c, axes, work)
-    inverse = c.k.stage(elementwise(lambda v: _inverse_root(v, eps), work, axes.kept, var))
+    mean, var = _moments(c, axes, dtype)
+    inverse = c.k.stage(elementwise(lambda v: _inverse_root(v, eps), dtype, axes.kept, var))
 
     def element(*i: Expr) -> Expr:
         at = axes.collapse(i)
-        value = (cast(x(*i), work) - mean(*at)) * inverse(*at)
-        return cast(value * cast(scale(i[1]), work) + cast(bias(i[1]), work), dtype)
+        value = (cast(x(*i), dtype) - mean(*at)) * inverse(*at)
+        return cast(value * cast(scale(i[1]), dtype) + cast(bias(i[1]), dtype), dtype)
 
     return Tensor(x.shape, dtype, element)
 
@@ -171,15 +170,14 @@ def _group_norm(c: LowerContext) -> Lowered:
 @lowers("MeanVarianceNormalization")
 def _mean_variance(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
-    work = working_dtype(dtype)
     listed = c.attr("axes")
     axes = Axes(x, tuple(sorted({c.axis(int(a), x.rank) for a in (listed if listed is not None else (0, 2, 3))})))
-    mean, var = _moments(c, axes, work)
+    mean, var = _moments(c, axes, dtype)
 
     def element(*i: Expr) -> Expr:
         at = axes.collapse(i)
         # the constant of ONNX's definition
-        return cast((cast(x(*i), work) - mean(*at)) / (tirx.sqrt(var(*at)) + const(1e-9, work)), dtype)
+        return cast((cast(x(*i), dtype) - mean(*at)) / (tirx.sqrt(var(*at)) + const(1e-9, dtype)), dtype)
 
     return Tensor(x.shape, dtype, element)
 
@@ -187,23 +185,22 @@ def _mean_variance(c: LowerContext) -> Lowered:
 @lowers("LpNormalization")
 def _lp_norm(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
-    work = working_dtype(dtype)
     axes = Axes(x, (c.axis(int(c.attr("axis")), x.rank),))
     p = int(c.attr("p"))
     if p not in (1, 2):
         raise c.invalid(f"LpNormalization with p={p}")
 
     def raised(i: Index) -> Expr:
-        v = let(cast(x(*i), work))
+        v = let(cast(x(*i), dtype))
         return tirx.abs(v) if p == 1 else v * v
 
     root: Callable[[Expr], Expr] = tirx.sqrt if p == 2 else lambda v: v
-    norm = c.k.stage(elementwise(root, work, axes.kept, axes.reduce(c, raised, work)))
+    norm = c.k.stage(elementwise(root, dtype, axes.kept, axes.reduce(c, raised, dtype)))
 
     def divided(v: Expr, n: Expr) -> Expr:
         n = let(n)
-        empty = tirx.EQ(n, const(0.0, work))
-        return cast(tirx.Select(empty, const(0.0, work), cast(v, work) / n), dtype)
+        empty = tirx.EQ(n, const(0.0, dtype))
+        return cast(tirx.Select(empty, const(0.0, dtype), cast(v, dtype) / n), dtype)
 
     return elementwise(divided, dtype, x.shape, x, norm)
 
@@ -211,7 +208,6 @@ def _lp_norm(c: LowerContext) -> Lowered:
 @lowers("LRN")
 def _lrn(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
-    work = working_dtype(dtype)
     size = int(c.attr("size"))
     alpha, beta, bias = float(c.attr("alpha")), float(c.attr("beta")), float(c.attr("bias"))
     before = (size - 1) // 2
@@ -219,16 +215,16 @@ def _lrn(c: LowerContext) -> Lowered:
     def body(i: Index, r: Index) -> Expr:
         ch = let(i[1] + r[0] - before + as_expr(0))
         inside = tirx.all(ch >= 0, ch < x.shape[1])
-        v = let(cast(x(i[0], tirx.max(tirx.min(ch, x.shape[1] - 1), 0), *i[2:]), work))
-        return tirx.Select(inside, v * v, const(0.0, work))
+        v = let(cast(x(i[0], tirx.max(tirx.min(ch, x.shape[1] - 1), 0), *i[2:]), dtype))
+        return tirx.Select(inside, v * v, const(0.0, dtype))
 
-    total = c.k.reduce(x.shape, work, (size,), body)
+    total = c.k.reduce(x.shape, dtype, (size,), body)
 
     def element(v: Expr, s: Expr) -> Expr:
-        base = let(s * const(alpha / size, work) + const(bias, work))
+        base = let(s * const(alpha / size, dtype) + const(bias, dtype))
         if beta == 0.75:
             root = let(tirx.sqrt(base))
-            return cast(cast(v, work) / (root * tirx.sqrt(root)), dtype)
-        return cast(cast(v, work) / m.power(base, const(beta, work)), dtype)
+            return cast(cast(v, dtype) / (root * tirx.sqrt(root)), dtype)
+        return cast(cast(v, dtype) / m.power(base, const(beta, dtype)), dtype)
 
     return elementwise(element, dtype, x.shape, x, total)

@@ -10,11 +10,6 @@ from graphopt.backends.tensors.math import is_float
 from graphopt.backends.tensors.tensor import Expr, elementwise, let
 
 
-def working_dtype(dtype: str) -> str:
-    """What arithmetic on a dtype is done in: float16 in float32, everything else in itself."""
-    return "float32" if dtype == "float16" else dtype
-
-
 def cast(x: Expr, dtype: str) -> Expr:
     """x as ``dtype``, unchanged if it has it."""
     return x if str(x.ty.dtype) == dtype else x.astype(dtype)
@@ -39,13 +34,12 @@ def unary(op: str, fn: Callable[[Expr], Expr]) -> None:
 
 
 def float_op(c: LowerContext, fn: Callable[..., Expr], count: int = 1) -> Lowered:
-    """``out[i] = fn(x[i], ...)`` over the first ``count`` operands, float16 computed in float32; refuses integers."""
+    """``out[i] = fn(x[i], ...)`` over the first ``count`` operands; refuses integers."""
     dtype = c.out_dtype()
     if not is_float(dtype):
         raise c.unsupported(f"{c.node.op} of {dtype}", "cast the operand to float32 first")
-    work = working_dtype(dtype)
     return elementwise(
-        lambda *x: cast(fn(*(let(cast(v, work)) for v in x)), dtype),
+        lambda *x: cast(fn(*(let(cast(v, dtype)) for v in x)), dtype),
         dtype,
         c.out_shape(),
         *(c.x(i) for i in range(count)),
@@ -53,7 +47,7 @@ def float_op(c: LowerContext, fn: Callable[..., Expr], count: int = 1) -> Lowere
 
 
 def float_unary(op: str, fn: Callable[[Expr], Expr]) -> None:
-    """Register a function of floats, float16 computed in float32."""
+    """Register a function of floats."""
 
     @lowers(op)
     def lower(c: LowerContext) -> Lowered:

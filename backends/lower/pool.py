@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
@@ -19,13 +19,12 @@ def _global_pool(c: LowerContext) -> Lowered:
     axes = Axes(x, tuple(range(2, x.rank)))
     if op == "GlobalMaxPool":
         return axes.reduce(c, lambda i: x(*i), dtype, "max")
-    work = working_dtype(dtype)
     if op == "GlobalAveragePool":
-        count = axes.count(work)
-        total = axes.reduce(c, lambda i: cast(x(*i), work), work)
+        count = axes.count(dtype)
+        total = axes.reduce(c, lambda i: cast(x(*i), dtype), dtype)
         return elementwise(lambda v: cast(v / count, dtype), dtype, axes.kept, total)
     p = int(c.attr("p"))
-    total = axes.reduce(c, lambda i: _raised(cast(x(*i), work), p), work)
+    total = axes.reduce(c, lambda i: _raised(cast(x(*i), dtype), p), dtype)
     return elementwise(lambda v: cast(_root(v, p), dtype), dtype, axes.kept, total)
 
 
@@ -119,13 +118,12 @@ def _sum_pool(c: LowerContext) -> Lowered:
     x, shape, dtype = c.x(0), c.out_shape(), c.out_dtype()
     window = pool_window(c)
     taps = Taps(c, window, x)
-    work = working_dtype(dtype)
     nothing = const(0, dtype)
     if c.node.op == "LpPool":
         p = int(c.attr("p"))
-        total = c.k.reduce(shape, work, window.kernel, lambda i, r: _raised(cast(taps.load(i, r, nothing), work), p))
+        total = c.k.reduce(shape, dtype, window.kernel, lambda i, r: _raised(cast(taps.load(i, r, nothing), dtype), p))
         return elementwise(lambda v: cast(_root(v, p), dtype), dtype, shape, total)
-    total = c.k.reduce(shape, work, window.kernel, lambda i, r: cast(taps.load(i, r, nothing), work))
+    total = c.k.reduce(shape, dtype, window.kernel, lambda i, r: cast(taps.load(i, r, nothing), dtype))
     include = bool(c.attr("count_include_pad"))
 
     def mean(*i: Expr) -> Expr:
@@ -138,6 +136,6 @@ def _sum_pool(c: LowerContext) -> Lowered:
             skipped = tirx.floordiv(tirx.max(low - first, 0) + d - 1, as_expr(d))
             stop = tirx.min(const(window.kernel[a], "int64"), tirx.floordiv(high - first + d - 1, as_expr(d)))
             count = count * tirx.max(stop - skipped, 1)
-        return cast(total(*i) / count.astype(work), dtype)
+        return cast(total(*i) / count.astype(dtype), dtype)
 
     return Tensor(shape, dtype, mean)

@@ -32,7 +32,7 @@ class _Recurrent(ABC):
         self.c, self.k = c, c.k
         self.batch_first = bool(c.attr("layout"))
         x, self.w, self.r = c.x(0), c.x(1), c.x(2)
-        self.dtype = "float32" if x.dtype == "float16" else x.dtype
+        self.dtype = x.dtype
         """Of sums and states."""
         self.time, self.batch = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
         self.features = x.shape[2]

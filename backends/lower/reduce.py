@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, elementwise, let
@@ -93,7 +93,7 @@ def _reduce(c: LowerContext) -> Lowered:
     floats = m.is_float(dtype)
     if op == "ReduceLogSumExp":
         return _log_sum_exp(c, axes)
-    work = working_dtype(dtype)
+    work = dtype
     if op in ("ReduceMax", "ReduceMin"):
         total = axes.reduce(c, lambda i: x(*i), dtype, "max" if op == "ReduceMax" else "min")
         return finished(c, axes, total, c.out_shape())
@@ -131,7 +131,7 @@ def _reduce_bool(c: LowerContext, axes: Axes) -> Lowered:
 
 def _log_sum_exp(c: LowerContext, axes: Axes) -> Lowered:
     x, dtype = axes.x, c.out_dtype()
-    work = working_dtype(dtype) if m.is_float(dtype) else "float64"
+    work = dtype if m.is_float(dtype) else "float64"
     top = c.k.stage(axes.reduce(c, lambda i: cast(x(*i), work), work, "max"))
 
     def base(v: Expr) -> Expr:

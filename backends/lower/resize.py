@@ -62,7 +62,7 @@ def _shrinks(extent: Expr, out_extent: Expr) -> bool:
 
 
 def _working_dtype(dtype: str) -> str:
-    return dtype if dtype in ("float32", "float64") else "float32" if dtype == "float16" else DOUBLE
+    return dtype if dtype in ("float32", "float64") else DOUBLE
 
 
 def _rounded(value: Expr, dtype: str) -> Expr:

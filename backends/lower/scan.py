@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.builder import reader
 from graphopt.backends.tensors.loops import loop, seq
@@ -16,11 +16,10 @@ from graphopt.backends.tensors.tensor import Expr, Scope, as_expr, elementwise
 @lowers("CumSum", "CumProd")
 def _scan(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
-    work = working_dtype(dtype)
     axis = c.axis(int(c.need_const(1, f"the axis of {c.node.op}").reshape(-1)[0]), x.rank)
     product, exclusive, reverse = c.node.op == "CumProd", bool(c.attr("exclusive")), bool(c.attr("reverse"))
-    buffer = c.k.workspace(x.shape, work)
-    start = const(1 if product else 0, work)
+    buffer = c.k.workspace(x.shape, dtype)
+    start = const(1 if product else 0, dtype)
     extent = x.shape[axis]
 
     def at(index: Sequence[Expr], step: Expr) -> list[Expr]:
@@ -29,7 +28,7 @@ def _scan(c: LowerContext) -> Lowered:
 
     def element(index: list[Expr]) -> tuple[list[Any], Expr]:
         with Scope() as scope:
-            value = cast(x(*index), work)
+            value = cast(x(*index), dtype)
         return scope.statements(), value
 
     def column(index: Sequence[Expr]) -> Any:
@@ -62,5 +61,5 @@ def _scan(c: LowerContext) -> Lowered:
             if a != axis:
                 body = loop(others[a], x.shape[a], body)
         c.k.raw(body)
-    total = reader(buffer, x.shape, work)
-    return total if work == dtype else elementwise(lambda v: cast(v, dtype), dtype, x.shape, total)
+    total = reader(buffer, x.shape, dtype)
+    return total if dtype == dtype else elementwise(lambda v: cast(v, dtype), dtype, x.shape, total)

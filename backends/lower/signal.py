@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.index import floordiv, i64, smallest
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, choose
@@ -42,12 +42,11 @@ def _transform(
         terms: how many n there are, by default ``length``; those left out are zero.
     """
     out = c.out_dtype()
-    work = working_dtype(out)
-    cosine, sine = _table(c, length, work, tirx.cos), _table(c, length, work, tirx.sin)
+    cosine, sine = _table(c, length, out, tirx.cos), _table(c, length, out, tirx.sin)
 
     def body(i: Index, r: Index) -> Expr:
         turn = tirx.floormod(i64(i[axis]) * i64(r[0]), i64(length))
-        across, along = cosine(turn), sine(turn) if inverse else const(0, work) - sine(turn)
+        across, along = cosine(turn), sine(turn) if inverse else const(0, out) - sine(turn)
         re = part(i, r[0], 0)
         real, imaginary = re * across, re * along
         if complex_input:
@@ -56,8 +55,8 @@ def _transform(
         # one-sided inverses give real signals: their last axis has only the real part
         return tirx.Select(tirx.EQ(i64(i[-1]), i64(0)), real, imaginary)
 
-    total = c.k.reduce(c.out_shape(), work, (length if terms is None else terms,), body)
-    count = i64(length).astype(work)
+    total = c.k.reduce(c.out_shape(), out, (length if terms is None else terms,), body)
+    count = i64(length).astype(out)
     return Tensor(c.out_shape(), out, lambda *i: cast(total(*i) / count if inverse else total(*i), out))
 
 
@@ -71,18 +70,17 @@ def _dft(c: LowerContext) -> Lowered:
         length = c.out_shape()[axis]
     else:
         length = c.k.dim(c.content(1).reshape(-1)[0]) if c.has(1) else extent
-    work = working_dtype(x.dtype)
     complex_input = isinstance(x.shape[-1], int) and x.shape[-1] == 2
 
     def stored(i: Index, n: Expr, which: int) -> Expr:
-        return cast(x(*i[:axis], n, *i[axis + 1 : -1], which), work)
+        return cast(x(*i[:axis], n, *i[axis + 1 : -1], which), x.dtype)
 
     def mirrored(i: Index, n: Expr, which: int) -> Expr:
         """The second half of a real signal's spectrum is the first half reversed and conjugate."""
         upper = i64(n) > floordiv(length, 2)
         at = tirx.Select(upper, i64(length) - n, i64(n))
-        value = choose(at < extent, lambda: stored(i, at, which), lambda: const(0, work))
-        return tirx.Select(upper, const(0, work) - value, value) if which else value
+        value = choose(at < extent, lambda: stored(i, at, which), lambda: const(0, x.dtype))
+        return tirx.Select(upper, const(0, x.dtype) - value, value) if which else value
 
     if one_sided and inverse:
         return _transform(c, mirrored, length, axis, complex_input=complex_input, inverse=inverse)
@@ -101,17 +99,16 @@ def _stft(c: LowerContext) -> Lowered:
     else:
         assert window is not None
         length = window.shape[0]
-    work = working_dtype(signal.dtype)
 
     def part(i: Index, n: Expr, which: int) -> Expr:
         batch, frame = i[0], i[1]
-        value = cast(signal(batch, frame * step + n, which), work)
+        value = cast(signal(batch, frame * step + n, which), signal.dtype)
         if window is None:
             return value
         size = window.shape[0]
         if isinstance(size, int) and isinstance(length, int) and size >= length:
-            return value * cast(window(n), work)
-        return value * choose(n < size, lambda: cast(window(n), work), lambda: const(0, work))
+            return value * cast(window(n), signal.dtype)
+        return value * choose(n < size, lambda: cast(window(n), signal.dtype), lambda: const(0, signal.dtype))
 
     complex_input = isinstance(signal.shape[-1], int) and signal.shape[-1] == 2
     return _transform(c, part, length, 2, complex_input=complex_input, inverse=False)

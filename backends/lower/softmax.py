@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.pointwise import cast, working_dtype
+from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.reduce import Axes, arg_extreme
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
@@ -13,15 +13,14 @@ from graphopt.backends.tensors.tensor import Expr, Tensor, elementwise
 @lowers("Softmax", "LogSoftmax")
 def _softmax(c: LowerContext) -> Lowered:
     x, dtype = c.x(0), c.out_dtype()
-    work = working_dtype(dtype)
     axes = Axes(x, (c.axis(int(c.attr("axis")), x.rank),))
-    top = c.k.stage(axes.reduce(c, lambda i: cast(x(*i), work), work, "max"))
-    shifted = elementwise(lambda v, t: cast(v, work) - t, work, x.shape, x, top)
+    top = c.k.stage(axes.reduce(c, lambda i: cast(x(*i), dtype), dtype, "max"))
+    shifted = elementwise(lambda v, t: cast(v, dtype) - t, dtype, x.shape, x, top)
     if c.node.op == "LogSoftmax":
-        total = c.k.stage(axes.reduce(c, lambda i: m.exp(shifted(*i)), work))
+        total = c.k.stage(axes.reduce(c, lambda i: m.exp(shifted(*i)), dtype))
         return elementwise(lambda v, s: cast(v - m.log(s), dtype), dtype, x.shape, shifted, total)
-    power = c.k.stage(elementwise(m.exp, work, x.shape, shifted))
-    total = c.k.stage(axes.reduce(c, lambda i: power(*i), work))
+    power = c.k.stage(elementwise(m.exp, dtype, x.shape, shifted))
+    total = c.k.stage(axes.reduce(c, lambda i: power(*i), dtype))
     return elementwise(lambda v, s: cast(v / s, dtype), dtype, x.shape, power, total)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import SINGLE_TYPES
 from graphopt.backends.base.template import KernelCall, Yes, asked, weigh
 from graphopt.backends.program.call_signature import Key, Signatures
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.templates.convolution import channel_layout
-from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.passes.layout.assign import LayoutPolicy
 from graphopt.passes.layout.borders import LayoutCosts
 
-BLOCKED_TYPES = frozenset({DType.f32})
+BLOCKED_TYPES = SINGLE_TYPES
 """Element types for which there are kernels on channel blocks."""
 
 

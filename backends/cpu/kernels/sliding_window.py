@@ -164,10 +164,9 @@ def emit_phases(
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
         complete = epilogue or store_accumulator
-        operands_of = [
-            widened(view, config.lanes, config.parallel) if i in broadcast else view for i, view in enumerate(buffers)
-        ]
-        kernels = [_Kernel(p, config, p.operator(operands_of), operands, output, complete, style) for p in phases]
+        for i in broadcast:
+            buffers[i] = widened(buffers[i], config.lanes, config.parallel)
+        kernels = [_Kernel(p, config, p.operator(buffers), operands, output, complete, style) for p in phases]
         _loops(kernels, config)
 
     return build_prim_func(name, inputs, extras, (output_shape, phases[0].spec.types.output), body)
