@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.backends.base.tvm_api import tvm
-from graphopt.backends.lower.registry import TVM_DTYPES
+from graphopt.backends.base.element_type import ELEMENT_TYPES
 from graphopt.ir.dtypes import DType
 from graphopt.runtime.constant_tensors import constant_tensor
 from tests.support.onnx_graphs import model_of
@@ -122,7 +122,7 @@ def test_results_of_every_size_belong_to_the_caller(columns: int) -> None:
 
 @pytest.mark.parametrize("columns", [3, 9000])
 def test_results_have_the_models_types(columns: int) -> None:
-    dtypes = [dtype for dtype in DType if dtype in TVM_DTYPES]
+    dtypes = [dtype for dtype in DType if dtype in ELEMENT_TYPES]
     nodes = [helper.make_node("Concat", [f"x{i}", f"x{i}"], [f"y{i}"], axis=0) for i in range(len(dtypes))]
     inputs = [helper.make_tensor_value_info(f"x{i}", d.onnx, [1, columns]) for i, d in enumerate(dtypes)]
     outputs = [helper.make_tensor_value_info(f"y{i}", d.onnx, [2, columns]) for i, d in enumerate(dtypes)]

@@ -116,7 +116,7 @@ def emit(
     """Emits ``name(*inputs, *extras, output: spec.output_shape)``.
 
     Args:
-        spec: the window and the output's shape; the output's block is a multiple of ``config.lanes``.
+        spec: the window and the output's shape; its block is a multiple of ``config.lanes``.
         config: the tile.
         inputs: name, element type and physical shape of the operands.
         operator: what to compute, given the buffers of the inputs.
@@ -126,7 +126,6 @@ def emit(
         style: how the loops around the epilogue are written.
         broadcast: inputs whose elements are broadcast, by number.
     """
-
     phases = [Phase(spec, operator)]
     return emit_phases(phases, spec.output_shape, config, inputs, epilogue, extras, name, style, broadcast)
 
