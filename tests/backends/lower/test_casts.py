@@ -60,8 +60,22 @@ def test_double_to_half_rounds_once() -> None:
         check([node("Cast", "x", "y", to=to("float16"))], {"x": x}, want={"y": x.astype(np.float16)}, rtol=0, atol=0)
 
 
+def test_to_bfloat16_rounds_once() -> None:
+    import ml_dtypes
+
+    with np.errstate(all="ignore"):
+        x = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16) | np.uint32(0x8000)  # in the middle of two bfloat16
+        x = np.concatenate([x - 1, x, x + 1]).astype(np.uint32).view(np.float32)
+        x = x[~np.isnan(x)]
+        want = x.astype(ml_dtypes.bfloat16)
+        for source in (x, x.astype(np.float64)):
+            model = model_with([node("Cast", "x", "y", to=16)], {"x": source})
+            y = run(model, {"x": source})["y"]
+            np.testing.assert_array_equal(y.view(np.uint16), want.view(np.uint16))
+
+
 def test_other_types_are_refused() -> None:
     x = np.ones(3, np.float32)
-    for code in (16, 8, 17, 22):  # bfloat16, string, float8, int4
+    for code in (8, 17, 22):  # string, float8, int4
         with pytest.raises(UserError):
             run(model_with([node("Cast", "x", "y", to=code)], {"x": x}), {"x": x})
