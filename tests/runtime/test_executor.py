@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.backends.base.tvm_api import tvm
 from graphopt.backends.base.element_type import ELEMENT_TYPES
+from graphopt.backends.base.tvm_api import tvm
 from graphopt.ir.dtypes import DType
 from graphopt.runtime.constant_tensors import constant_tensor
 from tests.support.onnx_graphs import model_of
