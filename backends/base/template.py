@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.packing import Packing
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
 from graphopt.ir.layout import PLAIN, Layout
@@ -59,18 +60,18 @@ class Packed:
 
     Attributes:
         value: the constant as the model has it.
-        pack: makes the array that the kernel reads of the constant's.
+        packing: the order.
     """
 
     value: Value
-    pack: Callable[[Array], Array]
+    packing: Packing
 
 
 def packed_array(operand: Packed) -> Array:
     """The array that the kernel reads."""
     array = known_array(operand.value)
     assert array is not None
-    return operand.pack(array)
+    return operand.packing(array)
 
 
 Operand: TypeAlias = "Value | Packed | Array"

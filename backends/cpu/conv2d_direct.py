@@ -8,7 +8,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.cost.direct import configurations, default_config, predicted_cycles
-from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, pack_weight, supports
+from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, packing, supports
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
 from graphopt.ir.layout import Layout
 
@@ -23,7 +23,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         default_config,
         configurations,
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
-        pack_weight,
+        packing,
         emit,
     )
 

@@ -26,7 +26,7 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         default_config,
         configurations,
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
-        kernels.pack_weight,
+        kernels.packing,
         kernels.emit,
         stored_weight=False,
     )

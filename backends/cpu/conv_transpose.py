@@ -93,8 +93,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = Packed(w, lambda weight: self.kernel.pack_weight(weight, spec, config))
-        return Emitted(function, [x, packed, *epilogue.values])
+        return Emitted(function, [x, Packed(w, self.kernel.packing(spec, config)), *epilogue.values])
 
 
 class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):

@@ -24,7 +24,7 @@ class DepthwiseConv2d(ConvTemplate[SlidingConfig]):
         depthwise.default_config,
         depthwise.configurations,
         lambda spec, config, caps: depthwise.seconds(spec, config.lanes) / caps.cores,
-        depthwise.pack_weight,
+        depthwise.packing,
         depthwise.emit,
     )
 
@@ -47,6 +47,6 @@ class PlainDepthwiseConv2d(ConvTemplate[PlainWindowConfig]):
         depthwise_plain.default_config,
         depthwise_plain.configurations,
         lambda spec, _, caps: depthwise_plain.predicted_seconds(spec, caps) / caps.cores,
-        lambda weight, spec, _: depthwise_plain.pack_weight(weight, spec),
+        depthwise_plain.packing,
         depthwise_plain.emit,
     )

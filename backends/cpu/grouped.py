@@ -24,7 +24,7 @@ class GroupedPointwiseConv2d(ConvTemplate[GroupedPointwiseConfig]):
         grouped_pointwise.default_config,
         grouped_pointwise.configurations,
         lambda spec, config, caps: grouped_pointwise.seconds(spec, config) / caps.cores,
-        grouped_pointwise.pack_weight,
+        grouped_pointwise.packing,
         grouped_pointwise.emit,
     )
 
@@ -39,7 +39,7 @@ class GroupedConv2d(ConvTemplate[SlidingConfig]):
         grouped_blocked.default_config,
         grouped_blocked.configurations,
         lambda spec, config, caps: grouped_blocked.seconds(spec, config.lanes) / caps.cores,
-        grouped_blocked.pack_weight,
+        grouped_blocked.packing,
         grouped_blocked.emit,
     )
 

@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
     configurations,
     default_config,
     emit,
-    pack_weight,
+    packing,
     supports,
 )
 from graphopt.backends.templates.epilogue import Epilogue
@@ -24,7 +24,6 @@ from graphopt.backends.templates.kernel_types import computed_in_single, types_o
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.graph import Array
 from graphopt.ops.context import attr, known_array
 from graphopt.ops.registry import MATRIX_PRODUCT
 from graphopt.ops.table import ops_with
@@ -100,14 +99,11 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
         function = emit(spec, config, finish, extra_operands(epilogue), name, store_style(epilogue))
 
-        def pack(weight: Array) -> Array:
-            return pack_weight(weight.T if turned else weight, spec, config)
-
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        return Emitted(function, [a, Packed(b, pack), *epilogue.values])
+        return Emitted(function, [a, Packed(b, packing(spec, config, turned)), *epilogue.values])
 
 
 def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
@@ -294,11 +295,17 @@ def _array(value: Value) -> Array | None:
 
 
 def _flat(value: Value) -> Value | Packed:
-    return value if _array(value) is None or len(value.shape) == 1 else Packed(value, _ravelled)
+    array = _array(value)
+    return value if array is None or len(value.shape) == 1 else Packed(value, _Flat(array.shape))
 
 
-def _ravelled(array: Array) -> Array:
-    return np.ascontiguousarray(array.reshape(-1))
+@dataclass(frozen=True)
+class _Flat(Packing):
+    """All elements in one row."""
+
+    def packed(self, array: Array) -> Array:
+        """A copy only if they do not lie so."""
+        return np.ascontiguousarray(array.reshape(-1))
 
 
 def _by_channel(call: KernelCall) -> bool:

@@ -98,7 +98,7 @@ class Emission:
 def _instead(operand: Operand, others: dict[Value, Value]) -> Operand:
     """The operand of another group that has the place of ``operand``."""
     if isinstance(operand, Packed):
-        return Packed(others[operand.value], operand.pack)
+        return Packed(others[operand.value], operand.packing)
     return others[operand] if isinstance(operand, Value) else operand
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand, Packed, packed_array
+from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.lower.generic import GroupLowering
+from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.control import lower_branch
 from graphopt.backends.program.dims import dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.emission import Emission
@@ -33,7 +34,7 @@ from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
-from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
@@ -71,7 +72,7 @@ class Lowering:
     platform: Platform
     templates: Sequence[KernelTemplate[Any]]
     buffers: dict[Value, Buffer] = field(default_factory=dict)
-    packed: dict[Packed | int, Buffer] = field(default_factory=dict)
+    constants: Constants = field(default_factory=Constants)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     defined: set[str] = field(default_factory=set)
@@ -129,7 +130,7 @@ class Lowering:
         return Lowering(
             fuse(graph, self.target, self.platform, self.fused.options), self.target, self.platform, self.templates,
             by_hash=self.by_hash, functions=self.functions, defined=set(self.defined), outer_names=self.names,
-            copied=copied, checked=set(self.checked), titles=dict(self.titles),
+            copied=copied, checked=set(self.checked), titles=dict(self.titles), constants=Constants(self.constants),
         )  # fmt: skip
 
     @property
@@ -149,8 +150,7 @@ class Lowering:
             type_ = TensorType(value.dtype, value.shape)
             buffer = Buffer(value.name, type_, self._aliased(self._physical(value)), value=value)
             if value.data is not None:
-                buffer.data = np.ascontiguousarray(value.data).reshape(value.data.shape)
-                self.out.constants.append(buffer)
+                buffer = self._constant(np.ascontiguousarray(value.data).reshape(value.data.shape), buffer)
             elif value.producer is not None and value.producer.graph is self.fused.graph:
                 self._takes_memory(value, self.fused.layout(value))
             self.buffers[value] = buffer
@@ -164,17 +164,22 @@ class Lowering:
         return self.fused.layout(value).physical_shape(value.shape)
 
     def operand(self, operand: Operand, name: str) -> Buffer:
-        """The buffer of an operand; a constant that several kernels read in the same order is packed once."""
+        """The buffer of an operand; constants that kernels read in the same order are stored once."""
         if isinstance(operand, Value):
             return self.buffer(operand)
-        key = operand if isinstance(operand, Packed) else id(operand)
-        if key not in self.packed:
-            array = packed_array(operand) if isinstance(operand, Packed) else operand
-            shape = tuple(int(d) for d in array.shape)
-            buffer = Buffer(name, TensorType(DType.from_numpy(array.dtype), shape), shape, data=array)
-            self.packed[key] = buffer
+        array = self.constants.array(operand)
+        shape = tuple(int(d) for d in array.shape)
+        return self._constant(array, Buffer(name, TensorType(DType.from_numpy(array.dtype), shape), shape))
+
+    def _constant(self, array: Array, buffer: Buffer) -> Buffer:
+        """The constant that holds what ``array`` holds: ``buffer`` if it is the first."""
+
+        def first() -> Buffer:
+            buffer.data = array
             self.out.constants.append(buffer)
-        return self.packed[key]
+            return buffer
+
+        return self.constants.buffer(array, first)
 
     def _aliased(self, shape: Shape) -> Shape:
         return tuple(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -26,7 +27,6 @@ from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreS
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.graph import Array
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.conv import conv_window
@@ -44,7 +44,7 @@ class ConvKernel(Generic[ConfigT]):
         default_config: its own choice of configuration.
         configurations: all that it could do, that one among them.
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
-        pack_weight: OIHW weights in the order in which the kernel reads them.
+        packing: the order in which the kernel reads OIHW weights.
         stored_weight: whether the packed weights keep the element type that the model has them in.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
@@ -53,7 +53,7 @@ class ConvKernel(Generic[ConfigT]):
     default_config: Callable[[Conv2dSpec, Caps], ConfigT]
     configurations: Callable[[Conv2dSpec, Caps], Iterable[ConfigT]]
     seconds: Callable[[Conv2dSpec, ConfigT, Caps], float]
-    pack_weight: Callable[[Array, Conv2dSpec, ConfigT], Array]
+    packing: Callable[[Conv2dSpec, ConfigT], Packing]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
     stored_weight: bool = True
 
@@ -121,8 +121,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        packed = Packed(w, lambda weight: self.kernel.pack_weight(weight, spec, config))
-        return Emitted(function, [x, packed, *epilogue.values])
+        return Emitted(function, [x, Packed(w, self.kernel.packing(spec, config)), *epilogue.values])
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:

@@ -12,11 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
@@ -38,7 +37,6 @@ from graphopt.backends.cpu.kernels.tiling import (
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.templates.operand import View
-from graphopt.backends.templates.packed_array import aligned_copy
 from graphopt.backends.templates.storing import (
     EpilogueFn,
     ExtraOperand,
@@ -46,7 +44,6 @@ from graphopt.backends.templates.storing import (
     depends_on_point,
     store_accumulator,
 )
-from graphopt.ir.graph import Array
 
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
@@ -130,19 +127,9 @@ def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, in
     return panels, spec.in_channels // group, *spec.kernel, group, config.oc_panel
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec, config: Conv2dConfig) -> Array:
-    """Packs OIHW weights, the last panel filled up with zero channels.
-
-    Raises:
-        ValueError: the shape isn't (O, I, kernel height, kernel width).
-    """
-    expected = (spec.out_channels, spec.in_channels, *spec.kernel)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    panels, blocks, kh, kw, group, width = packed_weight_shape(spec, config)
-    padded = np.zeros((panels * width, *expected[1:]), weight.dtype)
-    padded[: spec.out_channels] = weight
-    return aligned_copy(padded.reshape(panels, width, blocks, group, kh, kw).transpose(0, 2, 4, 5, 3, 1))
+def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking:
+    """How weights are packed."""
+    return PanelPacking((spec.out_channels, spec.in_channels, *spec.kernel), config.oc_panel, channel_group(spec))
 
 
 def emit(

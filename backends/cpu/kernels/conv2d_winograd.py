@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
@@ -103,22 +104,35 @@ def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, 
     return groups, config.side**2, config.group, spec.in_channels, config.panel
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec, config: WinogradConfig) -> Array:
-    """Transforms and packs OIHW weights, the last panel filled up with zero channels.
+@dataclass(frozen=True)
+class TransformedPacking(Packing):
+    """OIHW weights transformed, as (groups, components, I, panels of a group, panel width), filled up with zero channels.
 
-    Raises:
-        ValueError: the shape isn't (O, I, 3, 3).
+    Attributes:
+        m: outputs of a tile along one axis.
+        panels: panels of a group.
+        width: output channels of a panel.
     """
-    expected = (spec.out_channels, spec.in_channels, 3, 3)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    groups, components, panels, channels, width = packed_weight_shape(spec, config)
-    transformed = transform_weight(weight, config.m)
-    missing = groups * panels * width - spec.out_channels
-    if missing:
-        transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
-    cut = transformed.reshape(components, channels, groups, panels, width)
-    return aligned_copy(cut.transpose(2, 0, 3, 1, 4))
+
+    m: int
+    panels: int
+    width: int
+
+    def packed(self, array: Array) -> Array:
+        """Transformed, filled up, and turned in one copy."""
+        outputs, inputs = self.shape[:2]
+        groups = -(-outputs // (self.panels * self.width))
+        transformed = transform_weight(array, self.m)
+        missing = groups * self.panels * self.width - outputs
+        if missing:
+            transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
+        cut = transformed.reshape(-1, inputs, groups, self.panels, self.width)
+        return aligned_copy(cut.transpose(2, 0, 3, 1, 4))
+
+
+def packing(spec: Conv2dSpec, config: WinogradConfig) -> TransformedPacking:
+    """How weights are packed."""
+    return TransformedPacking((spec.out_channels, spec.in_channels, 3, 3), config.m, config.group, config.panel)
 
 
 def emit(

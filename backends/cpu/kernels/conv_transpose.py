@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import Phase, SlidingConfig, tile_for, worth_threads
@@ -151,28 +152,38 @@ def seconds(spec: TransposedSpec, config: SlidingConfig) -> float:
     return float(total)
 
 
-def pack_weight(weight: Array, spec: TransposedSpec, config: SlidingConfig) -> Array:
-    """Packs (I, O, height, width) weights as (O / lanes, I, taps, lanes), the taps phase by phase; the last lanes may be 0.
+@dataclass(frozen=True)
+class TapPacking(Packing):
+    """(I, O, height, width) weights as (O / lanes, I, taps, lanes); the last lanes may be 0.
 
-    Raises:
-        ValueError: another shape.
+    Attributes:
+        taps: (row, column) of the kernel's elements, phase by phase.
+        lanes: output channels of a vector.
     """
-    expected = (spec.in_channels, spec.out_channels, *spec.kernel)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    order = [
+
+    taps: tuple[tuple[int, int], ...]
+    lanes: int
+
+    def packed(self, array: Array) -> Array:
+        """Tap after tap, turned in one copy."""
+        inputs, outputs = self.shape[:2]
+        vectors = -(-outputs // self.lanes)
+        padded = np.zeros((inputs, vectors * self.lanes, len(self.taps)), array.dtype)
+        for tap, (ky, kx) in enumerate(self.taps):
+            padded[:, :outputs, tap] = array[:, :, ky, kx]
+        return np.ascontiguousarray(padded.reshape(inputs, vectors, self.lanes, -1).transpose(1, 0, 3, 2))
+
+
+def packing(spec: TransposedSpec, config: SlidingConfig) -> TapPacking:
+    """How weights are packed."""
+    taps = tuple(
         (ky, kx)
         for vertical in range(spec.strides[0])
         for horizontal in range(spec.strides[1])
         for ky in spec.taps(0, vertical)
         for kx in spec.taps(1, horizontal)
-    ]
-    lanes = config.lanes
-    vectors = -(-spec.out_channels // lanes)
-    padded = np.zeros((spec.in_channels, vectors * lanes, len(order)), weight.dtype)
-    for tap, (ky, kx) in enumerate(order):
-        padded[:, : spec.out_channels, tap] = weight[:, :, ky, kx]
-    return np.ascontiguousarray(padded.reshape(spec.in_channels, vectors, lanes, -1).transpose(1, 0, 3, 2))
+    )
+    return TapPacking((spec.in_channels, spec.out_channels, *spec.kernel), taps, config.lanes)
 
 
 @dataclass(frozen=True)

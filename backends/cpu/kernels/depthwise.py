@@ -6,17 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.vector_packing import VectorPacking
 from graphopt.backends.cpu.kernels.vector_tile import ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
-from graphopt.ir.graph import Array
 
 _KEPT_WEIGHTS = 5
 """Weights of a kernel row worth a register each; more are read from L1 with each multiplication."""
@@ -66,17 +64,9 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
     return max(multiplies, moved / _BYTES_PER_SECOND)
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec, config: SlidingConfig) -> Array:
-    """Packs (C, 1, kernel height, kernel width) weights as (C / lanes, kernel height, kernel width, lanes).
-
-    Raises:
-        ValueError: another shape.
-    """
-    expected = (spec.out_channels, 1, *spec.kernel)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    vectors = weight.reshape(-1, config.lanes, *spec.kernel)
-    return np.ascontiguousarray(np.moveaxis(vectors, 1, -1))
+def packing(spec: Conv2dSpec, config: SlidingConfig) -> VectorPacking:
+    """How weights are packed."""
+    return VectorPacking((spec.out_channels, 1, *spec.kernel), config.lanes, depthwise=True)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import plain_window
 from graphopt.backends.cpu.kernels.depthwise import seconds
@@ -19,7 +20,7 @@ from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.ir.graph import Array
 
-__all__ = ["default_config", "emit", "pack_weight", "predicted_seconds", "supports"]
+__all__ = ["default_config", "emit", "packing", "predicted_seconds", "supports"]
 
 _PLAIN_FACTOR = 2.0
 """Time against the kernel on channel blocks, about: the copy into scratch, and loads across cache lines."""
@@ -41,16 +42,18 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
     return plain_window.configurations(spec, caps, spec.kernel[0] * spec.kernel[1])
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec) -> Array:
-    """Packs (C, 1, kernel height, kernel width) weights as (C, kernel height, kernel width).
+@dataclass(frozen=True)
+class FilterPacking(Packing):
+    """(C, 1, kernel height, kernel width) weights as (C, kernel height, kernel width)."""
 
-    Raises:
-        ValueError: another shape.
-    """
-    expected = (spec.out_channels, 1, *spec.kernel)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    return np.ascontiguousarray(weight[:, 0])
+    def packed(self, array: Array) -> Array:
+        """Without the axis of one."""
+        return np.ascontiguousarray(array[:, 0])
+
+
+def packing(spec: Conv2dSpec, config: PlainWindowConfig) -> FilterPacking:
+    """How weights are packed, the same for every configuration."""
+    return FilterPacking((spec.out_channels, 1, *spec.kernel))
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.vector_packing import VectorPacking
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
-from graphopt.ir.graph import Array
 
 _KEPT_WEIGHTS = 5
 _PRODUCTS_PER_SECOND = 4e9
@@ -80,16 +78,9 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
     return math.inf if flops is None else flops / 2 / lanes / _PRODUCTS_PER_SECOND
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec, config: SlidingConfig) -> Array:
-    """Packs (O, I / groups, height, width) weights as (O / lanes, I / groups, height, width, lanes).
-
-    Raises:
-        ValueError: another shape.
-    """
-    expected = (spec.out_channels, _per_group(spec)[0], *spec.kernel)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    return np.ascontiguousarray(np.moveaxis(weight.reshape(-1, config.lanes, *expected[1:]), 1, -1))
+def packing(spec: Conv2dSpec, config: SlidingConfig) -> VectorPacking:
+    """How weights are packed."""
+    return VectorPacking((spec.out_channels, _per_group(spec)[0], *spec.kernel), config.lanes)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
@@ -117,24 +118,35 @@ def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> float:
     return int(spec.batch) * spec.groups * cycles / CLOCK
 
 
-def pack_weight(weight: Array, spec: Conv2dSpec, config: GroupedPointwiseConfig) -> Array:
-    """Packs (O, I / groups, 1, 1) weights as (groups, O / groups * I / groups), a tile of channels after the other.
+@dataclass(frozen=True)
+class GroupedPacking(Packing):
+    """(O, I / groups, 1, 1) weights as (groups, O / groups * I / groups), a tile of channels after the other.
 
     Within a tile the channels are innermost, so that a tile reads its weights in the order in which they lie.
 
-    Raises:
-        ValueError: another shape.
+    Attributes:
+        groups: of the convolution.
+        channels: most output channels of a tile.
     """
-    expected = (spec.out_channels, spec.in_channels // spec.groups, 1, 1)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    rows = weight.reshape(spec.groups, -1, expected[1])
-    tiles = []
-    for part in split_balanced(rows.shape[1], config.channels):
-        for turn in range(int(part.count)):
-            first = int(part.start) + turn * part.tile
-            tiles.append(rows[:, first : first + part.tile].transpose(0, 2, 1).reshape(spec.groups, -1))
-    return np.ascontiguousarray(np.concatenate(tiles, axis=1))
+
+    groups: int
+    channels: int
+
+    def packed(self, array: Array) -> Array:
+        """Tile after tile."""
+        rows = array.reshape(self.groups, -1, self.shape[1])
+        tiles = []
+        for part in split_balanced(rows.shape[1], self.channels):
+            for turn in range(int(part.count)):
+                first = int(part.start) + turn * part.tile
+                tiles.append(rows[:, first : first + part.tile].transpose(0, 2, 1).reshape(self.groups, -1))
+        return np.ascontiguousarray(np.concatenate(tiles, axis=1))
+
+
+def packing(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> GroupedPacking:
+    """How weights are packed."""
+    shape = (spec.out_channels, spec.in_channels // spec.groups, 1, 1)
+    return GroupedPacking(shape, spec.groups, config.channels)
 
 
 def emit(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
@@ -201,24 +202,35 @@ def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, in
     return -(-spec.n // config.panel), spec.k, config.panel
 
 
-def pack_weight(weight: Array, spec: MatmulSpec, config: MatmulConfig) -> Array:
-    """Packs B of shape (K, N), of any strides, into panels, the last one filled up with zero columns.
+@dataclass(frozen=True)
+class ColumnPacking(Packing):
+    """B, of any strides, as (panels, K, columns of a panel), the last panel filled up with zero columns.
 
-    Raises:
-        ValueError: the shape isn't (K, N).
+    Attributes:
+        width: columns of a panel.
+        turned: whether the constant is B's transpose.
     """
-    if weight.shape != (spec.k, spec.n):
-        raise ValueError(f"weight has shape {weight.shape}, expected {(spec.k, spec.n)}")
-    panels, k, width = packed_weight_shape(spec, config)
-    packed = aligned_zeros((panels, k, width), weight.dtype)
 
-    def fill(panel: int) -> None:
-        columns = weight[:, panel * width : (panel + 1) * width]
-        packed[panel, :, : columns.shape[1]] = columns
+    width: int
+    turned: bool = False
 
-    # one panel at a time: a transposed B of hundreds of megabytes is read where it lies in caches
-    for_each(fill, panels, packed.nbytes)
-    return packed
+    def packed(self, array: Array) -> Array:
+        """One panel at a time: a transposed B of hundreds of megabytes is read where it lies in caches."""
+        b, width = array.T if self.turned else array, self.width
+        panels = -(-b.shape[1] // width)
+        packed = aligned_zeros((panels, b.shape[0], width), b.dtype)
+
+        def fill(panel: int) -> None:
+            columns = b[:, panel * width : (panel + 1) * width]
+            packed[panel, :, : columns.shape[1]] = columns
+
+        for_each(fill, panels, packed.nbytes)
+        return packed
+
+
+def packing(spec: MatmulSpec, config: MatmulConfig, turned: bool = False) -> ColumnPacking:
+    """How B is packed, or its transpose if the constant is that."""
+    return ColumnPacking((spec.n, spec.k) if turned else (spec.k, spec.n), config.panel, turned)
 
 
 def emit(

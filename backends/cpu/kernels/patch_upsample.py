@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
@@ -151,22 +152,31 @@ def seconds(spec: PatchSpec, config: PatchConfig) -> float:
     return spec.batch * spec.height * _row_cycles(spec, config, spec.width) / CLOCK
 
 
-def pack_weight(weight: Array, spec: PatchSpec, config: PatchConfig) -> Array:
-    """Packs (I, O, rows, columns) weights tile after tile, inputs outermost in each.
+@dataclass(frozen=True)
+class LinePacking(Packing):
+    """(I, O, rows, columns) weights tile after tile, inputs outermost in each.
 
-    Raises:
-        ValueError: another shape.
+    Attributes:
+        lines: most lines of a tile, a line being a row of one output channel's kernel.
     """
-    expected = (spec.in_channels, spec.out_channels, *spec.scale)
-    if weight.shape != expected:
-        raise ValueError(f"weight has shape {weight.shape}, expected {expected}")
-    lines = weight.reshape(spec.in_channels, spec.lines, spec.scale[1])
-    tiles = []
-    for part in split_balanced(spec.lines, config.lines):
-        for turn in range(int(part.count)):
-            first = int(part.start) + turn * part.tile
-            tiles.append(lines[:, first : first + part.tile].reshape(-1))
-    return np.ascontiguousarray(np.concatenate(tiles))
+
+    lines: int
+
+    def packed(self, array: Array) -> Array:
+        """Tile after tile."""
+        inputs, outputs, rows, columns = self.shape
+        lines = array.reshape(inputs, outputs * rows, columns)
+        tiles = []
+        for part in split_balanced(outputs * rows, self.lines):
+            for turn in range(int(part.count)):
+                first = int(part.start) + turn * part.tile
+                tiles.append(lines[:, first : first + part.tile].reshape(-1))
+        return np.ascontiguousarray(np.concatenate(tiles))
+
+
+def packing(spec: PatchSpec, config: PatchConfig) -> LinePacking:
+    """How weights are packed."""
+    return LinePacking((spec.in_channels, spec.out_channels, *spec.scale), config.lines)
 
 
 def emit(

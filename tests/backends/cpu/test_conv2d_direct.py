@@ -91,7 +91,7 @@ def run(
     module = build(func, level)
     shape = [x.shape[0], *(int(d) for d in spec.output_shape[1:])]
     output = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
-    arrays = [to_physical(x, spec.in_block), kernel.pack_weight(weight, spec, config), *(v for _, v in extras)]
+    arrays = [to_physical(x, spec.in_block), kernel.packing(spec, config)(weight), *(v for _, v in extras)]
     module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
     return to_logical(output.numpy(), spec.out_block)
 
@@ -185,7 +185,7 @@ def test_stores_stay_within_the_output() -> None:
         config = default_config(spec, caps_of(level))
         memory = aligned_copy(np.full(size + 64, 7, np.float32))
         output = tvm.runtime.from_dlpack(memory[:size].reshape(1, spec.out_channels, 7, 7))
-        packed = kernel.pack_weight(weight, spec, config)
+        packed = kernel.packing(spec, config)(weight)
         build(kernel.emit(spec, config, name="conv"), level)["conv"](
             tvm.runtime.tensor(x), tvm.runtime.tensor(packed), output
         )
@@ -251,7 +251,7 @@ def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
         spec = replace(base, in_height=height, in_width=width)
         x, weight = inputs_of(spec)
         output = tvm.runtime.tensor(np.full([int(d) for d in spec.output_shape], np.nan, np.float32))
-        packed = kernel.pack_weight(weight, symbolic, config)
+        packed = kernel.packing(symbolic, config)(weight)
         module["conv"](tvm.runtime.tensor(to_physical(x, spec.in_block)), tvm.runtime.tensor(packed), output)
         assert_close(to_logical(output.numpy(), spec.out_block), oracle(x, weight, spec), spec.reduction)
 
@@ -264,7 +264,7 @@ def test_one_symbolic_size(axis: str) -> None:
     config = default_config(spec, caps_of("x86-64-v3"))
     module = build(kernel.emit(spec, config, name="conv"), "x86-64-v3")
     output = tvm.runtime.tensor(np.full([int(d) for d in base.output_shape], np.nan, np.float32))
-    arrays = to_physical(x, base.in_block), kernel.pack_weight(weight, spec, config)
+    arrays = to_physical(x, base.in_block), kernel.packing(spec, config)(weight)
     module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
     assert_close(to_logical(output.numpy(), base.out_block), oracle(x, weight, base), base.reduction)
     with pytest.raises(ValueError, match="static"):
@@ -280,7 +280,7 @@ def test_runs_in_the_relax_vm() -> None:
     builder = relax.BlockBuilder()
     func = builder.add_func(kernel.emit(spec, config, name="conv"), "conv")
     data = relax.Var("data", relax.TensorType(spec.input_shape, "float32"))
-    packed = relax.const(kernel.pack_weight(weight, spec, config))
+    packed = relax.const(kernel.packing(spec, config)(weight))
     with builder.function("main", [data]):
         with builder.dataflow():
             call = relax.call_tir(func, [data, packed], relax.TensorType(spec.output_shape, "float32"))
@@ -318,8 +318,8 @@ def test_refuses_with_a_reason() -> None:
         assert word in (kernel.supports(spec, caps) or "")
 
 
-def test_pack_weight_rejects_another_shape() -> None:
+def test_packing_rejects_another_shape() -> None:
     spec = SPECS["3x3"]
     config = default_config(spec, Caps(vector_bits=256))
     with pytest.raises(ValueError, match="expected"):
-        kernel.pack_weight(np.zeros((1, 2, 3, 3), np.float32), spec, config)
+        kernel.packing(spec, config)(np.zeros((1, 2, 3, 3), np.float32))

@@ -57,7 +57,7 @@ def run(
     conv = build(kernel.emit(spec, config, epilogue, operands, "conv", style), level)
     sizes = replace(spec, batch=x.shape[0], in_height=x.shape[2], in_width=x.shape[3])
     out = tvm.runtime.tensor(np.full(sizes.output_shape, np.nan, np.float32))
-    arrays = [to_physical(x, spec.in_block), kernel.pack_weight(weight, spec, config)]
+    arrays = [to_physical(x, spec.in_block), kernel.packing(spec, config)(weight)]
     arrays += [] if extra is None else [extra]
     conv["conv"](*(tvm.runtime.tensor(a) for a in arrays), out)
     return to_logical(out.numpy(), spec.out_block)
@@ -168,4 +168,4 @@ def test_refusals(change: dict[str, Any], reason: str) -> None:
 
 def test_weights_of_another_shape() -> None:
     with pytest.raises(ValueError, match="expected"):
-        kernel.pack_weight(np.zeros((48, 32, 5, 5), np.float32), SPECS["square"], kernel.WinogradConfig(2, 8, 2, 6, 6))
+        kernel.packing(SPECS["square"], kernel.WinogradConfig(2, 8, 2, 6, 6))(np.zeros((48, 32, 5, 5), np.float32))

@@ -48,7 +48,7 @@ def compute(spec: PatchSpec, level: str, x: np.ndarray, weight: np.ndarray, **op
     assert patch_upsample.supports(spec, caps) is None
     config = options.pop("config", None) or patch_upsample.default_config(spec, caps)
     function = options.pop("function", None) or build(patch_upsample.emit(spec, config, **options), level)
-    arrays = [x, patch_upsample.pack_weight(weight, spec, config)]
+    arrays = [x, patch_upsample.packing(spec, config)(weight)]
     n, _, h, w = x.shape
     return call(function, arrays, (n, spec.out_channels, h * spec.scale[0], w * spec.scale[1]))
 
@@ -104,9 +104,9 @@ def test_patches_refuse_with_a_reason() -> None:
         assert word in (patch_upsample.supports(spec, caps) or "")
 
 
-def test_patches_pack_weight_rejects_another_shape() -> None:
+def test_packing_of_patches_rejects_another_shape() -> None:
     with pytest.raises(ValueError, match="expected"):
-        patch_upsample.pack_weight(np.zeros((7, 5, 2, 2), np.float32), PATCHES["several tiles"], PatchConfig(8, 1, 1))
+        patch_upsample.packing(PATCHES["several tiles"], PatchConfig(8, 1, 1))(np.zeros((7, 5, 2, 2), np.float32))
 
 
 PHASED = {
@@ -148,7 +148,7 @@ def compute_phased(spec: TransposedSpec, level: str, x: np.ndarray, weight: np.n
     assert conv_transpose.supports(spec, caps) is None
     config = conv_transpose.default_config(spec, caps)
     function = options.pop("function", None) or build(conv_transpose.emit(spec, config, **options), level)
-    arrays = [to_physical(x, spec.in_block), conv_transpose.pack_weight(weight, spec, config)]
+    arrays = [to_physical(x, spec.in_block), conv_transpose.packing(spec, config)(weight)]
     return to_logical(call(function, arrays, tuple(int(d) for d in spec.output_shape)), spec.out_block)
 
 

@@ -63,7 +63,7 @@ def compute(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndarray, **o
     config = options.pop("config", None) or kernel.default_config(spec, caps)
     function = build(kernel.emit(spec, config, **options), level)
     shape = (x.shape[0], *(int(d) for d in spec.output_shape[1:]))
-    arrays = [to_physical(x, spec.in_block), kernel.pack_weight(weight, spec, config)]
+    arrays = [to_physical(x, spec.in_block), kernel.packing(spec, config)(weight)]
     return to_logical(call(function, arrays, shape), spec.out_block)
 
 
@@ -84,7 +84,7 @@ def compute_plain(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndarra
     assert depthwise_plain.supports(spec, caps) is None
     config = options.pop("config", None) or depthwise_plain.default_config(spec, caps)
     function = build(depthwise_plain.emit(spec, config, **options), level)
-    arrays = [x, depthwise_plain.pack_weight(weight, spec)]
+    arrays = [x, depthwise_plain.packing(spec, config)(weight)]
     return call(function, arrays, tuple(int(d) for d in spec.output_shape))
 
 
@@ -163,7 +163,7 @@ def test_symbolic_height_and_width(name: str, dtype: str) -> None:
     for height, width in [(4, 5), (5, 33), (9, 14)]:
         spec = replace(base, batch=2, in_height=height, in_width=width)
         x, weight = inputs_of(spec)
-        arrays = [to_physical(x, spec.in_block), kernel.pack_weight(weight, symbolic, config)]
+        arrays = [to_physical(x, spec.in_block), kernel.packing(symbolic, config)(weight)]
         actual = call(function, arrays, tuple(int(d) for d in spec.output_shape))
         assert_close(to_logical(actual, spec.out_block), oracle(x, weight, spec), spec.reduction)
 
@@ -218,9 +218,9 @@ def test_refuses_with_a_reason() -> None:
         assert word in (kernel.supports(spec, caps) or "")
 
 
-def test_pack_weight_rejects_another_shape() -> None:
+def test_packing_rejects_another_shape() -> None:
     with pytest.raises(ValueError, match="expected"):
-        kernel.pack_weight(np.zeros((32, 2, 3, 3), np.float32), SPECS["3x3"], SlidingConfig(16, 4))
+        kernel.packing(SPECS["3x3"], SlidingConfig(16, 4))(np.zeros((32, 2, 3, 3), np.float32))
 
 
 def block_model(activation: str, size: tuple[int | str, int | str]) -> Any:

@@ -49,7 +49,7 @@ def compute(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndarray, **o
     assert grouped_pointwise.supports(spec, caps) is None
     config = options.pop("config", None) or grouped_pointwise.default_config(spec, caps)
     function = build(grouped_pointwise.emit(spec, config, **options), level)
-    packed = grouped_pointwise.pack_weight(weight, spec, config)
+    packed = grouped_pointwise.packing(spec, config)(weight)
     return call(function, [x, packed], tuple(int(d) for d in spec.output_shape))
 
 
@@ -109,11 +109,10 @@ def test_pointwise_refuses_with_a_reason() -> None:
         assert word in (grouped_pointwise.supports(spec, caps) or "")
 
 
-def test_pack_weight_rejects_another_shape() -> None:
+def test_packing_rejects_another_shape() -> None:
+    packing = grouped_pointwise.packing(POINTWISE["several tiles"], GroupedPointwiseConfig(8, 2, 4))
     with pytest.raises(ValueError, match="expected"):
-        grouped_pointwise.pack_weight(
-            np.zeros((60, 24, 1, 1), np.float32), POINTWISE["several tiles"], GroupedPointwiseConfig(8, 2, 4)
-        )
+        packing(np.zeros((60, 24, 1, 1), np.float32))
 
 
 def blocked(
@@ -142,7 +141,7 @@ def compute_blocked(spec: Conv2dSpec, level: str, x: np.ndarray, weight: np.ndar
     assert grouped_blocked.supports(spec, caps) is None
     config = grouped_blocked.default_config(spec, caps)
     function = options.pop("function", None) or build(grouped_blocked.emit(spec, config, **options), level)
-    arrays = [to_physical(x, spec.in_block), grouped_blocked.pack_weight(weight, spec, config)]
+    arrays = [to_physical(x, spec.in_block), grouped_blocked.packing(spec, config)(weight)]
     return to_logical(call(function, arrays, tuple(int(d) for d in spec.output_shape)), spec.out_block)
 
 

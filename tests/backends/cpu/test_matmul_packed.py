@@ -63,7 +63,7 @@ class Compiled:
     def __call__(self, a: np.ndarray, b: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The output starts as NaN, so that no element may be left out."""
         output = tvm.runtime.tensor(np.full((a.shape[0], self.spec.n), np.nan, np.float32))
-        packed = kernel.pack_weight(b, self.spec, self.config)
+        packed = kernel.packing(self.spec, self.config)(b)
         self.module["mm"](*(tvm.runtime.tensor(x) for x in (a, packed, *extras)), output)
         result: np.ndarray = output.numpy()
         return result
@@ -195,7 +195,7 @@ def test_refuses_empty_products() -> None:
     assert "empty" in (kernel.supports(kernel.MatmulSpec(4, 0, 4), Caps()) or "")
 
 
-def test_pack_weight_rejects_another_shape() -> None:
+def test_packing_rejects_another_shape() -> None:
     spec = kernel.MatmulSpec(4, 8, 16)
     with pytest.raises(ValueError, match="expected"):
-        kernel.pack_weight(np.zeros((8, 16), np.float32), spec, kernel.default_config(spec, Caps()))
+        kernel.packing(spec, kernel.default_config(spec, Caps()))(np.zeros((8, 16), np.float32))

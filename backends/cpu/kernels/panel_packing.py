@@ -1,0 +1,33 @@
+"""Weights of dense convolutions in panels of output channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.backends.base.packing import Packing
+from graphopt.backends.templates.packed_array import aligned_copy
+from graphopt.ir.graph import Array
+
+
+@dataclass(frozen=True)
+class PanelPacking(Packing):
+    """OIHW weights as (panels, I / group, height, width, group, panel width), the last panel filled up with zero channels.
+
+    Attributes:
+        width: output channels of a panel.
+        group: input channels of the innermost loop.
+    """
+
+    width: int
+    group: int
+
+    def packed(self, array: Array) -> Array:
+        """One copy of the panels, one to turn them."""
+        channels, inputs, *window = self.shape
+        panels = -(-channels // self.width)
+        padded = np.zeros((panels * self.width, *self.shape[1:]), array.dtype)
+        padded[:channels] = array
+        cut = padded.reshape(panels, self.width, inputs // self.group, self.group, *window)
+        return aligned_copy(cut.transpose(0, 2, 4, 5, 3, 1))
