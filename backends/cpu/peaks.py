@@ -12,6 +12,7 @@ from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.build.code_generation import CodeGenerator
 from graphopt.backends.build.tvm_threads import set_threads
 from graphopt.backends.cpu.kernels.peak import STEP, emit_fma, emit_stream, fma_chains, fma_flops, stream_bytes
+from graphopt.backends.specs.types import SINGLE
 
 _FMA_STEPS = 100_000
 
@@ -36,11 +37,11 @@ class CpuPeaks(PeakKernels):
         built = self._compiled(
             target, {f"fma_{n}": emit_fma(caps, _FMA_STEPS, n).with_attr("global_symbol", f"fma_{n}") for n in threads}
         )
-        lanes = caps.lanes(4)
+        lanes = SINGLE.lanes(caps)
         seed = tvm.runtime.tensor(np.array([[0.5] * lanes, [0.25] * lanes], np.float32))
         found = []
         for n in threads:
-            out = tvm.runtime.empty((n, fma_chains(caps), lanes), "float32")
+            out = tvm.runtime.empty((n, fma_chains(caps), lanes), SINGLE.sum)
             found.append(Work(_call(built[f"fma_{n}"], seed, out), fma_flops(caps, _FMA_STEPS, n)))
         return found
 
@@ -51,7 +52,7 @@ class CpuPeaks(PeakKernels):
             DeviceError: the target's code doesn't run on this machine.
         """
         caps, threads = target.caps, target.caps.cores
-        unit = STEP * caps.lanes(4) * threads
+        unit = STEP * SINGLE.lanes(caps) * threads
         counts = [max(case.size // 4 // unit, 1) * unit for case in cases]
         functions = {
             f"stream_{i}": emit_stream(case.kind, caps, count, threads, case.passes).with_attr(
@@ -60,8 +61,8 @@ class CpuPeaks(PeakKernels):
             for i, (case, count) in enumerate(zip(cases, counts))
         }
         built = self._compiled(target, functions)
-        memory = {count: tvm.runtime.empty((count,), "float32") for count in set(counts)}
-        factors = tvm.runtime.tensor(np.full((threads, 4, caps.lanes(4)), 0.5, np.float32))
+        memory = {count: tvm.runtime.empty((count,), SINGLE.sum) for count in set(counts)}
+        factors = tvm.runtime.tensor(np.full((threads, 4, SINGLE.lanes(caps)), 0.5, np.float32))
         return [
             Work(_call(built[f"stream_{i}"], memory[count], factors), case.passes * stream_bytes(case.kind, count))
             for i, (case, count) in enumerate(zip(cases, counts))

@@ -16,8 +16,8 @@ from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
 from graphopt.backends.build.relax_passes import lowering_passes
 from graphopt.backends.build.shared_library import host_objects, link_objects
+from graphopt.backends.cuda.launch import require_bound
 from graphopt.backends.cuda.pack import device_code_packer, require_machine_code
-from graphopt.backends.cuda.pipeline import schedule_module
 
 
 @dataclass
@@ -51,11 +51,14 @@ def build_for_cuda(mod: Any, target: Target) -> Any:
     Args:
         mod: ``tvm.IRModule`` of Relax functions and PrimFuncs.
         target: a CUDA target.
+
+    Raises:
+        InternalError: a kernel launches no threads.
     """
     tvm_target = target.tvm_target()
-    scheduled = schedule_module(mod, target)
+    require_bound(mod)
     with _source_only(), tvm_target:
-        return relax.build(scheduled, tvm_target, relax_pipeline=lowering_passes())
+        return relax.build(mod, tvm_target, relax_pipeline=lowering_passes())
 
 
 @contextmanager

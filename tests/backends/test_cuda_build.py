@@ -24,9 +24,14 @@ from graphopt.backends.targets.cuda.caps import detect_sm
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import CompileError, InternalError
 from tests.support.demo_module import demo_arrays, demo_module
+from tests.support.gpu_binding import bound_module
 
 KERNEL = 'extern "C" __global__ void f(float* x) { x[threadIdx.x] = x[threadIdx.x] / 3.0f; }'
 needs_compiler = pytest.mark.skipif(not available_compilers(), reason="neither NVRTC nor nvcc")
+
+
+def bound_demo(batch: int | None = 8) -> Any:
+    return bound_module(demo_module(batch))
 
 
 def _need(compiler: Compiler) -> None:
@@ -39,7 +44,7 @@ def _need(compiler: Compiler) -> None:
 def test_library_holds_machine_code(arch: str, compiler: Compiler, tmp_path: Path) -> None:
     _need(compiler)
     target = parse_target(f"cuda:{arch}")
-    built = build_module(demo_module(None), target)
+    built = build_module(bound_demo(None), target)
     path = tmp_path / "library.so"
     packer = device_code_packer(target, compiler)
     module = built.executable.mod
@@ -54,7 +59,7 @@ def test_library_holds_machine_code(arch: str, compiler: Compiler, tmp_path: Pat
 
 @needs_compiler
 def test_export_picks_a_compiler_itself() -> None:
-    library = build_module(demo_module(), parse_target("cuda:sm_80")).library_bytes()
+    library = build_module(bound_demo(), parse_target("cuda:sm_80")).library_bytes()
     require_machine_code(library)
 
 
@@ -70,14 +75,14 @@ def test_half_precision_and_special_functions() -> None:
         y = builder.emit_te(topi.cast, y, "bfloat16")
         y = builder.emit_te(topi.cast, y, "float32")
         builder.emit_func_output(builder.emit_te(topi.max, y, axis=1))
-    require_machine_code(build_module(builder.get(), parse_target("cuda:sm_80")).library_bytes())
+    require_machine_code(build_module(bound_module(builder.get()), parse_target("cuda:sm_80")).library_bytes())
 
 
 @needs_compiler
 def test_host_code_for_arm() -> None:
     """A Jetson: ARM host, CUDA device, cross-compiled."""
     target = parse_target("cuda:sm_87@arm")
-    library = build_module(demo_module(), target).library_bytes()
+    library = build_module(bound_demo(), target).library_bytes()
     assert struct.unpack_from("<H", library, 18)[0] == 183
     require_machine_code(library)
 
@@ -112,7 +117,7 @@ def test_a_source_that_does_not_compile(compiler: Compiler) -> None:
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "_has_nvrtc", lambda: False)
     monkeypatch.setattr(nvrtc.shutil, "which", lambda name: None)
-    built = build_module(demo_module(), parse_target("cuda:sm_80"))
+    built = build_module(bound_demo(), parse_target("cuda:sm_80"))
     with pytest.raises(CompileError) as caught:
         built.library_bytes(lambda output, objects, options=None: None)  # type: ignore[arg-type]
     assert caught.value.code == "no-cuda-compiler"
@@ -176,7 +181,7 @@ def test_tvms_cuda_runtime_takes_the_library(tmp_path: Path) -> None:
         check=True,
     )
     library = tmp_path / "library.so"
-    build_module(demo_module(), parse_target("cuda:sm_80")).export(library)
+    build_module(bound_demo(), parse_target("cuda:sm_80")).export(library)
     command = [sys.executable, "-c", _LOAD, str(library), str(stub), str(cudart)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -190,7 +195,7 @@ def test_pip_only_toolchain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc.shutil, "which", lambda name: None)
     target = parse_target("cuda:sm_90")
     assert find_linker(target).name == "zig"
-    require_machine_code(build_module(demo_module(), target).library_bytes())
+    require_machine_code(build_module(bound_demo(), target).library_bytes())
 
 
 def test_names_that_c_cannot_spell_are_refused() -> None:
@@ -199,7 +204,7 @@ def test_names_that_c_cannot_spell_are_refused() -> None:
     with builder.function("main", [x]):
         builder.emit_func_output(builder.emit_te(lambda a: te.compute((4,), lambda i: a[i] + 1.0), x))
     with pytest.raises(InternalError, match="<lambda>"):
-        build_module(builder.get(), parse_target("cuda:sm_80"))
+        build_module(bound_module(builder.get()), parse_target("cuda:sm_80"))
 
 
 def _string(content: bytes) -> bytes:
@@ -235,7 +240,7 @@ def test_an_unknown_layout_is_not_guessed(blob: bytes) -> None:
 @pytest.mark.parametrize("batch", [8, None])
 def test_runs_on_the_gpu(batch: int | None) -> None:
     arrays, expected = demo_arrays()
-    vm = build_module(demo_module(batch), parse_target("cuda")).load().vm()
+    vm = build_module(bound_demo(batch), parse_target("cuda")).load().vm()
     got = vm["main"](*[tvm.runtime.tensor(array, tvm.cuda()) for array in arrays]).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 

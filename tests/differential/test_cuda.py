@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import graphopt
+from graphopt.backends.cuda.launch import is_bound
 from graphopt.backends.cuda.nvrtc import available_compilers
 from graphopt.backends.cuda.pack import require_machine_code
-from graphopt.backends.cuda.pipeline import is_bound
 from graphopt.backends.program.program import Program
 from graphopt.backends.targets.cuda.caps import detect_sm
 from graphopt.driver.accuracy import compare_all

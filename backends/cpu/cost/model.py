@@ -13,6 +13,7 @@ from graphopt.backends.cpu.cost.constants import (
     fork_cycles,
 )
 from graphopt.backends.cpu.layout_copy import copy_seconds
+from graphopt.backends.specs.types import SINGLE
 from graphopt.ir.graph import Value
 
 LEAST_BLOCK = 8
@@ -30,7 +31,7 @@ class CpuCosts(CostModel):
 
     def arithmetic_seconds(self, flops: int, caps: Caps) -> float:
         """Half the rate of multiply-adds."""
-        return flops / (FMA_FLOPS_PER_LANE / 2 * caps.lanes(4) * CLOCK * max(caps.cores, 1))
+        return flops / (FMA_FLOPS_PER_LANE / 2 * SINGLE.lanes(caps) * CLOCK * max(caps.cores, 1))
 
     def start_seconds(self, caps: Caps) -> float:
         """Waking the other threads and waiting for the last."""
@@ -42,4 +43,4 @@ class CpuCosts(CostModel):
 
     def channel_multiple(self, caps: Caps) -> int:
         """A vector of float32, at least a block of channels."""
-        return max(caps.lanes(4), LEAST_BLOCK)
+        return max(SINGLE.lanes(caps), LEAST_BLOCK)

@@ -13,6 +13,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import IRBuilder
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
+from graphopt.backends.specs.types import SINGLE
 
 STREAMS = ("read", "write", "copy", "triad")
 _UNROLL = 4
@@ -28,16 +29,16 @@ def fma_chains(caps: Caps) -> int:
 
 def fma_flops(caps: Caps, steps: int, threads: int) -> int:
     """Operations of one call of `emit_fma`."""
-    return 2 * caps.lanes(4) * fma_chains(caps) * steps * threads
+    return 2 * SINGLE.lanes(caps) * fma_chains(caps) * steps * threads
 
 
 def emit_fma(caps: Caps, steps: int, threads: int) -> Any:
     """``fma(seed: (2, lanes), out: (threads, chains, lanes))``: ``x = x * seed[0] + seed[1]``, ``steps`` times for every chain."""
-    lanes, chains = caps.lanes(4), fma_chains(caps)
+    lanes, chains = SINGLE.lanes(caps), fma_chains(caps)
 
     def body(seed: Any, out: Any) -> None:
         with _threads(threads) as thread:
-            registers = T.alloc_buffer((chains, lanes), "float32", scope="local", annotations=ON_STACK)
+            registers = T.alloc_buffer((chains, lanes), SINGLE.sum, scope="local", annotations=ON_STACK)
             with T.unroll(0, chains) as c, T.vectorized(0, lanes) as lane:
                 T.buffer_store(registers, seed[1, lane], [c, lane])
             with T.serial(0, steps), T.unroll(0, chains) as c, T.vectorized(0, lanes) as lane:
@@ -62,7 +63,7 @@ def emit_stream(kind: str, caps: Caps, elements: int, threads: int, passes: int 
         elements: float32 in ``data``, a multiple of ``STEP`` vectors a thread.
         passes: over the same data, for sizes that stay in a cache.
     """
-    lanes = caps.lanes(4)
+    lanes = SINGLE.lanes(caps)
     part = {"read": 1, "write": 1, "copy": 2, "triad": 3}[kind]
     chunk = elements // threads
     share = chunk // part
@@ -72,7 +73,7 @@ def emit_stream(kind: str, caps: Caps, elements: int, threads: int, passes: int 
 
     def body(data: Any, out: Any) -> None:
         with _threads(threads) as thread:
-            sums = T.alloc_buffer((_UNROLL, lanes), "float32", scope="local", annotations=ON_STACK)
+            sums = T.alloc_buffer((_UNROLL, lanes), SINGLE.sum, scope="local", annotations=ON_STACK)
             with T.unroll(0, _UNROLL) as u, T.vectorized(0, lanes) as lane:
                 T.buffer_store(sums, out[thread, u, lane], [u, lane])
             first = thread * chunk
@@ -102,5 +103,5 @@ def _function(name: str, parameters: list[tuple[str, tuple[int, ...]]], body: Ca
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        body(*(T.arg(label, T.buffer(shape, "float32")) for label, shape in parameters))
+        body(*(T.arg(label, T.buffer(shape, SINGLE.sum)) for label, shape in parameters))
     return builder.get()
