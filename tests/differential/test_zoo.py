@@ -59,7 +59,7 @@ def test_one_compilation_for_all_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
-@pytest.mark.parametrize("name", _models([*SMALL, "resnet50"], {"ppocr_cls", "resnet50"}))
+@pytest.mark.parametrize("name", _models([*SMALL, "resnet50"], {"squeezenet", "ppocr_cls", "resnet50"}))
 def test_levels_agree(name: str, level: int) -> None:
     """Level 0 has neither passes nor templates nor fusion, so it is a reference made of other code."""
     model = zoo_model(name)
