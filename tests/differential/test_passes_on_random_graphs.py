@@ -76,7 +76,8 @@ class Builder:
             self.add(self.draw(st.sampled_from(BINARY)), operands[:: self.draw(st.sampled_from([1, -1]))], shape)
         elif kind == "transpose":
             perm = self.draw(st.permutations(range(len(shape))))
-            self.add("Transpose", [v], tuple(shape[p] for p in perm), perm=list(perm))
+            # helper.make_node takes no empty list; without the attribute a scalar is transposed the same way
+            self.add("Transpose", [v], tuple(shape[p] for p in perm), **({"perm": list(perm)} if perm else {}))
         elif kind == "reshape":
             total = int(np.prod(shape))
             new = self.draw(
