@@ -11,7 +11,7 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
-from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
+from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
@@ -63,7 +63,7 @@ class Epilogue:
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
-        self._accumulator = tirx.Var("accumulator", self._sum)  # of a number TVM would fold all that follows
+        self._accumulator = tirx.const(0, self._sum)
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self._stepwise = scope.heaviest > MAX_EXPRESSION
@@ -86,12 +86,9 @@ class Epilogue:
             return self._accumulator + element_type(value.dtype).computed(lowering.operand(value)(index[axis]))
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
-        members = set(call.group.nodes)
         for node in call.group.nodes:
             if node is not anchor:
                 lowering.lower(node)
-            if sum(use.node in members for use in node.out.uses) > 1:
-                lowering.tensors[node.out] = named(lowering.tensors[node.out])
         return lowering
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:

@@ -271,23 +271,6 @@ def let(value: Expr) -> Expr:
     return Scope._stack[-1].name(value)
 
 
-def named(tensor: Tensor) -> Tensor:
-    """``tensor`` with every element bound to a variable where it is first asked for, within an expression too.
-
-    For tensors that several others read: inside an expression (`Scope.inline`) each reader would have a copy of what computes an
-    element, and a chain of diamonds a number of copies that grows exponentially. A condition is kept as a number, since TVM can't
-    hide what a variable of conditions holds.
-    """
-    if tensor.dtype != "bool":
-        return Tensor(tensor.shape, tensor.dtype, lambda *index: let(tensor(*index)))
-
-    def condition(*index: Expr) -> Expr:
-        number = let(tirx.Select(tensor(*index), tirx.const(1.0, "float32"), tirx.const(0.0, "float32")))
-        return tirx.NE(number, tirx.const(0.0, "float32"))
-
-    return Tensor(tensor.shape, "bool", condition)
-
-
 def _trivial(value: Expr) -> bool:
     """Whether a value gets no variable. Conditions get none, which TVM can't hide; large ones go through memory."""
     if isinstance(value, (int, float, tirx.Var, tirx.IntImm, tirx.FloatImm)):
