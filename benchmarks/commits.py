@@ -73,11 +73,18 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 class Runner:
-    """A process that has compiled a model with one tree and runs it on request."""
+    """A process that has compiled a model with one tree and runs it on request.
 
-    def __init__(self, tree: Path, model: str, threads: int) -> None:
+    Args:
+        tree: the checkout that compiles it.
+        model: the first argument of ``source``; a name of the zoo by default.
+        threads: how many the model runs on.
+        source: the process's program.
+    """
+
+    def __init__(self, tree: Path, model: str, threads: int, source: str = _RUNNER) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _RUNNER, model, str(threads)],
+            [sys.executable, "-c", source, model, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(tree), cwd=tree,
         )  # fmt: skip
         self._line()
