@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import FLOAT32, element_type
+from graphopt.backends.base.element_type import FLOAT32, ElementType, element_type
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
@@ -103,7 +103,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
                     dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
         epilogue = Epilogue(call, caps, dims)
         function = emit(
-            _spec(form, dims, _types(call)),
+            _spec(form, dims, _types(call), element_type(_operands(call)[2].dtype)),
             config,
             epilogue.function(),
             extra_operands(epilogue),
@@ -154,7 +154,7 @@ def _types(call: KernelCall) -> KernelTypes:
     return types_of(q, call.group.outputs[0], k)
 
 
-def _spec(form: AttentionForm, dims: Mapping[Dim, Expr], types: KernelTypes) -> AttentionSpec:
+def _spec(form: AttentionForm, dims: Mapping[Dim, Expr], types: KernelTypes, value_type: ElementType) -> AttentionSpec:
     def extent(d: Dim) -> Any:
         return dims.get(d, d)
 
@@ -163,5 +163,5 @@ def _spec(form: AttentionForm, dims: Mapping[Dim, Expr], types: KernelTypes) -> 
         extent(form.batch), form.heads, form.kv_heads, extent(form.queries), extent(form.keys), form.size, form.v_size,
         form.scale, form.causal, form.packed,
         None if mask is None else tuple(extent(d) for d in mask.shape),
-        FLOAT32 if mask is None else element_type(mask.dtype), types,
+        FLOAT32 if mask is None else element_type(mask.dtype), value_type, types,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from graphopt.backends.base.callbacks import REFUSE, RESERVE
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import (
     Candidate,
     Emitted,
@@ -25,6 +26,7 @@ from graphopt.backends.program.planned import choice_of, planned
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.program.work import rough_seconds
 from graphopt.backends.tensors.builder import SCRATCH
+from graphopt.errors import InternalError
 from graphopt.ir.graph import Value
 from graphopt.ir.kernel_plan import KernelChoice
 
@@ -84,6 +86,7 @@ class Emission:
         choice = choice_of(call, best)
         if best is not None:
             emitted = best.template.emit(call, best.config, self._caps, "kernel")
+            _require_types(emitted, call)
             return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best, choice)
         emitted = emit_generic(call, self._caps, "kernel", self._platform.schedule)
         return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None, choice)
@@ -93,6 +96,22 @@ class Emission:
         if self._caps.cores < 2 or not self._platform.runs_on_pool or seconds is None:
             return emitted
         return replace(emitted, function=with_duration(emitted.function, seconds * threads))
+
+
+def _require_types(emitted: Emitted, call: KernelCall) -> None:
+    """Refuse a kernel of a template that takes an operand in another element type than the value is stored in.
+
+    Raises:
+        InternalError: the template's specification holds the wrong type.
+    """
+    for operand, parameter in zip(emitted.inputs, emitted.function.params):
+        if isinstance(operand, Value):
+            stored, taken = element_type(operand.dtype).storage, str(parameter.ty.dtype)
+            if stored != taken:
+                raise InternalError(
+                    f"a kernel takes %{operand.name} as {taken}, which is stored as {stored}",
+                    node=call.group.anchor.label,
+                )
 
 
 def _instead(operand: Operand, others: dict[Value, Value]) -> Operand:

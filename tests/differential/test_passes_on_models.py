@@ -13,7 +13,6 @@ from graphopt.models import zoo
 from tests.support.evaluate import difference
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close, bound
-from tests.support.zoo_models import HEAVY
 
 FAST = ("digits", "squeezenet", "opennsfw", "ppocr_cls", "ppocr_rec", "silero_vad")
 SLOW = tuple(n for n in zoo.names() if n not in FAST)
@@ -52,11 +51,8 @@ def test_with_the_newest_operators(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "level"),
-    # What level 1 does is among what level 3 does; it says little about hundreds of megabytes of the same few operators.
-    [(name, level) for name in SLOW for level in (1, 3) if level == 3 or name not in HEAVY],
-)
+@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("name", SLOW)
 def test_other_models(name, level):
     check(name, level, True)
 

@@ -39,10 +39,10 @@ OPEN = ("bert_tiny", "ppocr_rec", "ppocr_det", "nudenet", "opennsfw", "digits")
 """Models with open extents, pruned as they are: targets of reshapes are computed at run time."""
 
 
-def _cases() -> list[Any]:
-    """Models by ratios; of the heavy ones none is in the default run, of the medium ones the middle ratio."""
+def _cases(fast: Sequence[str], slow: Sequence[str]) -> list[Any]:
+    """Models by ratios; of the slow ones none is in the default run, of those in neither list the middle ratio."""
     return [
-        pytest.param(name, ratio, marks=() if name in LIGHT or (name in MEDIUM and ratio == 0.5) else pytest.mark.slow)
+        pytest.param(name, ratio, marks=() if name in fast or (name not in slow and ratio == 0.5) else pytest.mark.slow)
         for name in (*LIGHT, *MEDIUM, *HEAVY)
         for ratio in RATIOS
     ]
@@ -123,22 +123,12 @@ def _check(name: str, plan: PrunePlan, *, compiled: bool) -> None:
         assert_outputs(name, model.run({spec.name: feed[spec.name] for spec in model.inputs}), want, "compiled")
 
 
-@pytest.mark.parametrize(("name", "ratio"), _cases())
+@pytest.mark.parametrize(("name", "ratio"), _cases(LIGHT, HEAVY))
 def test_random_channels_in_onnxruntime(name: str, ratio: float) -> None:
     _check(name, random_plan(_groups(name), ratio, seed=int(10 * ratio)), compiled=False)
 
 
-# Others are compiled as ranked below: what compiling adds to the proof in ONNX Runtime depends neither on ratio nor ranking.
-@pytest.mark.parametrize(
-    ("name", "ratio"),
-    [
-        *[(name, ratio) for name in ("digits", "bert_tiny") for ratio in RATIOS],
-        *[
-            pytest.param(name, ratio, marks=pytest.mark.slow)
-            for name, ratio in zip(("squeezenet", "mobilenet_v2", "vit_tiny"), RATIOS)
-        ],
-    ],
-)
+@pytest.mark.parametrize(("name", "ratio"), _cases(("digits", "bert_tiny"), (*MEDIUM, *HEAVY)))
 def test_random_channels_compiled(name: str, ratio: float) -> None:
     _check(name, random_plan(_groups(name), ratio, seed=int(100 * ratio)), compiled=True)
 

@@ -7,9 +7,9 @@ import pytest
 from tests.pairs.operators import TYPES, element_wise, forms
 from tests.pairs.run import anchor_batches, check, element_wise_batches
 
-SHARE = 3
-"""The slow tests check every third kernel, or model of anchors, of each type, beginning with the first of one type, the second
-of the next, and so on; ``python -m tests.pairs.run`` checks all of them."""
+SHARE = 2
+"""The slow tests check every second kernel, or model of anchors, of each type, beginning with the first of one type and the second
+of the next; ``python -m tests.pairs.run`` checks all of them."""
 
 
 def test_every_element_wise_operator_has_a_form() -> None:

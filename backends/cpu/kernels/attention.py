@@ -44,7 +44,8 @@ class AttentionSpec:
         packed: operands are (batch, length, heads * size) instead of (batch, heads, length, size).
         mask_shape: shape of the mask, which broadcasts to (batch, heads, queries, keys); None if there is none.
         mask_type: a float: added to the scores; ``bool``: tells which of them count.
-        types: element types of queries (input), keys and values (weight), sums and result.
+        value_type: of the values, which need not be that of the keys.
+        types: element types of queries (input), keys (weight), sums and result.
     """
 
     batch: Expr
@@ -59,6 +60,7 @@ class AttentionSpec:
     packed: bool = False
     mask_shape: tuple[Expr, ...] | None = None
     mask_type: ElementType = FLOAT32
+    value_type: ElementType = FLOAT32
     types: KernelTypes = SINGLE
 
     def shape(self, heads: int, length: Expr, size: int) -> tuple[Expr, ...]:
@@ -149,7 +151,7 @@ def emit(
         [
             ("q", spec.shape(spec.heads, spec.queries, spec.size), spec.types.input),
             ("k", spec.shape(spec.kv_heads, spec.keys, spec.size), spec.types.weight),
-            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size), spec.types.weight),
+            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size), spec.value_type),
             *masks,
         ],
         extras,

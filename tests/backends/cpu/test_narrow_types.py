@@ -260,3 +260,31 @@ def test_special_values_survive(kind: str) -> None:
     np.testing.assert_array_equal(np.isnan(y.astype(np.float32)), np.isnan(want.astype(np.float32)))
     known = ~np.isnan(want.astype(np.float32))
     np.testing.assert_array_equal(y[known].view(np.uint16), want[known].view(np.uint16))
+
+
+@pytest.mark.parametrize("kinds", [("f16", "f32"), ("f32", "f16"), ("bf16", "f16")])
+def test_values_of_attention_have_a_type_of_their_own(kinds: tuple[str, str]) -> None:
+    """Queries and keys are of one type, values of another, as ONNX's operator allows."""
+    shape = [1, 2, 5, 8]
+    names = dict(zip("qkv", (kinds[0], kinds[0], kinds[1])))
+    graph = helper.make_graph(
+        [helper.make_node("Attention", list(names), ["y"])],
+        "mixed",
+        [helper.make_tensor_value_info(name, TYPES[kind][0], shape) for name, kind in names.items()],
+        [helper.make_tensor_value_info("y", TYPES[kinds[0]][0], None)],
+    )
+    model = graphopt.compile(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11), "native", threads=1
+    )
+    assert model.program is not None
+    assert [step.template for step in model.program.kernels] == ["attention"]
+    random = np.random.default_rng(3)
+    q, k, v = (np.round(random.standard_normal(shape) * 16) / 16 for _ in names)
+    (y,) = model(*(a.astype(TYPES[kind][1]) for a, kind in zip((q, k, v), names.values())))
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(8)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    want = powers / powers.sum(-1, keepdims=True) @ v
+    assert y.dtype == TYPES[kinds[0]][1]
+    np.testing.assert_allclose(
+        y.astype(np.float64), want, rtol=0, atol=2 * EPSILON.get(kinds[0], 1e-6) * np.abs(want).max()
+    )
