@@ -1,9 +1,10 @@
 """What concerns all tests: two runs in turn, and tests side by side.
 
-Two runs in turn prove everything once: what the first has passed, the second can leave out. ``--write-passed FILE`` writes
-which tests passed. ``--leave-out FILE`` leaves exactly those out, so that a test which the first run skipped, failed, didn't
+Two runs in turn prove everything once: what the first has passed, the second can leave out. ``--write-passed=FILE`` writes
+which tests passed. ``--leave-out=FILE`` leaves exactly those out, so that a test which the first run skipped, failed, didn't
 select or didn't know runs in the second. ``.ci/run`` uses both: its first run has no more than README.md installs, its second
-has every extra and system package, and the slow tests.
+has every extra and system package, and the slow tests. The equals sign is needed: pytest looks for this file before it knows
+the options in it, and takes a path that stands alone for the place of the tests.
 """
 
 from __future__ import annotations
