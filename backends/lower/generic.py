@@ -12,7 +12,7 @@ from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.registry import LowerContext, lookup, scalar_operand, stored
+from graphopt.backends.lower.registry import LowerContext, lookup, rounded, scalar_operand, stored
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.tensor import Expr, Tensor
@@ -43,6 +43,7 @@ class GroupLowering:
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
         self.packed: list[tuple[Array, Any]] = []
+        self._rounded: dict[Value, Tensor] = {}
 
     def operand(self, value: Value) -> Tensor:
         """The tensor of a value: computed in this kernel, an immediate, dimensions, or a buffer that becomes a parameter."""
@@ -67,6 +68,12 @@ class GroupLowering:
             tensor = reader(buffer, shape, dtype, layout)
         self.tensors[value] = tensor
         return tensor
+
+    def rounded(self, value: Value) -> Tensor:
+        """The tensor of a value that was computed in this kernel, rounded to its type: one for all that read it."""
+        if value not in self._rounded:
+            self._rounded[value] = rounded(self.operand(value), element_type(value.dtype))
+        return self._rounded[value]
 
     def pack(self, array: Array) -> Tensor:
         """A constant made for this kernel (weights in another order) as an operand."""
@@ -97,7 +104,7 @@ class GroupLowering:
         """What the lowering of ``node`` sees."""
         outputs = self.call.group.outputs
         layout = self.call.layout(outputs[0]) if outputs else PLAIN
-        return LowerContext(node, self.builder, self.operand, self.pack, layout, self.call.read)
+        return LowerContext(node, self.builder, self.operand, self.rounded, self.pack, layout, self.call.read)
 
     def lower(self, node: Node) -> None:
         """Add the tensors of a node's outputs.

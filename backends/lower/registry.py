@@ -17,7 +17,7 @@ from graphopt.ir.graph import Array, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, MOVEMENT, has_trait
+from graphopt.ops.registry import BROADCAST, MOVEMENT, SELECTS, has_trait
 
 Lowered: TypeAlias = "Tensor | list[Tensor]"
 LowerFn: TypeAlias = Callable[["LowerContext"], Lowered]
@@ -72,9 +72,14 @@ def names() -> list[str]:
 class LowerContext(InferContext):
     """One node being lowered: everything of ``InferContext`` plus operand tensors and the kernel builder.
 
-    Elements of types that are stored narrower than they are computed with come widened, and results are expected so: a value is
-    rounded where it is stored or cast, and where what isn't a float is decided by it, and nowhere in between. Operators that move
-    elements get them as they are stored, where none of their operands was computed in this kernel.
+    Elements of types that are stored narrower than they are computed with come widened, and results are expected so, not rounded.
+    Every operator gets operands rounded to their own type, as if they had been stored, so that nodes give the same in one kernel as
+    in several. (Those that select leave it to their reader, which gives the same.) Operators that move elements get them as they
+    are stored, where none of their operands was computed in this kernel.
+
+    Args:
+        operand: the tensor of a value, as it was stored or computed.
+        rounded: the same of a value that was computed in this kernel, rounded to its type.
 
     Attributes:
         pack: makes an operand of a constant array that the lowering rearranged.
@@ -87,6 +92,7 @@ class LowerContext(InferContext):
         node: Node,
         builder: KernelBuilder,
         operand: Callable[[Value], Tensor],
+        rounded: Callable[[Value], Tensor],
         pack: Callable[[np.ndarray[Any, Any]], Tensor],
         layout: Layout = PLAIN,
         read: set[Value] | None = None,
@@ -95,6 +101,7 @@ class LowerContext(InferContext):
         super().__init__(node, node.graph)
         self.k = builder
         self._operand = operand
+        self._rounded = rounded
         self.pack = pack
         self.layout = layout
         self.read = set() if read is None else read
@@ -121,10 +128,14 @@ class LowerContext(InferContext):
         if self._moves_stored:
             return _converted(self._operand(value), row.stored, row.storage)
         tensor = self._operand(value)
-        decides = tensor.dtype == row.compute and not any(o is not None and o.dtype.is_float for o in self.node.outputs)
-        if decides and value.producer is not None:
-            tensor = _converted(tensor, lambda x: row.stored(let(x)), row.storage)
-        return _converted(tensor, row.computed, row.compute)
+        if tensor.dtype == row.storage or value.producer is None:
+            return _converted(tensor, row.computed, row.compute)
+        return tensor if self._rounds_later else self._rounded(value)
+
+    @property
+    def _rounds_later(self) -> bool:
+        """Whether rounding this operator's results gives what it gives for rounded operands: rounding is monotonic."""
+        return has_trait(self.node, MOVEMENT) or has_trait(self.node, SELECTS)
 
     def stored(self, i: int) -> Tensor:
         """Operand ``i``, its elements as they are stored."""
@@ -193,6 +204,11 @@ def _converted(tensor: Tensor, convert: Callable[[Expr], Expr], dtype: str) -> T
 def stored(tensor: Tensor, row: ElementType) -> Tensor:
     """``tensor`` with its elements as they are stored."""
     return _converted(tensor, lambda x: row.stored(let(x)), row.storage) if row.is_narrow else tensor
+
+
+def rounded(tensor: Tensor, row: ElementType) -> Tensor:
+    """``tensor`` with its elements rounded to those that can be stored, in the form that is computed with."""
+    return Tensor(tensor.shape, row.compute, lambda *index: row.computed(row.stored(let(tensor(*index)))))
 
 
 def const(value: Any, dtype: str) -> Expr:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, COMMUTATIVE, ELEMENTWISE, UNARY, VIEW, register
+from graphopt.ops.registry import BROADCAST, COMMUTATIVE, ELEMENTWISE, SELECTS, UNARY, VIEW, register
 
 
 @register(
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Not",
-    "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
+    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Not",
+    "Reciprocal", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
     "Swish", "Tan", "Tanh", "ThresholdedRelu", traits=(ELEMENTWISE, UNARY),
 )  # fmt: skip
+@register("Abs", "Neg", "Relu", traits=(ELEMENTWISE, UNARY, SELECTS))
 @register("Identity", traits=(ELEMENTWISE, UNARY, VIEW))
 def _unary(c: InferContext) -> list[Type]:
     return [c.type(0)]
@@ -29,7 +30,7 @@ def _classify(c: InferContext) -> list[Type]:
     return [TensorType(DType.bool_, c.shape(0))]
 
 
-@register("Clip", traits=(ELEMENTWISE,))
+@register("Clip", traits=(ELEMENTWISE, SELECTS))
 def _clip(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
@@ -64,11 +65,12 @@ def _compare(c: InferContext) -> list[Type]:
     return _logical(c)
 
 
-@register("Max", "Min", "Sum", "Mean", traits=(ELEMENTWISE, BROADCAST))
+@register("Max", "Min", traits=(ELEMENTWISE, BROADCAST, SELECTS))
+@register("Sum", "Mean", traits=(ELEMENTWISE, BROADCAST))
 def _variadic(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(0), c.broadcast(*(c.shape(i) for i in range(len(c.node.inputs)))))]
 
 
-@register("Where", traits=(ELEMENTWISE, BROADCAST))
+@register("Where", traits=(ELEMENTWISE, BROADCAST, SELECTS))
 def _where(c: InferContext) -> list[Type]:
     return [TensorType(c.dtype(1), c.broadcast(c.shape(0), c.shape(1), c.shape(2)))]

@@ -18,6 +18,7 @@ InferFn = Callable[["InferContext"], "list[Type]"]
 ELEMENTWISE = "elementwise"  # output element i depends on the (broadcast) input elements i only
 UNARY = "unary"  # element-wise function of one operand, with that operand's element type
 BROADCAST = "broadcast"  # element-wise with numpy broadcasting of several inputs
+SELECTS = "selects"  # element-wise: picks among its operands by their order or a condition, or changes a sign, and never rounds
 COMMUTATIVE = "commutative"
 REDUCTION = "reduction"
 REDUCE = "reduce"  # one of the Reduce* family: axes as second operand, keepdims

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
-    from graphopt.backends.base.peaks import PeakKernels
     from graphopt.backends.base.target import Target
 
 _TRIES = 5
@@ -74,10 +73,20 @@ class MachinePeaks:
 
 
 @lru_cache(maxsize=4)
-def _peaks(key: object, kernels: PeakKernels, target: Target) -> MachinePeaks:
+def machine_peaks(target: Target) -> MachinePeaks:
+    """Peaks for the threads and the vectors of a target; measured once a process, in two or three seconds.
+
+    Raises:
+        UserError: not a CPU.
+        DeviceError: the target's code doesn't run on this machine.
+    """
     from graphopt.backends.base.peaks import StreamCase
     from graphopt.backends.targets.grammar import parse_target
+    from graphopt.backends.targets.platforms import platform_of
 
+    kernels = platform_of(target).peak_kernels()
+    if kernels is None:
+        raise UserError("peaks are measured on CPUs only, not on a GPU", code="cpu-only")
     cores = target.caps.cores
     core, everything = (_rate(w.run, w.amount) for w in kernels.fma_work(target, [1, cores]))
     caps = parse_target("native", cores).caps  # the caches that are here, not those that the code was planned for
@@ -95,21 +104,6 @@ def _peaks(key: object, kernels: PeakKernels, target: Target) -> MachinePeaks:
         work = kernels.stream_work(target, [StreamCase(kind, size, passes) for kind in kinds])
         levels.append(Bandwidth(level, **{kind: _rate(w.run, w.amount) for kind, w in zip(kinds, work)}))
     return MachinePeaks(cores, core, everything, tuple(levels))
-
-
-def machine_peaks(target: Target) -> MachinePeaks:
-    """Peaks for the threads and the vectors of a target; measured once a process, in two or three seconds.
-
-    Raises:
-        UserError: not a CPU.
-        DeviceError: the target's code doesn't run on this machine.
-    """
-    from graphopt.backends.targets.platforms import platform_of
-
-    kernels = platform_of(target).peak_kernels()
-    if kernels is None:
-        raise UserError("peaks are measured on CPUs only, not on a GPU", code="cpu-only")
-    return _peaks(target.caps, kernels, target)
 
 
 def _rate(run: Callable[[], None], amount: int) -> float:
