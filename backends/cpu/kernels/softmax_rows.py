@@ -13,6 +13,9 @@ from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, let
 
+_STACK_ELEMENTS = 8192
+"""Longer rows are kept in memory that is asked for, which takes longer than a short row does."""
+
 
 @dataclass(frozen=True)
 class SoftmaxSpec:
@@ -84,7 +87,9 @@ class Kept:
         self._output, self._row = output, row
         self._scratch = None
         if output.type.is_narrow:
-            self._scratch = T.alloc_buffer((r.length,), r.dtype, scope="local")
+            on_stack = isinstance(r.length, int) and r.length <= _STACK_ELEMENTS
+            annotations = ON_STACK if on_stack else {}
+            self._scratch = T.alloc_buffer((r.length,), r.dtype, scope="local", annotations=annotations)
 
     def store(self, i: Expr, value: Expr) -> None:
         """Emits the keeping of element ``i``."""
