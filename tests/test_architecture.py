@@ -143,6 +143,7 @@ def test_no_modules_import_one_another() -> None:
     assert cycles(import_graph()) == []
 
 
+@cache
 def operator_names() -> frozenset[str]:
     """Names of ONNX operators."""
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history())
