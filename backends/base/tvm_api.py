@@ -16,9 +16,11 @@ import tvm_ffi
 from tvm import relax, s_tir, te, tirx, topi
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as tirx_builder
+from tvm.tirx.script.builder.frame import ForFrame
 
 __all__ = [
     "IDLE_PASSES",
+    "ForFrame",
     "IRBuilder",
     "TensorLoad",
     "cpu_pass_context",

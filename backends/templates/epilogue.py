@@ -8,10 +8,10 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall
-from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder
+from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
-from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, weight
+from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value
@@ -63,11 +63,11 @@ class Epilogue:
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
-        self._accumulator = tirx.const(0, self._sum)
+        self._accumulator = tirx.Var("accumulator", self._sum)  # of a number TVM would fold all that follows
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self._stepwise = scope.heaviest > MAX_EXPRESSION
-        self.conditional = scope.branches or self._stepwise
+        self.conditional = scope.branches
         self.weight = weight(value)
         self.values: list[Value] = list(probe.buffers)
         self.shapes = [call.layout(v).physical_shape(probe.builder.shape(v.shape)) for v in self.values]
@@ -86,9 +86,12 @@ class Epilogue:
             return self._accumulator + element_type(value.dtype).computed(lowering.operand(value)(index[axis]))
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
+        members = set(call.group.nodes)
         for node in call.group.nodes:
             if node is not anchor:
                 lowering.lower(node)
+            if sum(use.node in members for use in node.out.uses) > 1:
+                lowering.tensors[node.out] = named(lowering.tensors[node.out])
         return lowering
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
@@ -104,13 +107,26 @@ class Epilogue:
             lowering = self._ready[key]
             self._accumulator = accumulator
             stepwise = self._stepwise and IRBuilder.is_in_scope()
-            with Scope(inline=not stepwise) as scope:
-                scope.branches = stepwise
+            with Scope(inline=not stepwise, lane=_iteration() if stepwise else None) as scope:
+                scope.branches = stepwise and self.conditional
                 value = lowering.tensors[self._call.group.outputs[0]](*index)
             if not stepwise:
                 return scope.wrap(value)
-            for statement in scope.statements():  # in the loop over lanes, which is scalar for what is conditional
+            for statement in scope.statements():
                 tirx_builder.add_to_parent(statement)
             return value
 
         return apply
+
+
+def _iteration() -> tuple[Expr, int] | None:
+    """Number and extent of the iterations of the innermost loop around the current place, None if the extent is not known.
+
+    A loop that is vectorised has a known extent, and is the innermost one around an epilogue.
+    """
+    for frame in reversed(IRBuilder.current().frames):
+        if isinstance(frame, ForFrame):
+            var, domain = frame.vars[-1], frame.doms[-1]
+            known = isinstance(domain.extent, tirx.IntImm)
+            return (var - domain.min, int(domain.extent)) if known else None
+    return None

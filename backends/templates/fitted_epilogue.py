@@ -32,8 +32,10 @@ def plain_epilogue(group: Group) -> str | None:
     for node in group.epilogue:
         if not has_trait(node, ELEMENTWISE) or len(node.outputs) != 1:
             return f"{node.op} in the epilogue"
-        if node.out.shape != out.shape or not computed_in_single(node.out):
-            return f"{node.op} changes shape or type"
+        if node.out.shape != out.shape:
+            return f"{node.op} changes the shape"
+    if not computed_in_single(group.outputs[0]):
+        return f"{group.nodes[-1].op} changes the type"
     return None
 
 

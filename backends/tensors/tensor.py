@@ -91,14 +91,17 @@ class Scope:
         branches: something in it is computed conditionally. TVM 0.27 vectorises a bound if_then_else wrongly (a lane's value is
             hoisted), so loops around such a scope stay scalar for LLVM to vectorise.
         scalar: the loops around it are known to stay so, though it has not met what makes them.
+        lane: number and extent of the iterations of the loop around it, where that may be vectorised: what goes through memory then
+            has an element for each of them.
         kept_work: operations behind the values that went through memory, as `operations` counts them.
     """
 
     _stack: list[Scope] = []
 
-    def __init__(self, inline: bool = False, scalar: bool = False) -> None:
+    def __init__(self, inline: bool = False, scalar: bool = False, lane: tuple[Expr, int] | None = None) -> None:
         self.inline = inline
         self.scalar = scalar
+        self.lane = lane
         self.branches = False
         self.kept_work = 0
         self.binds: list[tuple[Any, Expr]] = []
@@ -145,16 +148,7 @@ class Scope:
         data = dtype.startswith("float") or _depends_on_data(value)
         large = work > MAX_WEIGHT or (data and (self.branches or self.scalar) and size > MAX_SCALAR_WEIGHT)
         if (large or dtype == "bool") and not self.inline:
-            cut = tirx.decl_buffer((1,), dtype, f"t{len(self.binds)}", scope="local")
-            if work > MAX_WEIGHT or dtype == "bool":
-                self.kept_work += work
-            else:
-                _OPERATIONS[cut] = work
-            self.binds.append((cut, value))
-            self._cuts.add(hash(cut))
-            self._alive.append(cut)
-            scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
-            return tirx.BufferLoad(cut, [tirx.const(0, "int64")])
+            return self._through_memory(value, work)
         if data and not isinstance(value, TensorLoad):
             value = opaque(value)
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
@@ -163,6 +157,26 @@ class Scope:
         if data:
             _OF_DATA[var] = True
         return var
+
+    def _through_memory(self, value: Expr, work: int) -> Expr:
+        """``value`` read back from memory: of the current iteration alone, so that LLVM makes a register of it again."""
+        dtype = str(value.ty.dtype)
+        if dtype == "bool" and self.lane is not None:
+            # TVM 0.27 has no vectors of conditions in memory
+            number = tirx.Select(value, tirx.const(1.0, "float32"), tirx.const(0.0, "float32"))
+            return tirx.NE(self._through_memory(number, work), tirx.const(0.0, "float32"))
+        at, extent = self.lane or (tirx.const(0, "int64"), 1)
+        cut = tirx.decl_buffer((extent,), dtype, f"t{len(self.binds)}", scope="local")
+        if work > MAX_WEIGHT or dtype == "bool":
+            self.kept_work += work
+        else:
+            _OPERATIONS[cut] = work
+        self.binds.append((cut, value))
+        self._cuts.add(hash(cut))
+        self._alive.append(cut)
+        if self.lane is None:
+            scalar_loops()  # the scalar is one per iteration, which TVM's vectoriser does not know; LLVM's does
+        return tirx.BufferLoad(cut, [at])
 
     @property
     def heaviest(self) -> int:
@@ -181,7 +195,8 @@ class Scope:
         for target, bound in self.binds:
             if hash(target) in self._cuts:
                 out.append(tirx.AllocBuffer(target, annotations=_ON_STACK))
-                out.append(tirx.BufferStore(target, bound, [tirx.const(0, "int64")]))
+                at, _ = self.lane or (tirx.const(0, "int64"), 1)
+                out.append(tirx.BufferStore(target, bound, [at]))
             else:
                 out.append(tirx.Bind(target, bound))
         return out
@@ -269,6 +284,23 @@ def let(value: Expr) -> Expr:
     if not Scope._stack or _trivial(value):
         return value
     return Scope._stack[-1].name(value)
+
+
+def named(tensor: Tensor) -> Tensor:
+    """``tensor`` with every element bound to a variable where it is first asked for, within an expression too.
+
+    For tensors that several others read: inside an expression (`Scope.inline`) each reader would have a copy of what computes an
+    element, and a chain of diamonds a number of copies that grows exponentially. A condition is kept as a number, since TVM can't
+    hide what a variable of conditions holds.
+    """
+    if tensor.dtype != "bool":
+        return Tensor(tensor.shape, tensor.dtype, lambda *index: let(tensor(*index)))
+
+    def condition(*index: Expr) -> Expr:
+        number = let(tirx.Select(tensor(*index), tirx.const(1.0, "float32"), tirx.const(0.0, "float32")))
+        return tirx.NE(number, tirx.const(0.0, "float32"))
+
+    return Tensor(tensor.shape, "bool", condition)
 
 
 def _trivial(value: Expr) -> bool:

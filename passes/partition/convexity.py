@@ -1,4 +1,4 @@
-"""May a node join a group? A group must be convex: nothing outside of it may lie on a path from a member to a member."""
+"""May nodes join a group? A group must be convex: nothing outside of it may lie on a path from a member to a member."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from graphopt.ir.graph import Node
 from graphopt.passes.partition.operands import operands
 
 
-def stays_convex(node: Node, group: Group, group_of: dict[Node, Group], position: dict[Node, int]) -> bool:
-    """Whether no operand of ``node`` from outside the group depends on the group (merging would make a cycle)."""
-    members = set(group.nodes)
+def stays_convex(joining: list[Node], group: Group, group_of: dict[Node, Group], position: dict[Node, int]) -> bool:
+    """Whether no operand of nodes from outside the group depends on the group with them (merging would make a cycle)."""
+    members = {*group.nodes, *joining}
     first = min(position[n] for n in members)
-    for value in node.inputs:
+    for value in (v for node in joining for v in node.inputs):
         producer = None if value is None else value.producer
-        if producer is None or producer in members or producer.graph is not node.graph:
+        if producer is None or producer in members or producer not in position:
             continue
         if _reaches(producer, members, first, position, group_of):
             return False

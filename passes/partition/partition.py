@@ -7,6 +7,7 @@ from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.context import broadcasts_at_run_time
 from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
+from graphopt.passes.partition.closed_set import closed_set
 from graphopt.passes.partition.convexity import stays_convex
 from graphopt.passes.partition.order import topological
 from graphopt.passes.partition.shape_arithmetic import is_shape_arithmetic
@@ -28,9 +29,11 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
     group_of: dict[Node, Group] = {}
     groups: list[Group] = []
     for node in graph.nodes:
-        if is_shape_arithmetic(node):
+        if is_shape_arithmetic(node) or node in group_of:
             continue
-        host = _host(node, group_of, position) if options.optimizes_kernels and has_trait(node, ELEMENTWISE) else None
+        host, joining = None, [node]
+        if options.optimizes_kernels and _is_epilogue(node):
+            host, joining = _host(node, group_of, position)
         if host is None:
             kind = GroupKind.kernel
             if has_trait(node, CONTROL):
@@ -39,8 +42,8 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
                 kind = GroupKind.view
             host = Group([], node, kind)
             groups.append(host)
-        host.nodes.append(node)
-        group_of[node] = host
+        host.nodes += joining
+        group_of.update(dict.fromkeys(joining, host))
     for group in groups:
         members = set(group.nodes)
         for node in group.nodes:
@@ -52,12 +55,19 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
     return FusedGraph(graph, topological(groups, group_of), options=options)
 
 
-def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> Group | None:
-    """The group that an element-wise node can join as epilogue: the latest of its producers' groups that allows it."""
-    if node.op == "Identity":
-        return None
-    out = node.out
+def _is_epilogue(node: Node) -> bool:
+    """Whether a node can run on the result of another one in its kernel."""
+    return has_trait(node, ELEMENTWISE) and node.op != "Identity"
+
+
+def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> tuple[Group | None, list[Node]]:
+    """The group that an element-wise node can join as epilogue: the latest of its producers' groups that allows it.
+
+    Returns:
+        The group, if there is one, and the nodes that join it with this one, which is the first of them.
+    """
     best: Group | None = None
+    joining = [node]
     uneven = broadcasts_at_run_time(node)
     for value in node.inputs:
         producer = None if value is None else value.producer
@@ -68,19 +78,40 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
             continue
         if uneven and not has_trait(group.anchor, ELEMENTWISE):
             continue  # templates have no loops for an operand that may be broadcast
-        if value.shape != out.shape or value is not producer.output(0):
+        if value.shape != node.out.shape or value is not producer.output(0):
             continue
+        if best is not None and position[group.anchor] <= position[best.anchor]:
+            continue
+        found = [node]
         if (has_trait(group.anchor, ANCHOR) or has_trait(group.anchor, POOL)) and not _consumed_here(value, node):
-            continue  # the kernels of templates have one result
-        if not stays_convex(node, group, group_of, position):
-            continue
-        if best is None or position[group.anchor] > position[best.anchor]:
-            best = group
-    return best
+            found = _diamond(value, group, group_of, position)  # the kernels of templates have one result
+        if found and stays_convex(found, group, group_of, position):
+            best, joining = group, found
+    return best, joining
 
 
 def _consumed_here(value: Value, node: Node) -> bool:
     return not value.escapes and all(u.node is node for u in value.uses)
+
+
+def _diamond(value: Value, group: Group, group_of: dict[Node, Group], position: dict[Node, int]) -> list[Node]:
+    """The nodes behind the result of ``group`` that would leave one result of the same type; none if there are none."""
+    graph = group.anchor.graph
+    assert graph is not None
+
+    def fits(node: Node) -> bool:
+        return (
+            _is_epilogue(node)
+            and node not in group_of
+            and sum(v is not None for v in node.outputs) == 1
+            and node.out.shape == value.shape
+            and not broadcasts_at_run_time(node)
+        )
+
+    def ends(node: Node) -> bool:
+        return node.out.dtype is value.dtype
+
+    return closed_set(value, graph.nodes, position, fits, ends, MAX_NODES - len(group.nodes))
 
 
 def _takes_epilogue(group: Group) -> bool:
