@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ ACTIVATIONS: dict[str, list[Part]] = {
 }
 LAYERS = 8
 CHANNELS, EXTENT = 64, 28
+WIDE_CHANNELS, WIDE_EXTENT = 32, 112
+"""Values that leave the second-level cache."""
 ROWS, FEATURES = 128, 384
 
 _RUNNER = """
@@ -112,22 +115,22 @@ class Net:
         return made
 
 
-def convolutions(net: Net) -> onnx.ModelProto:
+def convolutions(net: Net, channels: int = CHANNELS, extent: int = EXTENT) -> onnx.ModelProto:
     """3x3 convolutions."""
     value = "x"
     for _ in range(LAYERS):
-        value = net.activate(net.add("Conv", [value, net.weight(CHANNELS, CHANNELS, 3, 3)], pads=[1] * 4))
-    return net.model([1, CHANNELS, EXTENT, EXTENT], value)
+        value = net.activate(net.add("Conv", [value, net.weight(channels, channels, 3, 3)], pads=[1] * 4))
+    return net.model([1, channels, extent, extent], value)
 
 
-def depthwise(net: Net) -> onnx.ModelProto:
+def depthwise(net: Net, channels: int = CHANNELS, extent: int = EXTENT) -> onnx.ModelProto:
     """Depthwise and pointwise convolutions in turn."""
     value = "x"
     for _ in range(LAYERS):
-        value = net.add("Conv", [value, net.weight(CHANNELS, 1, 3, 3)], pads=[1] * 4, group=CHANNELS)
-        value = net.add("Conv", [net.activate(value), net.weight(CHANNELS, CHANNELS, 1, 1)])
+        value = net.add("Conv", [value, net.weight(channels, 1, 3, 3)], pads=[1] * 4, group=channels)
+        value = net.add("Conv", [net.activate(value), net.weight(channels, channels, 1, 1)])
         value = net.activate(value)
-    return net.model([1, CHANNELS, EXTENT, EXTENT], value)
+    return net.model([1, channels, extent, extent], value)
 
 
 def products(net: Net) -> onnx.ModelProto:
@@ -141,6 +144,7 @@ def products(net: Net) -> onnx.ModelProto:
 NETS: dict[str, Callable[[Net], onnx.ModelProto]] = {
     "3x3 convolutions": convolutions,
     "depthwise and 1x1": depthwise,
+    "depthwise and 1x1, wide": partial(depthwise, channels=WIDE_CHANNELS, extent=WIDE_EXTENT),
     "matrix products": products,
 }
 

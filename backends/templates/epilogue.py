@@ -49,6 +49,7 @@ class Epilogue:
         shapes: their physical shapes.
         weight: operations of one evaluation, about.
         conditional: whether something in it can't be vectorised by TVM.
+        stepwise: whether it is too much for one expression, so that its steps are statements.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Epilogue:
         self._accumulator = tirx.Var("accumulator", self._sum)  # of a number TVM would fold all that follows
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
-        self._stepwise = scope.heaviest > MAX_EXPRESSION
+        self.stepwise = scope.heaviest > MAX_EXPRESSION
         self.conditional = scope.branches
         self.weight = weight(value)
         self.values: list[Value] = list(probe.buffers)
@@ -106,7 +107,7 @@ class Epilogue:
                 self._ready[key] = self._lower(dict(zip(self.values, buffers)))
             lowering = self._ready[key]
             self._accumulator = accumulator
-            stepwise = self._stepwise and IRBuilder.is_in_scope()
+            stepwise = self.stepwise and IRBuilder.is_in_scope()
             with Scope(inline=not stepwise, lane=_iteration() if stepwise else None) as scope:
                 scope.branches = stepwise and self.conditional
                 value = lowering.tensors[self._call.group.outputs[0]](*index)

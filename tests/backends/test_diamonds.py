@@ -127,4 +127,4 @@ def test_the_length_of_an_epilogue_shows_without_operands() -> None:
     (group,) = fused.groups
     epilogue = Epilogue(KernelCall(fused, group), program.target.caps, {})
     assert epilogue.weight > MAX_EXPRESSION
-    assert epilogue.conditional  # written in steps
+    assert epilogue.stepwise

@@ -268,7 +268,7 @@ class _Kernel:
                     continue
                 with T.serial(0, last - first) as c:
                     column = (c + first) * stride + source
-                    value = self.data[(*at, column)] if line is None else line[column]
+                    value = self.data.load([*at, column]) if line is None else line[column]
                     T.buffer_store(scratch, value, [phase, row, c + first])
 
         with T.serial(0, rows) as row:
