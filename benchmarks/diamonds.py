@@ -45,7 +45,7 @@ ACTIVATIONS: dict[str, list[Part]] = {
 }
 LAYERS = 8
 CHANNELS, EXTENT = 64, 28
-WIDE_CHANNELS, WIDE_EXTENT = 32, 112
+WIDE_CHANNELS, WIDE_EXTENT = 96, 112
 """Values that leave the second-level cache."""
 ROWS, FEATURES = 128, 384
 

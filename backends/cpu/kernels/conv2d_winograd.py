@@ -29,6 +29,7 @@ from graphopt.backends.cpu.kernels.register_tile import (
     guarded,
     tile_count,
 )
+from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_transforms import (
     transform_input_row,
@@ -357,15 +358,24 @@ class _Kernel:
                         with T.vectorized(0, lanes) as lane:
                             values = transform_output_row([half[i, x, lane] for x in range(side)], m)
                             T.buffer_store(result, values[j], [i, j, lane])
-                loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
-                with T.serial(0, rows) as y, T.serial(0, columns) as x, loop(0, lanes) as lane:
-                    channel, h, w = base + lane, top + y, left + x
-                    stored = self.epilogue(result[y, x, lane], (image, channel, h, w), self.operands)
-                    index = [
-                        image,
-                        tirx.floordiv(channel, spec.out_block),
-                        h,
-                        w,
-                        tirx.floormod(channel, spec.out_block),
-                    ]
-                    self.output.store(stored, index)
+                with T.serial(0, rows) as y:
+
+                    def store(x: tirx.Expr, lane: tirx.Expr, y: tirx.Expr = y, base: tirx.Expr = base) -> None:
+                        channel, h, w = base + lane, top + y, left + x
+                        stored = self.epilogue(result[y, x, lane], (image, channel, h, w), self.operands)
+                        block, place = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
+                        self.output.store(stored, [image, block, h, w, place])
+
+                    def one_by_one(store: Callable[[tirx.Expr, tirx.Expr], None] = store) -> None:
+                        loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
+                        with T.serial(0, columns) as x, loop(0, lanes) as lane:
+                            store(x, lane)
+
+                    if self.style is not StoreStyle.rolled:
+                        one_by_one()
+                    else:
+                        with T.If(columns == m):
+                            with T.Then():
+                                vectors_side_by_side(m, lanes, store)
+                            with T.Else():
+                                one_by_one()

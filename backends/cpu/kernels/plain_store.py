@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, guarded
+from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad, transposing_width, vector_widths
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import StoreStyle
@@ -67,6 +68,10 @@ class PlainStore:
                 quad_of = functools.partial(_quad, staged, four, first)
                 for i, vector in enumerate(transposed_quad(quad_of, width, tile.dtype)):
                     T.buffer_store(turned, vector, [i, everything])
+                if self.style is StoreStyle.rolled and not early and self.channels % QUAD == 0:
+                    for start, part in vector_widths(count, width):
+                        vectors_side_by_side(QUAD, part, self._finished(turned, start, first, base))
+                    continue
                 with each(0, QUAD) as i, guarded(base + i < self.channels if self.channels % QUAD else None):
                     if early and width == _MASKED_LANES and count < width:
                         self._store_masked(turned[i, everything], count, self.place(first, base + i))
@@ -80,13 +85,13 @@ class PlainStore:
         if self.style is StoreStyle.unrolled:
             return tile.staged(rows, lambda value, p, column: self.finish(value, p, first_channel + column))
         staged = tile.staged(rows)
-        with (
-            T.serial(0, tile.points) as p,
-            T.serial(0, tile.vectors) as v,
-            T.vectorized(0, tile.lanes) as lane,
-        ):
-            column = v * tile.lanes + lane
-            T.buffer_store(staged, self.finish(staged[p, column], p, first_channel + column), [p, column])
+        with T.serial(0, tile.vectors) as v:
+
+            def finish(p: tirx.Expr, lane: tirx.Expr) -> None:
+                column = v * tile.lanes + lane
+                T.buffer_store(staged, self.finish(staged[p, column], p, first_channel + column), [p, column])
+
+            vectors_side_by_side(tile.points, tile.lanes, finish)
         return staged
 
     def _store(
@@ -99,6 +104,18 @@ class PlainStore:
             value = turned[i, start + lane]
             finished = value if early else self.finish(value, first + start + lane, channel)
             self.output.store(finished, [at + lane])
+
+    def _finished(
+        self, turned: tirx.Buffer, start: int, first: int, base: tirx.Expr
+    ) -> Callable[[tirx.Expr, tirx.Expr], None]:
+        """What stores a lane, from ``start`` on, of a turned vector that isn't finished yet."""
+
+        def store(i: tirx.Expr, lane: tirx.Expr) -> None:
+            channel = base + i
+            value = self.finish(turned[i, start + lane], first + start + lane, channel)
+            self.output.store(value, [self.place(first + start, channel) + lane])
+
+        return store
 
     def _store_masked(self, vector: tirx.Expr, count: int, place: tirx.Expr) -> None:
         """Emits the store of the first ``count`` lanes."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import ExtraOperand, StoreStyle
@@ -86,12 +87,16 @@ class RegisterTile:
                     store(self._registers[p, vector, place + lane], p, base + lane)
             return
         staged = self.staged()
-        lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         with T.serial(0, count) as u:
             base = first_column + u * width
-            guard = guarded(base < columns if ragged else None)
-            with guard, T.serial(0, self.points) as p, lanes(0, width) as lane:
-                store(staged[p, u * width + lane], p, base + lane)
+            with guarded(base < columns if ragged else None):
+                if style is StoreStyle.rolled:
+                    vectors_side_by_side(
+                        self.points, width, lambda p, lane: store(staged[p, u * width + lane], p, base + lane)
+                    )
+                else:
+                    with T.serial(0, self.points) as p, T.serial(0, width) as lane:
+                        store(staged[p, u * width + lane], p, base + lane)
 
     def staged(
         self, points: int = 0, finish: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr] | None = None

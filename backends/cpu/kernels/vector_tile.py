@@ -8,6 +8,7 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.side_by_side import WAYS, side_by_side, vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import split_balanced
 from graphopt.backends.templates.storing import StoreStyle
 
@@ -79,10 +80,24 @@ class VectorTile:
                         store(self._registers[row, vector, lane], row, column + lane)
             return
         staged = self._staged()
-        lanes = T.serial if style is StoreStyle.scalar else T.vectorized
         for vector, column in enumerate(columns):
-            with T.serial(0, self.rows) as turn, lanes(0, self.lanes) as lane:
-                store(staged[vector, turn, lane], turn, column + lane)
+            if style is StoreStyle.scalar:
+                with T.serial(0, self.rows) as turn, T.serial(0, self.lanes) as lane:
+                    store(staged[vector, turn, lane], turn, column + lane)
+            elif self.rows > 1:
+
+                def each(turn: tirx.Expr, lane: tirx.Expr, vector: int = vector, column: Any = column) -> None:
+                    store(staged[vector, turn, lane], turn, column + lane)
+
+                vectors_side_by_side(self.rows, self.lanes, each)
+        if style is StoreStyle.rolled and self.rows == 1:
+            row = tirx.const(0, "int32")
+            for first in range(0, self.vectors, WAYS):
+                side_by_side(
+                    range(first, min(first + WAYS, self.vectors)),
+                    self.lanes,
+                    lambda vector, lane: store(staged[vector, 0, lane], row, columns[vector] + lane),
+                )
 
     def store_elements(
         self, first: tirx.Expr, columns: int, store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]
