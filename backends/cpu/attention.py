@@ -10,10 +10,11 @@ from graphopt.backends.base.element_type import FLOAT32, ElementType, element_ty
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
+from graphopt.backends.cpu.kernels.attention import AttentionConfig, emit
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.lower.attention import AttentionForm, attention_form
+from graphopt.backends.specs.attention import AttentionSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style

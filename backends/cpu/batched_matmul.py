@@ -9,13 +9,8 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.matmul_batched import (
-    BatchedConfig,
-    BatchedSpec,
-    configurations,
-    default_batched,
-    emit,
-)
+from graphopt.backends.cpu.kernels.matmul_batched import BatchedConfig, configurations, default_batched, emit
+from graphopt.backends.specs.matmul import BatchedSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of

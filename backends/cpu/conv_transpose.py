@@ -10,9 +10,9 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
-from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
-from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
+from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.specs.transposed_convolution import PatchSpec, TransposedSpec
 from graphopt.backends.templates.convolution import channel_layout
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (

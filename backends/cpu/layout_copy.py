@@ -12,7 +12,8 @@ from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate,
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels import layout_copy as kernels
-from graphopt.backends.cpu.kernels.layout_copy import LayoutCopyConfig, LayoutCopySpec
+from graphopt.backends.cpu.kernels.layout_copy import LayoutCopyConfig
+from graphopt.backends.specs.layout_copy import LayoutCopySpec
 from graphopt.backends.templates.kernel_types import computed_in_single
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Value

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnConfig, LrnSpec, default_config, emit
+from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnConfig, default_config, emit
+from graphopt.backends.specs.normalization import LrnSpec
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.ops.context import attr
 

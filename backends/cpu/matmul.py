@@ -11,13 +11,13 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_packed import (
     MatmulConfig,
-    MatmulSpec,
     configurations,
     default_config,
     emit,
     packing,
     supports,
 )
+from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of

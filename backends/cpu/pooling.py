@@ -12,11 +12,11 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
-from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig, GlobalPoolSpec
+from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
-from graphopt.backends.cpu.kernels.pooling import PoolSpec
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.pooling import GlobalPoolSpec, PoolSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -211,7 +211,7 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
 
     def cost(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps) -> float:
         """Bytes over the rate at which one core reads."""
-        return min(global_pool_of(call)[0].seconds, 1.0)
+        return min(global_pooling.seconds(global_pool_of(call)[0]), 1.0)
 
     def emit(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""

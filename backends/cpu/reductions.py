@@ -8,8 +8,9 @@ from typing import ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
 from graphopt.backends.cpu.kernels import reduce_columns
-from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, ReduceSpec, emit
+from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, emit
 from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, row_types, single_node
+from graphopt.backends.specs.reduction import ColumnSpec, ReduceSpec
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import InferContext
 from graphopt.ops.reduction import reduced_axes
@@ -94,7 +95,7 @@ class ColumnReduction(RowTemplate):
         x = node.inputs[0]
         assert x is not None
         matrices, rows, columns = _parts(call)
-        spec = reduce_columns.ColumnSpec(node.op, matrices, rows, columns, row_types(call))
+        spec = ColumnSpec(node.op, matrices, rows, columns, row_types(call))
         vectors = column_vectors(matrices, columns, config, caps, caps.vector_registers // 2)
         function = reduce_columns.emit(spec, config.lanes, vectors, config.parallel, config.prefetch, name)
         return Emitted(with_shapes(function, {0: x.shape, 1: node.out.shape}, {}), [x])

@@ -14,6 +14,8 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
+from graphopt.backends.specs.normalization import NormSpec
+from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.tensors.flatten import with_shapes
@@ -176,7 +178,7 @@ class RowSoftmax(RowTemplate):
         x = node.inputs[0]
         assert x is not None
         m = matrix(x.shape, len(x.shape) - 1)
-        spec = softmax_rows.SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax", row_types(call))
+        spec = SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax", row_types(call))
         return Emitted(flattened(softmax_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m), [x])
 
 
@@ -211,7 +213,7 @@ class ColumnSoftmax(RowTemplate):
         assert x is not None
         shape, axis = [d for d in x.shape if isinstance(d, int)], _axis(call)
         matrices, rows, columns = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, node.op == "LogSoftmax", row_types(call))
+        spec = ColumnSoftmaxSpec(matrices, rows, columns, node.op == "LogSoftmax", row_types(call))
         fits = caps.l2_bytes // 4 // (spec.types.input.bytes * rows * config.lanes)
         tiles = -(-4 * caps.cores // matrices) if config.parallel else 1
         vectors = max(1, min(8, fits, columns // config.lanes // tiles))
@@ -268,15 +270,13 @@ class RowNorm(RowTemplate):
             parts = channels // groups
             spatial = m.length
             rows = tirx.floordiv(m.rows, parts) if not isinstance(m.rows, int) else m.rows // parts
-            spec = norm_rows.NormSpec(
+            spec = NormSpec(
                 rows, parts, spatial, channels, float(attr(node, "epsilon")), bias=bias is not None, types=types
             )
         else:
             m = matrix(x.shape, _axis(call))
             centered = node.op == "LayerNormalization"
-            spec = norm_rows.NormSpec(
-                m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None, types
-            )
+            spec = NormSpec(m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None, types)
         function = flattened(norm_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m)
         shapes = {
             i + 1: self._declared(call, v, m) for i, v in enumerate(factors) if _array(v) is None and len(v.shape) > 1

@@ -13,10 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt.backends.cpu.kernels import conv2d_direct, matmul_packed
 from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig
-from graphopt.backends.cpu.kernels.matmul_packed import ColumnPacking, MatmulConfig, MatmulSpec
+from graphopt.backends.cpu.kernels.matmul_packed import ColumnPacking, MatmulConfig
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.program import BranchStep, Buffer, Program
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.driver.compiling import compile, to_program
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType

@@ -13,7 +13,7 @@ from graphopt.backends.cpu.kernels.pooling import combine
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile, ramp
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.pooling import GlobalPoolSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
@@ -21,41 +21,6 @@ _CHAINS = 8
 """Vectors reduced side by side: the latency of an addition times the additions a cycle."""
 
 _BYTES_PER_SECOND = 30e9
-
-
-@dataclass(frozen=True)
-class GlobalPoolSpec:
-    """One global pooling.
-
-    Attributes:
-        batch: images; an int or a symbolic ``tirx.Var``.
-        channels: channels, a multiple of the block.
-        height: rows; an int or a symbolic ``tirx.Var``.
-        width: columns; an int or a symbolic ``tirx.Var``.
-        block: channels innermost in data and result, a multiple of 4.
-        average: mean instead of maximum.
-        types: element types of data, sums and result.
-    """
-
-    batch: tirx.Expr | int
-    channels: int
-    height: tirx.Expr | int
-    width: tirx.Expr | int
-    block: int
-    average: bool
-    types: KernelTypes = SINGLE
-
-    @property
-    def pixels(self) -> tirx.Expr | int:
-        """Elements a channel."""
-        return self.height * self.width
-
-    @property
-    def seconds(self) -> float:
-        """Rough time on one core, infinite for symbolic sizes."""
-        if not isinstance(self.batch, int) or not isinstance(self.pixels, int):
-            return math.inf
-        return self.types.input.bytes * self.batch * self.channels * self.pixels / _BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -71,9 +36,16 @@ class GlobalPoolConfig:
     parallel: bool = True
 
 
+def seconds(spec: GlobalPoolSpec) -> float:
+    """Rough time on one core, infinite for symbolic sizes."""
+    if not isinstance(spec.batch, int) or not isinstance(spec.pixels, int):
+        return math.inf
+    return spec.types.input.bytes * spec.batch * spec.channels * spec.pixels / _BYTES_PER_SECOND
+
+
 def default_config(spec: GlobalPoolSpec, caps: Caps) -> GlobalPoolConfig:
     """Whole vectors; threads where they pay."""
-    return GlobalPoolConfig(math.gcd(spec.block, spec.types.lanes(caps)), worth_threads(spec.seconds, caps))
+    return GlobalPoolConfig(math.gcd(spec.block, spec.types.lanes(caps)), worth_threads(seconds(spec), caps))
 
 
 def emit(

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import FLOAT32, ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
+from graphopt.backends.specs.layout_copy import LayoutCopySpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.operand import View
 
@@ -19,39 +19,6 @@ _TASK_POINTS = 1024
 """Points of a block of channels that a thread takes at a time: 64 KB of each side."""
 _CALL_CYCLES = 2500.0
 """To call one more kernel: about 1 us."""
-
-
-@dataclass(frozen=True)
-class LayoutCopySpec:
-    """Problem of one copy.
-
-    Attributes:
-        batch: images.
-        channels: channels, a multiple of ``block``.
-        height: rows.
-        width: columns.
-        block: channel block of the blocked side, a multiple of 4.
-        to_blocks: whether the blocked side is written, else it is read.
-        type: of the elements.
-    """
-
-    batch: tirx.Expr | int
-    channels: int
-    height: tirx.Expr | int
-    width: tirx.Expr | int
-    block: int
-    to_blocks: bool
-    type: ElementType = FLOAT32
-
-    @property
-    def plain_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """NCHW."""
-        return self.batch, self.channels, self.height, self.width
-
-    @property
-    def blocked_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """NCHW{b}c."""
-        return self.batch, self.channels // self.block, self.height, self.width, self.block
 
 
 @dataclass(frozen=True)

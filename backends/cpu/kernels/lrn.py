@@ -13,7 +13,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.nest import PARALLEL_WORK
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.normalization import LrnSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.loops import lane_kind, loop, seq
@@ -21,35 +21,6 @@ from graphopt.backends.tensors.tensor import Expr, Scope
 
 OPERATIONS = 40
 """Scalar operations an element, most of them in the power."""
-
-
-@dataclass(frozen=True)
-class LrnSpec:
-    """``y = x / (bias + alpha / size * sum of x[c - before .. c + after]**2) ** beta`` on ``NCHW{block}c`` data.
-
-    Attributes:
-        shape: logical (N, C, H, W); C is a multiple of ``block``.
-        types: element types of data, sums and result.
-        size: channels in a window, of which (size - 1) // 2 come before the middle; no side is longer than a block.
-    """
-
-    shape: tuple[int, int, int, int]
-    block: int
-    size: int
-    alpha: float
-    beta: float
-    bias: float
-    types: KernelTypes = SINGLE
-
-    @property
-    def before(self) -> int:
-        """Channels of a window before its middle."""
-        return (self.size - 1) // 2
-
-    @property
-    def after(self) -> int:
-        """Channels of a window after its middle."""
-        return self.size - 1 - self.before
 
 
 @dataclass(frozen=True)

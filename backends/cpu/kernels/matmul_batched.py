@@ -14,20 +14,13 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.matmul_packed import (
-    MatmulConfig,
-    MatmulSpec,
-    default_config,
-    most_tile,
-    row_tiles,
-    share,
-)
+from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, default_config, most_tile, row_tiles, share
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import register_tiles
 from graphopt.backends.cpu.kernels.widened import widened
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.matmul import BatchedSpec, MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -35,39 +28,6 @@ from graphopt.backends.tensors.tensor import Expr
 
 _TYPICAL = 64
 """Extent assumed where one is symbolic."""
-
-
-@dataclass(frozen=True)
-class BatchedSpec:
-    """Matrix products of one shape.
-
-    Attributes:
-        batch: leading dimensions of the result.
-        a_batch, b_batch: leading dimensions of the operands, 1 where broadcast; no more of them than of ``batch``.
-        m, n, k: extents of one product.
-        transposed_a, transposed_b: whether the last two axes of an operand come in the other order.
-        types: element types of A (input), B (weight), sums and result.
-    """
-
-    batch: tuple[Expr, ...]
-    a_batch: tuple[Expr, ...]
-    b_batch: tuple[Expr, ...]
-    m: Expr
-    n: Expr
-    k: Expr
-    transposed_a: bool = False
-    transposed_b: bool = False
-    types: KernelTypes = SINGLE
-
-    @property
-    def a_shape(self) -> tuple[Expr, ...]:
-        """Shape of the first operand."""
-        return (*self.a_batch, *((self.k, self.m) if self.transposed_a else (self.m, self.k)))
-
-    @property
-    def b_shape(self) -> tuple[Expr, ...]:
-        """Shape of the second operand."""
-        return (*self.b_batch, *((self.n, self.k) if self.transposed_b else (self.k, self.n)))
 
 
 @dataclass(frozen=True)

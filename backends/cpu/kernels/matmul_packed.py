@@ -19,7 +19,7 @@ from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShap
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
 from graphopt.backends.cpu.kernels.widened import widened
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.packed_array import aligned_zeros, for_each
@@ -38,33 +38,6 @@ READ_RATE = 1e10
 """Bytes a core reads from memory in a second, and hertz: assumed where only the order of magnitude matters."""
 WORTH_TWO_THREADS = 1e-5
 """Seconds of work on one thread above which starting others pays."""
-
-
-@dataclass(frozen=True)
-class MatmulSpec:
-    """One matrix product.
-
-    Attributes:
-        m: rows, leading dimensions of A flattened into them; an int or a symbolic ``tirx.Var``.
-        n: columns.
-        k: reduction length.
-        types: element types of A, B, sums and result.
-    """
-
-    m: tirx.Expr | int
-    n: int
-    k: int
-    types: KernelTypes = SINGLE
-
-    @property
-    def static_m(self) -> int | None:
-        """``m`` if it is known."""
-        return self.m if isinstance(self.m, int) else None
-
-    @property
-    def flops(self) -> int | None:
-        """Multiplies plus additions, or None for symbolic ``m``."""
-        return None if self.static_m is None else 2 * self.static_m * self.n * self.k
 
 
 @dataclass(frozen=True)

@@ -6,51 +6,15 @@ The variance takes a pass of its own: the mean of squares minus the squared mean
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.normalization import NormSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr, let
-
-
-@dataclass(frozen=True)
-class NormSpec:
-    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over rows.
-
-    Attributes:
-        rows: an int or an expression.
-        parts: pieces of a row that have a scale and bias each, ``inner`` elements long; 0 if every element has its own.
-        inner: elements of a part, of the row if ``parts`` is 0.
-        channels: elements of scale and bias when ``parts`` is not 0: part p of row r has number ``(r * parts + p) % channels``.
-        epsilon: added to the variance.
-        centered: whether the mean is subtracted; without, this is RMS normalisation.
-        bias: whether there is one.
-        types: element types of data, scale and bias (as weights), sums and result.
-    """
-
-    rows: tirx.Expr | int
-    parts: int
-    inner: tirx.Expr | int
-    channels: int
-    epsilon: float
-    centered: bool = True
-    bias: bool = True
-    types: KernelTypes = SINGLE
-
-    @property
-    def length(self) -> tirx.Expr | int:
-        """Elements of a row."""
-        return self.inner * max(self.parts, 1)
-
-    @property
-    def factors(self) -> tirx.Expr | int:
-        """Elements of scale and of bias."""
-        return self.channels if self.parts else self.inner
 
 
 def emit(

@@ -30,7 +30,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
     ramp,
 )
 from graphopt.backends.cpu.kernels.widened import widened
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.transposed_convolution import PatchSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.ir.graph import Array
@@ -42,44 +42,6 @@ _NOMINAL = 64
 
 _TILE_CYCLES = 30.0
 _STORE_CYCLES = 3.0
-
-
-@dataclass(frozen=True)
-class PatchSpec:
-    """One transposed convolution with kernel = stride, no padding, one group.
-
-    Attributes:
-        batch: images; an int or a symbolic ``tirx.Var``.
-        in_channels: input channels.
-        height: input rows; an int or a symbolic ``tirx.Var``.
-        width: input columns; an int or a symbolic ``tirx.Var``.
-        out_channels: output channels.
-        scale: rows and columns of a patch.
-        types: element types of data, weights, sums and result.
-    """
-
-    batch: tirx.Expr | int
-    in_channels: int
-    height: tirx.Expr | int
-    width: tirx.Expr | int
-    out_channels: int
-    scale: tuple[int, int]
-    types: KernelTypes = SINGLE
-
-    @property
-    def input_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """Shape of the data."""
-        return self.batch, self.in_channels, self.height, self.width
-
-    @property
-    def output_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """Shape of the result."""
-        return self.batch, self.out_channels, self.height * self.scale[0], self.width * self.scale[1]
-
-    @property
-    def lines(self) -> int:
-        """Output rows that an input row becomes, of all channels."""
-        return self.out_channels * self.scale[0]
 
 
 @dataclass(frozen=True)

@@ -12,54 +12,11 @@ from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
-from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 
 __all__ = ["PoolSpec", "combine", "default_config", "emit", "seconds", "supports"]
-
-
-@dataclass(frozen=True)
-class PoolSpec:
-    """One pooling.
-
-    Attributes:
-        window: geometry, as of a depthwise convolution.
-        average: mean instead of maximum.
-        counted: for a mean, padding (top, left, bottom, right) that counts as elements of value 0.
-    """
-
-    window: Conv2dSpec
-    average: bool
-    counted: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def start(self) -> float:
-        """The value of an empty window before it is finished."""
-        return 0.0 if self.average else -math.inf
-
-    def count(self, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
-        """Elements that the mean at output pixel ``(h, w)`` divides by."""
-        spec = self.window
-        extents = (spec.in_height, spec.in_width)
-        total: tirx.Expr = tirx.const(1, "int32")
-        for axis, at in enumerate((h, w)):
-            first = at * spec.strides[axis] - spec.pads[axis]
-            step = spec.dilations[axis]
-            before = tirx.floordiv(tirx.max(-self.counted[axis] - first, 0) + (step - 1), step)
-            end = extents[axis] + self.counted[axis + 2]
-            after = tirx.min(tirx.floordiv(end - first + (step - 1), step), spec.kernel[axis])
-            total = total * tirx.max(after - before, 1)
-        return total
-
-    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
-        """The result at output pixel ``(h, w)``; ``inside`` says that its window lies on the data for certain."""
-        if not self.average:
-            return total
-        spec = self.window
-        if inside or self.counted == spec.pads:
-            return total * tirx.const(1.0 / (spec.kernel[0] * spec.kernel[1]), spec.types.sum)
-        return total / self.count(h, w).astype(spec.types.sum)
 
 
 def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
 from graphopt.backends.cpu.kernels.reduce_rows import before, finished, kind_of
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.reduction import ColumnSpec
 from graphopt.backends.templates.operand import View
-
-
-@dataclass(frozen=True)
-class ColumnSpec:
-    """A reduction of the middle axis of ``(matrices, rows, columns)``.
-
-    Attributes:
-        op: one of ``reduce_rows.REDUCTIONS``.
-        matrices, rows, columns: extents.
-        types: element types of data, sums and result.
-    """
-
-    op: str
-    matrices: int
-    rows: int
-    columns: int
-    types: KernelTypes = SINGLE
 
 
 def emit(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.reduction import ReduceSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr, let
 
@@ -48,22 +47,6 @@ def finished(op: str, total: Expr, length: tirx.Expr | int) -> Expr:
         dtype = str(total.ty.dtype)
         return total / (tirx.const(float(length), dtype) if isinstance(length, int) else length.astype(dtype))
     return tirx.sqrt(total) if op == "ReduceL2" else total
-
-
-@dataclass(frozen=True)
-class ReduceSpec:
-    """A reduction of the last axis of a matrix.
-
-    Attributes:
-        op: one of `REDUCTIONS`.
-        rows, length: ints or symbolic.
-        types: element types of data, sums and result.
-    """
-
-    op: str
-    rows: tirx.Expr | int
-    length: tirx.Expr | int
-    types: KernelTypes = SINGLE
 
 
 def emit(

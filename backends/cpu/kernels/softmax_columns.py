@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
 from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.softmax import ColumnSoftmaxSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, let
-
-
-@dataclass(frozen=True)
-class ColumnSoftmaxSpec:
-    """Softmax over the middle axis of ``(matrices, rows, columns)``.
-
-    Attributes:
-        matrices, rows, columns: extents.
-        log: the logarithm of the result instead.
-        types: element types of data, sums and result.
-    """
-
-    matrices: int
-    rows: int
-    columns: int
-    log: bool = False
-    types: KernelTypes = SINGLE
 
 
 def emit(

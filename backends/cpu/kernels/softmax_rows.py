@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, bound, with_row
-from graphopt.backends.specs.types import SINGLE, KernelTypes
+from graphopt.backends.specs.softmax import SoftmaxSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, let
 
 _STACK_ELEMENTS = 8192
 """Longer rows are kept in memory that is asked for, which takes longer than a short row does."""
-
-
-@dataclass(frozen=True)
-class SoftmaxSpec:
-    """Softmax over the last axis of a matrix.
-
-    Attributes:
-        rows: an int or a symbolic ``tirx.Var``.
-        length: elements of a row, likewise.
-        log: the logarithm of the result instead.
-        types: element types of data, sums and result.
-    """
-
-    rows: tirx.Expr | int
-    length: tirx.Expr | int
-    log: bool = False
-    types: KernelTypes = SINGLE
 
 
 def emit(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.kernels.attention import AttentionConfig, AttentionSpec, emit
+from graphopt.backends.cpu.kernels.attention import AttentionConfig, emit
+from graphopt.backends.specs.attention import AttentionSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import compile

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
-from graphopt.backends.cpu.kernels.conv_transpose import TransposedSpec
-from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig, PatchSpec
+from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
 from graphopt.backends.program.program import KernelStep
+from graphopt.backends.specs.transposed_convolution import PatchSpec, TransposedSpec
 from graphopt.backends.templates.storing import StoreStyle
 from graphopt.driver.compiling import to_program
 from tests.support.conv_kernels import LEVELS, assert_close, build, call, caps_of, to_logical, to_physical

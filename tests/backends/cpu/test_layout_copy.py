@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.cpu.kernels import layout_copy as kernel
-from graphopt.backends.cpu.kernels.layout_copy import LayoutCopySpec
+from graphopt.backends.specs.layout_copy import LayoutCopySpec
 from tests.backends.cpu.test_conv2d_direct import LEVELS, build, caps_of, to_physical
 
 SPECS = [

@@ -9,7 +9,8 @@ import pytest
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cpu.kernels.lrn import LrnSpec, default_config, emit
+from graphopt.backends.cpu.kernels.lrn import default_config, emit
+from graphopt.backends.specs.normalization import LrnSpec
 
 
 def reference(x: np.ndarray, spec: LrnSpec) -> np.ndarray:

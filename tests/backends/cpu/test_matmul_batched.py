@@ -9,6 +9,7 @@ import pytest
 
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_batched as kernel
+from graphopt.backends.specs.matmul import BatchedSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import compile
@@ -23,7 +24,7 @@ def noise(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def build(spec: kernel.BatchedSpec, level: str, config: kernel.BatchedConfig | None = None) -> Any:
+def build(spec: BatchedSpec, level: str, config: kernel.BatchedConfig | None = None) -> Any:
     target = parse_target(level)
     if not can_run_here(target):
         pytest.skip(f"needs a processor of {level}")
@@ -50,7 +51,7 @@ CASES = [
 def test_matches_numpy(shape: tuple[int, int, int], transposed: bool, level: str) -> None:
     """A is transposed in every other product."""
     turned = shape[0] % 2 == 1
-    spec = kernel.BatchedSpec((2, 3), (3,), (2, 1), *shape, turned, transposed)
+    spec = BatchedSpec((2, 3), (3,), (2, 1), *shape, turned, transposed)
     a, b = noise(*spec.a_shape), noise(*spec.b_shape, seed=1)
     left, right = (t.swapaxes(-1, -2) if flag else t for t, flag in ((a, turned), (b, transposed)))
     check(build(spec, level), a, b, left.astype(np.float64) @ right)
@@ -59,7 +60,7 @@ def test_matches_numpy(shape: tuple[int, int, int], transposed: bool, level: str
 @pytest.mark.parametrize("transposed", [False, True])
 def test_symbolic_sizes(transposed: bool) -> None:
     batch, m, n, k = (tirx.Var(v, "int64") for v in "bmnk")
-    spec = kernel.BatchedSpec((batch, 2), (batch, 2), (2,), m, n, k, False, transposed)
+    spec = BatchedSpec((batch, 2), (batch, 2), (2,), m, n, k, False, transposed)
     function = build(spec, "x86-64-v3")
     for size in ((1, 1, 1, 1), (3, 5, 16, 2), (2, 13, 17, 9), (1, 200, 37, 30), (1, 30, 64, 300)):
         b_, m_, n_, k_ = size
@@ -71,7 +72,7 @@ def test_symbolic_sizes(transposed: bool) -> None:
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_every_config_is_correct(pack: bool, groups: int) -> None:
-    spec = kernel.BatchedSpec((2,), (2,), (2,), 31, 83, 12)
+    spec = BatchedSpec((2,), (2,), (2,), 31, 83, 12)
     product = kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10)
     a, b = noise(2, 31, 12), noise(2, 12, 83, seed=1)
     check(build(spec, "x86-64-v3", kernel.BatchedConfig(product, groups, pack)), a, b, a.astype(np.float64) @ b)

@@ -10,6 +10,7 @@ import pytest
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_packed as kernel
+from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand
@@ -46,7 +47,7 @@ class Compiled:
 
     def __init__(
         self,
-        spec: kernel.MatmulSpec,
+        spec: MatmulSpec,
         level: str,
         config: kernel.MatmulConfig | None = None,
         epilogue: EpilogueFn | None = None,
@@ -78,7 +79,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, k: int) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_numpy(shape: tuple[int, int, int], level: str) -> None:
     a, b = inputs_of(*shape)
-    assert_close(Compiled(kernel.MatmulSpec(*shape), level)(a, b), a.astype(np.float64) @ b, shape[2])
+    assert_close(Compiled(MatmulSpec(*shape), level)(a, b), a.astype(np.float64) @ b, shape[2])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_matches_numpy(shape: tuple[int, int, int], level: str) -> None:
 @pytest.mark.parametrize("shape", [(29, 48, 31), (13, 33, 17), (1, 160, 9)], ids=str)
 def test_every_config_is_correct(shape: tuple[int, int, int], config: kernel.MatmulConfig) -> None:
     a, b = inputs_of(*shape)
-    assert_close(Compiled(kernel.MatmulSpec(*shape), "x86-64-v3", config)(a, b), a.astype(np.float64) @ b, shape[2])
+    assert_close(Compiled(MatmulSpec(*shape), "x86-64-v3", config)(a, b), a.astype(np.float64) @ b, shape[2])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -105,7 +106,7 @@ def test_every_config_is_correct(shape: tuple[int, int, int], config: kernel.Mat
 @pytest.mark.parametrize("n", [48, 37])
 def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
     k = 20
-    compiled = Compiled(kernel.MatmulSpec(tirx.Var("m", dtype), n, k), level)
+    compiled = Compiled(MatmulSpec(tirx.Var("m", dtype), n, k), level)
     for m in (1, 2, 3, 5, 11, 12, 13, 14, 15, 27, 28, 29, 100):
         a, b = inputs_of(m, n, k)
         assert_close(compiled(a, b), a.astype(np.float64) @ b, k)
@@ -113,7 +114,7 @@ def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
 
 @pytest.mark.parametrize("k_block", [0, 2, 4])
 def test_symbolic_rows_in_cache_blocks(k_block: int) -> None:
-    spec = kernel.MatmulSpec(tirx.Var("m", "int64"), 40, 6)
+    spec = MatmulSpec(tirx.Var("m", "int64"), 40, 6)
     config = kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10, k_block=k_block, n_group=2)
     compiled = Compiled(spec, "x86-64-v3", config)
     for m in (1, 4, 5, 10, 11, 19, 20, 47):
@@ -132,14 +133,14 @@ def test_epilogue_of_bias_residual_relu(shape: tuple[int, int, int]) -> None:
         return tirx.max(value + extras[0][column] + extras[1][row, column], tirx.const(0, "float32"))
 
     extras = (ExtraOperand("bias", (n,)), ExtraOperand("residual", (m, n)))
-    actual = Compiled(kernel.MatmulSpec(*shape), "x86-64-v3", epilogue=epilogue, extras=extras)(a, b, bias, residual)
+    actual = Compiled(MatmulSpec(*shape), "x86-64-v3", epilogue=epilogue, extras=extras)(a, b, bias, residual)
     assert_close(actual, np.maximum(a.astype(np.float64) @ b + bias + residual, 0), k)
 
 
 @pytest.mark.parametrize("m", [28, tirx.Var("m", "int64")], ids=["static", "symbolic"])
 def test_accumulators_live_in_registers(m: Any) -> None:
     """No accumulator may become a heap workspace: that is correct, and up to twice as slow."""
-    spec = kernel.MatmulSpec(m, 64, 16)
+    spec = MatmulSpec(m, 64, 16)
     target = parse_target("x86-64-v3")
     func = kernel.emit(spec, kernel.default_config(spec, target.caps), name="mm")
     with cpu_pass_context():
@@ -150,7 +151,7 @@ def test_accumulators_live_in_registers(m: Any) -> None:
 
 
 def test_extreme_values_stay_in_their_rows() -> None:
-    spec = kernel.MatmulSpec(9, 24, 12)
+    spec = MatmulSpec(9, 24, 12)
     a, b = inputs_of(9, 24, 12)
     a[2, 3], a[5, 0], b = np.nan, np.inf, np.abs(b)
     actual = Compiled(spec, "x86-64-v3")(a, b)
@@ -162,7 +163,7 @@ def test_extreme_values_stay_in_their_rows() -> None:
 @pytest.mark.parametrize(("bits", "registers", "most"), [(512, 32, 28), (256, 16, 12), (128, 16, 12)])
 @pytest.mark.parametrize("shape", [*SHAPES, (4096, 4096, 4096)], ids=str)
 def test_default_config_fits_the_registers(shape: tuple[int, int, int], bits: int, registers: int, most: int) -> None:
-    config = kernel.default_config(kernel.MatmulSpec(*shape), Caps(vector_bits=bits, vector_registers=registers))
+    config = kernel.default_config(MatmulSpec(*shape), Caps(vector_bits=bits, vector_registers=registers))
     assert config.m_tile * config.n_vectors <= most
     assert config.m_block % config.m_tile == 0
     assert config.lanes * 32 <= bits
@@ -171,7 +172,7 @@ def test_default_config_fits_the_registers(shape: tuple[int, int, int], bits: in
 @pytest.mark.parametrize("columns", [1, 15, 31, 33, 39, 47])
 def test_every_width_of_the_last_panel(columns: int) -> None:
     a, b = inputs_of(5, columns, 11)
-    assert_close(Compiled(kernel.MatmulSpec(5, columns, 11), "x86-64-v3")(a, b), a.astype(np.float64) @ b, 11)
+    assert_close(Compiled(MatmulSpec(5, columns, 11), "x86-64-v3")(a, b), a.astype(np.float64) @ b, 11)
 
 
 @pytest.mark.parametrize("shape", [(197, 768, 3072), (512, 1000, 4096), (64, 4096, 25088), (2048, 2048, 2048)], ids=str)
@@ -179,7 +180,7 @@ def test_every_width_of_the_last_panel(columns: int) -> None:
 def test_default_blocks_stay_in_the_cache(shape: tuple[int, int, int], l2: int) -> None:
     """A's block in half of L2, as long as it has enough rows that reading B again for each costs little."""
     caps = Caps(vector_bits=256, vector_registers=16, l2_bytes=l2 * 1024, cores=2)
-    config = kernel.default_config(kernel.MatmulSpec(*shape), caps)
+    config = kernel.default_config(MatmulSpec(*shape), caps)
     rows, steps = config.m_block or shape[0], config.k_block or shape[2]
     assert rows * steps * 4 <= 0.6 * caps.l2_bytes
     assert rows >= 48
@@ -187,15 +188,15 @@ def test_default_blocks_stay_in_the_cache(shape: tuple[int, int, int], l2: int) 
 
 
 def test_small_products_stay_on_one_thread() -> None:
-    assert not kernel.default_config(kernel.MatmulSpec(8, 64, 64), Caps(cores=2)).parallel
-    assert not kernel.default_config(kernel.MatmulSpec(512, 512, 512), Caps(cores=1)).parallel
+    assert not kernel.default_config(MatmulSpec(8, 64, 64), Caps(cores=2)).parallel
+    assert not kernel.default_config(MatmulSpec(512, 512, 512), Caps(cores=1)).parallel
 
 
 def test_refuses_empty_products() -> None:
-    assert "empty" in (kernel.supports(kernel.MatmulSpec(4, 0, 4), Caps()) or "")
+    assert "empty" in (kernel.supports(MatmulSpec(4, 0, 4), Caps()) or "")
 
 
 def test_packing_rejects_another_shape() -> None:
-    spec = kernel.MatmulSpec(4, 8, 16)
+    spec = MatmulSpec(4, 8, 16)
     with pytest.raises(ValueError, match="expected"):
         kernel.packing(spec, kernel.default_config(spec, Caps()))(np.zeros((8, 16), np.float32))

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import global_pooling, pooling_plain
 from graphopt.backends.cpu.kernels import pooling as kernel
-from graphopt.backends.cpu.kernels.pooling import PoolSpec
 from graphopt.backends.program.program import KernelStep
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.pooling import GlobalPoolSpec, PoolSpec
 from graphopt.driver.compiling import to_program
 from tests.support.conv_kernels import LEVELS, build, call, caps_of, to_logical, to_physical
 from tests.support.run_node import reference, run, same
@@ -183,7 +183,7 @@ def test_models_get_the_kernel_with_its_epilogue(name: str, size: tuple[int | st
 @pytest.mark.parametrize("average", [True, False], ids=["mean", "max"])
 @pytest.mark.parametrize("size", [(7, 7), (1, 1), (2, 3), (13, 17)], ids=str)
 def test_global_matches_oracle(size: tuple[int, int], average: bool, level: str) -> None:
-    spec = global_pooling.GlobalPoolSpec(2, 32, *size, 16, average)
+    spec = GlobalPoolSpec(2, 32, *size, 16, average)
     x = np.random.default_rng(5).standard_normal((2, 32, *size), dtype=np.float32)
     x[1, 3, -1, -1], x[1, 20, 0, 0] = np.nan, -np.inf
     function = build(global_pooling.emit(spec, global_pooling.default_config(spec, caps_of(level))), level)

@@ -9,6 +9,8 @@ import pytest
 
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
+from graphopt.backends.specs.normalization import NormSpec
+from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
 from graphopt.driver.compiling import compile
@@ -59,13 +61,13 @@ def test_softmax_of_every_length(level: str, log: bool) -> None:
     """One kernel of symbolic rows and length serves all, and static ones agree."""
     lanes = parse_target(level).caps.lanes(4)
     rows, length = tirx.Var("m", "int64"), tirx.Var("k", "int64")
-    dynamic = build(softmax_rows.emit(softmax_rows.SoftmaxSpec(rows, length, log), lanes, prefetch=True), level)
+    dynamic = build(softmax_rows.emit(SoftmaxSpec(rows, length, log), lanes, prefetch=True), level)
     for k in LENGTHS:
         x = noise(5, k, seed=k)
         np.testing.assert_allclose(call(dynamic, x), softmax(x, log), 2e-6, 3e-6 if log else 1e-30)
     for k in (1, 10, 16, 40, 100, 197):
         x = noise(5, k, seed=k)
-        static = build(softmax_rows.emit(softmax_rows.SoftmaxSpec(5, k, log), lanes), level)
+        static = build(softmax_rows.emit(SoftmaxSpec(5, k, log), lanes), level)
         np.testing.assert_allclose(call(static, x), softmax(x, log), 2e-6, 3e-6 if log else 1e-30)
 
 
@@ -81,7 +83,7 @@ def test_softmax_of_extremes(log: bool) -> None:
     x[5] = 3.4e38
     x[6, :36] = -3.4e38
     x[7] = np.linspace(-110, 0, k)
-    got = call(build(softmax_rows.emit(softmax_rows.SoftmaxSpec(8, k, log), 8), "x86-64-v3"), x)
+    got = call(build(softmax_rows.emit(SoftmaxSpec(8, k, log), 8), "x86-64-v3"), x)
     want = softmax(x, log)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
     np.testing.assert_allclose(got, want.astype(np.float32), 3e-6, 1e-44)
@@ -98,7 +100,7 @@ def normalised(x: Array, centered: bool = True, epsilon: float = 1e-5) -> Array:
 def test_norm_of_every_length(level: str, centered: bool, bias: bool) -> None:
     rows, length = tirx.Var("m", "int64"), tirx.Var("k", "int64")
     lanes = parse_target(level).caps.lanes(4)
-    spec = norm_rows.NormSpec(rows, 0, length, 0, 1e-5, centered, bias)
+    spec = NormSpec(rows, 0, length, 0, 1e-5, centered, bias)
     function = build(norm_rows.emit(spec, lanes, prefetch=True), level)
     for k in LENGTHS:
         x, scale, shift = noise(5, k, seed=k) + 1, noise(k, seed=1), noise(k, seed=2)
@@ -110,7 +112,7 @@ def test_norm_of_every_length(level: str, centered: bool, bias: bool) -> None:
 @pytest.mark.parametrize(("parts", "inner"), [(1, 49), (3, 7), (4, 64), (2, 1)])
 def test_norm_by_channel(parts: int, inner: int) -> None:
     channels, batch = parts * 5, 2
-    spec = norm_rows.NormSpec(batch * 5, parts, inner, channels, 1e-3)
+    spec = NormSpec(batch * 5, parts, inner, channels, 1e-3)
     x = noise(batch * 5, parts * inner) + 2
     scale, shift = noise(channels, seed=1), noise(channels, seed=2)
     by_part = normalised(x, epsilon=1e-3).reshape(batch, channels, inner)
@@ -123,7 +125,7 @@ def test_norm_of_a_large_mean_and_of_nothing_but_zeros() -> None:
     x = noise(3, 200) + np.float32(1e4)
     x[1] = 0
     one = np.ones(200, np.float32)
-    function = build(norm_rows.emit(norm_rows.NormSpec(3, 0, 200, 0, 1e-5, bias=False), 8), "x86-64-v3")
+    function = build(norm_rows.emit(NormSpec(3, 0, 200, 0, 1e-5, bias=False), 8), "x86-64-v3")
     got = call(function, x, one)
     np.testing.assert_allclose(got, normalised(x), 2e-3, 2e-3)
     np.testing.assert_array_equal(got[1], 0)
@@ -192,7 +194,7 @@ def test_what_rows_do_not_fit_is_left_to_the_generic_schedule() -> None:
 
 def test_exponentials_are_vectors_in_registers() -> None:
     """No call of the C library, no accumulator on the heap."""
-    function = softmax_rows.emit(softmax_rows.SoftmaxSpec(64, 1003), 8)
+    function = softmax_rows.emit(SoftmaxSpec(64, 1003), 8)
     with cpu_pass_context():
         compiled = tvm.compile(tvm.IRModule({"f": function}), parse_target("x86-64-v3").tvm_target())
     assembly = compiled.mod.inspect_source("asm")
@@ -205,7 +207,7 @@ def test_exponentials_are_vectors_in_registers() -> None:
 def test_softmax_over_other_axes(level: str, log: bool) -> None:
     lanes = parse_target(level).caps.lanes(4)
     for matrices, rows, columns, vectors in ((1, 21, 200, 4), (3, 7, 63, 2), (5, 1, 31, 1), (2, 90, 16, 1)):
-        spec = softmax_columns.ColumnSoftmaxSpec(matrices, rows, columns, log)
+        spec = ColumnSoftmaxSpec(matrices, rows, columns, log)
         x = noise(matrices, rows, columns)
         x[0, 0, 3], x[0, :, 5], x[-1, -1, -1] = np.nan, -np.inf, np.inf
         want = np.moveaxis(softmax(np.moveaxis(x, 1, -1), log), -1, 1)
