@@ -22,7 +22,8 @@ Index = tuple[Expr, ...]
 MAX_WEIGHT = 200
 """Operations behind a variable, as TVM's passes see them, above which its value goes through memory."""
 MAX_SCALAR_WEIGHT = 24
-"""The same in loops that stay scalar for LLVM to vectorise, where memory costs TVM's vectoriser nothing. The time of TVM's passes
+"""The same in loops that stay scalar for LLVM to vectorise, and where a value in memory has an element a lane (`Scope.lane`): there
+memory costs TVM's vectoriser nothing. The time of TVM's passes
 grows faster than the weight: below 200, x**y of float32 took them 2.7 s a copy."""
 MAX_CONDITION = 48
 """Mentions of variables in a condition, each use of which is a copy of it, above which it goes through memory."""
@@ -146,7 +147,8 @@ class Scope:
         size, work = weight(value), operations(value)
         dtype = str(value.ty.dtype)
         data = dtype.startswith("float") or _depends_on_data(value)
-        large = work > MAX_WEIGHT or (data and (self.branches or self.scalar) and size > MAX_SCALAR_WEIGHT)
+        cheap = self.lane is not None or self.branches or self.scalar
+        large = work > MAX_WEIGHT or (data and cheap and size > MAX_SCALAR_WEIGHT)
         if (large or dtype == "bool") and not self.inline:
             return self._through_memory(value, work)
         if data and not isinstance(value, TensorLoad):
