@@ -54,6 +54,7 @@ class PlainStore:
         panel = tile.vectors * tile.lanes
         # a panel's channels beyond the last one have no operands
         early = not self.pointwise and self.style is not StoreStyle.scalar and self.channels % panel == 0
+        early = early and self.output.type.compute == tile.dtype  # what is finished turns as the sums do
         staged = self._staged(tile, max(first + width for first, _ in runs), first_channel, early)
         quads: tirx.Expr | int = panel // QUAD
         if self.channels % panel:
@@ -83,16 +84,20 @@ class PlainStore:
         if not early:
             return tile.staged(rows)
         if self.style is StoreStyle.unrolled:
-            return tile.staged(rows, lambda value, p, column: self.finish(value, p, first_channel + column))
+            return tile.staged(rows, lambda value, p, column: self._computed(value, p, first_channel + column))
         staged = tile.staged(rows)
         with T.serial(0, tile.vectors) as v:
 
             def finish(p: tirx.Expr, lane: tirx.Expr) -> None:
                 column = v * tile.lanes + lane
-                T.buffer_store(staged, self.finish(staged[p, column], p, first_channel + column), [p, column])
+                T.buffer_store(staged, self._computed(staged[p, column], p, first_channel + column), [p, column])
 
             vectors_side_by_side(tile.points, tile.lanes, finish)
         return staged
+
+    def _computed(self, value: tirx.Expr, p: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
+        """A finished element in the form that is computed with: a cast in the epilogue gives it as it is stored."""
+        return self.output.type.computed(self.finish(value, p, channel))
 
     def _store(
         self, turned: tirx.Buffer, i: tirx.Expr, start: int, part: int, first: int, channel: tirx.Expr, early: bool
