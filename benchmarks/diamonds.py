@@ -1,7 +1,7 @@
 """Nets whose activations are written in parts, in this tree and an older one: what one kernel for anchor and diamond saves.
 
-    git worktree add /tmp/old COMMIT
-    python benchmarks/diamonds.py /tmp/old [--threads 1|2] [--rounds N] [--write FILE]
+    git worktree add ../old COMMIT
+    python benchmarks/diamonds.py ../old [--threads 1|2] [--rounds N] [--write FILE]
 
 Every net is a chain of convolutions or matrix products with one activation behind each, compiled without the passes that
 recognise activations, so that it is run from its parts. As in ``commits.py``, two processes of the old tree and one of this one
