@@ -13,11 +13,26 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.errors import UnsupportedOpError
+from graphopt.errors import InternalError, UnsupportedOpError
 from graphopt.ir.dtypes import DType
 
 Expr: TypeAlias = Any
 """A TVM expression, a scalar or a vector of lanes."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``(x - zero_point) * scale`` as an element of another type: what Cast and DequantizeLinear do to an element.
+
+    Attributes:
+        dtype: the type of the result.
+        zero_point: 0 unless the elements are integers.
+        scale: a finite number.
+    """
+
+    dtype: DType
+    zero_point: int = 0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class ElementType:
         accumulator: TVM's name of what sums of elements are kept in.
         widen: a stored element as one to compute with; left out where they are the same.
         narrow: the reverse, rounded to the nearest, to even in the middle; what is too large becomes infinite.
+        conversion: what widening makes of the numbers besides, for an operand that is converted while it is read.
     """
 
     dtype: DType
@@ -39,6 +55,7 @@ class ElementType:
     accumulator: str
     widen: Callable[[Expr], Expr] | None = field(default=None, compare=False)
     narrow: Callable[[Expr], Expr] | None = field(default=None, compare=False)
+    conversion: Conversion | None = None
 
     @property
     def bytes(self) -> int:
@@ -69,7 +86,7 @@ def _with_lanes(dtype: str, x: Expr) -> str:
     return f"{dtype}x{lanes}" if lanes else dtype
 
 
-def _constant(value: int, dtype: str, like: Expr) -> Expr:
+def _constant(value: float, dtype: str, like: Expr) -> Expr:
     """``value`` in as many lanes as ``like`` has."""
     _, _, lanes = str(like.ty.dtype).partition("x")
     scalar = tirx.const(value, dtype)
@@ -165,3 +182,29 @@ def element_type(dtype: DType, node: str | None = None) -> ElementType:
             hint="convert the model to float32, float16 or an 8 to 64 bit integer type",
         )  # fmt: skip
     return found
+
+
+def converted_while_read(row: ElementType, conversion: Conversion) -> ElementType:
+    """The row of an operand that is stored as ``row`` says and computed with after a conversion, which widens it.
+
+    Elements of narrow types are rounded to them, as if the result of the conversion had been stored.
+
+    Raises:
+        InternalError: the elements aren't stored narrower than the result is computed with.
+    """
+    to = element_type(conversion.dtype)
+    if row.bytes >= np.dtype(to.compute).itemsize:
+        raise InternalError(f"a conversion from {row.dtype} to {conversion.dtype} while reading")
+
+    def widen(x: Expr) -> Expr:
+        value = row.computed(x)
+        if not row.is_narrow and row.dtype is not DType.bool_:
+            value = value.astype(_with_lanes("int32", value))
+            if conversion.zero_point:
+                value = value - _constant(conversion.zero_point, "int32", value)
+        value = value.astype(_with_lanes(to.compute, value))
+        if conversion.scale != 1.0:
+            value = value * _constant(conversion.scale, to.compute, value)
+        return to.computed(to.stored(value)) if to.is_narrow else value
+
+    return ElementType(row.dtype, row.storage, to.compute, to.accumulator, widen, conversion=conversion)

@@ -36,7 +36,7 @@ class KernelCall:
 
     def layout(self, value: Value) -> Layout:
         """How an operand or result is ordered in memory."""
-        return self.fused.layout(value)
+        return self.fused.layout(self.group.source(value))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Emitted:
     """A kernel: the function and its operands in parameter order.
 
     Attributes:
-        inputs: values, constants to be packed, and arrays that were made for this kernel.
+        inputs: values, constants to be packed, and arrays that were made for this kernel. For a value that the group's prologue
+            makes, the kernel gets what is converted.
         symbols: names of the dimensions that it takes after its tensors.
     """
 
@@ -98,11 +99,13 @@ class KernelTemplate(ABC, Generic[ConfigT]):
         name: by which plans and reports call it.
         anchors: operators that it computes.
         config_type: a frozen dataclass of numbers, truth values, strings and others of its kind: plans hold it as JSON.
+        converts: whether ``supports`` looks at conversions before the anchor; other templates aren't asked about groups with any.
     """
 
     name: ClassVar[str]
     anchors: ClassVar[frozenset[str]]
     config_type: ClassVar[type[Any]]
+    converts: ClassVar[bool] = False
 
     def is_for(self, call: KernelCall) -> bool:
         """Whether the call's anchor is of an operator that the template computes."""
@@ -170,6 +173,8 @@ def asked(template: KernelTemplate[Any], call: KernelCall, caps: Caps) -> Suppor
     for value in (*call.group.inputs, *call.group.outputs):
         if not template.takes(call.layout(value)):
             return No(f"%{value.name} is stored as {call.layout(value).name(len(value.shape))}")
+    if call.group.prologue and not template.converts:
+        return No("an operand that is converted while it is read")
     return template.supports(call, caps)
 
 

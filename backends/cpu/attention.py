@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import FLOAT32, ElementType, element_type
+from graphopt.backends.base.element_type import FLOAT32
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
@@ -19,6 +19,7 @@ from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import types_of
+from graphopt.backends.templates.reading import plain_prologue, row_of
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -34,13 +35,14 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
     name: ClassVar[str] = "attention"
     config_type: ClassVar[type[Any]] = AttentionConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"Attention"})
+    converts: ClassVar[bool] = True
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
         form = attention_form(call.group.anchor)
         if isinstance(form, str):
             return No(form)
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call, data=range(4))
         if reason is not None:
             return No(reason)
         if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
@@ -95,7 +97,6 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
 
     def emit(self, call: KernelCall, config: AttentionConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""
-        form = _form(call)
         operands = _operands(call)
         dims: dict[Dim, Expr] = {}
         for v in operands:
@@ -104,7 +105,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
                     dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
         epilogue = Epilogue(call, caps, dims)
         function = emit(
-            _spec(form, dims, _types(call), element_type(_operands(call)[2].dtype)),
+            _spec(call, dims),
             config,
             epilogue.function(),
             extra_operands(epilogue),
@@ -152,17 +153,17 @@ def _operands(call: KernelCall) -> list[Value]:
 
 def _types(call: KernelCall) -> KernelTypes:
     q, k = _operands(call)[:2]
-    return types_of(q, call.group.outputs[0], k)
+    return types_of(call, q, row_of(call, k))
 
 
-def _spec(form: AttentionForm, dims: Mapping[Dim, Expr], types: KernelTypes, value_type: ElementType) -> AttentionSpec:
+def _spec(call: KernelCall, dims: Mapping[Dim, Expr]) -> AttentionSpec:
     def extent(d: Dim) -> Any:
         return dims.get(d, d)
 
-    mask = form.mask
+    form, mask = _form(call), _form(call).mask
     return AttentionSpec(
         extent(form.batch), form.heads, form.kv_heads, extent(form.queries), extent(form.keys), form.size, form.v_size,
         form.scale, form.causal, form.packed,
         None if mask is None else tuple(extent(d) for d in mask.shape),
-        FLOAT32 if mask is None else element_type(mask.dtype), value_type, types,
+        FLOAT32 if mask is None else row_of(call, mask), row_of(call, _operands(call)[2]), _types(call),
     )  # fmt: skip

@@ -14,10 +14,11 @@ from graphopt.backends.specs.matmul import BatchedSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, row_of
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Node, Value
-from graphopt.ops.context import attr, known_array
+from graphopt.ops.context import attr
 from graphopt.ops.registry import MATRIX_PRODUCT
 from graphopt.ops.table import ops_with
 
@@ -28,10 +29,11 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
     name: ClassVar[str] = "matmul-batched"
     config_type: ClassVar[type[Any]] = BatchedConfig
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
+    converts: ClassVar[bool] = True
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call, data=(0, 1))
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -40,7 +42,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
             return No("needs float32")
         if len(a.shape) < 2 or len(b.shape) < 2:
             return No("needs matrices")
-        if len(b.shape) == 2 and known_array(b) is not None:
+        if len(b.shape) == 2 and constant_weight(call, b) is not None:
             return No("a constant is packed at compile time")
         if any(d == 0 for v in (a, b) for d in v.shape):
             return No("an empty dimension")
@@ -86,7 +88,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
         a, b = operands(node)
         bias = node.input(2)
         spec, dims = spec_of(call)
-        epilogue = Epilogue(call, caps, dims, (bias, len(node.out.shape) - 1) if bias is not None else None)
+        epilogue = Epilogue(call, caps, dims, bias=bias, axis=len(node.out.shape) - 1)
         function = emit(spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue))
         return Emitted(function, [a, b, *epilogue.values])
 
@@ -118,6 +120,6 @@ def spec_of(call: KernelCall) -> tuple[BatchedSpec, Mapping[Dim, Expr]]:
     ta, tb = _flag(node, "transA"), _flag(node, "transB")
     (*batch, m, n) = extents(node.out.shape)
     k = extents(a.shape)[-2 if ta else -1]
-    types = types_of(a, call.group.outputs[0], b)
+    types = types_of(call, a, row_of(call, b))
     spec = BatchedSpec(tuple(batch), extents(a.shape[:-2]), extents(b.shape[:-2]), m, n, k, ta, tb, types)
     return spec, dims

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
@@ -22,11 +23,12 @@ from graphopt.backends.templates.fitted_epilogue import (
     symbolic_operands_fit,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout
-from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.context import InferContext
 from graphopt.ops.conv import transposed_window
 
 
@@ -38,6 +40,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
     """
 
     anchors: ClassVar[frozenset[str]] = frozenset({"ConvTranspose"})
+    converts: ClassVar[bool] = True
     kernel: ClassVar[Any]
 
     @abstractmethod
@@ -50,7 +53,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 1})
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -58,7 +61,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         w: Any = node.inputs[1]
         if not computed_in_single(x, w) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
-        if known_array(w) is None:
+        if constant_weight(call, w) is None:
             return No("needs constant weights")
         try:
             spec, _ = self.spec(call)
@@ -89,11 +92,12 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         bias = node.input(2)
         assert x is not None
         assert w is not None
-        epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
+        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, w), axis=1)
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        return Emitted(function, [x, Packed(w, self.kernel.packing(spec, config)), *epilogue.values])
+        weights = Packed(call.group.source(w), self.kernel.packing(spec, config))
+        return Emitted(function, [x, weights, *epilogue.values])
 
 
 class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
@@ -163,7 +167,7 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         width,
         out_channels,
         (window.kernel[0], window.kernel[1]),
-        types_of(x, call.group.outputs[0], node.inputs[1]),
+        types_of(call, x, _weight_row(call)),
     )
     _name(dims, node.out.shape[2:], spec.output_shape[2:])
     return spec, dims
@@ -215,10 +219,16 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
         pads=(top, left, bottom, right),
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
-        types=types_of(x, call.group.outputs[0], node.inputs[1]),
+        types=types_of(call, x, _weight_row(call)),
     )
     _name(dims, node.out.shape[2:], (spec.out_extent(0), spec.out_extent(1)))
     return spec, dims
+
+
+def _weight_row(call: KernelCall) -> ElementType:
+    weight = call.group.anchor.inputs[1]
+    assert weight is not None
+    return weight_row(call, weight)
 
 
 def _context(call: KernelCall) -> InferContext:

@@ -11,6 +11,7 @@ from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.lrn import OPERATIONS, LrnConfig, default_config, emit
 from graphopt.backends.specs.normalization import LrnSpec
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import plain_prologue
 from graphopt.ops.context import attr
 
 
@@ -20,13 +21,17 @@ class BlockedLrn(KernelTemplate[LrnConfig]):
     name: ClassVar[str] = "lrn-blocked"
     config_type: ClassVar[type[Any]] = LrnConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"LRN"})
+    converts: ClassVar[bool] = True
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
         node = call.group.anchor
         x: Any = node.inputs[0]
-        if len(call.group.nodes) > 1:
+        if call.group.epilogue:
             return No("an epilogue")
+        reason = plain_prologue(call)
+        if reason is not None:
+            return No(reason)
         if not computed_in_single(x) or len(x.shape) != 4 or not all(isinstance(d, int) and d > 0 for d in x.shape):
             return No("needs float32 data of rank 4 and known sizes")
         block = call.layout(x).channel_block
@@ -61,5 +66,5 @@ def spec_of(call: KernelCall) -> LrnSpec:
     x: Any = node.inputs[0]
     number = {a: float(attr(node, a)) for a in ("alpha", "beta", "bias")}
     return LrnSpec(
-        tuple(x.shape), call.layout(x).channel_block, int(attr(node, "size")), **number, types=types_of(x, node.out)
+        tuple(x.shape), call.layout(x).channel_block, int(attr(node, "size")), **number, types=types_of(call, x)
     )

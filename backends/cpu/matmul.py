@@ -21,10 +21,12 @@ from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ops.context import attr, known_array
+from graphopt.ir.graph import Node
+from graphopt.ops.context import attr
 from graphopt.ops.registry import MATRIX_PRODUCT
 from graphopt.ops.table import ops_with
 
@@ -35,19 +37,20 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
     name: ClassVar[str] = "matmul-packed"
     config_type: ClassVar[type[Any]] = MatmulConfig
     anchors: ClassVar[frozenset[str]] = frozenset(ops_with(MATRIX_PRODUCT))
+    converts: ClassVar[bool] = True
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        node = call.group.anchor
+        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 0 if _is_turned(node) else 1})
         if reason is not None:
             return No(reason)
-        node = call.group.anchor
         a, b = node.inputs[0], node.inputs[1]
         assert a is not None
         assert b is not None
         if not computed_in_single(a, b) or len(a.shape) < 2 or len(b.shape) != 2:
             return No("needs float32 rows and a float32 matrix")
-        if known_array(b) is None:
+        if constant_weight(call, b) is None:
             return No("needs a constant second operand")
         if node.op == "Gemm" and (attr(node, "transA") or attr(node, "alpha") != 1.0):
             return No("transposed or scaled first operand")
@@ -87,10 +90,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         bias = node.input(2)
         assert a is not None
         assert b is not None
-        turned = node.op == "Gemm" and bool(attr(node, "transB"))
         spec, dims = spec_of(call)
         rows = [dims.get(d, d) for d in a.shape[:-1]]
-        epilogue = Epilogue(call, caps, dims, (bias, len(a.shape) - 1) if bias is not None else None)
+        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, b), axis=len(a.shape) - 1)
         apply = epilogue.function()
 
         def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
@@ -103,7 +105,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        return Emitted(function, [a, Packed(b, packing(spec, config, turned)), *epilogue.values])
+        weights = Packed(call.group.source(b), packing(spec, config, _is_turned(node)))
+        return Emitted(function, [a, weights, *epilogue.values])
 
 
 def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
@@ -118,8 +121,15 @@ def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
     m = _product(lead)
     if not isinstance(m, int) and len(lead) > 1:
         m = tirx.Var("m", "int64")
-    types = types_of(a, call.group.outputs[0], node.inputs[1])
+    b = node.inputs[1]
+    assert b is not None
+    types = types_of(call, a, weight_row(call, b))
     return MatmulSpec(m, int(node.out.shape[-1]), int(a.shape[-1]), types), dims  # type: ignore[arg-type]
+
+
+def _is_turned(node: Node) -> bool:
+    """Whether the second operand has a row for each column of the result."""
+    return node.op == "Gemm" and bool(attr(node, "transB"))
 
 
 def _product(dims: Sequence[Expr]) -> Expr:

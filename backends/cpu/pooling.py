@@ -25,6 +25,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     symbolic_operands_fit,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import plain_prologue
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
@@ -37,6 +38,7 @@ class _Pool(KernelTemplate[ConfigT]):
     """MaxPool (values only) and AveragePool; the loops are a subclass's."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"MaxPool", "AveragePool"})
+    converts: ClassVar[bool] = True
 
     @abstractmethod
     def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
@@ -68,7 +70,7 @@ class _Pool(KernelTemplate[ConfigT]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call)
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -185,10 +187,11 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
     name: ClassVar[str] = "global-pooling"
     config_type: ClassVar[type[Any]] = GlobalPoolConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
+    converts: ClassVar[bool] = True
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call)
         if reason is not None:
             return No(reason)
         x: Any = call.group.anchor.inputs[0]
@@ -235,7 +238,7 @@ def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
         for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
     )
     average = node.op == "GlobalAveragePool"
-    types = types_of(x, call.group.outputs[0])
+    types = types_of(call, x)
     return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average, types), dims
 
 
@@ -281,7 +284,7 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         groups=channels,
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
-        types=types_of(x, call.group.outputs[0]),
+        types=types_of(call, x),
     )
     if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")

@@ -18,6 +18,7 @@ from graphopt.backends.specs.normalization import NormSpec
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import plain_prologue, row_of
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -97,8 +98,11 @@ def single_node(call: KernelCall, data: int | None = None) -> str | None:
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
-    if len(call.group.nodes) != 1 or call.group.outputs != [node.out]:
+    if call.group.epilogue or call.group.outputs != [node.out]:
         return "more than one result"
+    reason = plain_prologue(call)
+    if reason is not None:
+        return reason
     if not computed_in_single(*node.inputs[:data], node.out):
         return "needs float32"
     if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
@@ -117,6 +121,7 @@ class RowTemplate(KernelTemplate[RowConfig]):
     """
 
     config_type: ClassVar[type[Any]] = RowConfig
+    converts: ClassVar[bool] = True
     seconds_per_vector: ClassVar[float]
     prefetches: ClassVar[bool] = True
 
@@ -145,7 +150,7 @@ def row_types(call: KernelCall, weight: Value | None = None) -> KernelTypes:
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
-    return types_of(x, node.out, weight)
+    return types_of(call, x, None if weight is None else row_of(call, weight))
 
 
 def _elements(call: KernelCall) -> int:

@@ -85,7 +85,7 @@ class Emission:
         best = next((c for c in candidates if c.seconds is not None), None) if asked_for is None else asked_for[0]
         choice = choice_of(call, best)
         if best is not None:
-            emitted = best.template.emit(call, best.config, self._caps, "kernel")
+            emitted = _unconverted(best.template.emit(call, best.config, self._caps, "kernel"), call)
             _require_types(emitted, call)
             return Kernel(self._timed(emitted, best.seconds, self._caps.cores), tuple(candidates), best, choice)
         emitted = emit_generic(call, self._caps, "kernel", self._platform.schedule)
@@ -96,6 +96,12 @@ class Emission:
         if self._caps.cores < 2 or not self._platform.runs_on_pool or seconds is None:
             return emitted
         return replace(emitted, function=with_duration(emitted.function, seconds * threads))
+
+
+def _unconverted(emitted: Emitted, call: KernelCall) -> Emitted:
+    """The kernel of a template with what the prologue converts as its operands: that is what it reads."""
+    inputs = [call.group.source(o) if isinstance(o, Value) else o for o in emitted.inputs]
+    return replace(emitted, inputs=inputs)
 
 
 def _require_types(emitted: Emitted, call: KernelCall) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from graphopt.backends.base.target import Target
-from graphopt.backends.program.layout_choice import layout_costs, layout_policy
+from graphopt.backends.program.layout_choice import layout_costs, layout_policy, reads_converted
 from graphopt.backends.program.platform import Platform
 from graphopt.ir.fused import FusedGraph
 from graphopt.ir.graph import Graph
 from graphopt.ir.options import CompileOptions
 from graphopt.passes.layout.assign import assign_layouts
 from graphopt.passes.partition.partition import partition
+from graphopt.passes.partition.reading import convert_while_reading
 
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
@@ -17,4 +18,5 @@ def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptio
     fused = partition(graph, options)
     if not options.optimizes_kernels:
         return fused
+    fused = convert_while_reading(fused, reads_converted(platform, target.caps))
     return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))

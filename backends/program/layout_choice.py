@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import SINGLE_TYPES
 from graphopt.backends.base.template import KernelCall, Yes, asked, weigh
 from graphopt.backends.program.call_signature import Key, Signatures
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.templates.convolution import channel_layout
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.passes.layout.assign import LayoutPolicy
 from graphopt.passes.layout.borders import LayoutCosts
 
-BLOCKED_TYPES = SINGLE_TYPES
-"""Element types for which there are kernels on channel blocks."""
+BLOCKED_TYPES = SINGLE_TYPES | {DType.i8, DType.u8}
+"""Element types for which there are kernels on channel blocks, or which they convert."""
 
 
 def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
@@ -32,6 +35,19 @@ def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
         return PLAIN
 
     return LayoutPolicy(wanted, BLOCKED_TYPES)
+
+
+def reads_converted(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:
+    """Whether a template of the target takes a group that converts operands while it reads them."""
+    templates = platform.templates()
+
+    def takes(fused: FusedGraph, group: Group) -> bool:
+        if not templates:
+            return False
+        call = KernelCall(fused, group)
+        return any(isinstance(asked(t, call, caps), Yes) for t in templates if t.is_for(call))
+
+    return takes
 
 
 def layout_costs(platform: Platform, caps: Caps) -> LayoutCosts | None:

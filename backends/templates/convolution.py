@@ -23,12 +23,13 @@ from graphopt.backends.templates.fitted_epilogue import (
     symbolic_operands_fit,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
-from graphopt.ops.context import InferContext, known_array
+from graphopt.ops.context import InferContext
 from graphopt.ops.conv import conv_window
 
 NOMINAL_SECONDS = 1.0
@@ -62,11 +63,12 @@ class ConvTemplate(KernelTemplate[ConfigT]):
     """Conv (rank 4, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
+    converts: ClassVar[bool] = True
     kernel: ConvKernel[ConfigT]
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group)
+        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 0})
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -75,7 +77,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         assert w is not None
         if not computed_in_single(x, w) or len(x.shape) != 4:
             return No("needs float32 data of rank 4")
-        weight = known_array(w)
+        weight = constant_weight(call, w)
         if weight is None:
             return No("needs constant weights")
         if not (np.isfinite(weight.min(initial=0)) and np.isfinite(weight.max(initial=0))):
@@ -117,11 +119,12 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         bias = node.input(2)
         assert x is not None
         assert w is not None
-        epilogue = Epilogue(call, caps, dims, (bias, 1) if bias is not None else None)
+        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, w), axis=1)
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        return Emitted(function, [x, Packed(w, self.kernel.packing(spec, config)), *epilogue.values])
+        weights = Packed(call.group.source(w), self.kernel.packing(spec, config))
+        return Emitted(function, [x, weights, *epilogue.values])
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:
@@ -171,7 +174,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         groups=int(context.attr("group") or 1),
         in_block=call.layout(x).channel_block or 1,
         out_block=out_block,
-        types=types_of(x, call.group.outputs[0], w),
+        types=types_of(call, x, weight_row(call, w)),
     )
     for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):
         if isinstance(dim, SymExpr):

@@ -43,7 +43,9 @@ class Epilogue:
     Args:
         call: the group; its anchor has been computed into an accumulator.
         dims: the template's expressions for the symbolic dimensions that it knows.
-        bias: per-channel bias of the anchor itself and the logical axis it runs along, if any.
+        bias: what the anchor itself adds, an element a position along ``axis``.
+        scale: what its sums are multiplied with before, one number or an element a position along ``axis``.
+        axis: of the result.
 
     Attributes:
         values: operands that it reads, in the order in which ``function`` wants their buffers.
@@ -54,12 +56,19 @@ class Epilogue:
     """
 
     def __init__(
-        self, call: KernelCall, caps: Caps, dims: Mapping[Dim, Expr], bias: tuple[Value, int] | None = None
+        self,
+        call: KernelCall,
+        caps: Caps,
+        dims: Mapping[Dim, Expr],
+        *,
+        bias: Value | None = None,
+        scale: Value | None = None,
+        axis: int = 0,
     ) -> None:
         self._call = call
         self._caps = caps
         self._dims = dims
-        self._bias = bias
+        self._bias, self._scale, self._axis = bias, scale, axis
         self._sum = element_type(call.group.anchor.out.dtype).accumulator
         self._accumulator: Expr = None
         probe = self._lower({})
@@ -81,15 +90,28 @@ class Epilogue:
         anchor = call.group.anchor
         shape = lowering.builder.shape(anchor.out.shape)
 
+        group = call.group
+        read = {self._bias, *(v for node in group.epilogue for v in node.inputs)}
+        for node in group.prologue:
+            if node.out in read:  # the anchor's kernel reads the others
+                lowering.lower(node)
+
+        def along(value: Value, index: tuple[Expr, ...]) -> Expr:
+            row = element_type(value.dtype)
+            converted = row.is_narrow and group.source(value) is not value
+            tensor = lowering.rounded(value) if converted else lowering.operand(value)
+            one = all(d == 1 for d in value.shape)
+            return row.computed(tensor(*(0 if one else index[self._axis] for _ in value.shape)))
+
         def element(*index: Expr) -> Expr:
-            if self._bias is None:
-                return self._accumulator
-            value, axis = self._bias
-            return self._accumulator + element_type(value.dtype).computed(lowering.operand(value)(index[axis]))
+            value = self._accumulator
+            if self._scale is not None:
+                value = value * along(self._scale, index)
+            return value if self._bias is None else value + along(self._bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
-        members = set(call.group.nodes)
-        for node in call.group.nodes:
+        members = set(group.nodes)
+        for node in (anchor, *group.epilogue):
             if node is not anchor:
                 lowering.lower(node)
             if sum(use.node in members for use in node.out.uses) > 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from graphopt.backends.base.element_type import SINGLE_TYPES, computed_type, element_type
+from graphopt.backends.base.element_type import SINGLE_TYPES, ElementType, computed_type, element_type
+from graphopt.backends.base.template import KernelCall
 from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.templates.reading import row_of
 from graphopt.ir.graph import Value
 
 
@@ -12,16 +14,15 @@ def computed_in_single(*values: Value | None) -> bool:
     return all(value is None or value.dtype in SINGLE_TYPES for value in values)
 
 
-def types_of(data: Value, result: Value, weight: Value | None = None) -> KernelTypes:
+def types_of(call: KernelCall, data: Value, weight: ElementType | None = None) -> KernelTypes:
     """The types of a kernel that sums in what its data's elements are summed in.
 
     Args:
+        call: the group, which has one result.
         data: the first operand.
-        result: what is stored, epilogue included.
-        weight: the second operand, if the kernel reads it as it is stored; by default it is read as what sums are kept in.
+        weight: how the kernel reads the second operand; by default as what sums are kept in.
     """
-    row = element_type(data.dtype)
+    row = row_of(call, data)
     accumulator = computed_type(row.accumulator)
-    return KernelTypes(
-        row, accumulator if weight is None else element_type(weight.dtype), accumulator, element_type(result.dtype)
-    )
+    result = element_type(call.group.outputs[0].dtype)
+    return KernelTypes(row, accumulator if weight is None else weight, accumulator, result)

@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import dropwhile, takewhile
 
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.layout import PLAIN, Layout
@@ -26,7 +27,8 @@ class Group:
     """Nodes computed by one kernel.
 
     Attributes:
-        anchor: the node that decides the kernel (convolution, matrix product, reduction, ...); the others are its epilogue.
+        nodes: in the order in which they are computed: prologue, anchor, epilogue.
+        anchor: the node that decides the kernel (convolution, matrix product, reduction, ...).
         outputs: values used outside of the group.
     """
 
@@ -47,9 +49,23 @@ class Group:
         return list(found)
 
     @property
+    def prologue(self) -> list[Node]:
+        """What stands before the anchor: conversions of operands, which the kernel does while it reads them."""
+        return list(takewhile(lambda n: n is not self.anchor, self.nodes)) if self.anchor in self.nodes else []
+
+    @property
     def epilogue(self) -> list[Node]:
-        """Everything but the anchor."""
-        return [n for n in self.nodes if n is not self.anchor]
+        """What stands behind the anchor."""
+        return [n for n in dropwhile(lambda n: n is not self.anchor, self.nodes) if n is not self.anchor]
+
+    def source(self, value: Value) -> Value:
+        """What lies in memory where the anchor reads ``value``: what the prologue makes it of, or ``value`` itself."""
+        made_by = value.producer
+        if made_by is None or made_by is self.anchor or made_by not in self.prologue:
+            return value
+        source = made_by.inputs[0]
+        assert source is not None
+        return source
 
     @property
     def label(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, COMMUTATIVE, ELEMENTWISE, SELECTS, UNARY, VIEW, register
+from graphopt.ops.registry import BROADCAST, COMMUTATIVE, CONVERTS, ELEMENTWISE, SELECTS, UNARY, VIEW, register
 
 
 @register(
@@ -35,7 +35,7 @@ def _clip(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
 
-@register("Cast", traits=(ELEMENTWISE,))
+@register("Cast", traits=(ELEMENTWISE, CONVERTS))
 def _cast(c: InferContext) -> list[Type]:
     return [TensorType(DType.from_onnx(int(c.attr("to"))), c.shape(0))]
 

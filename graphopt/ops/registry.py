@@ -20,6 +20,7 @@ UNARY = "unary"  # element-wise function of one operand, with that operand's ele
 BROADCAST = "broadcast"  # element-wise with numpy broadcasting of several inputs
 SELECTS = "selects"  # element-wise: picks among its operands by their order or a condition, or changes a sign, and never rounds
 COMMUTATIVE = "commutative"
+CONVERTS = "converts"  # element-wise: the numbers of its first operand in another element type
 REDUCTION = "reduction"
 REDUCE = "reduce"  # one of the Reduce* family: axes as second operand, keepdims
 ONE_NEST = "one-nest"  # a reduction computed in one loop nest, so that element-wise consumers can follow in registers

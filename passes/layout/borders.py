@@ -56,7 +56,7 @@ def cheapest_border(
         ready: operands that have such a copy already.
     """
     plain = tuple(v for v in group.inputs if _copyable(fused, group, v, costs))
-    operands = [(), plain] if group.anchor.inputs[0] in plain else [()]
+    operands = [(), plain] if _data(group) in plain else [()]
     best: tuple[float, Border] | None = None
     for copied, out in product(operands, [layout] if wanted else [PLAIN, layout]):
         layouts = {v: costs.layout(v) for v in copied} | dict.fromkeys(group.outputs, out)
@@ -76,6 +76,13 @@ def _copyable(fused: FusedGraph, group: Group, value: Value, costs: LayoutCosts)
     as the result."""
     if value.is_const or len(value.shape) != 4 or not fused.layout(value).is_plain:
         return False
-    if value is not group.anchor.inputs[0] and value.shape != group.anchor.out.shape:
+    if value is not _data(group) and value.shape != group.anchor.out.shape:
         return False
     return not costs.layout(value).is_plain and any(d != 1 for d in value.shape[2:])
+
+
+def _data(group: Group) -> Value:
+    """What the convolution reads, in memory."""
+    data = group.anchor.inputs[0]
+    assert data is not None
+    return group.source(data)
