@@ -14,7 +14,7 @@ from tests.conformance.report import render
 from tests.conformance.run import evaluate
 from tests.support.servers import Server
 
-SAMPLE = 150
+SAMPLE = 100
 PASS_SHARE = 0.7
 
 

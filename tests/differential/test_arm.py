@@ -36,8 +36,8 @@ def _run(model: CompiledModel, feed: Arrays, like: Arrays, cpu: str) -> Arrays:
     [
         ("digits", "arm", "cortex-a53"),
         ("digits", "arm:neoverse-v1", "max"),
-        ("ppocr_cls", "arm", "cortex-a53"),
-        ("ppocr_cls", "arm:cortex-a76", "cortex-a76"),
+        pytest.param("ppocr_cls", "arm", "cortex-a53", marks=pytest.mark.slow),
+        pytest.param("ppocr_cls", "arm:cortex-a76", "cortex-a76", marks=pytest.mark.slow),
         pytest.param("opennsfw", "arm", "cortex-a53", marks=pytest.mark.slow),
     ],
 )

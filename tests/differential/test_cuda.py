@@ -29,7 +29,7 @@ heavy = pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize(
-    "name", ["digits", "opennsfw", pytest.param("ppocr_cls", marks=heavy), pytest.param("resnet50", marks=heavy)]
+    "name", ["digits", *(pytest.param(name, marks=heavy) for name in ("opennsfw", "ppocr_cls", "resnet50"))]
 )
 def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> None:
     model = zoo_model(name)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 SMALL = ("digits", "squeezenet", "ppocr_cls", "silero_vad_openvino_16k")
 LONG = HEAVY | {
-    "resnet50", "inception_v1", "inception_v2", "ppocr_det", "ppocr_rec", "nudenet",
+    "resnet50", "inception_v1", "inception_v2", "ppocr_det", "ppocr_rec", "nudenet", "shufflenet", "opennsfw", "mobilenet_v2",
     "silero_vad_op18_ifless", "silero_vad_16k_sequence",
 }  # fmt: skip
 """Models that take seconds to compile and whose operators and templates others have too."""
