@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", type=int, default=0, metavar="N", help="cold compilations of each model and tree")
     parser.add_argument("--write", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     old = args.old.resolve()
     before = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=old, capture_output=True, text=True, check=True

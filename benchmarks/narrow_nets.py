@@ -1,0 +1,113 @@
+"""Two nets to be had in any float type: a MobileNetV3-like one for images and a BERT-like encoder, with random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+MOBILE = (
+    # kernel, widened channels, channels out, squeeze-and-excite, activation, stride: MobileNetV3-Small (Howard et al., 2019)
+    (3, 16, 16, True, "Relu", 2), (3, 72, 24, False, "Relu", 2), (3, 88, 24, False, "Relu", 1), (5, 96, 40, True, "HardSwish", 2),
+    (5, 240, 40, True, "HardSwish", 1), (5, 240, 40, True, "HardSwish", 1), (5, 120, 48, True, "HardSwish", 1),
+    (5, 144, 48, True, "HardSwish", 1), (5, 288, 96, True, "HardSwish", 2), (5, 576, 96, True, "HardSwish", 1),
+)  # fmt: skip
+LAYERS, TOKENS, HIDDEN, HEADS = 4, 128, 256, 4
+
+
+class Net:
+    """A model under construction, all of it in one element type.
+
+    Args:
+        dtype: of weights, inputs and results.
+        seed: of the weights.
+    """
+
+    def __init__(self, dtype: int, seed: int = 0) -> None:
+        self.dtype, self._rng = dtype, np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def op(self, op: str, *inputs: str, **attrs: Any) -> str:
+        """A node with one result, whose name is returned."""
+        name = f"v{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, inputs, [name], **attrs))
+        return name
+
+    def const(self, array: Any, dtype: int | None = None) -> str:
+        """A constant of the net's type, or of another."""
+        name = f"c{len(self._constants)}"
+        typed = np.asarray(array).astype(helper.tensor_dtype_to_np_dtype(dtype or self.dtype))
+        self._constants.append(numpy_helper.from_array(typed, name))
+        return name
+
+    def weight(self, *shape: int, fan: int) -> str:
+        """Random weights that keep variances as they are."""
+        return self.const(self._rng.standard_normal(shape) * (1.6 / fan) ** 0.5)
+
+    def conv(self, x: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, group: int = 1) -> str:
+        """A convolution with bias that keeps extents but for its stride."""
+        fan = inputs // group * kernel * kernel
+        bias = self.const(0.1 * self._rng.standard_normal(outputs))
+        weight = self.weight(outputs, inputs // group, kernel, kernel, fan=fan)
+        return self.op("Conv", x, weight, bias, pads=[kernel // 2] * 4, strides=[stride] * 2, group=group)
+
+    def linear(self, x: str, inputs: int, outputs: int) -> str:
+        """A product with bias over the last axis."""
+        product = self.op("MatMul", x, self.weight(inputs, outputs, fan=inputs))
+        return self.op("Add", product, self.const(0.1 * self._rng.standard_normal(outputs)))
+
+    def model(self, shape: tuple[int, ...], result: str) -> onnx.ModelProto:
+        """The model of input ``x``."""
+        graph = helper.make_graph(
+            self._nodes, "net", [helper.make_tensor_value_info("x", self.dtype, shape)],
+            [helper.make_tensor_value_info(result, self.dtype, None)], self._constants,
+        )  # fmt: skip
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(made)
+
+
+def mobilenet(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """Inverted residual blocks with squeeze and excitation behind a first layer, images of 224 by 224."""
+    net = Net(dtype)
+    x, channels = net.op("HardSwish", net.conv("x", 3, 16, 3, 2)), 16
+    for kernel, wide, out, excited, activation, stride in MOBILE:
+        y = net.op(activation, net.conv(x, channels, wide)) if wide != channels else x
+        y = net.op(activation, net.conv(y, wide, wide, kernel, stride, wide))
+        if excited:
+            mean = net.op("GlobalAveragePool", y)
+            less = net.op("Relu", net.conv(mean, wide, max(wide // 4, 8)))
+            gate = net.op("HardSigmoid", net.conv(less, max(wide // 4, 8), wide), alpha=1 / 6, beta=0.5)
+            y = net.op("Mul", y, gate)
+        y = net.conv(y, wide, out)
+        x, channels = (net.op("Add", x, y) if stride == 1 and out == channels else y), out
+    x = net.op("GlobalAveragePool", net.op("HardSwish", net.conv(x, channels, 576)))
+    x = net.op("HardSwish", net.linear(net.op("Flatten", x), 576, 1024))
+    return net.model((1, 3, 224, 224), net.linear(x, 1024, 1000))
+
+
+def bert(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """An encoder behind its embedding: attention written out, GELU, layer normalisations."""
+    net = Net(dtype)
+    size, x = HIDDEN // HEADS, "x"
+    split, merged = (net.const(s, TensorProto.INT64) for s in ([1, TOKENS, HEADS, size], [1, TOKENS, HIDDEN]))
+
+    def norm(value: str) -> str:
+        return net.op("LayerNormalization", value, net.const(np.ones(HIDDEN)), net.const(np.zeros(HIDDEN)), axis=-1)
+
+    for _ in range(LAYERS):
+        q, k, v = (
+            net.op("Transpose", net.op("Reshape", net.linear(x, HIDDEN, HIDDEN), split), perm=perm)
+            for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        )
+        scores = net.op("Softmax", net.op("Mul", net.op("MatMul", q, k), net.const(size**-0.5)), axis=-1)
+        heads = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+        x = norm(net.op("Add", x, net.linear(net.op("Reshape", heads, merged), HIDDEN, HIDDEN)))
+        wide = net.op("Gelu", net.linear(x, HIDDEN, 4 * HIDDEN))
+        x = norm(net.op("Add", x, net.linear(wide, 4 * HIDDEN, HIDDEN)))
+    return net.model((1, TOKENS, HIDDEN), x)
+
+
+NETS = {"mobilenet": mobilenet, "bert": bert}
