@@ -8,7 +8,8 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.cost.direct import configurations, default_config, predicted_cycles
-from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, emit, packing, supports
+from graphopt.backends.cpu.kernels.conv2d_direct import emit
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packing, supports
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
 from graphopt.ir.layout import Layout
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from graphopt.backends.base.element_type import ElementType
+from graphopt.backends.base.dot_product import DotProduct
+from graphopt.backends.base.element_type import ElementType, computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 
@@ -52,3 +53,14 @@ class View:
     def address(self, index: Sequence[Any]) -> tirx.Expr:
         """Where the element at ``index`` lies."""
         return T.address_of(self.buffer[tuple(index)])
+
+
+GROUPED = computed_type("int32")
+"""The row of operands of which groups of elements are read as one integer of 32 bits, for a dot product."""
+
+
+def grouped(operand: View, dot: DotProduct) -> View:
+    """Emits a view of the same memory in which the elements that a dot product multiplies at once are one."""
+    *lead, last = operand.shape
+    shape = (*lead, tirx.floordiv(last, dot.group))
+    return View(T.decl_buffer(shape, GROUPED.storage, data=operand.buffer.data), GROUPED)

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.backends.cpu.kernels import conv2d_direct, matmul_packed
-from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig
+from graphopt.backends.cpu.kernels import conv2d_tile, matmul_packed
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig
 from graphopt.backends.cpu.kernels.matmul_packed import ColumnPacking, MatmulConfig
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.program import BranchStep, Buffer, Program
@@ -156,10 +156,10 @@ def test_packings_are_values_that_hold_what_the_order_depends_on() -> None:
     small = Conv2dSpec(1, 16, 5, 5, 32, (3, 3), in_block=8)
     large = Conv2dSpec(4, 16, 50, 60, 32, (3, 3), strides=(2, 2), in_block=8)
     tiles = [Conv2dConfig(8, vectors, 4) for vectors in (1, 2)]
-    same = [conv2d_direct.packing(spec, tiles[0]) for spec in (small, large)]
+    same = [conv2d_tile.packing(spec, tiles[0]) for spec in (small, large)]
     assert same[0] == same[1]
     assert hash(same[0]) == hash(same[1])
-    assert same[0] != conv2d_direct.packing(small, tiles[1])
+    assert same[0] != conv2d_tile.packing(small, tiles[1])
     product, tile = MatmulSpec(4, 32, 32), MatmulConfig(4, 2, 8)
     assert matmul_packed.packing(product, tile) == matmul_packed.packing(MatmulSpec(900, 32, 32), tile)
     assert matmul_packed.packing(product, tile) != matmul_packed.packing(product, tile, turned=True)

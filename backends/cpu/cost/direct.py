@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
-from graphopt.backends.cpu.kernels.conv2d_direct import Conv2dConfig, plane, segments
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, plane, segments
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.dot_products import dot_product_for
 
 _MAX_VECTORS = 8
 _MAX_CODE = 3000
@@ -53,13 +54,21 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     out_rows, out_columns = _nominal_plane(spec)
+    dot = _dot_product(spec, lanes, caps)
     found = []
     for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
         if points <= out_columns:
-            found.append(Conv2dConfig(lanes, vectors, points))
+            found.append(Conv2dConfig(lanes, vectors, points, dot=dot))
         if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
-            found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns))
+            found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns, dot=dot))
     return found
+
+
+def _dot_product(spec: Conv2dSpec, lanes: int, caps: Caps) -> str:
+    """Name of the dot product for groups of channels, which lie side by side in blocks only; empty where there is none."""
+    found = dot_product_for(spec.types, caps)
+    fits = found is not None and spec.in_block % found.group == 0 and lanes == spec.types.lanes(caps)
+    return found.name if found is not None and fits else ""
 
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
@@ -73,7 +82,7 @@ def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
 def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     """Cycles of the whole convolution on all cores of ``caps``."""
     panels = -(-spec.out_channels // config.oc_panel)
-    weights = 4.0 * spec.reduction * panels * config.oc_panel
+    weights = float(spec.types.weight.bytes * spec.reduction * panels * config.oc_panel)
     batch = spec.batch if isinstance(spec.batch, int) else 1
     compute = batch * panels * _panel_cycles(spec, config, caps)
     return max(compute, stream_cycles(weights, caps)) / caps.cores + fork_cycles(caps)
@@ -83,8 +92,10 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     """Cycles for one panel of output channels of one image on one core."""
     out_rows, out_columns = _nominal_plane(spec)
     stream = 0.0
-    if spec.reduction * config.oc_panel * 4 > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
-        stream = config.oc_panel * 4 / L2_BYTES_PER_CYCLE
+    row_bytes = config.oc_panel * spec.types.weight.bytes * config.together  # of weights, a step
+    steps = spec.reduction // config.together
+    if steps * row_bytes > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
+        stream = row_bytes / L2_BYTES_PER_CYCLE
     total = 0.0
     for row in split_balanced(out_rows, config.oh_tile):
         for column in split_balanced(out_columns, config.ow_tile):
@@ -92,7 +103,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
             step = max(tile_cycles(points, config.oc_vectors), stream)
             each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
             store = _TILE_CYCLES + each * points * config.oc_vectors
-            total += int(row.count) * int(column.count) * (spec.reduction * step + store)
+            total += int(row.count) * int(column.count) * (steps * step + store)
     return total
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packed_weight_shape, segments
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
@@ -28,15 +29,10 @@ from graphopt.backends.cpu.kernels.register_tile import (
     guarded,
     tile_count,
 )
-from graphopt.backends.cpu.kernels.tiling import (
-    Segment,
-    split_balanced,
-    split_by_taps,
-    split_symbolic_window,
-)
+from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
-from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.operand import GROUPED, View, grouped
 from graphopt.backends.templates.storing import (
     EpilogueFn,
     ExtraOperand,
@@ -48,88 +44,6 @@ from graphopt.backends.templates.storing import (
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
 _LINE = LINE_BYTES // 4
-
-
-@dataclass(frozen=True)
-class Conv2dConfig:
-    """How to compute it.
-
-    Attributes:
-        lanes: sums per accumulator vector; a divisor or a multiple of ``out_block`` unless the output is plain.
-        oc_vectors: vectors of output channels per register tile.
-        ow_tile: output columns per register tile (pixels of the flattened plane for a pointwise convolution).
-        oh_tile: output rows per register tile; more than one pays for narrow outputs. Symbolic sizes take one.
-        cache_tiles: spatial tiles whose input stays in cache while all channels are computed; 0 for a whole image.
-        parallel: whether it is worth the start of other threads.
-    """
-
-    lanes: int
-    oc_vectors: int
-    ow_tile: int
-    oh_tile: int = 1
-    cache_tiles: int = 0
-    parallel: bool = True
-
-    @property
-    def oc_panel(self) -> int:
-        """Output channels per register tile."""
-        return self.lanes * self.oc_vectors
-
-    @property
-    def accumulators(self) -> int:
-        """Vector registers that hold sums."""
-        return self.oc_vectors * self.ow_tile * self.oh_tile
-
-
-def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
-    """Why this kernel can't compute ``spec``, or None if it can."""
-    if spec.groups != 1:
-        return "grouped convolutions aren't supported"
-    if spec.in_channels % spec.in_block:
-        return f"{spec.in_channels} input channels aren't a multiple of the input's block of {spec.in_block}"
-    if spec.out_channels % spec.out_block:
-        return f"{spec.out_channels} output channels aren't a multiple of the output's block of {spec.out_block}"
-    if min(spec.pads) < 0:
-        return "negative padding"
-    if min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
-        return "an empty dimension"
-    return None
-
-
-def segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], list[Segment]]:
-    """The tiles along rows and columns."""
-    out_rows, out_columns = plane(spec)
-    if isinstance(out_columns, int):
-        columns = split_balanced(out_columns, config.ow_tile)
-        if any(spec.pads):
-            columns = split_by_taps(columns, spec.window(1))
-    else:
-        columns = split_symbolic_window(out_columns, config.ow_tile, spec.window(1), spec.pads[3])
-    if not isinstance(out_rows, int):
-        return [Segment(0, 1, out_rows)], columns
-    rows = split_balanced(out_rows, config.oh_tile)
-    if any(spec.pads) and config.oh_tile > 1:
-        rows = split_by_taps(rows, spec.window(0))
-    return rows, columns
-
-
-def plane(spec: Conv2dSpec) -> tuple[tirx.Expr | int, tirx.Expr | int]:
-    """Rows and columns to tile: a pointwise convolution has one long row."""
-    if spec.pointwise:
-        return 1, spec.out_height * spec.out_width
-    return spec.out_height, spec.out_width
-
-
-def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, int, int, int, int, int]:
-    """Shape of the packed weights: (panels, C / g, kernel height, kernel width, g, panel width), ``g`` = `channel_group`."""
-    panels = -(-spec.out_channels // config.oc_panel)
-    group = channel_group(spec)
-    return panels, spec.in_channels // group, *spec.kernel, group, config.oc_panel
-
-
-def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking:
-    """How weights are packed."""
-    return PanelPacking((spec.out_channels, spec.in_channels, *spec.kernel), config.oc_panel, channel_group(spec))
 
 
 def emit(
@@ -156,14 +70,17 @@ def emit(
     if config.oh_tile > 1 and spec.static_plane is None:
         raise ValueError("tiles of several rows need a static output size")
     panels = packed_weight_shape(spec, config)[0]
+    dot = DOT_PRODUCTS.get(config.dot)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         rows, columns = (bind_segments(axis) for axis in segments(spec, config))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
-        data = widened(inputs[0], config.lanes, config.parallel)
-        kernel = _Kernel(spec, config, data, inputs[1], operands, output, epilogue or store_accumulator, style, tiles)
+        data = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        kernel = _Kernel(
+            spec, config, data, inputs[1], operands, output, epilogue or store_accumulator, style, tiles, dot
+        )
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
@@ -176,12 +93,13 @@ def emit(
                 ),
             )
 
-        each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
+        with nullcontext() if dot is None else dot.imported(config.lanes):
+            each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
 
     types = spec.types
     inputs = [
         ("data", spec.input_shape, types.input),
-        ("weight", packed_weight_shape(spec, config), types.weight),
+        ("weight", packed_weight_shape(spec, config), types.weight if dot is None else GROUPED),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
@@ -199,6 +117,12 @@ class _Kernel:
     epilogue: EpilogueFn
     style: StoreStyle
     tiles: tirx.Expr | int
+    dot: DotProduct | None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the loop over a group of channels."""
+        return channel_group(self.spec) // self.config.together
 
     def tile(
         self,
@@ -309,10 +233,12 @@ class _Kernel:
                 steps = self.tiles * (spec.in_channels // group) * taps
                 panel_bytes = spec.types.weight.bytes * spec.reduction * self.config.oc_panel
                 prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, steps)
-            with T.serial(0, group) as lane:
+            with T.serial(0, self.steps) as lane:
                 prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._prefetch_data(image, block, lane, top, left, column.tile)
-                accumulators.multiply_add(scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points)
+                accumulators.multiply_add(
+                    scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points, self.dot
+                )
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
@@ -362,8 +288,8 @@ class _Kernel:
             return
         if spec.kernel != (1, 1) or spec.in_block * spec.types.input.bytes < LINE_BYTES:
             return
-        with T.unroll(0, -(-width // spec.in_block)) as i:
-            h, w = self._pixel(top, left, width, lane + i * spec.in_block)
+        with T.unroll(0, -(-width // self.steps)) as i:
+            h, w = self._pixel(top, left, width, lane + i * self.steps)
             prefetch(self.data, [image, block + 1, h * spec.strides[0], w * spec.strides[1], 0])
 
     def _prefetch_output(

@@ -8,9 +8,11 @@ vectors of B.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import DOT_PRODUCTS
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -19,10 +21,11 @@ from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShap
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
 from graphopt.backends.cpu.kernels.widened import widened
+from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import View
-from graphopt.backends.templates.packed_array import aligned_zeros, for_each
+from graphopt.backends.templates.operand import GROUPED, View, grouped
+from graphopt.backends.templates.packed_array import aligned_zeros, for_each, interleaved
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.ir.graph import Array
 
@@ -53,6 +56,7 @@ class MatmulConfig:
         n_group: panels in a group.
         prefetch: whether tiles fetch what comes next of B.
         parallel: whether the work is worth more than one thread.
+        dot: name of the dot product that multiplies groups of steps of K; none by default.
     """
 
     m_tile: int
@@ -63,6 +67,12 @@ class MatmulConfig:
     n_group: int = 1
     prefetch: bool = False
     parallel: bool = True
+    dot: str = ""
+
+    @property
+    def together(self) -> int:
+        """Steps of K that are taken at once."""
+        return DOT_PRODUCTS[self.dot].group if self.dot else 1
 
     @property
     def panel(self) -> int:
@@ -80,6 +90,8 @@ def supports(spec: MatmulSpec, caps: Caps) -> str | None:
 def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     lanes = spec.types.lanes(caps)
+    dot = _dot_product(spec, caps)
+    steps = spec.k // MatmulConfig(1, 1, lanes, dot=dot).together
     most_vectors, rows = most_tile(spec, caps)
     vectors_needed = -(-spec.n // lanes)
 
@@ -89,11 +101,11 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
         total = 0.0
         for segment in split_balanced(rows, points):
             step = tile_cycles(segment.tile, vectors)
-            total += int(segment.count) * (spec.k * step + _STORE_CYCLES * segment.tile * vectors)
+            total += int(segment.count) * (steps * step + _STORE_CYCLES * segment.tile * vectors)
         return panels * total, -points * vectors
 
     points, vectors = min(register_tiles(caps.vector_registers, most_vectors, rows), key=cycles)
-    tile = MatmulConfig(points, vectors, lanes)
+    tile = MatmulConfig(points, vectors, lanes, dot=dot)
     return replace(
         _cache_blocks(spec, tile, caps),
         prefetch=rows > points,
@@ -104,12 +116,18 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
     """Tiles that fit the register file, with and without blocks for the caches, prefetching and threads."""
     for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps)):
-        tile = MatmulConfig(points, vectors, spec.types.lanes(caps))
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=_dot_product(spec, caps))
         blocked = _cache_blocks(spec, tile, caps)
         for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
             for prefetch in (False, True):
                 for parallel in caps.thread_choices:
                     yield replace(blocks, prefetch=prefetch, parallel=parallel)
+
+
+def _dot_product(spec: MatmulSpec, caps: Caps) -> str:
+    """Name of the dot product for groups of steps of K; empty where there is none or K is no multiple of its groups."""
+    found = dot_product_for(spec.types, caps)
+    return found.name if found is not None and spec.k % found.group == 0 else ""
 
 
 def most_tile(spec: MatmulSpec, caps: Caps) -> tuple[int, int]:
@@ -137,7 +155,7 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
     good = min(tiles, max(4, _GOOD_ROWS // tile.m_tile))
     if good > 1 and half // good < spec.k:
         pieces = -(-spec.k // max(_LEAST_STEPS, half // good))
-        k_block = 0 if pieces == 1 else -(-spec.k // pieces)
+        k_block = 0 if pieces == 1 else ceil_div(-(-spec.k // pieces), tile.together) * tile.together
         fitting = good
         group = (
             max(1, caps.l2_bytes // 4 // (spec.types.accumulator.bytes * good * tile.m_tile * tile.panel))
@@ -171,8 +189,8 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
 
 
 def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, int, int]:
-    """Shape of the packed B: (panels, K, columns of a panel)."""
-    return -(-spec.n // config.panel), spec.k, config.panel
+    """Shape of the packed B: (panels, K / t, columns of a panel), ``t`` steps of K together in 32 bits for a dot product."""
+    return -(-spec.n // config.panel), spec.k // config.together, config.panel
 
 
 @dataclass(frozen=True)
@@ -182,10 +200,12 @@ class ColumnPacking(Packing):
     Attributes:
         width: columns of a panel.
         turned: whether the constant is B's transpose.
+        together: how many steps of K lie side by side in 32 bits (`interleaved`).
     """
 
     width: int
     turned: bool = False
+    together: int = 1
 
     def packed(self, array: Array) -> Array:
         """One panel at a time: a transposed B of hundreds of megabytes is read where it lies in caches."""
@@ -198,12 +218,12 @@ class ColumnPacking(Packing):
             packed[panel, :, : columns.shape[1]] = columns
 
         for_each(fill, panels, packed.nbytes)
-        return packed
+        return interleaved(packed, self.together)
 
 
 def packing(spec: MatmulSpec, config: MatmulConfig, turned: bool = False) -> ColumnPacking:
     """How B is packed, or its transpose if the constant is that."""
-    return ColumnPacking((spec.n, spec.k) if turned else (spec.k, spec.n), config.panel, turned)
+    return ColumnPacking((spec.n, spec.k) if turned else (spec.k, spec.n), config.panel, turned, config.together)
 
 
 def emit(
@@ -230,22 +250,25 @@ def emit(
     most_tiles = tiles_per_block(spec, config)
     groups = -(-panels // config.n_group)
     most_panels = -(-panels // groups)
+    dot = DOT_PRODUCTS.get(config.dot)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        a, weight = widened(inputs[0], config.lanes, config.parallel), inputs[1]
+        a = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        weight = inputs[1]
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         symbolic = not isinstance(tiles, int)
         blocks = bind(ceil_div(tiles, most_tiles), symbolic)
         shape = PanelShape(
-            spec.k,
+            spec.k // config.together,
             config.n_vectors,
             config.lanes,
             spec.types.sum,
             config.m_tile,
             most_tiles,
             most_panels,
-            config.k_block,
+            config.k_block // config.together,
+            dot,
         )
 
         def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:
@@ -270,7 +293,7 @@ def emit(
             following=weight if config.prefetch else None,
         )
         loop = T.parallel if config.parallel else T.serial
-        with loop(0, blocks * groups) as flat:
+        with nullcontext() if dot is None else dot.imported(config.lanes), loop(0, blocks * groups) as flat:
             block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
             multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
 
@@ -278,7 +301,7 @@ def emit(
         name,
         [
             ("a", (spec.m, spec.k), spec.types.input),
-            ("weight", packed_weight_shape(spec, config), spec.types.weight),
+            ("weight", packed_weight_shape(spec, config), spec.types.weight if dot is None else GROUPED),
         ],
         extras,
         ((spec.m, spec.n), spec.types.output),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.backends.base.packing import Packing
-from graphopt.backends.templates.packed_array import aligned_copy
+from graphopt.backends.templates.packed_array import aligned_copy, interleaved
 from graphopt.ir.graph import Array
 
 
@@ -18,10 +18,12 @@ class PanelPacking(Packing):
     Attributes:
         width: output channels of a panel.
         group: input channels of the innermost loop.
+        together: how many of them lie side by side in 32 bits (`interleaved`).
     """
 
     width: int
     group: int
+    together: int = 1
 
     def packed(self, array: Array) -> Array:
         """One copy of the panels, one to turn them."""
@@ -30,4 +32,5 @@ class PanelPacking(Packing):
         padded = np.zeros((panels * self.width, *self.shape[1:]), array.dtype)
         padded[:channels] = array
         cut = padded.reshape(panels, self.width, inputs // self.group, self.group, *window)
-        return aligned_copy(cut.transpose(0, 2, 4, 5, 3, 1))
+        turned = cut.transpose(0, 2, 4, 5, 3, 1)
+        return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import prefetch
@@ -32,6 +33,7 @@ class PanelShape:
         tiles: most tiles in a block of rows.
         panels: most panels in a group.
         k_block: steps of K that all panels of a group and all tiles of a block of rows take before the next; 0 for all.
+        dot: the instruction that takes several steps at once, which count as one here.
     """
 
     k: tirx.Expr | int
@@ -42,6 +44,7 @@ class PanelShape:
     tiles: int = 1
     panels: int = 1
     k_block: int = 0
+    dot: DotProduct | None = None
 
     @property
     def width(self) -> int:
@@ -156,7 +159,9 @@ def multiply_panels(
                             operands.following, (panel + 1, start, (i * steps + k) * _prefetch_stride(shape)), INTO_L2
                         )
                     tile.multiply_add(
-                        lambda p: operands.a(row + p, start + k), lambda c: operands.b(panel, start + k, c)
+                        lambda p: operands.a(row + p, start + k),
+                        lambda c: operands.b(panel, start + k, c),
+                        dot=shape.dot,
                     )
                 if ends:
                     operands.finish(tile, panel, row)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import IRBuilder, tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -45,6 +46,7 @@ class RegisterTile:
         scalar: Callable[[tirx.Expr], tirx.Expr],
         vector: Callable[[tirx.Expr], tirx.Expr],
         points: tuple[int, int] | None = None,
+        dot: DotProduct | None = None,
     ) -> None:
         """Emits ``accumulator[p, c] += scalar(p) * vector(c)``.
 
@@ -52,8 +54,18 @@ class RegisterTile:
             scalar: the value of point ``p``, broadcast over the lanes.
             vector: the value of column ``c``, in ``[0, vectors * lanes)``.
             points: the half-open range of points to update; all of them if None.
+            dot: the instruction to do it with; values are then groups of elements in 32 bits.
         """
         start, stop = points or (0, self.points)
+        if dot is not None:
+            with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v:
+                place = [p, v, tirx.Ramp(0, 1, self.lanes)]
+                columns = vector(tirx.Ramp(v * self.lanes, 1, self.lanes))
+                sums = dot(
+                    self._registers[tuple(place)], tirx.Broadcast(scalar(p), self.lanes), columns, self.lanes
+                )  # fmt: skip
+                T.buffer_store(self._registers, sums, place)
+            return
         with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             product = scalar(p) * vector(v * self.lanes + lane)
             T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])

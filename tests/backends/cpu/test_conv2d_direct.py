@@ -12,6 +12,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tirx, tvm
 from graphopt.backends.cpu.cost.direct import default_config
 from graphopt.backends.cpu.kernels import conv2d_direct as kernel
+from graphopt.backends.cpu.kernels import conv2d_tile as tile
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.targets.compilation import build_module
 from graphopt.backends.targets.grammar import parse_target
@@ -84,14 +85,14 @@ def run(
 ) -> np.ndarray:
     """Compiles, runs and returns the output as NCHW; the output starts as NaN so that no element may be left out."""
     caps = caps_of(level)
-    assert kernel.supports(spec, caps) is None
+    assert tile.supports(spec, caps) is None
     config = config or default_config(spec, caps)
     operands = tuple(ExtraOperand(name, value.shape) for name, value in extras)
     func = kernel.emit(spec, config, epilogue, operands, "conv", style)
     module = build(func, level)
     shape = [x.shape[0], *(int(d) for d in spec.output_shape[1:])]
     output = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
-    arrays = [to_physical(x, spec.in_block), kernel.packing(spec, config)(weight), *(v for _, v in extras)]
+    arrays = [to_physical(x, spec.in_block), tile.packing(spec, config)(weight), *(v for _, v in extras)]
     module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
     return to_logical(output.numpy(), spec.out_block)
 
@@ -111,11 +112,11 @@ def test_matches_oracle(name: str, level: str) -> None:
 
 
 CONFIGS = [
-    kernel.Conv2dConfig(lanes=16, oc_vectors=2, ow_tile=6),
-    kernel.Conv2dConfig(lanes=8, oc_vectors=3, ow_tile=4, cache_tiles=5),
-    kernel.Conv2dConfig(lanes=16, oc_vectors=1, ow_tile=3, oh_tile=2),
-    kernel.Conv2dConfig(lanes=4, oc_vectors=8, ow_tile=1, oh_tile=3, cache_tiles=4),
-    kernel.Conv2dConfig(lanes=16, oc_vectors=2, ow_tile=50, oh_tile=1),
+    tile.Conv2dConfig(lanes=16, oc_vectors=2, ow_tile=6),
+    tile.Conv2dConfig(lanes=8, oc_vectors=3, ow_tile=4, cache_tiles=5),
+    tile.Conv2dConfig(lanes=16, oc_vectors=1, ow_tile=3, oh_tile=2),
+    tile.Conv2dConfig(lanes=4, oc_vectors=8, ow_tile=1, oh_tile=3, cache_tiles=4),
+    tile.Conv2dConfig(lanes=16, oc_vectors=2, ow_tile=50, oh_tile=1),
 ]
 
 
@@ -185,7 +186,7 @@ def test_stores_stay_within_the_output() -> None:
         config = default_config(spec, caps_of(level))
         memory = aligned_copy(np.full(size + 64, 7, np.float32))
         output = tvm.runtime.from_dlpack(memory[:size].reshape(1, spec.out_channels, 7, 7))
-        packed = kernel.packing(spec, config)(weight)
+        packed = tile.packing(spec, config)(weight)
         build(kernel.emit(spec, config, name="conv"), level)["conv"](
             tvm.runtime.tensor(x), tvm.runtime.tensor(packed), output
         )
@@ -251,7 +252,7 @@ def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
         spec = replace(base, in_height=height, in_width=width)
         x, weight = inputs_of(spec)
         output = tvm.runtime.tensor(np.full([int(d) for d in spec.output_shape], np.nan, np.float32))
-        packed = kernel.packing(symbolic, config)(weight)
+        packed = tile.packing(symbolic, config)(weight)
         module["conv"](tvm.runtime.tensor(to_physical(x, spec.in_block)), tvm.runtime.tensor(packed), output)
         assert_close(to_logical(output.numpy(), spec.out_block), oracle(x, weight, spec), spec.reduction)
 
@@ -264,7 +265,7 @@ def test_one_symbolic_size(axis: str) -> None:
     config = default_config(spec, caps_of("x86-64-v3"))
     module = build(kernel.emit(spec, config, name="conv"), "x86-64-v3")
     output = tvm.runtime.tensor(np.full([int(d) for d in base.output_shape], np.nan, np.float32))
-    arrays = to_physical(x, base.in_block), kernel.packing(spec, config)(weight)
+    arrays = to_physical(x, base.in_block), tile.packing(spec, config)(weight)
     module["conv"](*(tvm.runtime.tensor(a) for a in arrays), output)
     assert_close(to_logical(output.numpy(), base.out_block), oracle(x, weight, base), base.reduction)
     with pytest.raises(ValueError, match="static"):
@@ -280,7 +281,7 @@ def test_runs_in_the_relax_vm() -> None:
     builder = relax.BlockBuilder()
     func = builder.add_func(kernel.emit(spec, config, name="conv"), "conv")
     data = relax.Var("data", relax.TensorType(spec.input_shape, "float32"))
-    packed = relax.const(kernel.packing(spec, config)(weight))
+    packed = relax.const(tile.packing(spec, config)(weight))
     with builder.function("main", [data]):
         with builder.dataflow():
             call = relax.call_tir(func, [data, packed], relax.TensorType(spec.output_shape, "float32"))
@@ -306,7 +307,7 @@ def test_default_config_fits_the_registers(bits: int, registers: int, most: int)
 def test_refuses_with_a_reason() -> None:
     caps = Caps(vector_bits=256)
     base = SPECS["3x3"]
-    assert kernel.supports(base, caps) is None
+    assert tile.supports(base, caps) is None
     refusals = {
         "group": replace(base, groups=2),
         "input": replace(base, in_channels=24),
@@ -315,11 +316,11 @@ def test_refuses_with_a_reason() -> None:
         "empty": replace(base, in_height=1, pads=(0, 0, 0, 0)),
     }
     for word, spec in refusals.items():
-        assert word in (kernel.supports(spec, caps) or "")
+        assert word in (tile.supports(spec, caps) or "")
 
 
 def test_packing_rejects_another_shape() -> None:
     spec = SPECS["3x3"]
     config = default_config(spec, Caps(vector_bits=256))
     with pytest.raises(ValueError, match="expected"):
-        kernel.packing(spec, config)(np.zeros((1, 2, 3, 3), np.float32))
+        tile.packing(spec, config)(np.zeros((1, 2, 3, 3), np.float32))

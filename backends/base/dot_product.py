@@ -1,0 +1,76 @@
+"""Instructions that sum the products of neighbouring elements: vdpbf16ps and, later, those for bytes.
+
+TVM's types can't express their operands, so each is a function in LLVM IR that takes vectors of 32-bit integers, each lane a group
+of neighbouring elements, and is inlined into the kernel that brings it along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.ir.dtypes import DType
+
+
+@dataclass(frozen=True)
+class DotProduct:
+    """An instruction that adds the products of groups of neighbouring elements to sums of 32 bits.
+
+    Attributes:
+        name: by which configurations call it.
+        dtype: of the elements.
+        group: how many fill 32 bits.
+        sum: TVM's name of the type of sums.
+        available: whether a target has it.
+        text: LLVM IR of the function ``name`` for a number of lanes.
+    """
+
+    name: str
+    dtype: DType
+    group: int
+    sum: str
+    available: Callable[[Caps], bool]
+    text: Callable[[str, int], str]
+
+    def function(self, lanes: int) -> str:
+        """Name of the function for vectors of ``lanes`` sums."""
+        return f"graphopt_{self.name}_{lanes}"
+
+    @contextmanager
+    def imported(self, lanes: int) -> Iterator[None]:
+        """Emits what is written inside with the function at hand."""
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", self.text(self.function(lanes), lanes)):
+            yield
+
+    def __call__(self, sums: Any, left: Any, right: Any, lanes: int) -> Any:
+        """``sums`` plus the products of two vectors of ``lanes`` groups, each a 32-bit integer."""
+        return tirx.call_extern(f"{self.sum}x{lanes}", self.function(lanes), sums, left, right)
+
+
+def _dpbf16(name: str, lanes: int) -> str:
+    bits, two = 32 * lanes, 2 * lanes
+    intrinsic = f"@llvm.x86.avx512bf16.dpbf16ps.{bits}"
+    arguments = f"<{lanes} x float> %sums, <{lanes} x i32> %a, <{lanes} x i32> %b"
+    return f"""
+declare <{lanes} x float> {intrinsic}(<{lanes} x float>, <{two} x bfloat>, <{two} x bfloat>)
+define <{lanes} x float> @{name}({arguments}) alwaysinline "target-features"="+avx512bf16,+avx512f,+avx512bw,+avx512vl" {{
+  %x = bitcast <{lanes} x i32> %a to <{two} x bfloat>
+  %y = bitcast <{lanes} x i32> %b to <{two} x bfloat>
+  %r = call <{lanes} x float> {intrinsic}(<{lanes} x float> %sums, <{two} x bfloat> %x, <{two} x bfloat> %y)
+  ret <{lanes} x float> %r
+}}
+"""
+
+
+VDPBF16PS = DotProduct(
+    "vdpbf16ps", DType.bf16, 2, "float32", lambda caps: caps.bf16 and caps.vector_bits == 512, _dpbf16
+)
+"""x86's bfloat16 dot product (AVX512-BF16): sums in float32, rounded to the nearest after each product; subnormals are 0."""
+
+DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS,)}
+"""By name."""
