@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import DOT_PRODUCTS
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
@@ -20,9 +22,10 @@ from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShap
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import register_tiles
 from graphopt.backends.cpu.kernels.widened import widened
+from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import BatchedSpec, MatmulSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.operand import GROUPED, View, grouped, side_by_side
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors.tensor import Expr
 
@@ -53,7 +56,7 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
     symbolic = not all(isinstance(d, int) for d in (*spec.batch, spec.m, spec.n, spec.k))
     parallel = caps.cores > 1 and (symbolic or flops / (4 * spec.types.lanes(caps) * CLOCK) > _WORTH_TWO_THREADS)
     tile = _tile(spec, single, caps, parallel)
-    pack = spec.transposed_b or not isinstance(spec.m, int) or spec.m > single.m_tile
+    pack = bool(tile.dot) or spec.transposed_b or not isinstance(spec.m, int) or spec.m > single.m_tile
     return BatchedConfig(tile, _tasks(batch, -(-typical.n // tile.panel), caps), pack)
 
 
@@ -61,10 +64,10 @@ def configurations(spec: BatchedSpec, caps: Caps) -> Iterator[BatchedConfig]:
     """Tiles that fit the register file, tasks that keep threads busy or as many as there are panels, copied panels or not."""
     typical = _typical(spec)
     for points, vectors in register_tiles(caps.vector_registers, *most_tile(typical, caps)):
-        tile = MatmulConfig(points, vectors, spec.types.lanes(caps))
+        tile = _tile(spec, MatmulConfig(points, vectors, spec.types.lanes(caps)), caps, False)
         panels = -(-typical.n // tile.panel)
         for groups in dict.fromkeys((1, _tasks(_work(spec)[0], panels, caps), panels)):
-            for pack in (True,) if spec.transposed_b else (False, True):
+            for pack in (True,) if spec.transposed_b or tile.dot else (False, True):
                 for parallel in caps.thread_choices:
                     yield BatchedConfig(_tile(spec, tile, caps, parallel), groups, pack)
 
@@ -85,7 +88,17 @@ def _work(spec: BatchedSpec) -> tuple[int, float]:
 def _tile(spec: BatchedSpec, tile: MatmulConfig, caps: Caps, parallel: bool) -> MatmulConfig:
     """The register tile of another configuration, with blocks of rows for the second-level cache."""
     block = _row_block(spec, tile, caps)
-    return MatmulConfig(tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel)
+    return MatmulConfig(
+        tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=_dot_product(spec, caps)
+    )
+
+
+def _dot_product(spec: BatchedSpec, caps: Caps) -> str:
+    """Name of the dot product for groups of steps of K, which have to lie side by side in A; empty where there is none."""
+    found = dot_product_for(spec.types, caps)
+    if found is None or spec.transposed_a or not isinstance(spec.k, int) or spec.k % found.group:
+        return ""
+    return found.name
 
 
 def _tasks(batch: int, panels: int, caps: Caps) -> int:
@@ -128,34 +141,42 @@ def emit(
     tile = config.product
     width = tile.panel
     split = row_tiles(spec.m, tile.m_tile)
+    dot = DOT_PRODUCTS.get(tile.dot)
+    steps = spec.k if dot is None else spec.k // dot.group
+    stored = spec.types.sum if dot is None else GROUPED.storage
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        a, b = widened(inputs[0], tile.lanes, tile.parallel), inputs[1]
+        a = widened(inputs[0], tile.lanes, tile.parallel) if dot is None else grouped(inputs[0], dot)
+        b = inputs[1] if dot is None or not spec.transposed_b else grouped(inputs[1], dot)
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))
         per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles
         blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1
         panels = bind(ceil_div(spec.n, width))
-        shape = PanelShape(spec.k, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile)
+        shape = PanelShape(steps, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile, dot=dot)
 
         def multiply(at: tuple[Expr, ...], panel: Expr, columns: Expr, packed: bool) -> None:
             first_column = panel * width
             at_a, at_b = _broadcast(at, spec.a_batch), _broadcast(at, spec.b_batch)
 
             def read_b(k: Expr, c: Expr) -> Expr:
-                index = (*at_b, first_column + c, k) if spec.transposed_b else (*at_b, k, first_column + c)
-                return b[index]
+                if spec.transposed_b:
+                    return b[(*at_b, first_column + c, k)]
+                if dot is None:
+                    return b[(*at_b, k, first_column + c)]
+                rows = [b.buffer[(*at_b, k * dot.group + i, first_column + c)] for i in range(dot.group)]
+                return side_by_side(rows)
 
             scratch = None
             if packed:
-                scratch = T.alloc_buffer((spec.k, width), spec.types.sum, scope="local")
+                scratch = T.alloc_buffer((steps, width), stored, scope="local")
                 copy = PanelCopy(
                     read_b,
                     lambda k, c, v: T.buffer_store(scratch, v, [k, c]),
-                    spec.k,
+                    steps,
                     width,
                     tile.lanes,
-                    spec.types.sum,
+                    stored,
                     spec.transposed_b,
                 )
                 copy.emit(columns)
@@ -203,7 +224,8 @@ def emit(
         total: Expr = config.groups
         for extent in spec.batch:
             total = total * extent
-        with (T.parallel if tile.parallel else T.serial)(0, total) as flat:
+        imported = nullcontext() if dot is None else dot.imported(tile.lanes)
+        with imported, (T.parallel if tile.parallel else T.serial)(0, total) as flat:
             at = _unflatten(tirx.floordiv(flat, config.groups), spec.batch)
             first, count = share(tirx.floormod(flat, config.groups), panels, config.groups)
             with T.serial(0, count) as j:

@@ -129,6 +129,30 @@ def test_a_transposed_weight(anywhere: None) -> None:
     _agrees(_model(nodes, (7, 36), {"weight": (21, 36), "bias": (21,)}), (7, 36), 1)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("sizes", [(9, 40, 33), (1, 8, 70), (64, 2, 16), (3, 64, 7)], ids=str)
+def test_products_of_values(anywhere: None, sizes: tuple[int, int, int], turned: bool) -> None:
+    rows, depth, columns = sizes
+    left, right = (2, 3, rows, depth), (1, 3, columns, depth) if turned else (1, 3, depth, columns)
+    nodes = [node("MatMul", "x t" if turned else "x w", "y")]
+    if turned:
+        nodes.insert(0, node("Transpose", "w", "t", perm=[0, 1, 3, 2]))
+    inputs = {"x": left, "w": right}
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    compiled = graphopt.compile(onnx.shape_inference.infer_shapes(model), "x86-64-v3", threads=2)
+    assert sum("vdpbf16ps" in k.config for k in compiled.program.kernels) == 1
+    rng = np.random.default_rng(1)
+    feed = {n: rng.standard_normal(s).astype(ml_dtypes.bfloat16) for n, s in inputs.items()}
+    a, b = (feed[n].astype(np.float64) for n in ("x", "w"))
+    want = a @ (b.swapaxes(-1, -2) if turned else b)
+    got = compiled.run(feed)["y"].astype(np.float64)
+    assert np.abs(got - want).max() <= float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps) * np.abs(want).max()
+
+
 def test_an_odd_depth_has_no_groups(anywhere: None) -> None:
     _agrees(_model([node("MatMul", "x weight", "y")], (5, 41), {"weight": (41, 20)}), (5, 41), 0)
 
