@@ -68,9 +68,8 @@ def grouped(operand: View, dot: DotProduct) -> View:
 
 def side_by_side(elements: Sequence[tirx.Expr]) -> tirx.Expr:
     """Elements as they are stored, of equal widths that add up to 32 bits, as one integer: the first in the lowest bits."""
-    total, bits = None, 32 // len(elements)
-    for i, element in enumerate(elements):
-        part = element.astype("uint32")
-        part = tirx.shift_left(part, tirx.const(i * bits, "uint32")) if i else part
-        total = part if total is None else tirx.bitwise_or(total, part)
+    bits = 32 // len(elements)
+    total, *parts = [element.astype("uint32") for element in elements]
+    for i, part in enumerate(parts, 1):
+        total = tirx.bitwise_or(total, tirx.shift_left(part, tirx.const(i * bits, "uint32")))
     return tirx.reinterpret(GROUPED.storage, total)
