@@ -160,11 +160,11 @@ def emit(
             at_a, at_b = _broadcast(at, spec.a_batch), _broadcast(at, spec.b_batch)
 
             def read_b(k: Expr, c: Expr) -> Expr:
-                if spec.transposed_b:
-                    return b[(*at_b, first_column + c, k)]
-                if dot is None:
-                    return b[(*at_b, k, first_column + c)]
-                rows = [b.buffer[(*at_b, k * dot.group + i, first_column + c)] for i in range(dot.group)]
+                if dot is None or spec.transposed_b:
+                    index = (*at_b, first_column + c, k) if spec.transposed_b else (*at_b, k, first_column + c)
+                    return b[index]
+                places = [(*at_b, k * dot.group + i, first_column + c) for i in range(dot.group)]
+                rows = [b.buffer[place] for place in places]
                 return side_by_side(rows)
 
             scratch = None
