@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graphopt.driver.compiling import compile
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
+    from graphopt.driver.precision.converting import convert
     from graphopt.driver.pruning import prune
     from graphopt.driver.sparsity import sparsify
     from graphopt.errors import (
@@ -36,6 +37,7 @@ _HOME = {
     "CompiledModel": "graphopt.runtime.model",
     "KernelPlan": "graphopt.ir.kernel_plan",
     "compile": "graphopt.driver.compiling",
+    "convert": "graphopt.driver.precision.converting",
     "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",
     "load": "graphopt.runtime.load",
@@ -86,6 +88,7 @@ __all__ = [
     "UserError",
     "backend",
     "compile",
+    "convert",
     "export_onnx",
     "import_onnx",
     "load",

@@ -16,6 +16,7 @@ from graphopt.passes.canonical import (  # noqa: F401
     views,
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401
+from graphopt.passes.precision import cast_floats  # noqa: F401
 from graphopt.passes.prune import channels  # noqa: F401
 from graphopt.passes.prune.dead import dead_channels  # noqa: F401
 from graphopt.passes.prune.sparse import sparsity  # noqa: F401

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import bench, cache, check, compile, demo, inspect, optimize, passes, prune, run, sparsify, targets
+from graphopt.cli import (
+    bench,
+    cache,
+    check,
+    compile,
+    convert,
+    demo,
+    inspect,
+    optimize,
+    passes,
+    prune,
+    run,
+    sparsify,
+    targets,
+)
 
 app = typer.Typer(
     name="graphopt",
@@ -38,6 +52,7 @@ def _top(
 app.command("compile")(compile.compile_verb)
 app.command("optimize")(optimize.optimize_verb)
 app.command("prune")(prune.prune_verb)
+app.command("convert")(convert.convert_verb)
 app.command("sparsify")(sparsify.sparsify_verb)
 app.command("inspect")(inspect.inspect_verb)
 app.command("run")(run.run_verb)

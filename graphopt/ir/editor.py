@@ -122,6 +122,12 @@ class Editor:
         self.graph.inputs = [v for v in self.graph.inputs if v is not value]
         self._touch()
 
+    def require_opset(self, version: int) -> None:
+        """Export the model with this version of ai.onnx or a later one."""
+        if self.graph.root.opset < version:
+            self.graph.root.opset = version
+            self._touch()
+
     @staticmethod
     def swap_names(a: Value, b: Value) -> None:
         """Exchange the names of two values."""

@@ -1,0 +1,101 @@
+"""``graphopt convert``: a float32 ONNX model as one in 16 bits."""
+
+from __future__ import annotations
+
+import json as json_text
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import (
+    JsonOpt,
+    LevelOpt,
+    ModelArg,
+    ShapeOpt,
+    StrictOpt,
+    ValueOpt,
+    check_output,
+    shapes_of,
+)
+from graphopt.cli.values import values_of
+from graphopt.errors import UserError
+from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.whole_files import whole_files
+
+
+def convert_verb(
+    model: ModelArg,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
+    precision: Annotated[str, typer.Option("--precision", metavar="fp16|bf16", help="What to compute and store in.")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep", metavar="NAME|OP", help="Node or operator that stays in float32; * and ? allowed. Repeatable."
+        ),
+    ] = None,
+    io: Annotated[
+        Literal["keep", "cast"], typer.Option("--io", help="Whether inputs and outputs keep float32 or are cast too.")
+    ] = "keep",
+    level: LevelOpt = DEFAULT_LEVEL,
+    shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
+    ] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Turn MODEL into one that stores and computes in 16 bits, and write plain ONNX."""
+    if output.suffix != ".onnx":
+        raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
+    check_output(output, model)
+    if report_file is not None:
+        check_output(report_file, model)
+        if report_file.resolve() == output.resolve():
+            raise UserError(
+                "--report and -o name the same file", code="bad-output", hint="give the report another name"
+            )
+    with console.working("loading the compiler"):
+        from graphopt.driver.optimizing import export_onnx
+        from graphopt.driver.precision.converting import convert
+    start = time.perf_counter()
+    with console.working(f"converting {model.name}"):
+        graph, report = convert(
+            model, precision, keep=keep or (), io=io, level=level, shapes=shapes_of(shape), values=values_of(value),
+            strict=strict,
+        )  # fmt: skip
+        export_onnx(graph, output)
+    facts = {
+        "output": str(output),
+        "file_bytes": output.stat().st_size,
+        "seconds": round(time.perf_counter() - start, 3),
+        **report.to_dict(),
+    }
+    if report_file is not None:
+        _write(report_file, json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
+    if json:
+        console.print_json(facts)
+        return
+    from graphopt.cli.precision_tables import nodes_table, outputs_table, totals_table
+
+    console.print_table(nodes_table(report))
+    if report.outputs:
+        console.print_table(outputs_table(report))
+    console.print_table(totals_table(f"{model.name} -> {output}", report))
+    for note in report.notes:
+        console.err.print(f"note: {note}", markup=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Complete or not at all."""
+    try:
+        with whole_files(path.parent, [path.name]) as part:
+            (part / path.name).write_text(text)
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror or error}", code="cannot-write",
+            hint="check that the folder is writable and has room",
+        ) from error  # fmt: skip

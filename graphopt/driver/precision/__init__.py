@@ -1,0 +1,1 @@
+"""Conversion of models to 16 bits: ``graphopt.convert``."""

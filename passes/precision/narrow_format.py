@@ -1,0 +1,96 @@
+"""The two 16-bit formats, and what happens to constants in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from graphopt.errors import UserError, did_you_mean
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Array
+
+MOSTLY = 0.5
+"""A tensor vanishes where more than this part of its nonzero elements does."""
+
+
+@dataclass(frozen=True)
+class NarrowFormat:
+    """A 16-bit float format.
+
+    Attributes:
+        precision: as users write it, ``fp16`` or ``bf16``.
+        dtype: the element type.
+        largest: the largest finite number.
+        smallest: the smallest number of full precision: 6.1e-5 of float16.
+        opset: the first version of ai.onnx whose operators take the type, as a rule.
+    """
+
+    precision: str
+    dtype: DType
+    largest: float
+    smallest: float
+    opset: int
+
+    def narrow(self, array: Array) -> Array:
+        """The array in this format, rounded to nearest; what is beyond its range becomes infinite."""
+        with np.errstate(over="ignore"):
+            return array.astype(self.dtype.numpy)
+
+    def overflows(self, array: Array) -> float | None:
+        """The element that is farthest beyond the range (infinities are), None if there is none."""
+        if not array.size:
+            return None
+        ends = [float(np.fmin.reduce(array, axis=None)), float(np.fmax.reduce(array, axis=None))]
+        worst = max(ends, key=abs)
+        return worst if np.isinf(self.narrow(np.float32(worst))) else None
+
+    def beyond(self, array: Array) -> tuple[bool, bool]:
+        """Whether elements are beyond the range below and above."""
+        if not array.size:
+            return False, False
+        low, high = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
+        return bool(np.isneginf(self.narrow(np.float32(low)))), bool(np.isposinf(self.narrow(np.float32(high))))
+
+    def vanishing(self, array: Array) -> float:
+        """Which part of the nonzero elements is too small for full precision."""
+        size = np.abs(array[array != 0])
+        return float(np.mean(size < self.smallest)) if size.size else 0.0
+
+    def vanishes(self, array: Array) -> bool:
+        """Whether most of the nonzero elements are too small for full precision."""
+        return self.vanishing(array) > MOSTLY
+
+    def exact(self, array: Array) -> bool:
+        """Whether every element is a number of this format."""
+        return bool(np.array_equal(self.narrow(array).astype(array.dtype), array, equal_nan=True))
+
+    def loses_whole_numbers(self, array: Array) -> bool:
+        """Whether what is in range are whole numbers, and some are rounded: positions, sizes, indices."""
+        finite = array[np.abs(array) <= self.largest]
+        return bool(finite.size) and bool((finite == np.rint(finite)).all()) and not self.exact(finite)
+
+    def __str__(self) -> str:
+        return str(self.dtype.numpy)
+
+
+FP16 = NarrowFormat("fp16", DType.f16, 65504.0, 2.0**-14, 13)
+BF16 = NarrowFormat("bf16", DType.bf16, float(ml_dtypes.finfo(ml_dtypes.bfloat16).max), 2.0**-126, 22)
+
+FORMATS = {f.precision: f for f in (FP16, BF16)}
+
+
+def format_of(precision: str) -> NarrowFormat:
+    """The format that a user names.
+
+    Raises:
+        UserError: there is no such precision; with a suggestion.
+    """
+    if precision not in FORMATS:
+        known = [*FORMATS, *(str(f) for f in FORMATS.values()), "fp32"]
+        raise UserError(
+            f"there is no precision {precision!r}", code="unknown-precision",
+            hint=did_you_mean(str(precision), known) or f"one of {', '.join(FORMATS)}; without one, models stay as they are",
+        )  # fmt: skip
+    return FORMATS[precision]

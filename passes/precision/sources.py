@@ -1,0 +1,37 @@
+"""Nodes that make floats of something else, whose type is written in an attribute: Cast and ConstantOfShape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Node
+from graphopt.passes.precision.narrow_form import NarrowForm, is_float32, results_allow
+from graphopt.passes.precision.narrow_format import NarrowFormat
+
+_FORM = NarrowForm(frozenset(), frozenset({0}))
+
+
+def narrow_source(node: Node, form: NarrowFormat, max_opset: int | None) -> NarrowForm | None:
+    """The form in 16 bits of a node that makes float32 of no float32, None where that would round or there is none."""
+    if node.domain or not is_float32(node.outputs[0]) or not results_allow(node, form.dtype, max_opset):
+        return None
+    if node.op == "Cast":
+        source = node.out if node.inputs[0] is None else node.inputs[0]
+        exact = source.dtype is DType.bool_ or (source.dtype.is_int and source.dtype.bits <= 8)
+        return _FORM if exact else None
+    if node.op == "ConstantOfShape":
+        value = node.attrs.get("value")
+        return _FORM if value is None or form.exact(np.asarray(value)) else None
+    return None
+
+
+def narrow_attributes(node: Node, form: NarrowFormat) -> dict[str, Any]:
+    """Attributes that change with the type."""
+    if node.op == "Cast":
+        return {"to": form.dtype.onnx}
+    if node.op == "ConstantOfShape":
+        return {"value": form.narrow(np.asarray(node.attrs.get("value", np.zeros(1, np.float32))))}
+    return {}
