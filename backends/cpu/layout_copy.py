@@ -24,10 +24,10 @@ _NOMINAL = 56
 
 def copy_seconds(value: Value, caps: Caps) -> float:
     """Predicted seconds to copy a value from one layout into another, at a nominal clock."""
-    elements = 1.0
+    size = float(element_type(value.dtype).bytes)
     for place, dim in enumerate(value.shape):
-        elements *= dim if isinstance(dim, int) else (1, 1, _NOMINAL, _NOMINAL)[place]
-    serial, parallel = (kernels.predicted_cycles(elements, caps, cores) for cores in (1, caps.cores))
+        size *= dim if isinstance(dim, int) else (1, 1, _NOMINAL, _NOMINAL)[place]
+    serial, parallel = (kernels.predicted_cycles(size, caps, cores) for cores in (1, caps.cores))
     return min(serial, parallel) / CLOCK
 
 

@@ -1,4 +1,7 @@
-"""Copies between NCHW and NCHW{b}c: planes of points by channels, turned in vector registers."""
+"""Copies between NCHW and NCHW{b}c: planes of points by channels, turned in vector registers.
+
+Elements are moved as they are stored, those of 16 bits as integers: nothing is converted.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
 from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
-from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_quad
+from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_tile
 from graphopt.backends.specs.layout_copy import LayoutCopySpec
-from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.operand import View
 
 _TASK_POINTS = 1024
 """Points of a block of channels that a thread takes at a time: 64 KB of each side."""
+_LINE_BYTES = 64
+_REGISTER_BYTES = 16
+"""What all instruction sets interleave at full speed."""
 _CALL_CYCLES = 2500.0
 """To call one more kernel: about 1 us."""
 
@@ -41,17 +46,18 @@ def supports(spec: LayoutCopySpec, caps: Caps) -> str | None:
     return None
 
 
-def predicted_cycles(elements: float, caps: Caps, cores: int) -> float:
-    """Cycles to copy float32 ``elements`` that come from the last-level cache and go back to it."""
+def predicted_cycles(size: float, caps: Caps, cores: int) -> float:
+    """Cycles to copy ``size`` bytes that come from the last-level cache and go back to it."""
     start = _CALL_CYCLES + (fork_cycles(caps) if cores > 1 else 0.0)
-    return start + 8.0 * elements / LAST_LEVEL_BYTES_PER_CYCLE / cores
+    return start + 2.0 * size / LAST_LEVEL_BYTES_PER_CYCLE / cores
 
 
 def default_config(spec: LayoutCopySpec, caps: Caps) -> LayoutCopyConfig:
     """Whole vectors; threads where they save time."""
-    elements = math.prod(d if isinstance(d, int) else 1 << 12 for d in spec.plain_shape)
-    parallel = caps.cores > 1 and predicted_cycles(elements, caps, caps.cores) < predicted_cycles(elements, caps, 1)
-    return LayoutCopyConfig(min(KernelTypes(spec.type).lanes(caps), 16), parallel)
+    each = spec.type.bytes
+    size = each * math.prod(d if isinstance(d, int) else 1 << 12 for d in spec.plain_shape)
+    parallel = caps.cores > 1 and predicted_cycles(size, caps, caps.cores) < predicted_cycles(size, caps, 1)
+    return LayoutCopyConfig(max(min(caps.lanes(each), _LINE_BYTES // each), QUAD), parallel)
 
 
 def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_copy") -> tirx.PrimFunc:
@@ -95,9 +101,21 @@ class _Kernel:
     source: View
     target: View
 
+    @property
+    def side(self) -> int:
+        """Points or channels turned together."""
+        side = _REGISTER_BYTES // self.spec.type.bytes
+        return side if self.spec.block % side == 0 else QUAD
+
+    @property
+    def dtype(self) -> str:
+        """Of elements in registers."""
+        row = self.spec.type
+        return f"uint{8 * row.bytes}" if row.is_narrow else row.storage
+
     def plane(self, row: tirx.Expr, start: tirx.Expr, count: tirx.Expr | int) -> None:
         """Emits the copy of ``count`` points from ``start`` of the block number ``row``."""
-        step = QUAD if self.spec.to_blocks else self.config.lanes
+        step = self.side if self.spec.to_blocks else self.config.lanes
         turn = self._into_blocks if self.spec.to_blocks else self._out_of_blocks
         full = count // step if isinstance(count, int) else tirx.floordiv(count, step)
         with T.serial(0, full) as i:
@@ -112,28 +130,44 @@ class _Kernel:
             with T.serial(0, count - done) as i, T.serial(0, self.spec.block) as c:
                 self._one(row, start + done + i, c)
 
-    def _into_blocks(self, row: tirx.Expr, point: tirx.Expr, _: int) -> None:
-        """Emits four points of a block: vectors of channels from runs of four points."""
-        block, dtype = self.spec.block, self.spec.type.compute
+    def _into_blocks(self, row: tirx.Expr, point: tirx.Expr, points: int) -> None:
+        """Emits a few points of a block: vectors of channels from runs of points."""
+        block = self.spec.block
         width = math.gcd(block, self.config.lanes)
-        run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), QUAD)
+        run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), points)
         for first in range(0, block, width):
-            vectors = transposed_quad(lambda c, at=first: self.source[row * block + at + c, run], width, dtype)  # type: ignore[misc]
+
+            def channel(c: int, first: int = first) -> tirx.Expr:
+                return self._read([row * block + first + c, run], points)
+
             lanes = tirx.Ramp(T.int64(first), T.int64(1), width)
-            for i, vector in enumerate(vectors):
-                self.target.store(vector, [row, point + i, lanes])
+            for i, vector in enumerate(transposed_tile(channel, points, width, self.dtype)):
+                self._write(vector, [row, point + i, lanes], width)
 
     def _out_of_blocks(self, row: tirx.Expr, point: tirx.Expr, width: int) -> None:
-        """Emits ``width`` points of every channel of a block: vectors of points from runs of four channels."""
-        dtype = self.spec.type.compute
+        """Emits ``width`` points of every channel of a block: vectors of points from runs of channels."""
+        side = math.gcd(self.side, width)
         run = tirx.Ramp(tirx.Cast("int64", point), T.int64(1), width)
-        for first in range(0, self.spec.block, QUAD):
-            four = tirx.Ramp(T.int64(first), T.int64(1), QUAD)
-            vectors = transposed_quad(lambda p, four=four: self.source[row, point + p, four], width, dtype)  # type: ignore[misc]
-            for i, vector in enumerate(vectors):
-                self.target.store(vector, [row * self.spec.block + (first + i), run])
+        for first in range(0, self.spec.block, side):
+            few = tirx.Ramp(T.int64(first), T.int64(1), side)
+
+            def channels(p: int, few: tirx.Expr = few) -> tirx.Expr:
+                return self._read([row, point + p, few], side)
+
+            for i, vector in enumerate(transposed_tile(channels, side, width, self.dtype)):
+                self._write(vector, [row * self.spec.block + (first + i), run], width)
 
     def _one(self, row: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
         plain, blocked = [row * self.spec.block + channel, point], [row, point, channel]
         read, write = (plain, blocked) if self.spec.to_blocks else (blocked, plain)
-        self.target.store(self.source[tuple(read)], write)
+        T.buffer_store(self.target.buffer, self.source.buffer[tuple(read)], write)
+
+    def _read(self, index: list[tirx.Expr], lanes: int) -> tirx.Expr:
+        element = self.source.buffer[tuple(index)]
+        return element if self.dtype == self.spec.type.storage else tirx.reinterpret(f"{self.dtype}x{lanes}", element)
+
+    def _write(self, value: tirx.Expr, index: list[tirx.Expr], lanes: int) -> None:
+        storage = self.spec.type.storage
+        T.buffer_store(
+            self.target.buffer, value if self.dtype == storage else tirx.reinterpret(f"{storage}x{lanes}", value), index
+        )

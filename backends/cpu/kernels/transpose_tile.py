@@ -1,7 +1,8 @@
 """Transposition of small tiles in vector registers: rows of channels become columns of points, or the other way round.
 
-Four vectors are filled with quarters of rows (loads with an insertion, which every port of a core takes), then transposed
-four by four within each quarter by two rounds of interleaving: instructions of one cycle on SSE, AVX, AVX-512 and NEON.
+Vectors are filled with pieces of rows (loads with an insertion, which every port of a core takes), then transposed within each
+128 bits by rounds of interleaving: instructions of one cycle on SSE, AVX, AVX-512 and NEON. Elements of 32 bits take two rounds
+on four vectors, those of 16 bits three rounds on eight.
 """
 
 from __future__ import annotations
@@ -24,37 +25,52 @@ def transposing_width(points: int, lanes: int) -> int:
 
 
 def transposed_quad(read: Callable[[int], tirx.Expr], width: int, dtype: str) -> list[tirx.Expr]:
-    """Four vectors of ``width`` lanes from ``width`` vectors of four: lane ``p`` of result ``i`` is lane ``i`` of ``read(p)``.
+    """`transposed_tile` of four vectors."""
+    return transposed_tile(read, QUAD, width, dtype)
+
+
+def transposed_tile(read: Callable[[int], tirx.Expr], side: int, width: int, dtype: str) -> list[tirx.Expr]:
+    """``side`` vectors of ``width`` lanes out of ``width`` of ``side``: lane ``p`` of result ``i`` is lane ``i`` of ``read(p)``.
 
     Args:
-        read: the vector of four lanes number ``p``.
-        width: a multiple of 4.
+        read: the vector number ``p``.
+        side: a power of two; the elements that fill 128 bits are best.
+        width: a multiple of ``side``.
         dtype: of the elements, in registers.
 
     Returns:
         Expressions that read local buffers, valid until the next call emits into the same place.
     """
-    rows = T.alloc_buffer((QUAD, width), dtype, scope="local", annotations={"disable_lower_builtin": True})
-    pairs = T.alloc_buffer((QUAD, width), dtype, scope="local", annotations={"disable_lower_builtin": True})
     everything = tirx.Ramp(T.int64(0), T.int64(1), width)
-    quarters = width // QUAD
-    for i in range(QUAD):
-        parts = [read(i + QUAD * q) for q in range(quarters)]
-        T.buffer_store(rows, shuffle(parts, list(range(width))), [i, everything])
-    for i, (a, b) in enumerate(((0, 1), (0, 1), (2, 3), (2, 3))):
-        both = [rows[a, everything], rows[b, everything]]
-        T.buffer_store(pairs, shuffle(both, _interleaved(width, 1, high=i % 2 == 1)), [i, everything])
-    results = []
-    for a, b, high in ((0, 2, False), (0, 2, True), (1, 3, False), (1, 3, True)):
-        results.append(shuffle([pairs[a, everything], pairs[b, everything]], _interleaved(width, 2, high)))
-    return results
+
+    def kept(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
+        buffer = T.alloc_buffer((side, width), dtype, scope="local", annotations={"disable_lower_builtin": True})
+        for i, vector in enumerate(vectors):
+            T.buffer_store(buffer, vector, [i, everything])
+        return [buffer[i, everything] for i in range(side)]
+
+    parts = width // side
+    rows = [shuffle([read(i + side * q) for q in range(parts)], list(range(width))) for i in range(side)]
+    # each group of vectors holds lanes of ``unit`` rows side by side; neighbours are joined until one group holds all rows
+    unit = 1
+    while unit < side:
+        rows = kept(rows)
+        rows = [
+            shuffle([a, b], _interleaved(width, side, unit, high))
+            for group in range(0, side, 2 * unit)
+            for a, b in zip(rows[group : group + unit], rows[group + unit : group + 2 * unit], strict=True)
+            for high in (False, True)
+        ]
+        unit *= 2
+    return rows
 
 
-def _interleaved(width: int, unit: int, high: bool) -> list[int]:
-    """Indices that interleave two vectors by ``unit`` elements, from the low or the high half of every four lanes."""
+def _interleaved(width: int, side: int, unit: int, high: bool) -> list[int]:
+    """Indices that interleave two vectors by ``unit`` elements, from the low or the high half of every ``side`` lanes."""
     indices: list[int] = []
-    for quad in range(0, width, QUAD):
-        for place in range(quad + 2 * high, quad + 2 * high + 2, unit):
+    for start in range(0, width, side):
+        first = start + high * side // 2
+        for place in range(first, first + side // 2, unit):
             for vector in (0, width):
                 indices.extend(vector + place + i for i in range(unit))
     return indices
