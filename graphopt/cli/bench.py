@@ -14,6 +14,7 @@ from graphopt.cli import console
 from graphopt.cli.options import (
     JsonOpt,
     PlanOpt,
+    PrecisionOpt,
     SeedOpt,
     ShapeOpt,
     StrictOpt,
@@ -39,6 +40,7 @@ def bench_verb(
     strict: StrictOpt = False,
     threads: ThreadsOpt = None,
     plan: PlanOpt = None,
+    precision: PrecisionOpt = None,
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", help="Rounds at most.")] = 30,
     compare: Annotated[
         list[str] | None,
@@ -78,14 +80,16 @@ def bench_verb(
         check_output(roofline, model)
         require_matplotlib()
     start = time.perf_counter()
-    compiled = load_or_compile(model, shapes_of(shape), threads, values=values_of(value), strict=strict, plan=plan)
+    compiled = load_or_compile(
+        model, shapes_of(shape), threads, values=values_of(value), strict=strict, plan=plan, precision=precision
+    )
     prepared_s = time.perf_counter() - start
     assert compiled.target is not None
     cores = compiled.target.caps.cores
     feed = random_inputs(compiled.signature, seed)
     ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
     how = {"values": values_of(value), "strict": strict}
-    peers, absent = _peers(names, model, feed, ours, cores, how)
+    peers, absent = _peers(names, model, feed, ours, cores, how, precision)
     with console.working("measuring"):
         results = measure([ours, *peers], repeat)
     layers = _layers(compiled, feed, repeat, model.name, roofline) if per_layer or roofline is not None else None
@@ -95,6 +99,7 @@ def bench_verb(
                 "model": str(model),
                 "target": compiled.target.name,
                 "threads": cores,
+                "precision": precision,
                 "inputs": {name: list(array.shape) for name, array in feed.items()},
                 "results": [{**asdict(r), "error": console.finite(r.error)} for r in results],
                 "absent": [{"name": name, "reason": reason} for name, reason in absent],
@@ -105,7 +110,8 @@ def bench_verb(
     from graphopt.cli.bench_tables import latency_table
 
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
-    title = f"{model.name} on {compiled.target.name}, {cores} threads, {shapes}"
+    what = model.name if precision is None else f"{model.name} in {precision}"
+    title = f"{what} on {compiled.target.name}, {cores} threads, {shapes}"
     console.print_table(latency_table(title, results, absent))
     if layers and per_layer:
         console.print_table(layers[0])
@@ -119,12 +125,19 @@ def peer_names(items: Sequence[str] | None) -> list[str]:
 
 
 def _peers(
-    names: Sequence[str], model: Path, feed: Mapping[str, Any], ours: Contender, threads: int, how: Mapping[str, Any]
+    names: Sequence[str],
+    model: Path,
+    feed: Mapping[str, Any],
+    ours: Contender,
+    threads: int,
+    how: Mapping[str, Any],
+    precision: str | None = None,
 ) -> tuple[list[Contender], list[tuple[str, str]]]:
     """Peers that run the model, with how they agree with us; and those that can't, with the reason.
 
     Args:
         how: arguments of ``import_onnx`` besides shapes.
+        precision: what we compute in, where that isn't what the model says; peers compute as it says.
     """
     if not names:
         return [], []
@@ -134,7 +147,7 @@ def _peers(
 
     with console.working("comparing"):
         graph = import_onnx(model, shapes={name: a.shape for name, a in feed.items()}, **how)
-        tolerance = tolerance_of(graph)
+        tolerance = tolerance_of(graph, precision)
         feed = {**feed, **graph.fixed}  # peers take the model as it came
         expected = {name: array.copy() for name, array in ours.run().items()}
     found, absent = [], []

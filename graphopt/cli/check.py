@@ -16,6 +16,7 @@ from graphopt.cli.options import (
     ModelArg,
     PassOpt,
     PlanOpt,
+    PrecisionOpt,
     SeedOpt,
     ShapeOpt,
     SkipOpt,
@@ -49,6 +50,7 @@ def check_verb(
     threads: ThreadsOpt = None,
     verify_each: VerifyOpt = False,
     plan: PlanOpt = None,
+    precision: PrecisionOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL, run it on random or given inputs, compare every output with a reference implementation."""
@@ -56,7 +58,7 @@ def check_verb(
     with console.working(f"checking {model.name}"):
         from graphopt.driver.checking import Options, check_model
 
-        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact, plan)
+        options = Options(target, threads, level, passes or None, skip_pass or (), verify_each, exact, plan, precision)
         report = check_model(
             model, options, shapes=shapes_of(shape), values=values_of(value), strict=strict, feed=feed, seed=seed,
             reference=reference,

@@ -18,6 +18,7 @@ from graphopt.cli.options import (
     NoCacheOpt,
     PassOpt,
     PlanOpt,
+    PrecisionOpt,
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
@@ -51,6 +52,7 @@ def compile_verb(
     no_cache: NoCacheOpt = False,
     jobs: JobsOpt = None,
     plan: PlanOpt = None,
+    precision: PrecisionOpt = None,
     write_plan: Annotated[
         Path | None,
         typer.Option("--write-plan", metavar="FILE", help="Also write which kernels were chosen.", show_default=False),
@@ -88,6 +90,7 @@ def compile_verb(
             cache=not no_cache,
             jobs=jobs,
             plan=plan,
+            precision=precision,
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)
@@ -104,6 +107,7 @@ def compile_verb(
         "target": compiled.target.name,
         "threads": compiled.target.caps.cores,
         "level": level,
+        "precision": precision,
         "seconds": round(seconds, 3),
         "kernels": len(compiled.program.kernels),
         "functions": len(compiled.program.functions),

@@ -81,6 +81,15 @@ PlanOpt = Annotated[
         show_default=False,
     ),
 ]
+PrecisionOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="fp16|bf16",
+        help="Store and compute in 16 bits what bears it (see `graphopt convert`); by default the model's own types.",
+        show_default=False,
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 CalibOpt = Annotated[
     Path | None,

@@ -73,6 +73,7 @@ def load_or_compile(
     values: dict[str, Any] | None = None,
     strict: bool = False,
     plan: Path | None = None,
+    precision: str | None = None,
 ) -> CompiledModel:
     """A model from an artefact, or compiled for this machine.
 
@@ -80,9 +81,9 @@ def load_or_compile(
         UserError: an option that an artefact can't follow any more.
     """
     if is_artifact(model):
-        if shapes or values or threads is not None or plan is not None:
+        if shapes or values or threads is not None or plan is not None or precision is not None:
             raise UserError(
-                f"{model} is compiled already: --shape, --value, --threads and --plan were decided then",
+                f"{model} is compiled already: --shape, --value, --threads, --plan and --precision were decided then",
                 code="bad-usage",
                 hint="give them to graphopt compile, or pass the ONNX model here",
             )
@@ -94,5 +95,13 @@ def load_or_compile(
         from graphopt.driver.compiling import compile
 
         return compile(
-            model, "native", shapes=shapes, values=values, strict=strict, threads=threads, cache=cache, plan=plan
+            model,
+            "native",
+            shapes=shapes,
+            values=values,
+            strict=strict,
+            threads=threads,
+            cache=cache,
+            plan=plan,
+            precision=precision,
         )

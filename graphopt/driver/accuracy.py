@@ -40,12 +40,17 @@ SLACK = 16.0
 _SUMMING = ("Attention", "Einsum")
 
 
+L2_ALLOWED = {"fp16": 1e-2, "bf16": 1e-1}
+"""Relative L2 error that results in 16 bits may have against float32: 40 dB and 20 dB of signal to noise."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One output against its reference.
 
     Attributes:
-        error: largest error over the largest magnitude of the reference; 0 when elements are compared exactly.
+        error: largest error over the largest magnitude of the reference, or the relative L2 error of what was computed in
+            fewer bits; 0 when elements are compared exactly.
         allowed: what the table allows, in the same unit.
         problem: what is wrong, or None.
     """
@@ -73,13 +78,37 @@ def bound(dtype: object, reduction: int = 1, depth: int = 1) -> float:
     return eps * (SLACK + math.sqrt(reduction)) * depth
 
 
-def compare(name: str, got: Array, want: Array, *, reduction: int = 1, depth: int = 1) -> Comparison:
-    """Compare shapes, dtypes, the places of NaN and infinity, and the values with the table."""
+def compare(
+    name: str, got: Array, want: Array, *, reduction: int = 1, depth: int = 1, l2: float | None = None
+) -> Comparison:
+    """Compare shapes, dtypes, the places of NaN and infinity, and the values with the table.
+
+    Args:
+        reduction, depth: as for ``bound``.
+        l2: what floats may differ by as a relative L2 error instead, where one side was computed in fewer bits.
+    """
+    if l2 is not None and str(want.dtype) in EPS:
+        error, problem = _error(got, want)
+        if problem is None:
+            error = relative_l2(got, want)
+            problem = None if error <= l2 else f"relative L2 error {error:.3g}, allowed {l2:.3g}"
+        return Comparison(name, error, l2, problem)
     allowed = bound(want.dtype, reduction, depth) if want.dtype.kind not in "OUS" else 0.0
     error, problem = _error(got, want)
     if problem is None and error > allowed:
         problem = f"error {error:.3g} of the largest magnitude, allowed {allowed:.3g}"
     return Comparison(name, error, allowed, problem)
+
+
+def relative_l2(got: Array, want: Array) -> float:
+    """L2 norm of the difference over that of the reference, of its finite elements; infinite where only the latter is 0."""
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    a, b = want.astype(wide), got.astype(wide)
+    finite = np.isfinite(a)
+    noise, signal = float(np.linalg.norm((a - b)[finite])), float(np.linalg.norm(a[finite]))
+    if noise == 0.0:
+        return 0.0
+    return noise / signal if signal else math.inf
 
 
 def _error(got: Array, want: Array) -> tuple[float, str | None]:
@@ -104,11 +133,16 @@ def _error(got: Array, want: Array) -> tuple[float, str | None]:
 
 
 def compare_all(
-    got: Mapping[str, Array], want: Mapping[str, Array], *, reduction: int = 1, depth: int = 1
+    got: Mapping[str, Array],
+    want: Mapping[str, Array],
+    *,
+    reduction: int = 1,
+    depth: int = 1,
+    l2: float | None = None,
 ) -> list[Comparison]:
     """``compare`` for every output of the reference; an output that is missing is a problem too."""
     return [
-        compare(name, got[name], array, reduction=reduction, depth=depth)
+        compare(name, got[name], array, reduction=reduction, depth=depth, l2=l2)
         if name in got
         else Comparison(name, math.inf, 0.0, "missing")
         for name, array in want.items()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
+from graphopt.driver.accuracy import L2_ALLOWED, Comparison, compare_all, longest_sum, summing_depth
 from graphopt.driver.compiling import compile
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.random_inputs import random_inputs
@@ -44,6 +44,7 @@ class CheckReport:
         layers: inner values in order of computation; only filled when an output differs.
         culprit: the first node whose result differs, as ``name (Op)``.
         explanation: where the difference arises, in a sentence.
+        hint: what to do about a difference.
     """
 
     source: str
@@ -54,6 +55,7 @@ class CheckReport:
     layers: list[Layer] = field(default_factory=list)
     culprit: str | None = None
     explanation: str = ""
+    hint: str = "compile with a lower -O or --skip-pass to go around it, and please report it"
 
     @property
     def ok(self) -> bool:
@@ -70,7 +72,7 @@ class CheckReport:
             f"{bad[0].problem}",
             node=self.culprit,
             notes=[f"{c.name}: {c.problem}" for c in bad[1:6]] + ([self.explanation] if self.explanation else []),
-            hint="compile with a lower -O or --skip-pass to go around it, and please report it",
+            hint=self.hint,
         )
 
 
@@ -86,6 +88,7 @@ class Options:
     verify_each: bool = False
     exact: bool = False
     plan: KernelPlan | str | os.PathLike[str] | None = None
+    precision: str | None = None
 
     def compile(self, graph: Graph) -> Any:
         """The compiled model."""
@@ -99,7 +102,14 @@ class Options:
             verify_each=self.verify_each,
             exact=self.exact,
             plan=self.plan,
+            precision=self.precision,
         )
+
+    def tolerance(self, graph: Graph) -> dict[str, Any]:
+        """What ``compare_all`` may let pass: rounding of the model's own types, or what 16 bits may cost."""
+        if self.precision is not None:
+            return {"l2": L2_ALLOWED[self.precision]}
+        return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}
 
     def for_parts(self) -> Options:
         """The same for a graph with other outputs: what the plan says of kernels that are others then is left out."""
@@ -120,7 +130,9 @@ def check_model(
     seed: int = 0,
     reference: str | None = None,
 ) -> CheckReport:
-    """Compile a model, run it and compare every output with a reference.
+    """Compile a model, run it and compare every output with a reference, which runs the model as it came.
+
+    With a precision, outputs may be as far off as 16 bits make them (``L2_ALLOWED``).
 
     Args:
         src: path, bytes or ModelProto.
@@ -144,14 +156,17 @@ def check_model(
     oracle, want = _expected(src, reference, {**inputs, **graph.fixed})
     # The reference's outputs carry the model's names; ours follow in the same order.
     renamed = dict(zip(want, got.values())) if len(want) == len(got) else got
-    reduction, depth = longest_sum(graph), summing_depth(graph)
     report = CheckReport(
         graph.source,
         str(options.target),
         oracle.kind,
         seed,
-        compare_all(renamed, want, reduction=reduction, depth=depth),
+        compare_all(renamed, want, **options.tolerance(graph)),
     )
+    if options.precision is not None:
+        report.hint = (
+            "keep what is sensitive in float32 with graphopt convert --keep or --max-error, or try the other precision"
+        )
     if not report.ok:
         _localise(report, graph, options.for_parts(), inputs, oracle.kind)
     return report
@@ -192,8 +207,8 @@ def _localise(report: CheckReport, graph: Graph, options: Options, inputs: Mappi
         want = dict(zip(names, make_reference(graph_to_onnx(exposed), kind)(inputs).values()))
         makers = {v.name: node.label for node in graph.nodes for v in node.outputs if v is not None}
         got = dict(zip(names, options.compile(exposed).run(inputs).values()))
-        reduction, depth = longest_sum(graph), summing_depth(graph)
-        report.layers = [Layer(makers[c.name], c) for c in compare_all(got, want, reduction=reduction, depth=depth)]
+        tolerance = options.tolerance(graph)
+        report.layers = [Layer(makers[c.name], c) for c in compare_all(got, want, **tolerance)]
         first = next((layer for layer in report.layers if not layer.comparison.ok), None)
         if first is not None:
             report.culprit = first.node
@@ -201,7 +216,7 @@ def _localise(report: CheckReport, graph: Graph, options: Options, inputs: Mappi
                 f"the first value that differs is {first.comparison.name!r}: {first.comparison.problem}"
             )
             return
-        found = _bisect(graph, options, inputs, names, want, reduction, depth)
+        found = _bisect(graph, options, inputs, names, want, tolerance)
         if found is None:
             report.explanation = "no inner value differs by itself: the import may have changed the model's meaning"
             return
@@ -217,15 +232,14 @@ def _bisect(
     inputs: Mapping[str, Array],
     names: Sequence[str],
     want: Mapping[str, Array],
-    reduction: int,
-    depth: int,
+    tolerance: Mapping[str, Any],
 ) -> str | None:
     """The first value that differs when it alone is the output, assuming that all after it do too."""
 
     def differs(name: str) -> bool:
         part = with_outputs(graph, [name])
         got = next(iter(options.compile(part).run(inputs).values()))
-        return not compare_all({name: got}, {name: want[name]}, reduction=reduction, depth=depth)[0].ok
+        return not compare_all({name: got}, {name: want[name]}, **tolerance)[0].ok
 
     if not names or not differs(names[-1]):
         return None

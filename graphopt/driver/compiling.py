@@ -39,6 +39,7 @@ def compile(
     cache: bool = True,
     jobs: int | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
+    precision: str | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -66,11 +67,13 @@ def compile(
         cache: use compiled kernels that lie on disk and leave new ones there; where, and how to turn it off for good, is
             said in `graphopt.backends.build.object_cache`.
         plan: kernels that are not chosen by cost, or the file that holds them (``compiled.plan.save(path)`` writes one).
+        precision: ``"fp16"`` or ``"bf16"``: store and compute in 16 bits what bears it, as ``graphopt.convert`` does; inputs and
+            outputs stay as they are. By default the model's own types.
         jobs: processes that compile kernels at once; by default ``$GRAPHOPT_JOBS``, else as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
-        UserError: the plan doesn't fit, with the node and why.
+        UserError: the plan doesn't fit, with the node and why; or there is no such precision.
     """
     from graphopt.backends.build.object_cache import default_cache
     from graphopt.backends.targets.compilation import build_program
@@ -78,7 +81,7 @@ def compile(
 
     graph, program = to_program(
         src, target, threads=threads, shapes=shapes, values=values, strict=strict, level=level, exact=exact,
-        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, plan=plan,
+        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, plan=plan, precision=precision,
     )[::2]  # fmt: skip
     built = build_program(program, default_cache() if cache else None, jobs)
     return CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
@@ -99,19 +102,23 @@ def to_program(
     verify_each: bool = False,
     remarks: Remarks | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
+    precision: str | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
     from graphopt.backends.targets.compilation import fuse_for, lower_fused
     from graphopt.backends.targets.grammar import parse_target
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.plans import graph_digest, plan_for, require_used
+    from graphopt.passes.precision.narrow_format import format_of
 
+    if precision is not None:
+        format_of(precision)  # refuses what there is not before any work
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     if not isinstance(src, Graph):
         src = import_onnx(src, shapes=shapes, values=values, strict=strict, remarks=remarks)
     model = graph_digest(src)
     wanted = plan_for(plan, goal, model)
-    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict)
+    graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict, precision)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
     fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted))
     program = lower_fused(fused, goal)
@@ -130,6 +137,7 @@ def prepare(
     remarks: Remarks | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
+    precision: str | None = None,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.lower.lowerable import is_lowerable
@@ -137,15 +145,18 @@ def prepare(
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import highest_level, optimize
     from graphopt.passes.pipelines import kernel_phases
+    from graphopt.passes.precision.cast_floats import cast_pass
     from graphopt.rewrite.passes import PassContext
+    from graphopt.rewrite.pipeline import Phase
 
     graph = src
     if not isinstance(graph, Graph):
         graph = import_onnx(graph, shapes=shapes, values=values, strict=strict, remarks=remarks)
+    casting = () if precision is None else (Phase("precision", (cast_pass(precision),)),)
     graph = optimize(
         graph, level, passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False,
         ctx=PassContext(lowerable=is_lowerable),
-        more=kernel_phases(highest_level(level, passes), clean_up=level > 0),
+        more=(*casting, *kernel_phases(highest_level(level, passes), clean_up=level > 0)),
     )  # fmt: skip
     require_compilable(graph, is_lowerable)
     return graph

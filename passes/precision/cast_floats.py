@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphopt.ir.graph import Graph
 from graphopt.passes.precision.apply import apply_precision
 from graphopt.passes.precision.decide import plan_precision
-from graphopt.passes.precision.narrow_format import BF16, FP16, NarrowFormat
+from graphopt.passes.precision.narrow_format import BF16, FP16, NarrowFormat, format_of
 from graphopt.passes.precision.plan import Io, PrecisionPlan
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
@@ -50,6 +50,15 @@ class CastBf16(_CastFloats):
 
     name: ClassVar[str] = "cast-bf16"
     format: ClassVar[NarrowFormat] = BF16
+
+
+def cast_pass(precision: str) -> Pass:
+    """The pass that converts to a precision.
+
+    Raises:
+        UserError: there is no such precision; with a suggestion.
+    """
+    return CastFp16() if format_of(precision) is FP16 else CastBf16()
 
 
 def remark(plan: PrecisionPlan, ctx: PassContext) -> None:

@@ -19,7 +19,7 @@ NAMES = ("first", "relu", "flat", "classes", "softmax")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classifier."""
     path = tmp_path_factory.mktemp("convert") / "net.onnx"
-    model = model_of({"x": "float[1,3,8,8]"}, BODY, w=rand(8, 3, 3, 3), v=rand(5, 512))
+    model = model_of({"x": "float[1,3,8,8]"}, BODY, w=rand(8, 3, 3, 3), v=rand(64, 512) * 0.02)
     for node, name in zip(model.graph.node, NAMES):
         node.name = name
     onnx.save_model(model, path)
@@ -86,3 +86,52 @@ def test_outputs_that_are_refused(cli: Cli, net: Path) -> None:
         assert done.code == 2
         assert list(Path().iterdir()) == []
     assert cli("convert", net, "--precision", "fp16", "-o", net).code == 2
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_check_and_compile_in_16_bits(cli: Cli, net: Path, precision: str) -> None:
+    done = cli("check", net, "--precision", precision, "--json")
+    assert done.code == 0, done.err
+    (row,) = done.json["values"]
+    assert 1e-5 < row["error"] < row["allowed"] == {"fp16": 0.01, "bf16": 0.1}[precision]
+    done = cli("compile", net, "--precision", precision, "-o", "net.gopt", "--json")
+    assert done.code == 0, done.err
+    assert done.json["precision"] == precision
+    small = Path("net.gopt").stat().st_size
+    assert cli("compile", net, "-o", "net.gopt").code == 0
+    assert small < Path("net.gopt").stat().st_size - 40000, "half of 132 kB of weights"
+
+
+def test_check_fails_where_16_bits_are_not_enough(cli: Cli) -> None:
+    """A small difference of large products."""
+    w = rand(16, 16)
+    body = "a = MatMul(x, w)\nb = MatMul(x, v)\ny = Sub(a, b)"
+    onnx.save_model(model_of({"x": "float[4,16]"}, body, w=w, v=w * 1.0003), "net.onnx")
+    assert cli("check", "net.onnx").code == 0
+    done = cli("check", "net.onnx", "--precision", "bf16")
+    assert done.code == 3
+    assert "relative L2 error" in done.err
+    assert "--max-error" in done.err
+
+
+def test_bench_in_16_bits(cli: Cli, net: Path) -> None:
+    done = cli("bench", net, "--precision", "fp16", "--repeat", 2, "--compare", "onnxruntime", "--json")
+    assert done.code == 0, done.err
+    assert done.json["precision"] == "fp16"
+    assert [r["problem"] for r in done.json["results"]] == [None, None]
+    assert done.json["results"][1]["error"] > 1e-5
+
+
+@pytest.mark.parametrize("verb", [("compile", "-o", "net.gopt"), ("check",), ("bench",)])
+def test_unknown_precision(cli: Cli, net: Path, verb: tuple[str, ...]) -> None:
+    done = cli(verb[0], net, *verb[1:], "--precision", "bf61")
+    assert done.code == 2
+    assert "did you mean 'bf16'?" in done.err
+    assert list(Path().iterdir()) == []
+
+
+def test_artefacts_have_a_precision_already(cli: Cli, net: Path) -> None:
+    assert cli("compile", net, "-o", "net.gopt").code == 0
+    done = cli("bench", "net.gopt", "--precision", "fp16")
+    assert done.code == 2
+    assert "--precision" in done.err

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from graphopt.driver.accuracy import compare_all, longest_sum, summing_depth
+from graphopt.driver.accuracy import L2_ALLOWED, compare_all, longest_sum, summing_depth
 from graphopt.driver.bench.measure import Contender
 from graphopt.ir.graph import Array, Graph
 
 
 def check_agreement(
-    contender: Contender, expected: Mapping[str, Array], *, reduction: int = 1, depth: int = 1
+    contender: Contender,
+    expected: Mapping[str, Array],
+    *,
+    reduction: int = 1,
+    depth: int = 1,
+    l2: float | None = None,
 ) -> Contender:
     """The contender with ``error`` and ``problem`` filled in, from one run of it.
 
@@ -22,17 +28,20 @@ def check_agreement(
         expected: our outputs by name.
         reduction: length of the longest sum of a layer, as in `graphopt.driver.accuracy.bound`.
         depth: layers after one another.
+        l2: relative L2 error allowed instead, where we compute in fewer bits than the peer.
     """
     found = as_named(contender.run(), expected)
-    checks = compare_all(found, expected, reduction=reduction, depth=depth)
+    checks = compare_all(found, expected, reduction=reduction, depth=depth, l2=l2)
     wrong = [f"{c.name}: {c.problem}" for c in checks if c.problem is not None]
     return replace(
         contender, error=max((c.error for c in checks), default=0.0), problem="; ".join(wrong) if wrong else None
     )
 
 
-def tolerance_of(graph: Graph) -> dict[str, int]:
-    """``reduction`` and ``depth`` of a model, for `check_agreement`."""
+def tolerance_of(graph: Graph, precision: str | None = None) -> dict[str, Any]:
+    """What `check_agreement` allows of a model: ``reduction`` and ``depth``, or ``l2`` where it was cast to a precision."""
+    if precision is not None:
+        return {"l2": L2_ALLOWED[precision]}
     return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}
 
 
