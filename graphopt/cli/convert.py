@@ -11,11 +11,14 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    CalibOpt,
     JsonOpt,
     LevelOpt,
     ModelArg,
+    SeedOpt,
     ShapeOpt,
     StrictOpt,
+    ThreadsOpt,
     ValueOpt,
     check_output,
     shapes_of,
@@ -39,10 +42,22 @@ def convert_verb(
     io: Annotated[
         Literal["keep", "cast"], typer.Option("--io", help="Whether inputs and outputs keep float32 or are cast too.")
     ] = "keep",
+    calib: CalibOpt = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="E",
+            help="Largest relative L2 error of any output; sensitive nodes go back to float32 until it holds.",
+            show_default=False,
+        ),
+    ] = None,
     level: LevelOpt = DEFAULT_LEVEL,
     shape: ShapeOpt = None,
     value: ValueOpt = None,
     strict: StrictOpt = False,
+    threads: ThreadsOpt = None,
+    seed: SeedOpt = 0,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
@@ -64,8 +79,8 @@ def convert_verb(
     start = time.perf_counter()
     with console.working(f"converting {model.name}"):
         graph, report = convert(
-            model, precision, keep=keep or (), io=io, level=level, shapes=shapes_of(shape), values=values_of(value),
-            strict=strict,
+            model, precision, keep=keep or (), io=io, calibration=calib, max_error=max_error, level=level,
+            shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads, seed=seed,
         )  # fmt: skip
         export_onnx(graph, output)
     facts = {

@@ -22,7 +22,7 @@ def plan_precision(
     *,
     io: Io = "keep",
     keep: Sequence[str] = (),
-    more: Mapping[Node, Kept] | None = None,
+    more: Mapping[str, Kept] | None = None,
     max_opset: int | None = None,
 ) -> PrecisionPlan:
     """What to do to a graph. Nodes that neither read nor make float32 are in neither list of the plan.
@@ -31,7 +31,7 @@ def plan_precision(
         form: the 16-bit format.
         io: whether inputs and outputs keep float32.
         keep: nodes and operators that stay in float32, see ``asked_nodes``.
-        more: further nodes that stay, by data or sensitivity.
+        more: further nodes that stay, by name: by data or sensitivity.
         max_opset: operators without a 16-bit form up to this opset stay.
 
     Raises:
@@ -63,12 +63,12 @@ def _why_kept(
     asked: Mapping[Node, str],
     exact: Mapping[Node, str],
     large: Mapping[Node, str],
-    more: Mapping[Node, Kept],
+    more: Mapping[str, Kept],
 ) -> Kept | None:
     if node in asked:
         return Kept("asked", f"{asked[node]!r} is to stay in float32")
-    if node in more:
-        return more[node]
+    if node.name in more:
+        return more[node.name]
     reason = kept_operator(node) or large.get(node) or exact.get(node)
     if reason is None and not node.subgraphs:
         reason = rounded_constants(node, form)

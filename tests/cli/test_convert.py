@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -135,3 +136,19 @@ def test_artefacts_have_a_precision_already(cli: Cli, net: Path) -> None:
     done = cli("bench", "net.gopt", "--precision", "fp16")
     assert done.code == 2
     assert "--precision" in done.err
+
+
+def test_data_and_a_largest_error(cli: Cli, net: Path) -> None:
+    np.savez("data.npz", x=rand(2, 3, 8, 8))
+    done = cli("convert", net, "--precision", "bf16", "--calib", "data.npz", "--max-error", "0.001", "-o", "half.onnx")
+    assert done.code == 0, done.err
+    for text in ("SQNR dB", "sensitivity", "relative L2 error", "2 feeds of calibration data"):
+        assert text in done.out
+    np.savez("data.npz", x=np.full((1, 3, 8, 8), np.nan, np.float32))
+    before = Path("half.onnx").read_bytes()
+    done = cli("convert", net, "--precision", "bf16", "--calib", "data.npz", "-o", "half.onnx")
+    assert done.code == 2
+    assert "NaN" in done.err
+    assert "data.npz" in done.err
+    assert Path("half.onnx").read_bytes() == before
+    assert sorted(p.name for p in Path().iterdir()) == ["data.npz", "half.onnx"]

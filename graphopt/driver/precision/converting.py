@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import EXPORT_MAX_OPSET, optimize
-from graphopt.driver.precision.report import ConversionReport, NodeRow
+from graphopt.driver.precision.conversion import Conversion, Converted
+from graphopt.driver.precision.report import ConversionReport, NodeRow, OutputRow
 from graphopt.errors import UserError, did_you_mean
-from graphopt.ir.editor import clone
 from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Array, Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
-from graphopt.ir.verifier import verify
-from graphopt.passes.precision.apply import apply_precision
-from graphopt.passes.precision.decide import plan_precision
-from graphopt.passes.precision.narrow_form import touches_float32
 from graphopt.passes.precision.narrow_format import format_of
-from graphopt.passes.precision.plan import Io, PrecisionPlan
-from graphopt.rewrite.passes import PassContext
+from graphopt.passes.precision.plan import Io, Kept
 
 if TYPE_CHECKING:
+    from graphopt.driver.calibration import Source
     from graphopt.ir.onnx_load import ModelSource
+
+COMPARED_FEEDS = 8
+"""Results are compared with float32 on so many feeds at most."""
 
 _IO = ("keep", "cast")
 
@@ -33,10 +34,14 @@ def convert(
     *,
     keep: Sequence[str] = (),
     io: Io = "keep",
+    calibration: Source | None = None,
+    max_error: float | None = None,
     level: int = DEFAULT_LEVEL,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
 ) -> tuple[Graph, ConversionReport]:
     """A graph that stores and computes in 16 bits, and what that did. ``graphopt.export_onnx`` writes it as plain ONNX.
 
@@ -47,47 +52,97 @@ def convert(
         precision: ``"fp16"`` or ``"bf16"``.
         keep: names of nodes or operators that stay in float32; ``*`` and ``?`` stand for any letters.
         io: ``"keep"``: inputs and outputs stay float32; ``"cast"``: they are in 16 bits too.
+        calibration: inputs like those that the model will see, as for ``graphopt.prune``. Nodes whose operands or results leave the
+            format's range on them, or mostly vanish in it, stay in float32; results are compared node by node.
+        max_error: the largest relative L2 error of any output against float32 on these inputs (without, on random ones):
+            the most sensitive nodes go back to float32 until it holds.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded;
             0 converts the graph as it is.
         shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
+        threads: CPU threads that data is run with.
+        seed: of random inputs.
 
     Raises:
-        UserError: unknown precision, or ``keep`` names nothing that there is.
+        UserError: unknown precision, ``keep`` names nothing that there is, calibration data with wrong names, shapes or NaN, or
+            an error that can't be met.
+        UnsupportedOpError: with data, an operator that isn't compiled.
     """
     form = format_of(precision)
     if io not in _IO:
         raise UserError(f"io is {io!r}", code="bad-option", hint=did_you_mean(str(io), _IO) or "keep or cast")
+    if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
+        raise UserError(
+            f"a largest error of {max_error} can't be met", code="bad-option", hint="give one above 0, such as 0.01"
+        )
     original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     graph = optimize(original, level)
-    limit = max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR)
-    converted = clone(graph)
-    plan = plan_precision(converted, form, io=io, keep=keep, max_opset=limit)
-    before = len(list(converted.walk()))
-    rows = node_rows(plan)
-    apply_precision(plan, PassContext(max_opset=limit))
-    verify(converted)
+    conversion = Conversion(graph, form, io, tuple(keep), max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR))
     report = ConversionReport(
-        source=graph.source,
-        precision=precision,
-        io=io,
-        nodes=rows,
-        casts=len(list(converted.walk())) - before,
-        bytes_before=constant_bytes(original),
-        bytes_after=constant_bytes(converted),
+        graph.source, precision, io, nodes=(), casts=0, bytes_before=constant_bytes(original), bytes_after=0,
+        max_error=max_error,
+    )  # fmt: skip
+    if calibration is None and max_error is None:
+        converted = conversion.carry_out({})
+    else:
+        converted, report = _with_data(conversion, report, calibration, threads, seed)
+    nodes = report.nodes or converted.rows
+    return converted.graph, replace(
+        report, nodes=nodes, casts=converted.casts, bytes_after=constant_bytes(converted.graph)
     )
-    return converted, report
 
 
-def node_rows(plan: PrecisionPlan) -> tuple[NodeRow, ...]:
-    """What was decided on every node that reads or makes floats, before the plan is carried out."""
-    rows = []
-    for node in plan.graph.walk():
-        if node in plan.narrow:
-            rows.append(NodeRow(node.name, node.qualified_op, str(plan.format)))
-        elif node in plan.kept and touches_float32(node):
-            why = plan.kept[node]
-            rows.append(NodeRow(node.name, node.qualified_op, "float32", why.kind, why.reason))
-    return tuple(rows)
+def _with_data(
+    conversion: Conversion, report: ConversionReport, calibration: Source | None, threads: int | None, seed: int
+) -> tuple[Converted, ConversionReport]:
+    """The conversion with what data says, and the report with how far results moved."""
+    from graphopt.driver.calibration import CompiledRunner
+    from graphopt.driver.precision.noise import layer_noise, output_noise, outputs_of
+    from graphopt.driver.precision.sensitivity import kept_for_error
+    from graphopt.driver.precision.value_ranges import kept_by_data, value_ranges
+
+    graph = conversion.graph
+    feeds, data = _feeds(graph, calibration, seed)
+    runner = CompiledRunner(threads=threads)
+    kept: dict[str, Kept] = {}
+    if calibration is not None:
+        plan = conversion.plan({})
+        kept = kept_by_data(plan, value_ranges(plan, feeds, runner))
+    compared = feeds[-COMPARED_FEEDS:]
+    if report.max_error is not None:
+        kept = kept_for_error(conversion, kept, compared, runner, report.max_error)
+    converted = conversion.carry_out(kept)
+    want = [outputs_of(graph, feed, runner) for feed in compared]
+    outputs = output_noise(want, converted.graph, compared, runner)
+    layers = layer_noise(graph, converted.graph, compared, runner) if calibration is not None else {}
+    rows = tuple(
+        replace(row, sqnr_db=layers[row.node].sqnr_db) if row.node in layers else row for row in converted.rows
+    )
+    return converted, replace(
+        report, nodes=rows, data=data, notes=tuple(_notes(conversion.graph, rows)),
+        outputs=tuple(OutputRow(name, noise.sqnr_db, noise.error) for name, noise in outputs.items()),
+    )  # fmt: skip
+
+
+def _feeds(graph: Graph, calibration: Source | None, seed: int) -> tuple[Sequence[Mapping[str, Array]], str]:
+    """Inputs, and words for them."""
+    from graphopt.driver.calibration import load_calibration
+    from graphopt.driver.compiling import signature_of
+    from graphopt.driver.random_inputs import random_inputs
+
+    signature = signature_of(graph)
+    if calibration is None:
+        return [random_inputs(signature, seed)], f"random inputs, seed {seed}"
+    feeds = load_calibration(calibration, signature)
+    count, last = len(feeds), min(len(feeds), COMPARED_FEEDS)
+    feed_count = "1 feed" if count == 1 else f"{count} feeds"
+    return feeds, f"{feed_count} of calibration data" if last == count else f"the last {last} of {count} feeds"
+
+
+def _notes(graph: Graph, rows: Sequence[NodeRow]) -> Iterator[str]:
+    inner = {node.name for node in graph.walk()} - {node.name for node in graph.nodes}
+    hidden = sum(1 for row in rows if row.node in inner)
+    if hidden:
+        yield f"{hidden} nodes in branches and loops were converted by rule: data does not show what they compute"
 
 
 def constant_bytes(graph: Graph) -> int:
