@@ -32,11 +32,15 @@ class _Conversion:
     def __init__(self, plan: PrecisionPlan, ctx: PassContext) -> None:
         self.plan, self.ctx, self.dtype = plan, ctx, plan.format.dtype
         self.narrow_values = plan.narrow_values()
-        self.wide_values = {v for node in plan.graph.walk() for v in (*node.inputs, *node.outputs) if is_float32(v)}
-        self.wide_values |= {v for g in graphs(plan.graph) for v in (*g.inputs, *g.outputs) if is_float32(v)}
+        self.wide_values: set[Value] = set()
+        for node in plan.graph.walk():
+            self.wide_values.update(v for v in (*node.inputs, *node.outputs) if v is not None and is_float32(v))
+        for sub in graphs(plan.graph):
+            self.wide_values.update(v for v in (*sub.inputs, *sub.outputs) if is_float32(v))
         self.owners = {v: g for g in graphs(plan.graph) for v in g.inputs}
         self.copies: dict[Value, Value] = {}
         self.renamed: set[Value] = set()
+        self.exited: set[Value] = set()
         self.read_as: dict[Value, set[DType]] = {}
 
     def run(self) -> None:
@@ -66,9 +70,9 @@ class _Conversion:
             self.leave(sub, index, value, dtype)
         self.clean(nodes)
         infer_graph(graph)
-        for value in self.narrow_values:
-            if value.dtype is not self.dtype:
-                raise InternalError(f"%{value.name} was to be {self.dtype} and is {value.type}", code="precision")
+        for value in self.wide_values | self.narrow_values:
+            if value.data is None and value.dtype is not self.home(value):
+                raise InternalError(f"%{value.name} was to be {self.home(value)} and is {value.type}", code="precision")
 
     # -- what is wanted -----------------------------------------------------------------------------------------------
     def wanted(self, node: Node, index: int) -> DType:
@@ -93,7 +97,7 @@ class _Conversion:
             if value is not None and value in self.wide_values:
                 editor.set_input(node, index, self.as_type(value, self.wanted(node, index)))
         form = self.plan.narrow.get(node)
-        if form is not None and not form.operands:  # what it makes has the type that is written there
+        if form is not None and form.results:
             for name, attr in narrow_attributes(node, self.plan.format).items():
                 editor.set_attr(node, name, attr)
 
@@ -126,7 +130,7 @@ class _Conversion:
         at = 0 if value.producer is None else graph.position(value.producer) + 1
         before = graph.nodes[at] if at < len(graph.nodes) else None
         # an output's name goes to what leaves
-        named = value.dtype if value in self.renamed and value.producer is not None else dtype
+        named = value.dtype if value in self.renamed else dtype
         out = editor.value(f"{value.name}_{named.numpy}")
         like = [value.producer] if value.producer is not None else []
         editor.node(
@@ -139,23 +143,42 @@ class _Conversion:
         if value.dtype is dtype:
             return
         new = self.as_type(value, dtype)
-        if new is value:
-            return
         editor = self.ctx.editor(graph)
-        if graph.parent is None and (new.producer is None or new.escapes or value.producer is None):
-            new = self.cast(value, dtype, self.plan.graph, editor)
+        if graph.parent is None and new is not value:
+            if self.copies.get(value) is not new:  # something else that has a name of its own
+                new = editor.node("Identity", [new], name=value.name).out
+                self.copies[value] = new
+            if value not in self.exited:
+                self.exited.add(value)
+                editor.swap_names(value, new)
         editor.set_output(graph, index, new)
-        if graph.parent is None and value.producer is not None and not value.escapes:
-            editor.swap_names(value, new)
 
     def clean(self, nodes: list[Node]) -> None:
         """Remove Casts that were there and do nothing any more."""
-        for node in nodes:
-            if node.op != "Cast" or node.domain or node.graph is None:
-                continue
-            source, out = node.inputs[0], node.out
-            editor = self.ctx.editor(node.graph)
-            if casts_to(node, self.dtype) and source is not None and source.dtype is self.dtype and not out.escapes:
-                editor.replace(out, source)
-            if not out.uses and not out.escapes:
-                editor.erase(node)
+        casts = [node for node in nodes if node.op == "Cast" and not node.domain]
+        for node in casts:
+            if casts_to(node, self.dtype):
+                self.forward(node)
+        for node in reversed(casts):
+            if not node.out.uses and not node.out.escapes:
+                assert node.graph is not None
+                self.ctx.editor(node.graph).erase(node)
+
+    def forward(self, node: Node) -> None:
+        """Let readers of a Cast to the format have what it casts, where that has the type already, or had it before."""
+        source, out = node.inputs[0], node.out
+        assert source is not None
+        assert node.graph is not None
+        editor = self.ctx.editor(node.graph)
+        before = cast_from(source.producer, self.dtype) if source.producer is not None else None
+        if before is not None:
+            editor.set_input(node, 0, before)
+            source = before
+        if source.dtype is not self.dtype:
+            return
+        if not out.escapes:
+            editor.replace(out, source)
+            return
+        editor.set_op(node, "Identity")  # an output has a name of its own
+        for attribute in list(node.attrs):
+            editor.set_attr(node, attribute, None)

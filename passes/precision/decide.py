@@ -14,6 +14,7 @@ from graphopt.passes.precision.operator_rules import kept_operator
 from graphopt.passes.precision.plan import Io, Kept, PrecisionPlan
 from graphopt.passes.precision.ranges import beyond_range, rounded_constants
 from graphopt.passes.precision.sources import narrow_source
+from graphopt.passes.precision.statistics import statistics_readers
 
 
 def plan_precision(
@@ -38,7 +39,8 @@ def plan_precision(
         UserError: ``keep`` names nothing that there is.
     """
     plan = PrecisionPlan(graph, form, io)
-    asked, exact, large = asked_nodes(graph, keep), exact_values(graph), beyond_range(graph, form)
+    asked, large = asked_nodes(graph, keep), beyond_range(graph, form)
+    exact = {**statistics_readers(graph), **exact_values(graph)}
     for node in graph.walk():
         if not touches_float32(node) or _is_settled_cast(node, form):
             continue
@@ -78,7 +80,7 @@ def _why_kept(
 def _form(node: Node, form: NarrowFormat, max_opset: int | None) -> NarrowForm | None:
     if node.op == "If" and not node.domain:
         return branch_form(node)
-    return narrow_form(node, form.dtype, max_opset) or narrow_source(node, form, max_opset)
+    return narrow_source(node, form, max_opset) or narrow_form(node, form.dtype, max_opset)
 
 
 def _no_form(node: Node, form: NarrowFormat, max_opset: int | None) -> Kept:

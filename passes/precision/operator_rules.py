@@ -26,8 +26,9 @@ _KEPT: dict[str, tuple[str, ...]] = {
         "BlackmanWindow", "EyeLike", "HammingWindow", "HannWindow", "MelWeightMatrix", "Range",
     ),
     "quantized parts stay as they are": ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"),
-    "its result has the type of another value": ("CastLike",),
-    "state is carried from one iteration to the next, and its rounding adds up": ("Loop", "Scan"),
+    "its result has the type of another value": ("CastLike", "Optional", "OptionalGetElement", "OptionalHasElement"),
+    "its bits are looked at": ("BitCast",),
+    "state is carried from one step to the next, and its rounding adds up": ("LinearAttention", "Loop", "Scan"),
 }  # fmt: skip
 _REASONS = {op: reason for reason, ops in _KEPT.items() for op in ops}
 
@@ -59,6 +60,8 @@ def never_rounds(node: Node) -> bool:
         return False
     if node.op in _SCATTERING:
         return node.attrs.get("reduction", "none") in ("none", b"none")
+    if node.op == "Cast":
+        return all(v is not None and v.dtype is node.out.dtype for v in node.inputs)
     return node.op in _EXACT or any(has_trait(node, trait) for trait in (MOVEMENT, SELECTS, VIEW))
 
 

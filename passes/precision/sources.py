@@ -1,4 +1,4 @@
-"""Nodes that make floats of something else, whose type is written in an attribute: Cast and ConstantOfShape."""
+"""Nodes whose result has the type that is written in an attribute: Cast and ConstantOfShape."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from graphopt.passes.precision.narrow_form import NarrowForm, is_float32, result
 from graphopt.passes.precision.narrow_format import NarrowFormat
 
 _FORM = NarrowForm(frozenset(), frozenset({0}))
+_SAME = NarrowForm(frozenset({0}), frozenset({0}))
 
 
 def narrow_source(node: Node, form: NarrowFormat, max_opset: int | None) -> NarrowForm | None:
-    """The form in 16 bits of a node that makes float32 of no float32, None where that would round or there is none."""
+    """The form in 16 bits of a Cast to float32 or a ConstantOfShape, None where that would round or there is none."""
     if node.domain or not is_float32(node.outputs[0]) or not results_allow(node, form.dtype, max_opset):
         return None
     if node.op == "Cast":
-        source = node.out if node.inputs[0] is None else node.inputs[0]
+        source = node.inputs[0]
+        if source is None or is_float32(source):
+            return _SAME
         exact = source.dtype is DType.bool_ or (source.dtype.is_int and source.dtype.bits <= 8)
         return _FORM if exact else None
     if node.op == "ConstantOfShape":
