@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.ir.graph import Graph, Node
+from graphopt.ir.graph import Node
 from graphopt.ops.registry import MOVEMENT, RANDOM, REDUCE, SELECTS, VIEW, has_trait
 
 _KEPT: dict[str, tuple[str, ...]] = {
@@ -49,6 +49,8 @@ def kept_operator(node: Node) -> str | None:
         return "a reduction sums many elements"
     if node.op == "Div" and node.inputs[0] is not None and node.inputs[0].is_const:
         return "a division of a constant overflows where the divisor is small"
+    if node.op in _SCATTERING and not _only_places(node):
+        return "it adds up elements one after the other"
     if _feeds_quantization(node) or _reads_quantized(node):
         return "quantized parts stay as they are"
     return _REASONS.get(node.op)
@@ -59,15 +61,15 @@ def never_rounds(node: Node) -> bool:
     if node.domain:
         return False
     if node.op in _SCATTERING:
-        return node.attrs.get("reduction", "none") in ("none", b"none")
+        return _only_places(node)
     if node.op == "Cast":
         return all(v is not None and v.dtype is node.out.dtype for v in node.inputs)
     return node.op in _EXACT or any(has_trait(node, trait) for trait in (MOVEMENT, SELECTS, VIEW))
 
 
-def is_loop_body(graph: Graph, holder: Node | None) -> bool:
-    """Whether the graph is the body of a loop, not a branch."""
-    return holder is not None and holder.op != "If"
+def _only_places(node: Node) -> bool:
+    """Whether a scatter puts elements into place, and doesn't add them to what is there."""
+    return node.attrs.get("reduction", "none") == "none"
 
 
 def _reads_quantized(node: Node) -> bool:
