@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (numpy learns of bfloat16)
 import numpy as np
 import onnx
 from onnx import defs, helper
@@ -17,7 +18,7 @@ from graphopt.ops.table import ops_with
 
 OPSET = 26
 """The first with BitCast; all others are older."""
-FLOATS = ("float32", "float64", "float16")
+FLOATS = ("float32", "float64", "float16", "bfloat16")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 TYPES = (*FLOATS, *INTEGERS, "bool")
 
