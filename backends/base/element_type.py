@@ -191,7 +191,7 @@ def element_type(dtype: DType, node: str | None = None) -> ElementType:
     if found is None:
         raise UnsupportedOpError(
             f"no kernels for element type {dtype}", code="unsupported-dtype", node=node,
-            hint="convert the model to float32, float16 or an 8 to 64 bit integer type",
+            hint="convert the model to float32, float16, bfloat16 or an 8 to 64 bit integer type",
         )  # fmt: skip
     return found
 

@@ -11,31 +11,31 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.conformance.cases import all_cases
+from tests.conformance.cases import Case
 from tests.conformance.check import Outcome
 from tests.support.servers import Server, serve_all
 
 WORKER = "tests.conformance.worker"
 
 
-def check(server: Server, name: str, form: str, timeout: float) -> Outcome:
+def check(server: Server, case: Case, form: str, timeout: float) -> Outcome:
     """The outcome of one case."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case"
-        path.write_bytes(pickle.dumps(all_cases()[name]))
+        path.write_bytes(pickle.dumps(case))
         answer = server.ask(f"{path}\t{form}", timeout)
     if answer:
         return Outcome(**json.loads(answer))
-    return Outcome(name, form, "crash", server.why(answer, timeout))
+    return Outcome(case.name, form, "crash", server.why(answer, timeout))
 
 
 def run_all(
-    todo: Sequence[tuple[str, str]],
+    todo: Sequence[tuple[Case, str]],
     workers: int = 2,
     timeout: float = 60.0,
     progress: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Outcomes of ``(name, form)`` pairs, in their order.
+    """Outcomes of cases in a form, in their order.
 
     Args:
         workers: processes.
@@ -44,10 +44,11 @@ def run_all(
     """
     done: dict[tuple[str, str], Outcome] = {}
 
-    def serve(server: Server, item: tuple[str, str]) -> None:
-        done[item] = check(server, *item, timeout)
+    def serve(server: Server, item: tuple[Case, str]) -> None:
+        outcome = check(server, *item, timeout)
+        done[outcome.name, outcome.form] = outcome
         if progress is not None:
-            progress(done[item])
+            progress(outcome)
 
     serve_all(todo, WORKER, workers, serve)
-    return [done[item] for item in todo]
+    return [done[case.name, form] for case, form in todo]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from tests.conformance.cases import FORMS, all_cases
 from tests.conformance.check import OUTCOMES, Outcome
+from tests.conformance.narrow import ULPS
 
 TITLES = {"inputs": "as is", "constants": "other inputs constant"}
 
@@ -25,10 +26,22 @@ grants a float16 one unit). *Unsupported* means that compiling was refused with 
 """
 
 
-def render(outcomes: Sequence[Outcome]) -> str:
-    """The report."""
+NARROW_HEAD = """## In float16 and bfloat16
+
+ONNX has few cases in these types, so that more are derived: every case of one operator whose float32 inputs may be of the
+type. Expected is what ONNX's reference computes in float32 from the rounded inputs, rounded once. *Pass* means within {ulps} unit
+in the last place, or within 2^-20 of the largest result where sums cancel. What is *rounding* is listed by name in
+`tests/conformance/roundings.py`, with why.
+"""
+
+
+def render(outcomes: Sequence[Outcome], narrow: Mapping[str, Sequence[Outcome]] | None = None) -> str:
+    """The report; ``narrow`` are outcomes of the cases derived in types of 16 bits, by type."""
     forms = [f for f in FORMS if any(o.form == f for o in outcomes)]
     parts = [HEAD.format(version=onnx.__version__), _totals(outcomes, forms), _bugs(outcomes)]
+    if narrow:
+        parts += [NARROW_HEAD.format(ulps=ULPS)]
+        parts += [f"{to}:\n\n{_totals(found, forms)}" for to, found in narrow.items()]
     parts += ["## By operator", _by_operator(outcomes, forms), "## Why cases are unsupported", _reasons(outcomes)]
     return "\n\n".join(p.strip() for p in parts if p) + "\n"
 
