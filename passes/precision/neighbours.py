@@ -15,6 +15,7 @@ _NARROW, _WIDE, _FREE = "narrow", "wide", "free"
 """How a neighbour has a value: in 16 bits, in float32, or in float32 at the edge of the graph, where nothing speaks for it."""
 
 _BETWEEN = Kept("rule", "it lies between nodes kept in float32")
+_EXACT = Kept("rule", "it rounds nothing, and neither all its operands nor all its readers are in 16 bits")
 _OBSERVER = Kept("rule", "it reads float32 and makes no floats")
 
 
@@ -72,7 +73,7 @@ class Neighbours:
 
     # -- nodes that never round ---------------------------------------------------------------------------------------
     def exact_nodes(self, nodes: list[Node]) -> None:
-        """16 bits where all operands, or else all readers, are in them; float32 where neither are and some node wants it."""
+        """16 bits where all operands, or else all readers, are in them; otherwise a value would be rounded for nothing."""
         self.open = set(nodes)
         for node in nodes:
             states = list(self.sources(node, self.open))
@@ -81,12 +82,10 @@ class Neighbours:
         for node in reversed(nodes):
             if node not in self.open:
                 continue
-            sources, readers = list(self.sources(node, self.open)), list(self.readers(node, self.open))
+            readers = list(self.readers(node, self.open))
             self.open.discard(node)
-            wanted = _NARROW in readers and _WIDE not in readers
-            nobody = _WIDE not in (*sources, *readers) and bool(sources)
-            if not wanted and not nobody:
-                self.keep(node, _BETWEEN)
+            if _NARROW not in readers or _WIDE in readers:
+                self.keep(node, _EXACT)
 
     def makers(self, node: Node) -> list[Node]:
         return [v.producer for v in self.operands(node) if v.producer is not None]

@@ -69,7 +69,7 @@ def never_rounds(node: Node) -> bool:
 
 def _only_places(node: Node) -> bool:
     """Whether a scatter puts elements into place, and doesn't add them to what is there."""
-    return node.attrs.get("reduction", "none") == "none"
+    return str(node.attrs.get("reduction", "none")) == "none"
 
 
 def _reads_quantized(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Nodes whose result has the type that is written in an attribute: Cast and ConstantOfShape."""
+"""Attributes that name a type: of the results of Cast and ConstantOfShape, of the softmax inside an Attention."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def narrow_attributes(node: Node, form: NarrowFormat) -> dict[str, Any]:
     """Attributes that change with the type."""
     if node.op == "Cast":
         return {"to": form.dtype.onnx}
+    if node.op == "Attention":
+        return {"softmax_precision": node.attrs.get("softmax_precision") or DType.f32.onnx}
     if node.op == "ConstantOfShape":
         return {"value": form.narrow(np.asarray(node.attrs.get("value", np.zeros(1, np.float32))))}
     return {}
