@@ -1,4 +1,4 @@
-"""Two nets to be had in any float type: a MobileNetV3-like one for images and a BERT-like encoder, with random weights."""
+"""Nets in any float type with random weights: a MobileNetV3-like one for images, BERT-like encoders, VGG's last layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ MOBILE = (
     (5, 240, 40, True, "HardSwish", 1), (5, 240, 40, True, "HardSwish", 1), (5, 120, 48, True, "HardSwish", 1),
     (5, 144, 48, True, "HardSwish", 1), (5, 288, 96, True, "HardSwish", 2), (5, 576, 96, True, "HardSwish", 1),
 )  # fmt: skip
-LAYERS, TOKENS, HIDDEN, HEADS = 4, 128, 256, 4
 
 
 class Net:
@@ -59,6 +58,11 @@ class Net:
         product = self.op("MatMul", x, self.weight(inputs, outputs, fan=inputs))
         return self.op("Add", product, self.const(0.1 * self._rng.standard_normal(outputs)))
 
+    def gemm(self, x: str, inputs: int, outputs: int) -> str:
+        """The same of a matrix, by one operator and a transposed weight, as frameworks export it."""
+        bias = self.const(0.1 * self._rng.standard_normal(outputs))
+        return self.op("Gemm", x, self.weight(outputs, inputs, fan=inputs), bias, transB=1)
+
     def model(self, shape: tuple[int, ...], result: str) -> onnx.ModelProto:
         """The model of input ``x``."""
         graph = helper.make_graph(
@@ -88,26 +92,42 @@ def mobilenet(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     return net.model((1, 3, 224, 224), net.linear(x, 1024, 1000))
 
 
-def bert(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+def bert(
+    dtype: int = TensorProto.FLOAT, layers: int = 4, tokens: int = 128, hidden: int = 256, heads: int = 4
+) -> onnx.ModelProto:
     """An encoder behind its embedding: attention written out, GELU, layer normalisations."""
     net = Net(dtype)
-    size, x = HIDDEN // HEADS, "x"
-    split, merged = (net.const(s, TensorProto.INT64) for s in ([1, TOKENS, HEADS, size], [1, TOKENS, HIDDEN]))
+    size, x = hidden // heads, "x"
+    split, merged = (net.const(s, TensorProto.INT64) for s in ([1, tokens, heads, size], [1, tokens, hidden]))
 
     def norm(value: str) -> str:
-        return net.op("LayerNormalization", value, net.const(np.ones(HIDDEN)), net.const(np.zeros(HIDDEN)), axis=-1)
+        return net.op("LayerNormalization", value, net.const(np.ones(hidden)), net.const(np.zeros(hidden)), axis=-1)
 
-    for _ in range(LAYERS):
+    for _ in range(layers):
         q, k, v = (
-            net.op("Transpose", net.op("Reshape", net.linear(x, HIDDEN, HIDDEN), split), perm=perm)
+            net.op("Transpose", net.op("Reshape", net.linear(x, hidden, hidden), split), perm=perm)
             for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         )
         scores = net.op("Softmax", net.op("Mul", net.op("MatMul", q, k), net.const(size**-0.5)), axis=-1)
         heads = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
-        x = norm(net.op("Add", x, net.linear(net.op("Reshape", heads, merged), HIDDEN, HIDDEN)))
-        wide = net.op("Gelu", net.linear(x, HIDDEN, 4 * HIDDEN))
-        x = norm(net.op("Add", x, net.linear(wide, 4 * HIDDEN, HIDDEN)))
-    return net.model((1, TOKENS, HIDDEN), x)
+        x = norm(net.op("Add", x, net.linear(net.op("Reshape", heads, merged), hidden, hidden)))
+        wide = net.op("Gelu", net.linear(x, hidden, 4 * hidden))
+        x = norm(net.op("Add", x, net.linear(wide, 4 * hidden, hidden)))
+    return net.model((1, tokens, hidden), x)
 
 
-NETS = {"mobilenet": mobilenet, "bert": bert}
+def bert_base_token(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """BERT-base (85 million weights behind the embedding) for one token: all of its time goes into reading weights."""
+    return bert(dtype, layers=12, tokens=1, hidden=768, heads=12)
+
+
+def vgg_gemms(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """The last three layers of VGG-19: 124 million weights."""
+    net = Net(dtype)
+    x = "x"
+    for inputs, outputs in ((25088, 4096), (4096, 4096)):
+        x = net.op("Relu", net.gemm(x, inputs, outputs))
+    return net.model((1, 25088), net.gemm(x, 4096, 1000))
+
+
+NETS = {"mobilenet": mobilenet, "bert": bert, "bert_base_token": bert_base_token, "vgg_gemms": vgg_gemms}

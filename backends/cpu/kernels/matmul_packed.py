@@ -54,7 +54,7 @@ class MatmulConfig:
         m_block: rows that stay in cache while all panels of B pass by, a multiple of ``m_tile``; 0 for all rows.
         k_block: steps of K that all tiles of a block of rows take, for a group of panels, before the next ones; 0 for all.
         n_group: panels in a group.
-        prefetch: whether tiles fetch what comes next of B.
+        prefetch: whether what comes next of B is fetched: by tiles the next panel, by the only tile of all rows a later row.
         parallel: whether the work is worth more than one thread.
         dot: name of the dot product that multiplies groups of steps of K; none by default.
     """
@@ -108,7 +108,7 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     tile = MatmulConfig(points, vectors, lanes, dot=dot)
     return replace(
         _cache_blocks(spec, tile, caps),
-        prefetch=rows > points,
+        prefetch=rows > points or spec.types.weight.bytes * spec.n * spec.k > caps.l2_bytes,
         parallel=caps.cores > 1 and (spec.flops is None or _seconds(spec, caps) > WORTH_TWO_THREADS),
     )
 
@@ -251,6 +251,7 @@ def emit(
     groups = -(-panels // config.n_group)
     most_panels = -(-panels // groups)
     dot = DOT_PRODUCTS.get(config.dot)
+    once = spec.static_m is not None and spec.static_m <= config.m_tile
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
@@ -290,7 +291,8 @@ def emit(
             a=lambda row, k: a[row, k],
             b=lambda panel, k, c: weight[panel, k, c],
             finish=finish,
-            following=weight if config.prefetch else None,
+            following=weight if config.prefetch and not once else None,
+            ahead=weight if config.prefetch and once else None,
         )
         loop = T.parallel if config.parallel else T.serial
         with nullcontext() if dot is None else dot.imported(config.lanes), loop(0, blocks * groups) as flat:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.prefetch import prefetch
+from graphopt.backends.cpu.kernels.prefetch import prefetch, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.templates.operand import View
@@ -68,12 +68,14 @@ class PanelOperands:
         b: element of B at ``(panel, k, column)``, the column within the panel.
         finish: emits the storing of a tile: ``(tile, panel, first row)``.
         following: packed B of shape (panels, K, columns of a panel), if tiles shall fetch the panel that follows theirs.
+        ahead: the same, if each step shall fetch a later row, for a B that streams past once.
     """
 
     a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
     finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
     following: View | None = None
+    ahead: View | None = None
 
 
 class PanelTile(RegisterTile):
@@ -158,6 +160,8 @@ def multiply_panels(
                         prefetch(
                             operands.following, (panel + 1, start, (i * steps + k) * _prefetch_stride(shape)), INTO_L2
                         )
+                    if operands.ahead is not None:
+                        prefetch_row_ahead(operands.ahead, [panel, start + k])
                     tile.multiply_add(
                         lambda p: operands.a(row + p, start + k),
                         lambda c: operands.b(panel, start + k, c),
