@@ -15,12 +15,12 @@ from graphopt.ir.graph import Array, Graph, Node, Value
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import known_array
 from graphopt.ops.infer import infer_graph, node_proto
-from graphopt.ops.registry import ANCHOR, CONTROL, has_trait
+from graphopt.ops.registry import ANCHOR, CONTROL, LINEAR, MOVEMENT, RECURRENT, has_trait
 from graphopt.rewrite.passes import Pass, PassContext, graphs, register_pass
 from graphopt.rewrite.purity import is_pure
 
-KEPT = ("DequantizeLinear", "SequenceMap")
-"""Never folded: a dequantized weight would grow fourfold and lose its integers; control flow is not evaluated here."""
+KEPT = ("SequenceMap",)
+"""Never folded: control flow is not evaluated here."""
 
 
 @register_pass
@@ -28,7 +28,7 @@ KEPT = ("DequantizeLinear", "SequenceMap")
 class FoldConstants(Pass):
     """Computes what depends on constants alone, and replaces shape arithmetic whose result is known.
 
-    Random operators stay, and so do quantized weights (DequantizeLinear). A result larger than its operands by more
+    Random operators stay, and so do quantized weights and biases (DequantizeLinear). A result larger than its operands by more
     than ``max_elements`` is left to the run time, as is one of more than ``PassContext.max_fold_work`` operations.
     """
 
@@ -48,7 +48,7 @@ class FoldConstants(Pass):
             infer_graph(graph)
 
     def _fold(self, node: Node, editor: Editor, ctx: PassContext, limit: int) -> bool:
-        if node.op in KEPT or has_trait(node, CONTROL) or not is_pure(node):
+        if node.op in KEPT or has_trait(node, CONTROL) or not is_pure(node) or _holds_weight(node):
             return False
         outs = [o for o in node.outputs if o is not None and (o.uses or o.escapes)]
         if not outs:
@@ -77,6 +77,13 @@ class FoldConstants(Pass):
         ctx.applied(node, "computed")
         editor.erase_dead([node.out])
         return rebind
+
+
+def _holds_weight(node: Node) -> bool:
+    """Whether a DequantizeLinear may hold a weight or bias of a product: folded it would grow fourfold and lose its integers."""
+    if node.op != "DequantizeLinear":
+        return False
+    return any(has_trait(use.node, trait) for use in node.out.uses for trait in (LINEAR, RECURRENT, MOVEMENT, CONTROL))
 
 
 def _from_contents(outs: list[Value]) -> list[Array] | None:

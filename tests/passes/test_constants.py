@@ -55,14 +55,21 @@ def test_random_and_quantized_weights_stay():
     g = graph_of({"x": "float[3]"}, "a = RandomNormal<shape=[3]>()\nb = Mul(a, z)\ny = Add(x, b)", z=np.float32(0))
     after, _ = run_pass(g, "fold-constants")
     assert "RandomNormal" in ops(after)
-    g = graph_of(
-        {"x": "float[3]"},
-        "w = DequantizeLinear(q, s)\ny = Add(x, w)",
-        q=np.array([1, 2, 3], np.int8),
-        s=np.float32(0.1),
-    )
+    q, s = np.array([[1, 2], [3, 4], [5, 6]], np.int8), np.float32(0.1)
+    g = graph_of({"x": "float[1,3]"}, "w = DequantizeLinear(q, s)\ny = MatMul(x, w)", q=q, s=s)
     after, _ = run_pass(g, "fold-constants")
     assert "DequantizeLinear" in ops(after)
+    body = "w = DequantizeLinear(q, s)\nt = Transpose(w)\ny = MatMul(x, t)"
+    after, _ = run_pass(graph_of({"x": "float[1,2]"}, body, q=q, s=s), "fold-constants")
+    assert "DequantizeLinear" in ops(after)
+
+
+def test_quantized_summands_are_folded():
+    q, s = np.array([1, 2, 3], np.int8), np.float32(0.1)
+    after, _ = run_pass(
+        graph_of({"x": "float[3]"}, "w = DequantizeLinear(q, s)\ny = Add(x, w)", q=q, s=s), "fold-constants"
+    )
+    assert ops(after) == ["Add"]
 
 
 def test_graph_outputs_keep_their_node():
