@@ -153,7 +153,7 @@ def test_a_thousand_models_run_by_threads_leave_no_memory(artefact: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(not MAPS.exists(), reason="this system has no /proc")
 def test_a_thousand_loads(artefact: Path) -> None:
-    """Six mappings that each load makes would stay otherwise: after 11,000 loads, more than the 65,530 that Linux allows a process."""
+    """Each load makes six mappings: were they to stay, the 65,530 that Linux allows a process would be used up by 11,000."""
     graphopt.load(artefact)
     before = sum(mappings().values())
     for _ in range(1_000):
