@@ -21,6 +21,9 @@ from graphopt.rewrite.purity import is_pure
 
 KEPT = ("SequenceMap",)
 """Never folded: control flow is not evaluated here."""
+_NARROW = (DType.f16.numpy, DType.bf16.numpy)
+_AS_STORED = ("BitCast", "Cast", "CastLike")
+"""Evaluated in the types of their operands, whose bits they read or which they round but once."""
 
 
 @register_pass
@@ -115,10 +118,16 @@ def _too_large(node: Node, operands: list[Array | None], limit: int, work: int) 
 
 
 def evaluate_node(node: Node, operands: list[Array | None]) -> list[Array] | str:
-    """The node's results by the reference evaluator, or why it can't tell (wrong type, not implemented, ...)."""
+    """The node's results by the reference evaluator, or why it can't tell (wrong type, not implemented, ...).
+
+    In 16-bit floats the evaluator rounds each step: a sum of ones in bfloat16 ends at 256. As in kernels, what computes does so
+    in float32, and its result is rounded once.
+    """
     names = [f"i{i}" if v is not None else "" for i, v in enumerate(node.inputs)]
     outs = [f"o{i}" if v is not None else "" for i, v in enumerate(node.outputs)]
     proto = node_proto(node, names, outs)
+    if not has_trait(node, MOVEMENT) and node.op not in _AS_STORED:
+        operands = [a.astype(np.float32) if a is not None and a.dtype in _NARROW else a for a in operands]
     graph = onnx.helper.make_graph(
         [proto],
         "fold",
@@ -146,6 +155,9 @@ def evaluate_node(node: Node, operands: list[Array | None]) -> list[Array] | str
             found.append(np.empty(0))
             continue
         array = np.asarray(next(present))
+        if isinstance(out.type, TensorType) and out.type.dtype.numpy in _NARROW and array.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                array = array.astype(out.type.dtype.numpy)
         if not isinstance(out.type, TensorType) or array.dtype != out.type.dtype.numpy:
             return f"the reference evaluator gives {array.dtype} for %{out.name}: {out.type}"
         if out.type.shape is not None and not _fits(out.type, array):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
 import numpy as np
+import pytest
 
 from graphopt.driver.optimizing import optimize
 from graphopt.rewrite.passes import PassContext
@@ -81,3 +86,35 @@ def test_folding_reaches_shapes_computed_through_floats():
     g = graph_of({"x": "float[2,3]"}, body, k=np.float32(2), one=np.float32(1))
     after, _ = run_pass(g, ["fold-constants"])
     assert after.outputs[0].tensor.static_shape == (4, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("a = ReduceSum<keepdims=0>(k, i)", lambda k: k.sum(0)),
+        ("a = ReduceMean<keepdims=0>(k, i)", lambda k: k.mean(0)),
+        ("a = CumSum(k, i0)", lambda k: k.cumsum(0)),
+        ("a = ReduceLogSumExp<keepdims=0>(k, i)", lambda k: np.log(np.exp(k).sum(0))),
+        ("a = MatMul(t, k)\nt = Transpose(k)", lambda k: k.T @ k),
+        ("a = LpNormalization<axis=0>(k)", lambda k: k / np.sqrt((k * k).sum(0))),
+        ("a = Tanh(k)", np.tanh),
+        ("a = Greater(k, k)", lambda k: k > k),
+    ],
+    ids=lambda part: part.partition("<")[0].partition("(")[0] if isinstance(part, str) else "",
+)
+def test_constants_of_16_bits_are_rounded_once(body: str, expected: Callable[[np.ndarray], np.ndarray], dtype: Any):
+    """A sum of thousands of ones ends at 256 in bfloat16, at 2048 in float16, where every step is rounded."""
+    k = np.tile(np.array([1, 0.75], dtype), (5000, 1)) / dtype(8)
+    lines = "\n".join(reversed(body.split("\n")))
+    g = graph_of({"x": "float[1]"}, f"{lines}\nb = Cast<to=1>(a)\ny = Add(x, b)",
+                 k=k, i=np.array([0]), i0=np.array(0))  # fmt: skip
+    after = optimize(g, passes=["fold-constants"])
+    assert ops(after) == ["Add"]
+    folded = after.nodes[0].inputs[1]
+    assert folded is not None
+    with np.errstate(over="ignore"):
+        want = expected(k.astype(np.float64)).astype(dtype)
+    np.testing.assert_allclose(
+        folded.data, want.astype(np.float32), rtol=float(ml_dtypes.finfo(dtype).eps), err_msg=body
+    )
