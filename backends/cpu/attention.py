@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -15,6 +16,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.lower.attention import AttentionForm, attention_form
 from graphopt.backends.specs.attention import AttentionSpec
+from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
@@ -74,7 +76,10 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         points, vectors = min(register_tiles(caps.vector_registers, 4, queries), key=cycles)
         tasks = _typical(form.batch) * form.heads
         seconds = 2.0 * tasks * queries * keys * (form.size + form.v_size) / (4 * lanes * CLOCK)
-        return _config(form, (points, vectors), lanes, _shares(form, points, caps), caps, seconds > WORTH_TWO_THREADS)
+        return replace(
+            _config(form, (points, vectors), lanes, _shares(form, points, caps), caps, seconds > WORTH_TWO_THREADS),
+            dot=_dot_product(call, caps),
+        )
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
         """Tiles that fit the registers; a head whole, divided for equally busy threads, or a tile of queries a task."""
@@ -84,7 +89,8 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         for points, vectors in register_tiles(caps.vector_registers, 4, queries):
             for shares in (1, _shares(form, points, caps), -(-queries // points)):
                 for parallel in caps.thread_choices:
-                    found[_config(form, (points, vectors), lanes, shares, caps, parallel)] = None
+                    config = _config(form, (points, vectors), lanes, shares, caps, parallel)
+                    found[replace(config, dot=_dot_product(call, caps))] = None
         return list(found)
 
     def cost(self, call: KernelCall, config: AttentionConfig, caps: Caps) -> float:
@@ -113,6 +119,12 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             store_style(epilogue),
         )
         return Emitted(function, [*operands, *epilogue.values])
+
+
+def _dot_product(call: KernelCall, caps: Caps) -> str:
+    """Name of the dot product for groups of elements of a head; empty where there is none, or groups do not divide it."""
+    found = dot_product_for(_types(call), caps)
+    return found.name if found is not None and _form(call).size % found.group == 0 else ""
 
 
 def _typical(extent: Dim) -> int:

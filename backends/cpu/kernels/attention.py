@@ -9,8 +9,10 @@ so that there is no rescaling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
@@ -23,7 +25,7 @@ from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.attention import AttentionSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.operand import GROUPED, View, grouped
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr
@@ -41,6 +43,7 @@ class AttentionConfig:
         lanes: elements per vector.
         shares: tasks that the queries of a head are divided among.
         parallel: whether tasks are shared among threads.
+        dot: name of the dot product that makes scores of groups of elements; none by default.
     """
 
     m_tile: int
@@ -49,6 +52,7 @@ class AttentionConfig:
     lanes: int
     shares: int = 1
     parallel: bool = True
+    dot: str = ""
 
 
 def emit(
@@ -72,22 +76,26 @@ def emit(
     has_mask = spec.mask_shape is not None
     masks = [] if spec.mask_shape is None else [("mask", spec.mask_shape, spec.mask_type)]
     dtype = spec.types.sum
+    dot = DOT_PRODUCTS.get(config.dot)
+    size = spec.size if dot is None else spec.size // dot.group
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        q = widened(inputs[0], config.lanes, config.parallel)
-        k, v = inputs[1:3]
+        q = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        k = inputs[1] if dot is None else grouped(inputs[1], dot)
+        v = inputs[2]
         mask = inputs[3] if has_mask else None
         finish = _Finish(spec, epilogue or store_accumulator, operands, output, style)
         segments = bind_segments(row_tiles(spec.queries, config.m_tile))
         tiles = bind(tile_count(segments))
         heads = spec.heads * config.shares
-        with (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:
+        imported = nullcontext() if dot is None else dot.imported(config.lanes)
+        with imported, (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:
             batch = bind(tirx.floordiv(flat, heads), not isinstance(spec.batch, int))
             head = tirx.floordiv(tirx.floormod(flat, heads), config.shares)
             first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)
             kv_head = tirx.floordiv(head, spec.heads // spec.kv_heads)
-            keys = _Panels(config.n_vectors, config.lanes, spec.size, spec.keys, dtype)
-            keys.fill(lambda i, c: k[spec.at(batch, kv_head, c, i, spec.size)], transposed=True)
+            keys = _Panels(config.n_vectors, config.lanes, size, spec.keys, dtype, dot)
+            keys.fill(lambda i, c: k[spec.at(batch, kv_head, c, i, size)], transposed=True)
             values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype)
             values.fill(lambda i, c: v[spec.at(batch, kv_head, i, c, spec.v_size)], transposed=False)
             padded = keys.count * keys.width
@@ -121,11 +129,14 @@ def emit(
 class _Panels:
     """A matrix of ``k`` rows copied into panels, its columns filled up with zeros."""
 
-    def __init__(self, vectors: int, lanes: int, k: Expr, columns: Expr, dtype: str) -> None:
-        self.k, self.columns, self.vectors, self.lanes, self.dtype = k, columns, vectors, lanes, dtype
+    def __init__(
+        self, vectors: int, lanes: int, k: Expr, columns: Expr, dtype: str, dot: DotProduct | None = None
+    ) -> None:
+        self.k, self.columns, self.vectors, self.lanes, self.dot = k, columns, vectors, lanes, dot
+        self.dtype = dtype if dot is None else GROUPED.storage
         self.width = vectors * lanes
         self.count = bind(ceil_div(columns, self.width))
-        self.buffer = T.alloc_buffer((self.count, k, self.width), dtype, scope="local")
+        self.buffer = T.alloc_buffer((self.count, k, self.width), self.dtype, scope="local")
 
     def fill(self, read: Callable[[Expr, Expr], Expr], transposed: bool) -> None:
         """Emits the copy of ``read(row, column)``."""
@@ -156,7 +167,7 @@ class _Panels:
         """Emits the sums of ``scalar(point, k)`` times the panel."""
         tile.clear()
         with T.serial(0, self.k) as k:
-            tile.multiply_add(lambda p: scalar(p, k), lambda c: self.buffer[panel, k, c])
+            tile.multiply_add(lambda p: scalar(p, k), lambda c: self.buffer[panel, k, c], dot=self.dot)
 
     def store(self, tile: PanelTile, columns: Expr, store: Store, style: StoreStyle) -> None:
         """Emits ``store`` for a tile's columns."""
@@ -203,7 +214,7 @@ class _Work:
 
         def panel_of(panel: Expr, columns: Expr) -> None:
             tile = PanelTile(segment.tile, self.config.n_vectors, self.config.lanes, spec.types.sum)
-            self.keys.multiply(tile, panel, lambda p, k: q[spec.at(batch, head, row + p, k, spec.size)])
+            self.keys.multiply(tile, panel, lambda p, k: q[spec.at(batch, head, row + p, k, int(self.keys.k))])
 
             # whole vectors are stored faster than some columns; but a mask has none for the padding
             hides_padding = mask is None and not (isinstance(columns, int) and columns == self.keys.width)

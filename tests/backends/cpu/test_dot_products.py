@@ -153,6 +153,35 @@ def test_products_of_values(anywhere: None, sizes: tuple[int, int, int], turned:
     assert np.abs(got - want).max() <= float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps) * np.abs(want).max()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_scores_of_attention(anywhere: None, packed: bool) -> None:
+    sizes = {"q": (1, 4, 9, 10), "k": (1, 2, 13, 10), "v": (1, 2, 13, 6)}
+    if packed:
+        sizes = {n: (s[0], s[2], s[1] * s[3]) for n, s in sizes.items()}
+    heads = {"q_num_heads": 4, "kv_num_heads": 2} if packed else {}
+    graph = helper.make_graph(
+        [node("Attention", "q k v", "y", **heads)], "g",
+        [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, s) for n, s in sizes.items()],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    compiled = graphopt.compile(onnx.shape_inference.infer_shapes(model), "x86-64-v3", threads=1)
+    assert sum("vdpbf16ps" in k.config for k in compiled.program.kernels) == 1
+    rng = np.random.default_rng(1)
+    feed = {n: rng.standard_normal(s).astype(ml_dtypes.bfloat16) for n, s in sizes.items()}
+    (want,) = ReferenceEvaluator(_in_float32(model)).run(None, {n: a.astype(np.float32) for n, a in feed.items()})
+    got = compiled.run(feed)["y"].astype(np.float64)
+    assert np.abs(got - want).max() <= float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps) * np.abs(want).max()
+
+
+def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    for value in (*wide.graph.input, *wide.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return wide
+
+
 def test_an_odd_depth_has_no_groups(anywhere: None) -> None:
     _agrees(_model([node("MatMul", "x weight", "y")], (5, 41), {"weight": (41, 20)}), (5, 41), 0)
 
