@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -11,6 +12,7 @@ from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
 
+_BLOCK = 1 << 16
 MOSTLY = 0.5
 """A tensor vanishes where more than this part of its nonzero elements does."""
 
@@ -53,26 +55,40 @@ class NarrowFormat:
         low, high = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
         return bool(np.isneginf(self.narrow(np.float32(low)))), bool(np.isposinf(self.narrow(np.float32(high))))
 
-    def vanishing(self, array: Array) -> float:
-        """Which part of the nonzero elements is too small for full precision."""
-        size = np.abs(array[array != 0])
-        return float(np.mean(size < self.smallest)) if size.size else 0.0
-
     def vanishes(self, array: Array) -> bool:
         """Whether most of the nonzero elements are too small for full precision."""
-        return self.vanishing(array) > MOSTLY
+        nonzero = small = 0
+        for part in _blocks(array):
+            size = np.abs(part)
+            nonzero += int(np.count_nonzero(size))
+            small += int(np.count_nonzero((size > 0) & (size < self.smallest)))
+        return small > MOSTLY * nonzero
 
     def exact(self, array: Array) -> bool:
         """Whether every element is a number of this format."""
-        return bool(np.array_equal(self.narrow(array).astype(array.dtype), array, equal_nan=True))
+        return all(
+            np.array_equal(self.narrow(part).astype(array.dtype), part, equal_nan=True) for part in _blocks(array)
+        )
 
     def loses_whole_numbers(self, array: Array) -> bool:
         """Whether what is in range are whole numbers, and some are rounded: positions, sizes, indices."""
-        finite = array[np.abs(array) <= self.largest]
-        return bool(finite.size) and bool((finite == np.rint(finite)).all()) and not self.exact(finite)
+        rounded = False
+        for part in _blocks(array):
+            inside = part[np.abs(part) <= self.largest]
+            if not np.array_equal(inside, np.rint(inside)):
+                return False
+            rounded = rounded or not self.exact(inside)
+        return rounded
 
     def __str__(self) -> str:
         return str(self.dtype.numpy)
+
+
+def _blocks(array: Array) -> Iterator[Array]:
+    """The elements in portions that fit into caches: weights may take half a gigabyte."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        yield flat[start : start + _BLOCK]
 
 
 FP16 = NarrowFormat("fp16", DType.f16, 65504.0, 2.0**-14, 13)

@@ -49,7 +49,7 @@ class Neighbours:
     def islands(self, order: list[Node]) -> None:
         """Keep whole regions of cheap nodes whose neighbours all are in float32."""
         region = {n for n in order if n in self.plan.narrow and (never_rounds_here(n) or has_trait(n, ELEMENTWISE))}
-        touched = [n for n in region if self.touches_narrow(n, region)]
+        touched = [n for n in order if n in region and self.touches_narrow(n, region)]
         reached = set(touched)
         while touched:
             node = touched.pop()
@@ -57,8 +57,9 @@ class Neighbours:
                 if other in region and other not in reached:
                     reached.add(other)
                     touched.append(other)
-        for node in region - reached:
-            self.keep(node, _BETWEEN)
+        for node in order:
+            if node in region and node not in reached:
+                self.keep(node, _BETWEEN)
 
     def touches_narrow(self, node: Node, region: set[Node]) -> bool:
         states = [*self.sources(node, region), *self.readers(node, region)]
