@@ -105,7 +105,7 @@ def relative_l2(got: Array, want: Array) -> float:
     wide = np.complex128 if want.dtype.kind == "c" else np.float64
     a, b = want.astype(wide), got.astype(wide)
     finite = np.isfinite(a)
-    noise, signal = float(np.linalg.norm((a - b)[finite])), float(np.linalg.norm(a[finite]))
+    noise, signal = float(np.linalg.norm(a[finite] - b[finite])), float(np.linalg.norm(a[finite]))
     if noise == 0.0:
         return 0.0
     return noise / signal if signal else math.inf

@@ -165,13 +165,16 @@ class _Conversion:
                 self.ctx.editor(node.graph).erase(node)
 
     def forward(self, node: Node) -> None:
-        """Let readers of a Cast to the format have what it casts, where that has the type already, or had it before."""
+        """Let readers of a Cast to the format have what it casts, where that has the type already, had it before, or was cast
+        to it for others as well."""
         source, out = node.inputs[0], node.out
         assert source is not None
         assert node.graph is not None
         editor = self.ctx.editor(node.graph)
         before = cast_from(source.producer, self.dtype) if source.producer is not None else None
-        if before is not None:
+        if before is None and source.dtype is not self.dtype:
+            before = self.copies.get(source)
+        if before is not None and before is not out:
             editor.set_input(node, 0, before)
             source = before
         if source.dtype is not self.dtype:

@@ -72,7 +72,7 @@ def sqnr_db(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> float:
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
         return -math.inf
-    noise, signal = float(((a - b)[finite] ** 2).sum()), float((b[finite] ** 2).sum())
+    noise, signal = float(((a[finite] - b[finite]) ** 2).sum()), float((b[finite] ** 2).sum())
     return math.inf if noise == 0.0 else 10.0 * math.log10(signal / noise) if signal else -math.inf
 
 

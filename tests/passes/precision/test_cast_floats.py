@@ -515,3 +515,13 @@ def test_the_softmax_of_an_attention_is_computed_in_float32() -> None:
     feeds = {n: rand(1, 2, 4, 8, seed=i) for i, n in enumerate("qkv")}
     got, want = (run(export_onnx(g), feeds, reference=True)[0] for g in (after, graph))
     assert sqnr_db(got, want) > 40
+
+
+def test_a_cast_that_was_there_is_not_repeated() -> None:
+    body = "s = Softmax(x)\nh = Cast<to=10>(s)\nr = Relu(h)\ny = MatMul(s, w)"
+    graph = graph_of({"x": "float[3,6]"}, body, "r:float16 y", w=rand(6, 6))
+    after, _ = converted(graph, "cast-fp16")
+    assert ops(after) == ["Softmax", "Cast", "Relu", "MatMul", "Cast"]
+    graph = graph_of({"x": "float[3,6]"}, body, "h:float16 y", w=rand(6, 6))
+    after, _ = converted(graph, "cast-fp16")
+    assert [v.name for v in after.outputs] == ["h", "y"]

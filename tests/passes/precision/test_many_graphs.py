@@ -1,0 +1,95 @@
+"""cast-fp16 and cast-bf16 on random graphs and on every node test of ONNX: converted graphs are valid, and stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt.driver.importing import import_onnx
+from graphopt.driver.optimizing import export_onnx, optimize
+from graphopt.errors import GraphOptError
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
+from tests.conformance.cases import all_cases
+from tests.random_graphs.case import draw
+from tests.support.ort import run_ort
+from tests.support.precision import assert_no_redundant_casts, sqnr_db
+
+SPECS = ("cast-fp16", "cast-bf16", "cast-fp16{io=cast}", "cast-bf16{io=cast}")
+AMPLIFYING = {345, 359}
+"""Random graphs that compare equal numbers, and divide by a sigmoid far below zero: no rounding is small enough."""
+
+
+def assert_sound(graph: Graph, spec: str, what: str) -> Graph:
+    """The converted graph; it is verified, checked by ONNX if the original passes, and the same after a second run."""
+    after = optimize(graph, passes=[spec], verify_each=True)
+    assert optimize(after, passes=[spec]).version == after.version, what
+    if not any(n.op == "Cast" and n.inputs[0] is not None and n.inputs[0].dtype is n.out.dtype for n in graph.walk()):
+        assert_no_redundant_casts(after)
+    for before, value in zip(graph.outputs, after.outputs, strict=True):
+        if isinstance(value.type, TensorType) and before.dtype is DType.f32:
+            narrow = {"cast-fp16": DType.f16, "cast-bf16": DType.bf16}[spec[:9]]
+            assert value.dtype is (narrow if "io=cast" in spec else DType.f32), what
+    try:
+        onnx.checker.check_model(export_onnx(graph), full_check=True)
+    except onnx.checker.ValidationError:
+        return after  # ONNX's own shape inference can't follow some graphs
+    except onnx.shape_inference.InferenceError:
+        return after
+    onnx.checker.check_model(export_onnx(after), full_check=True)
+    return after
+
+
+def check_random(seed: int) -> None:
+    case = draw(seed)
+    graph = import_onnx(case.model())
+    for spec in SPECS:
+        after = assert_sound(graph, spec, f"graph {seed}, {spec}")
+        if spec != "cast-fp16" or case.hostile or seed in AMPLIFYING:
+            continue
+        feed = case.feeds[0]
+        for value, got in zip(after.outputs, run_ort(export_onnx(after), feed), strict=True):
+            want = case.expected[0][value.name]
+            if want.dtype == np.float32 and want.size and got.shape == want.shape:
+                assert sqnr_db(got, want) > 15, f"graph {seed}, {value.name}"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_graphs(seed: int) -> None:
+    check_random(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(8, 400, 49))
+def test_many_random_graphs(start: int) -> None:
+    for seed in range(start, start + 49):
+        check_random(seed)
+
+
+def float_cases() -> Iterator[tuple[str, Graph]]:
+    """Graphs of ONNX's node tests that have float32 in them, with initializers for all inputs but the first as well."""
+    for case in all_cases().values():
+        for form in ("inputs", "constants"):
+            if case.kind != "node" or not case.has_form(form):
+                continue
+            try:
+                graph = import_onnx(case.in_form(form).model)
+            except GraphOptError:
+                continue  # what can't be imported is said elsewhere
+            values = [v for n in graph.walk() for v in (*n.inputs, *n.outputs) if v is not None]
+            if any(isinstance(v.type, TensorType) and v.type.dtype is DType.f32 for v in values):
+                yield f"{case.name}, {form}", graph
+
+
+@pytest.mark.slow
+def test_node_tests_of_onnx() -> None:
+    count = 0
+    for name, graph in float_cases():
+        for spec in SPECS:
+            assert_sound(graph, spec, f"{name}, {spec}")
+            count += 1
+    assert count > 5000
