@@ -97,6 +97,9 @@ BF16 = NarrowFormat("bf16", DType.bf16, float(ml_dtypes.finfo(ml_dtypes.bfloat16
 FORMATS = {f.precision: f for f in (FP16, BF16)}
 
 
+_ALSO_CALLED = {"float16": "fp16", "half": "fp16", "f16": "fp16", "bfloat16": "bf16"}
+
+
 def format_of(precision: str) -> NarrowFormat:
     """The format that a user names.
 
@@ -104,9 +107,13 @@ def format_of(precision: str) -> NarrowFormat:
         UserError: there is no such precision; with a suggestion.
     """
     if precision not in FORMATS:
-        known = [*FORMATS, *(str(f) for f in FORMATS.values()), "fp32"]
+        word = str(precision)
+        near = _ALSO_CALLED.get(word.lower())
+        hint = f"did you mean {near!r}?" if near else did_you_mean(word, FORMATS)
+        if word.lower() in ("fp32", "float32"):
+            hint = "models stay in float32 when no precision is given"
         raise UserError(
             f"there is no precision {precision!r}", code="unknown-precision",
-            hint=did_you_mean(str(precision), known) or f"one of {', '.join(FORMATS)}; without one, models stay as they are",
+            hint=hint or f"one of {', '.join(FORMATS)}; without one, models stay as they are",
         )  # fmt: skip
     return FORMATS[precision]

@@ -96,6 +96,9 @@ def test_what_is_in_16_bits_stays() -> None:
     ("options", "code", "hint"),
     [
         ({"precision": "fp61"}, "unknown-precision", "did you mean 'fp16'?"),
+        ({"precision": "float16"}, "unknown-precision", "did you mean 'fp16'?"),
+        ({"precision": "bfloat16"}, "unknown-precision", "did you mean 'bf16'?"),
+        ({"precision": "fp32"}, "unknown-precision", "stay in float32 when no precision"),
         ({"precision": "int8"}, "unknown-precision", "fp16, bf16"),
         ({"precision": "fp16", "io": "kep"}, "bad-option", "did you mean 'keep'?"),
         ({"precision": "fp16", "keep": ["Sofmax"]}, "unknown-node", "did you mean 'Softmax'?"),
