@@ -33,7 +33,7 @@ class BatchedMatmul(KernelTemplate[BatchedConfig]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group) or plain_prologue(call, data=(0, 1))
+        reason = plain_epilogue(call.group) or plain_prologue(call, data=(0, 1), biases=(2,))
         if reason is not None:
             return No(reason)
         node = call.group.anchor

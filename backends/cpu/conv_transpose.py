@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import ElementType
-from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
@@ -23,7 +23,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     symbolic_operands_fit,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -53,7 +53,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 1})
+        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 1}, biases=(2,))
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -96,7 +96,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        weights = Packed(call.group.source(w), self.kernel.packing(spec, config))
+        weights = packed_weight(call, w, self.kernel.packing(spec, config))
         return Emitted(function, [x, weights, *epilogue.values])
 
 

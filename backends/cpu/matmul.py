@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_packed import (
@@ -21,7 +21,7 @@ from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -42,7 +42,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
         node = call.group.anchor
-        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 0 if _is_turned(node) else 1})
+        reason = plain_epilogue(call.group) or plain_prologue(
+            call, weights={1: 0 if _is_turned(node) else 1}, biases=(2,)
+        )
         if reason is not None:
             return No(reason)
         a, b = node.inputs[0], node.inputs[1]
@@ -105,7 +107,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        weights = Packed(call.group.source(b), packing(spec, config, _is_turned(node)))
+        weights = packed_weight(call, b, packing(spec, config, _is_turned(node)))
         return Emitted(function, [a, weights, *epilogue.values])
 
 

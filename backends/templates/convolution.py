@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.packing import Packing
-from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Packed, Support
+from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.types import KernelTypes
@@ -23,7 +23,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     symbolic_operands_fit,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
@@ -68,7 +68,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 0})
+        reason = plain_epilogue(call.group) or plain_prologue(call, weights={1: 0}, biases=(2,))
         if reason is not None:
             return No(reason)
         node = call.group.anchor
@@ -123,7 +123,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        weights = Packed(call.group.source(w), self.kernel.packing(spec, config))
+        weights = packed_weight(call, w, self.kernel.packing(spec, config))
         return Emitted(function, [x, weights, *epilogue.values])
 
 

@@ -7,11 +7,13 @@ output channel is a factor of everything that the channel sums, so that a kernel
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from graphopt.backends.base.element_type import Conversion, ElementType, converted_while_read, element_type
-from graphopt.backends.base.template import KernelCall
+from graphopt.backends.base.packing import Packing
+from graphopt.backends.base.template import KernelCall, Packed
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ops.context import attr, known_array
@@ -21,47 +23,87 @@ _NARROW = _INTEGERS | {DType.f16, DType.bf16}
 """Types that are converted by a few instructions a vector."""
 
 
+@dataclass(frozen=True)
+class WithoutZeroPoint(Packing):
+    """A constant of 8 bits in some order, its zero point subtracted: integers of 16 bits.
+
+    Packings fill up with zeros, and some transform what they pack: both is right only of numbers whose zero is 0.
+
+    Attributes:
+        zero_point: of all elements.
+        order: the packing.
+    """
+
+    zero_point: int
+    order: Packing
+
+    def packed(self, array: Array) -> Array:
+        """The differences, packed."""
+        return self.order(array.astype(np.int16) - np.int16(self.zero_point))
+
+
 def plain_prologue(
-    call: KernelCall, data: Collection[int] = (0,), weights: Mapping[int, int] | None = None
+    call: KernelCall,
+    data: Collection[int] = (0,),
+    weights: Mapping[int, int] | None = None,
+    biases: Collection[int] = (),
 ) -> str | None:
     """Why a kernel can't read its operands as a group's prologue wants, None if it can.
 
     Args:
         call: the group.
         data: inputs of the anchor that the kernel widens element by element.
-        weights: its constant inputs whose scale may differ along an axis of theirs, and that axis. Anything else that the
-            prologue makes is read by the epilogue, which evaluates it as it stands.
+        weights: its constant inputs whose scale may differ along an axis of theirs, and that axis.
+        biases: its inputs that the epilogue reads, which evaluates any conversion.
     """
     anchor = call.group.anchor
     for node in call.group.prologue:
         for use in node.out.uses:
-            if use.node is not anchor:
+            if use.node is not anchor or use.index in biases:
                 continue
-            if use.index in data and (reason := _data_reason(node)) is not None:
-                return reason
-            if weights and use.index in weights and (reason := _weight_reason(node, weights[use.index])) is not None:
+            if use.index in data:
+                reason = _data_reason(node)
+            elif weights and use.index in weights:
+                reason = _weight_reason(node, weights[use.index])
+            else:
+                reason = f"a conversion of input {use.index} while reading"
+            if reason is not None:
                 return reason
     return None
 
 
 def row_of(call: KernelCall, value: Value) -> ElementType:
     """The row of an operand as the kernel reads it, all of its conversion included."""
-    scale = _scale(value.producer) if value.producer is not None else None
-    return _row(call, value, 1.0 if scale is None else float(scale.reshape(-1)[0]))
+    row, node = _stored(call, value)
+    if node is None:
+        return row
+    scale = _scale(node)
+    number = 1.0 if scale is None else float(scale.reshape(-1)[0])
+    return converted_while_read(row, Conversion(value.dtype, int(_zero_points(node)[0]), number))
 
 
 def weight_row(call: KernelCall, weight: Value) -> ElementType:
-    """The row of a constant operand whose scale the epilogue applies (`scale_of`)."""
-    return _row(call, weight, 1.0)
-
-
-def _row(call: KernelCall, value: Value, scale: float) -> ElementType:
-    source = call.group.source(value)
-    row = element_type(source.dtype)
-    if source is value:
+    """The row of a constant operand as `packed_weight` stores it; the epilogue applies its scale (`scale_of`)."""
+    row, node = _stored(call, weight)
+    if node is None:
         return row
-    assert value.producer is not None
-    return converted_while_read(row, Conversion(value.dtype, int(_zero_points(value.producer)[0]), scale))
+    if _zero_points(node)[0]:
+        row = element_type(DType.i16)
+    return converted_while_read(row, Conversion(weight.dtype))
+
+
+def packed_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
+    """A constant operand in the order in which a kernel reads it."""
+    _, node = _stored(call, weight)
+    zero_point = 0 if node is None else int(_zero_points(node)[0])
+    order = WithoutZeroPoint(packing.shape, zero_point, packing) if zero_point else packing
+    return Packed(call.group.source(weight), order)
+
+
+def _stored(call: KernelCall, value: Value) -> tuple[ElementType, Node | None]:
+    """The row of what lies in memory for an operand, and the conversion that the kernel does while it reads it."""
+    source = call.group.source(value)
+    return element_type(source.dtype), None if source is value else value.producer
 
 
 def constant_weight(call: KernelCall, weight: Value) -> Array | None:
@@ -71,11 +113,8 @@ def constant_weight(call: KernelCall, weight: Value) -> Array | None:
 
 def scale_of(call: KernelCall, weight: Value) -> Value | None:
     """The factors of sums over a constant operand, one number or one an output channel; None if there are none."""
-    if call.group.source(weight) is weight:
-        return None
-    node = weight.producer
-    assert node is not None
-    return node.input(1) if node.op == "DequantizeLinear" else None
+    _, node = _stored(call, weight)
+    return node.input(1) if node is not None and node.op == "DequantizeLinear" else None
 
 
 def _data_reason(node: Node) -> str | None:
@@ -93,6 +132,8 @@ def _weight_reason(node: Node, axis: int) -> str | None:
         return reason
     if not source.is_const or node.out.dtype is not DType.f32:
         return "a weight that isn't a constant converted to float32"
+    if _zero_points(node)[0] and source.dtype.bits > 8:
+        return "zero points of a weight of 16 bits"
     scale = _scale(node)
     if scale is None or scale.size == 1:
         return None

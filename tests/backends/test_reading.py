@@ -162,6 +162,58 @@ def test_weights_stay_as_they_are_stored(reading: str) -> None:
     agree(model, {name: rng.standard_normal(shape).astype(np.float32) for name, shape in DATA.items()})
 
 
+@pytest.mark.parametrize(("dtype", "zero"), [(np.int8, 0), (np.int8, -5), (np.uint8, 117), (np.uint16, 0)])
+def test_transformed_weights_lose_their_zero_point_before(dtype: Any, zero: int) -> None:
+    """Winograd's kernels pack a transformation of the weights, in which a zero point can't be subtracted any more."""
+    rng = np.random.default_rng(4)
+    constants: dict[str, Any] = {
+        "w": stored((64, 64, 3, 3), dtype, rng),
+        "s": np.float32(3e-6 if dtype is np.uint16 else 1e-3),
+    }
+    constants |= {"z": dtype(zero), "xs": np.float32(0.05), "xz": np.uint8(120)}
+    nodes = [
+        node("DequantizeLinear", "x xs xz", "wide"),
+        node("DequantizeLinear", "w s z", "weight"),
+        node("Conv", "wide weight", "y", pads=[1] * 4),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 64, 28, 28))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
+    )  # fmt: skip
+    model = onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    )
+    compiled = graphopt.compile(model, "x86-64-v3", threads=1)
+    assert "conv2d-winograd" in {k.template for k in compiled.program.kernels}
+    feed = {"x": stored((1, 64, 28, 28), np.uint8, rng)}
+    (want,) = ReferenceEvaluator(model).run(None, feed)
+    np.testing.assert_allclose(compiled.run(feed)["y"], want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("narrow", ["scale", "bias", "both"])
+def test_factors_of_a_normalisation_are_converted_before(narrow: str) -> None:
+    """A row kernel reads scale and bias in one type; here they come at run time in two."""
+    nodes, inputs = [], {"x": (np.float32, (5, 72)), "x16": (np.float16, (5, 72))}
+    for name in ("scale", "bias"):
+        converted = narrow in (name, "both")
+        inputs[f"{name}_in"] = (np.float16 if converted else np.float32, (72,))
+        nodes.append(node("Cast" if converted else "Identity", f"{name}_in", name, **({"to": 1} if converted else {})))
+    nodes.append(node("LayerNormalization", "x scale bias", "y"))
+    nodes += [node("Cast", "x16", "wide", to=1), node("LayerNormalization", "wide scale bias", "z")]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(d)), s) for n, (d, s) in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, (5, 72)) for n in ("y", "z")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    rng = np.random.default_rng(5)
+    feed = {n: rng.standard_normal(s).astype(d) for n, (d, s) in inputs.items()}
+    got = graphopt.compile(model, "x86-64-v3", threads=1).run(feed)
+    for name, want in zip(("y", "z"), ReferenceEvaluator(model).run(None, feed)):
+        np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-5)
+
+
 def chain(blocks: int) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Quantized convolutions with residuals: conversions are read by convolutions, by sums and by a node without template."""
     rng = np.random.default_rng(3)
