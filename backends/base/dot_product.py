@@ -7,7 +7,7 @@ of neighbouring elements, and is inlined into the kernel that brings it along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +74,13 @@ VDPBF16PS = DotProduct(
 
 DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS,)}
 """By name."""
+
+
+def multiplied_together(name: str) -> int:
+    """Elements that the dot product of a configuration takes at once: 1 where it names none."""
+    return DOT_PRODUCTS[name].group if name else 1
+
+
+def importing(dot: DotProduct | None, lanes: int) -> AbstractContextManager[None]:
+    """Emits what is written inside with the function of a dot product at hand, if there is one."""
+    return nullcontext() if dot is None else dot.imported(lanes)

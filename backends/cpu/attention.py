@@ -78,7 +78,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         seconds = 2.0 * tasks * queries * keys * (form.size + form.v_size) / (4 * lanes * CLOCK)
         return replace(
             _config(form, (points, vectors), lanes, _shares(form, points, caps), caps, seconds > WORTH_TWO_THREADS),
-            dot=_dot_product(call, caps),
+            dot=dot_product_for(_types(call), form.size, caps),
         )
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
@@ -90,7 +90,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             for shares in (1, _shares(form, points, caps), -(-queries // points)):
                 for parallel in caps.thread_choices:
                     config = _config(form, (points, vectors), lanes, shares, caps, parallel)
-                    found[replace(config, dot=_dot_product(call, caps))] = None
+                    found[replace(config, dot=dot_product_for(_types(call), form.size, caps))] = None
         return list(found)
 
     def cost(self, call: KernelCall, config: AttentionConfig, caps: Caps) -> float:
@@ -119,12 +119,6 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             store_style(epilogue),
         )
         return Emitted(function, [*operands, *epilogue.values])
-
-
-def _dot_product(call: KernelCall, caps: Caps) -> str:
-    """Name of the dot product for groups of elements of a head; empty where there is none, or groups do not divide it."""
-    found = dot_product_for(_types(call), caps)
-    return found.name if found is not None and _form(call).size % found.group == 0 else ""
 
 
 def _typical(extent: Dim) -> int:

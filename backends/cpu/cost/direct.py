@@ -54,7 +54,8 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     out_rows, out_columns = _nominal_plane(spec)
-    dot = _dot_product(spec, lanes, caps)
+    # channels lie side by side in blocks only, and the instruction fills whole registers
+    dot = dot_product_for(spec.types, spec.in_block, caps) if lanes == spec.types.lanes(caps) else ""
     found = []
     for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
         if points <= out_columns:
@@ -62,13 +63,6 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
         if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
             found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns, dot=dot))
     return found
-
-
-def _dot_product(spec: Conv2dSpec, lanes: int, caps: Caps) -> str:
-    """Name of the dot product for groups of channels, which lie side by side in blocks only; empty where there is none."""
-    found = dot_product_for(spec.types, caps)
-    fits = found is not None and spec.in_block % found.group == 0 and lanes == spec.types.lanes(caps)
-    return found.name if found is not None and fits else ""
 
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:

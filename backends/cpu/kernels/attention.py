@@ -9,10 +9,9 @@ so that there is no rescaling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
@@ -88,8 +87,7 @@ def emit(
         segments = bind_segments(row_tiles(spec.queries, config.m_tile))
         tiles = bind(tile_count(segments))
         heads = spec.heads * config.shares
-        imported = nullcontext() if dot is None else dot.imported(config.lanes)
-        with imported, (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:
+        with importing(dot, config.lanes), (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:
             batch = bind(tirx.floordiv(flat, heads), not isinstance(spec.batch, int))
             head = tirx.floordiv(tirx.floormod(flat, heads), config.shares)
             first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)

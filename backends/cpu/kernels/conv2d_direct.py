@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packed_weight_shape, segments
@@ -93,7 +92,7 @@ def emit(
                 ),
             )
 
-        with nullcontext() if dot is None else dot.imported(config.lanes):
+        with importing(dot, config.lanes):
             each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
 
     types = spec.types

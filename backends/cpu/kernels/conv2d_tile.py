@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import DOT_PRODUCTS
+from graphopt.backends.base.dot_product import multiplied_together
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
@@ -37,7 +37,7 @@ class Conv2dConfig:
     @property
     def together(self) -> int:
         """Channels that are multiplied at once."""
-        return DOT_PRODUCTS[self.dot].group if self.dot else 1
+        return multiplied_together(self.dot)
 
     @property
     def oc_panel(self) -> int:

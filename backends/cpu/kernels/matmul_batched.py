@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import DOT_PRODUCTS
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
@@ -88,17 +87,8 @@ def _work(spec: BatchedSpec) -> tuple[int, float]:
 def _tile(spec: BatchedSpec, tile: MatmulConfig, caps: Caps, parallel: bool) -> MatmulConfig:
     """The register tile of another configuration, with blocks of rows for the second-level cache."""
     block = _row_block(spec, tile, caps)
-    return MatmulConfig(
-        tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=_dot_product(spec, caps)
-    )
-
-
-def _dot_product(spec: BatchedSpec, caps: Caps) -> str:
-    """Name of the dot product for groups of steps of K, which have to lie side by side in A; empty where there is none."""
-    found = dot_product_for(spec.types, caps)
-    if found is None or spec.transposed_a or not isinstance(spec.k, int) or spec.k % found.group:
-        return ""
-    return found.name
+    dot = "" if spec.transposed_a else dot_product_for(spec.types, spec.k, caps)  # steps of K lie side by side in A
+    return MatmulConfig(tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=dot)
 
 
 def _tasks(batch: int, panels: int, caps: Caps) -> int:
@@ -224,8 +214,7 @@ def emit(
         total: Expr = config.groups
         for extent in spec.batch:
             total = total * extent
-        imported = nullcontext() if dot is None else dot.imported(tile.lanes)
-        with imported, (T.parallel if tile.parallel else T.serial)(0, total) as flat:
+        with importing(dot, tile.lanes), (T.parallel if tile.parallel else T.serial)(0, total) as flat:
             at = _unflatten(tirx.floordiv(flat, config.groups), spec.batch)
             first, count = share(tirx.floormod(flat, config.groups), panels, config.groups)
             with T.serial(0, count) as j:

@@ -8,11 +8,10 @@ vectors of B.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import DOT_PRODUCTS
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing, multiplied_together
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -72,7 +71,7 @@ class MatmulConfig:
     @property
     def together(self) -> int:
         """Steps of K that are taken at once."""
-        return DOT_PRODUCTS[self.dot].group if self.dot else 1
+        return multiplied_together(self.dot)
 
     @property
     def panel(self) -> int:
@@ -90,8 +89,8 @@ def supports(spec: MatmulSpec, caps: Caps) -> str | None:
 def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     lanes = spec.types.lanes(caps)
-    dot = _dot_product(spec, caps)
-    steps = spec.k // MatmulConfig(1, 1, lanes, dot=dot).together
+    dot = dot_product_for(spec.types, spec.k, caps)
+    steps = spec.k // multiplied_together(dot)
     most_vectors, rows = most_tile(spec, caps)
     vectors_needed = -(-spec.n // lanes)
 
@@ -118,18 +117,12 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
     """Tiles that fit the register file, with and without blocks for the caches, prefetching and threads."""
     for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps)):
-        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=_dot_product(spec, caps))
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot_product_for(spec.types, spec.k, caps))
         blocked = _cache_blocks(spec, tile, caps)
         for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
             for prefetch in (False, True):
                 for parallel in caps.thread_choices:
                     yield replace(blocks, prefetch=prefetch, parallel=parallel)
-
-
-def _dot_product(spec: MatmulSpec, caps: Caps) -> str:
-    """Name of the dot product for groups of steps of K; empty where there is none or K is no multiple of its groups."""
-    found = dot_product_for(spec.types, caps)
-    return found.name if found is not None and spec.k % found.group == 0 else ""
 
 
 def most_tile(spec: MatmulSpec, caps: Caps) -> tuple[int, int]:
@@ -297,7 +290,7 @@ def emit(
             ahead=weight if config.prefetch and once else None,
         )
         loop = T.parallel if config.parallel else T.serial
-        with nullcontext() if dot is None else dot.imported(config.lanes), loop(0, blocks * groups) as flat:
+        with importing(dot, config.lanes), loop(0, blocks * groups) as flat:
             block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
             multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
 
