@@ -31,16 +31,7 @@ HERE = Path(__file__).resolve().parents[1]
 REST_S = 0.05
 """Pause before a process is timed: thread pools of the one before spin some milliseconds before they sleep."""
 
-_RUNNER = """
-import json, sys, time
-import graphopt
-from graphopt.models import zoo
-name, _, kind = sys.argv[1].partition(":")
-model, threads = zoo.get(name), int(sys.argv[2])
-feed = model.inputs(0)
-shapes = {} if kind == "open" else {n: a.shape for n, a in feed.items()}
-compiled = graphopt.compile(model.path(), "native", threads=threads, shapes=shapes)
-compiled.run(feed)
+RUNS = """
 print("ready", flush=True)
 for line in sys.stdin:
     runs = int(line)
@@ -51,6 +42,18 @@ for line in sys.stdin:
         compiled.run(feed)
         times.append(time.perf_counter() - start)
     print(json.dumps(times), flush=True)
+"""
+"""How the program of a `Runner` ends: it runs ``compiled`` on ``feed`` as often as it is told, and prints the seconds."""
+_RUNNER = """
+import json, sys, time
+import graphopt
+from graphopt.models import zoo
+name, _, kind = sys.argv[1].partition(":")
+model, threads = zoo.get(name), int(sys.argv[2])
+feed = model.inputs(0)
+shapes = {} if kind == "open" else {n: a.shape for n, a in feed.items()}
+compiled = graphopt.compile(model.path(), "native", threads=threads, shapes=shapes)
+compiled.run(feed)
 """
 _COMPILER = """
 import sys, time
@@ -79,12 +82,12 @@ class Runner:
         tree: the checkout that compiles it.
         model: the first argument of ``source``; a name of the zoo by default.
         threads: how many the model runs on.
-        source: the process's program.
+        source: the process's program up to ``RUNS``.
     """
 
     def __init__(self, tree: Path, model: str, threads: int, source: str = _RUNNER) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", source, model, str(threads)],
+            [sys.executable, "-c", source + RUNS, model, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(tree), cwd=tree,
         )  # fmt: skip
         self._line()

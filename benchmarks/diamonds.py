@@ -58,16 +58,6 @@ feed = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
 skip = ("recognise-activations", "recognise-gelu")
 compiled = graphopt.compile(model, "native", threads=threads, skip=skip)
 compiled.run(feed)
-print("ready", flush=True)
-for line in sys.stdin:
-    runs = int(line)
-    compiled.run(feed)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        compiled.run(feed)
-        times.append(time.perf_counter() - start)
-    print(json.dumps(times), flush=True)
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,13 +19,11 @@ from graphopt.cli.options import (
     StrictOpt,
     ThreadsOpt,
     ValueOpt,
-    check_output,
     shapes_of,
 )
 from graphopt.cli.values import values_of
-from graphopt.errors import UserError
+from graphopt.cli.written_model import check_written, write_report
 from graphopt.ir.levels import DEFAULT_LEVEL
-from graphopt.whole_files import whole_files
 
 
 def convert_verb(
@@ -64,15 +61,7 @@ def convert_verb(
     json: JsonOpt = False,
 ) -> None:
     """Turn MODEL into one that stores and computes in 16 bits, and write plain ONNX."""
-    if output.suffix != ".onnx":
-        raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
-    check_output(output, model)
-    if report_file is not None:
-        check_output(report_file, model)
-        if report_file.resolve() == output.resolve():
-            raise UserError(
-                "--report and -o name the same file", code="bad-output", hint="give the report another name"
-            )
+    check_written(output, model, report_file)
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx
         from graphopt.driver.precision.converting import convert
@@ -90,7 +79,7 @@ def convert_verb(
         **report.to_dict(),
     }
     if report_file is not None:
-        _write(report_file, json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
+        write_report(report_file, facts)
     if json:
         console.print_json(facts)
         return
@@ -102,15 +91,3 @@ def convert_verb(
     console.print_table(totals_table(f"{model.name} -> {output}", report))
     for note in report.notes:
         console.err.print(f"note: {note}", markup=False)
-
-
-def _write(path: Path, text: str) -> None:
-    """Complete or not at all."""
-    try:
-        with whole_files(path.parent, [path.name]) as part:
-            (part / path.name).write_text(text)
-    except OSError as error:
-        raise UserError(
-            f"can't write {path}: {error.strerror or error}", code="cannot-write",
-            hint="check that the folder is writable and has room",
-        ) from error  # fmt: skip

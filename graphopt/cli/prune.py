@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,13 +20,12 @@ from graphopt.cli.options import (
     TargetOpt,
     ThreadsOpt,
     ValueOpt,
-    check_output,
     pairs,
     shapes_of,
 )
 from graphopt.cli.values import values_of
+from graphopt.cli.written_model import check_written, write_report
 from graphopt.errors import UserError
-from graphopt.whole_files import whole_files
 
 
 def prune_verb(
@@ -90,15 +88,7 @@ def prune_verb(
     json: JsonOpt = False,
 ) -> None:
     """Remove channels of MODEL all over the graph, prove that the rest is right, and write plain ONNX."""
-    if output.suffix != ".onnx":
-        raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
-    check_output(output, model)
-    if report_file is not None:
-        check_output(report_file, model)
-        if report_file.resolve() == output.resolve():
-            raise UserError(
-                "--report and -o name the same file", code="bad-output", hint="give the report another name"
-            )
+    check_written(output, model, report_file)
     ratios = layer_ratios(layer_ratio)
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx
@@ -119,7 +109,7 @@ def prune_verb(
         **report.to_dict(),
     }
     if report_file is not None:
-        _write(report_file, json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
+        write_report(report_file, facts)
     if json:
         console.print_json(facts)
     else:
@@ -150,15 +140,3 @@ def layer_ratios(items: list[str] | None) -> dict[str, float]:
                 hint="write a part of the channels such as 0.3",
             ) from None  # fmt: skip
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Complete or not at all."""
-    try:
-        with whole_files(path.parent, [path.name]) as part:
-            (part / path.name).write_text(text)
-    except OSError as error:
-        raise UserError(
-            f"can't write {path}: {error.strerror or error}", code="cannot-write",
-            hint="check that the folder is writable and has room",
-        ) from error  # fmt: skip

@@ -20,11 +20,10 @@ from graphopt.cli.options import (
     TargetOpt,
     ThreadsOpt,
     ValueOpt,
-    check_output,
     shapes_of,
 )
 from graphopt.cli.values import values_of
-from graphopt.errors import UserError
+from graphopt.cli.written_model import check_written
 
 if TYPE_CHECKING:
     from graphopt.driver.sparsity_report import SparsityReport
@@ -74,9 +73,7 @@ def sparsify_verb(
     json: JsonOpt = False,
 ) -> None:
     """Set the weights of MODEL that matter least to zero and write plain ONNX; compiled files get smaller, not faster."""
-    if output.suffix != ".onnx":
-        raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
-    check_output(output, model)
+    check_written(output, model)
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx
         from graphopt.driver.sparsity import sparsify

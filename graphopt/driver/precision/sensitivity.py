@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from graphopt.driver.calibration import CompiledRunner
@@ -54,14 +55,9 @@ def kept_for_error(
             f"the relative error of the outputs is {least:.3g} even with every node in float32, more than {max_error:.3g}",
             code="max-error", hint="allow more, or keep inputs and outputs in float32 (--io keep)",
         )  # fmt: skip
-    low, high = 0, len(order)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if error(with_first(middle)) <= max_error:
-            high = middle
-        else:
-            low = middle
-    return with_first(high)
+    counts = range(1, len(order))
+    least_count = 1 + bisect_left(counts, True, key=lambda count: error(with_first(count)) <= max_error)
+    return with_first(least_count)
 
 
 def by_sensitivity(plan: PrecisionPlan, noise: Mapping[str, Noise]) -> list[str]:

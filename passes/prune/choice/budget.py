@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -240,12 +241,6 @@ def _between(groups: PruneGroups, below: PrunePlan, above: PrunePlan, limit: flo
         removed = {**below.removed, **{i: above.removed[i] for i in changed[:count] if i in above.removed}}
         return PrunePlan(groups, removed)
 
-    low, high = 0, len(changed)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if measure(mixed(middle)) <= limit:
-            high = middle
-        else:
-            low = middle
-    found = mixed(high)
+    counts = range(1, len(changed))
+    found = mixed(1 + bisect_left(counts, True, key=lambda count: measure(mixed(count)) <= limit))
     return found if measure(found) <= limit else above
