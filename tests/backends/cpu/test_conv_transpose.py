@@ -239,9 +239,14 @@ NODES: dict[str, tuple[int, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(
-    ("activation", "size"), [("Relu", (6, 9)), ("Sigmoid", (6, 9)), ("Sigmoid", ("h", "w"))],
-    ids=["Relu-static", "Sigmoid-static", "Sigmoid-symbolic"],
-)  # fmt: skip
+    ("activation", "size"),
+    [
+        pytest.param("Relu", (6, 9), id="Relu-static"),
+        pytest.param("Sigmoid", (6, 9), id="Sigmoid-static"),
+        pytest.param("Relu", ("h", "w"), id="Relu-symbolic", marks=pytest.mark.slow),
+        pytest.param("Sigmoid", ("h", "w"), id="Sigmoid-symbolic"),
+    ],
+)
 @pytest.mark.parametrize("name", NODES)
 def test_models_get_the_kernel_with_its_epilogue(name: str, activation: str, size: tuple[int | str, int | str]) -> None:
     outputs, attributes, template = NODES[name]

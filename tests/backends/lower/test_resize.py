@@ -37,17 +37,22 @@ def test_nearest(transform: str) -> None:
     check(nodes, {"x": image}, {"s0": _scales(1, 1, 2, 3), "s1": _scales(1, 1, 0.75, 1.5)})
 
 
-@pytest.mark.parametrize("symbolic", [False, True], ids=["fixed", "symbolic"])
-def test_the_nearest_element_is_chosen_in_single_precision(symbolic: bool) -> None:
+@pytest.mark.parametrize(
+    ("symbolic", "every"),
+    [
+        pytest.param(False, 1, id="fixed"),
+        pytest.param(True, 5, id="symbolic"),  # each scale, way and rounding, not all together
+        pytest.param(True, 1, id="all symbolic", marks=pytest.mark.slow),
+    ],
+)
+def test_the_nearest_element_is_chosen_in_single_precision(symbolic: bool, every: int) -> None:
     """The float32 next to 1/3 is above it: ONNX's reference, in double precision, takes the element before every third one."""
     consts = {f"s{k}": _scales(1, 1, *s) for k, s in enumerate([(1 / 3, 0.6), (1.7, 0.3), (2.2, 0.9), (0.5, 1.1)])}
     feed = {"x": np.arange(9 * 10, dtype=np.float32).reshape(1, 1, 9, 10)}
     ways = [(s, t, r) for s in consts for t in ("half_pixel", "pytorch_half_pixel", "asymmetric") for r in ROUNDING]
     nodes = [
         node("Resize", f"x _ {s}", f"y{s}{t}{r}", mode="nearest", coordinate_transformation_mode=t, nearest_mode=r)
-        for s, t, r in (
-            ways[::5] if symbolic else ways
-        )  # compiled for every size: one of five shows each scale, way and rounding
+        for s, t, r in ways[::every]
     ]
     symmetric = {"coordinate_transformation_mode": "half_pixel_symmetric", "nearest_mode": "ceil"}
     nodes.append(node("Resize", "x _ s3", "symmetric", mode="nearest", **symmetric))
