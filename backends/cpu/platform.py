@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.program.platform import Platform
+from graphopt.ir.dtypes import DType
 from graphopt.errors import CompileError, TargetError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from graphopt.backends.base.template import KernelTemplate
     from graphopt.backends.build.object_cache import ObjectCache
     from graphopt.backends.tensors.schedule import Schedule
+    from graphopt.ir.graph import Node
 
 _CROSS_CORES = 4
 """Cores of a machine that isn't this one, for all that is known."""
@@ -48,6 +50,7 @@ class CpuPlatform(Platform):
     shares_memory: ClassVar[bool] = True
     runs_on_pool: ClassVar[bool] = True
     is_synchronous: ClassVar[bool] = True
+    adds_in_float32: ClassVar[frozenset[DType]] = frozenset({DType.f16, DType.bf16})
 
     linux_triple: ClassVar[str]
     machines: ClassVar[frozenset[str]]
@@ -98,6 +101,12 @@ class CpuPlatform(Platform):
         from graphopt.backends.cpu.cost.model import CpuCosts
 
         return CpuCosts()
+
+    def factors(self, node: Node, dtype: DType, caps: Caps) -> Collection[int]:
+        """Those of products for which there is a dot product."""
+        from graphopt.backends.specs.dot_products import factors
+
+        return factors(node, dtype, caps)
 
     def peak_kernels(self) -> PeakKernels:
         """Multiply-adds in registers and streams."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import CodeGenerator
+from graphopt.ir.dtypes import DType
 
 if TYPE_CHECKING:
+    from graphopt.backends.base.caps import Caps
     from graphopt.backends.base.cost import CostModel
     from graphopt.backends.base.peaks import PeakKernels
     from graphopt.backends.base.template import KernelTemplate
     from graphopt.backends.tensors.schedule import Schedule
+    from graphopt.ir.graph import Node
 
 
 class Platform(CodeGenerator):
@@ -29,6 +32,7 @@ class Platform(CodeGenerator):
             they lie, and compute dimensions that the code around them reads.
         runs_on_pool: parallel loops run on the thread pool of compiled models, which wants to know how long they take.
         is_synchronous: a kernel has finished when its call returns, so that calls can be timed one by one.
+        adds_in_float32: element types of 16 bits that are a form of storage: arithmetic is in float32, and sums are.
         aliases: other spellings that people try, with what to write instead.
         described: targets for `list_targets`, with what they are.
     """
@@ -39,6 +43,7 @@ class Platform(CodeGenerator):
     shares_memory: ClassVar[bool]
     runs_on_pool: ClassVar[bool]
     is_synchronous: ClassVar[bool]
+    adds_in_float32: ClassVar[frozenset[DType]] = frozenset()
     aliases: ClassVar[Mapping[str, str]] = {}
 
     # -- names --------------------------------------------------------------------------------------------------
@@ -91,6 +96,10 @@ class Platform(CodeGenerator):
     @abstractmethod
     def costs(self) -> CostModel:
         """What takes how long."""
+
+    def factors(self, node: Node, dtype: DType, caps: Caps) -> Collection[int]:
+        """Operands of a node that kernels multiply as they are stored, if they are stored in ``dtype``: rounding them pays."""
+        return ()
 
     def peak_kernels(self) -> PeakKernels | None:
         """Kernels that do nothing but reach the hardware's limits; None where they can't be timed."""

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import DOT_PRODUCTS
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct
+from graphopt.backends.base.element_type import Conversion, ElementType
 from graphopt.backends.specs.types import KernelTypes
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Node
+from graphopt.ops.registry import LINEAR, has_trait
 
 
 def dot_product_for(types: KernelTypes, extent: object, caps: Caps) -> str:
     """Name of the dot product for products of elements as they are stored, empty if the target has none.
 
     Args:
-        types: of the operands.
+        types: of the operands, which are those of the dot product or converted from them to float32.
         extent: of the axis that is summed over, or of the part of it that lies side by side: groups have to divide it.
         caps: of the target.
     """
-    if types.input.conversion is not None or types.weight.conversion is not None or not isinstance(extent, int):
+    if not (_as_stored(types.input) and _as_stored(types.weight) and isinstance(extent, int)):
         return ""
     fitting = (
         dot.name
-        for dot in DOT_PRODUCTS.values()
-        if types.input.dtype is types.weight.dtype is dot.dtype and extent % dot.group == 0 and dot.available(caps)
+        for dot in _dot_products(types.input.dtype, caps)
+        if types.weight.dtype is dot.dtype and extent % dot.group == 0
     )
     return next(fitting, "")
+
+
+def factors(node: Node, dtype: DType, caps: Caps) -> Collection[int]:
+    """Operands of a node that dot products of a target may multiply as they are stored, in ``dtype``."""
+    if not any(True for _ in _dot_products(dtype, caps)):
+        return ()
+    if node.op == "Attention":
+        return (0, 1, 2)
+    if not has_trait(node, LINEAR) or node.op == "ConvTranspose" or int(node.attrs.get("group", 1)) != 1:
+        return ()
+    return (0, 1)
+
+
+def _dot_products(dtype: DType, caps: Caps) -> Iterator[DotProduct]:
+    return (dot for dot in DOT_PRODUCTS.values() if dot.dtype is dtype and dot.available(caps))
+
+
+def _as_stored(row: ElementType) -> bool:
+    """Whether products of elements are products of what is stored."""
+    return row.conversion in (None, Conversion(DType.f32))

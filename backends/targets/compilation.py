@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
     """The second level of a graph: kernel groups (one node each at level 0) with layouts."""
     from graphopt.backends.program.fusing import fuse
+    from graphopt.passes.precision.unrounded import leave_unrounded
 
-    return fuse(graph, target, platform_of(target), options)
+    platform = platform_of(target)
+    if options.rounds_otherwise and platform.adds_in_float32:
+        leave_unrounded(graph, platform.adds_in_float32, lambda node, dtype: platform.factors(node, dtype, target.caps))
+    return fuse(graph, target, platform, options)
 
 
 def lower_fused(fused: FusedGraph, target: Target) -> Program:

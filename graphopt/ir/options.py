@@ -27,5 +27,10 @@ class CompileOptions:
         """Whether kernels are fused, have layouts of their own and come from templates; else each node is a plain loop nest."""
         return self.level > 0
 
+    @property
+    def rounds_otherwise(self) -> bool:
+        """Whether results may be rounded elsewhere than behind each node."""
+        return self.level > 1 and not self.exact
+
 
 DEFAULT_OPTIONS = CompileOptions()

@@ -6,7 +6,7 @@ from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.context import broadcasts_at_run_time
-from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
+from graphopt.ops.registry import ANCHOR, CONTROL, CONVERTS, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
 from graphopt.passes.partition.closed_set import closed_set
 from graphopt.passes.partition.convexity import stays_convex
 from graphopt.passes.partition.order import topological
@@ -56,8 +56,22 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
 
 
 def _is_epilogue(node: Node) -> bool:
-    """Whether a node can run on the result of another one in its kernel."""
+    """Whether a node can run on the result of another one in its kernel.
+
+    A conversion to a wider type is left to kernels that read its result, so that the narrow one lies in memory.
+    """
+    if has_trait(node, CONVERTS) and _widens(node) and all(_may_convert(u.node) for u in node.out.uses) and node.out.uses:
+        return node.out.escapes > 0
     return has_trait(node, ELEMENTWISE) and node.op != "Identity"
+
+
+def _widens(node: Node) -> bool:
+    source = node.inputs[0]
+    return source is not None and source.dtype.bits < node.out.dtype.bits
+
+
+def _may_convert(node: Node) -> bool:
+    return any(has_trait(node, trait) for trait in (ANCHOR, ELEMENTWISE, ONE_NEST))
 
 
 def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> tuple[Group | None, list[Node]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Node
 from graphopt.ops.infer import infer_node
-from graphopt.ops.registry import CONVERTS, has_trait
+from graphopt.ops.registry import CONVERTS, ELEMENTWISE, has_trait
 
 MAX_NODES = 32
 """Longest group with its prologue."""
@@ -34,14 +35,29 @@ def convert_while_reading(fused: FusedGraph, takes: Callable[[FusedGraph, Group]
         for chosen in (found, [n for n in found if n.inputs[0] is not None and n.inputs[0].is_const]):
             if not chosen or len(group.nodes) + len(chosen) > MAX_NODES:
                 continue
-            if takes(fused, Group([*chosen, *group.nodes], group.anchor, group.kind, group.outputs)):
+            if has_trait(group.anchor, ELEMENTWISE) or takes(
+                fused, Group([*chosen, *group.nodes], group.anchor, group.kind, group.outputs)
+            ):
                 own = [_own(editor, node, group) for node in chosen]
                 group.nodes[:0] = own
                 absorbed.update(own)
                 alone -= absorbed
                 break
     fused.groups = [g for g in fused.groups if g.anchor not in absorbed]
+    _convert_now(fused, alone - absorbed, editor)
     return fused
+
+
+def _convert_now(fused: FusedGraph, alone: set[Node], editor: Editor) -> None:
+    """Constants in 16-bit floats that no kernel converts while it reads them are stored as what they become."""
+    for node in list(alone):
+        source = node.inputs[0]
+        if node.op != "Cast" or source is None or source.data is None or source.dtype not in (DType.f16, DType.bf16):
+            alone.discard(node)
+            continue
+        editor.replace(node.out, editor.constant(source.data.astype(node.out.dtype.numpy), node.out.name))
+        editor.erase(node)
+    fused.groups = [g for g in fused.groups if g.anchor not in alone]
 
 
 def _is_conversion(group: Group) -> bool:
