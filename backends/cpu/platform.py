@@ -15,8 +15,8 @@ from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.program.platform import Platform
-from graphopt.ir.dtypes import DType
 from graphopt.errors import CompileError, TargetError, did_you_mean
+from graphopt.ir.dtypes import DType
 
 if TYPE_CHECKING:
     from graphopt.backends.base.cost import CostModel

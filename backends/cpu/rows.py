@@ -19,6 +19,7 @@ from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import plain_prologue, row_of
+from graphopt.backends.templates.writing import converted_result
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -89,7 +90,7 @@ def flattened(function: Any, m: Matrix) -> Any:
 
 
 def single_node(call: KernelCall, data: int | None = None) -> str | None:
-    """Why a group is not one node over plain data that the row kernels take, None if it is.
+    """Why a group is not one node over plain data that the row kernels take, None if it is; they may round what they store.
 
     Args:
         call: the group.
@@ -98,12 +99,13 @@ def single_node(call: KernelCall, data: int | None = None) -> str | None:
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
-    if call.group.epilogue or call.group.outputs != [node.out]:
+    result = converted_result(call.group)
+    if call.group.outputs != [result]:
         return "more than one result"
     reason = plain_prologue(call)
     if reason is not None:
         return reason
-    if not computed_in_single(*node.inputs[:data], node.out):
+    if not computed_in_single(*node.inputs[:data], node.out, result):
         return "needs float32"
     if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
         return "needs plain layouts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.base.target import Target
-from graphopt.backends.program.layout_choice import layout_costs, layout_policy, reads_converted
+from graphopt.backends.program.layout_choice import layout_costs, layout_policy, template_takes
 from graphopt.backends.program.platform import Platform
 from graphopt.ir.fused import FusedGraph
 from graphopt.ir.graph import Graph
@@ -11,6 +11,7 @@ from graphopt.ir.options import CompileOptions
 from graphopt.passes.layout.assign import assign_layouts
 from graphopt.passes.partition.partition import partition
 from graphopt.passes.partition.reading import convert_while_reading
+from graphopt.passes.partition.writing import convert_while_writing
 
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
@@ -18,5 +19,6 @@ def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptio
     fused = partition(graph, options)
     if not options.optimizes_kernels:
         return fused
-    fused = convert_while_reading(fused, reads_converted(platform, target.caps))
+    takes = template_takes(platform, target.caps)
+    fused = convert_while_writing(convert_while_reading(fused, takes), takes)
     return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))

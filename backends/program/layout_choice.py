@@ -37,8 +37,8 @@ def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
     return LayoutPolicy(wanted, BLOCKED_TYPES)
 
 
-def reads_converted(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:
-    """Whether a template of the target takes a group that converts operands while it reads them."""
+def template_takes(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:
+    """Whether a template of the target takes a group, such as one that converts operands while it reads them."""
     templates = platform.templates()
 
     def takes(fused: FusedGraph, group: Group) -> bool:

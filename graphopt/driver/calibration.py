@@ -177,10 +177,12 @@ class CompiledRunner:
     Args:
         target: to compile for; has to run here.
         threads: CPU threads, all by default.
+        exact: round behind every node as ONNX says, which is what other machines may do with the graph.
     """
 
-    def __init__(self, target: str = "native", threads: int | None = None) -> None:
+    def __init__(self, target: str = "native", threads: int | None = None, exact: bool = False) -> None:
         self._target = target
+        self._exact = exact
         self._threads = threads
         self._models: OrderedDict[tuple[int, int, tuple[str, ...]], tuple[Graph, CompiledModel]] = OrderedDict()
 
@@ -210,7 +212,7 @@ class CompiledRunner:
     def _model(self, graph: Graph, names: tuple[str, ...]) -> CompiledModel:
         key = (id(graph), graph.version, names)
         if key not in self._models:
-            compiled = compile(with_outputs(graph, names), self._target, threads=self._threads)
+            compiled = compile(with_outputs(graph, names), self._target, threads=self._threads, exact=self._exact)
             self._models[key] = (graph, compiled)  # holds the graph, so that its id stays its own
             while len(self._models) > CACHED_MODELS:
                 self._models.popitem(last=False)

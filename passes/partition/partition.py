@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
@@ -58,20 +59,30 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
 def _is_epilogue(node: Node) -> bool:
     """Whether a node can run on the result of another one in its kernel.
 
-    A conversion to a wider type is left to kernels that read its result, so that the narrow one lies in memory.
+    Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't.
     """
-    if has_trait(node, CONVERTS) and _widens(node) and all(_may_convert(u.node) for u in node.out.uses) and node.out.uses:
+    if _widens(node) and node.out.uses and all(_may_convert(u.node) for u in node.out.uses) and _is_stored(node.inputs[0]):
         return node.out.escapes > 0
     return has_trait(node, ELEMENTWISE) and node.op != "Identity"
 
 
 def _widens(node: Node) -> bool:
-    source = node.inputs[0]
-    return source is not None and source.dtype.bits < node.out.dtype.bits
+    source = node.inputs[0] if node.inputs else None
+    return has_trait(node, CONVERTS) and source is not None and source.dtype in (DType.f16, DType.bf16)
 
 
 def _may_convert(node: Node) -> bool:
     return any(has_trait(node, trait) for trait in (ANCHOR, ELEMENTWISE, ONE_NEST))
+
+
+def _is_stored(value: Value | None) -> bool:
+    """Whether something reads the value that can't be in the kernel that makes it."""
+    return value is not None and (
+        value.escapes > 0
+        or any(
+            not _widens(use.node) or any(not has_trait(u.node, ELEMENTWISE) for u in use.node.out.uses) for use in value.uses
+        )
+    )
 
 
 def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> tuple[Group | None, list[Node]]:

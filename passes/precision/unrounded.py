@@ -22,7 +22,7 @@ from graphopt.ops.registry import ANCHOR, CONTROL, ELEMENTWISE, RANDOM, has_trai
 from graphopt.passes.precision.operator_rules import never_rounds
 from graphopt.rewrite.passes import graphs
 
-STORED_NARROW = 1 << 12
+STORED_NARROW = 1 << 8
 """A weight of at least so many elements stays in 16 bits and is converted while it is read; another constant becomes float32."""
 
 _BY_BITS = ("BitCast",)

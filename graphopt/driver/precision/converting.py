@@ -102,7 +102,7 @@ def _with_data(
 
     graph = conversion.graph
     feeds, data = _feeds(graph, calibration, seed)
-    runner = CompiledRunner(threads=threads)
+    runner = CompiledRunner(threads=threads, exact=True)
     kept: dict[str, Kept] = {}
     if calibration is not None:
         plan = conversion.plan({})

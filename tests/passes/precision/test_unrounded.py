@@ -104,9 +104,7 @@ def test_a_cache_is_returned_without_a_detour(kind: str) -> None:
 @BOTH
 def test_casts_that_are_written_round(kind: str) -> None:
     to = {"float16": 10, "bfloat16": 16}[kind]
-    model = _model(
-        f"g (float[3] x) => (float[3] y) {{ a = Cast<to={to}>(x) b = Cast<to=1>(a) y = Mul(b, b) }}", kind
-    )
+    model = _model(f"g (float[3] x) => (float[3] y) {{ a = Cast<to={to}>(x) b = Cast<to=1>(a) y = Mul(b, b) }}", kind)
     x = np.array([1.0001, 3.14159, 1e-3], np.float32)
     (y,) = graphopt.compile(model, "x86").run({"x": x}).values()
     rounded = x.astype(TYPES[kind]).astype(np.float32)
@@ -198,7 +196,10 @@ def test_factors_are_rounded_once_for_all_readers() -> None:
     made = {n.op + n.out.name: str(n.out.dtype) for n in graph.nodes if n.op not in ("Cast", "MaxPool")}
     assert set(made.values()) == {"f32"}
     (rounded,) = (n for n in graph.nodes if n.op == "Cast" and n.inputs[0] is not None and n.inputs[0].name == "c")
-    assert sorted(u.node.op for u in rounded.out.uses) == ["Cast", "MaxPool"]  # the sum reads what the convolution reads
+    assert sorted(u.node.op for u in rounded.out.uses) == [
+        "Cast",
+        "MaxPool",
+    ]  # the sum reads what the convolution reads
 
 
 def test_a_model_in_float32_is_left_alone() -> None:
