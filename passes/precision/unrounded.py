@@ -2,8 +2,8 @@
 
 ONNX says that a node's result has the type of its operands. A machine without 16-bit arithmetic converts them to float32, computes,
 and rounds, only for the next node to convert again. Rounding less is what other runtimes do, too. Stored in 16 bits remain
-inputs and outputs, weights, results of explicit Casts, and what only moves or selects elements of these; and
-what products read whose factors the machine wants in 16 bits.
+inputs and outputs, weights, and what only moves or selects elements of these; and what products read whose factors the machine
+wants in 16 bits. A Cast from float32 to 16 bits and back rounds, as it is written; arithmetic behind the first reads what is cast.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class _Unrounded:
         self.graph, self.dtypes, self.factors = graph, dtypes, factors
         self.owners = {v: g for g in graphs(graph) for v in g.inputs}
         self.narrow_type: dict[Value, DType] = {}  # what was narrow and is float32 now
+        self.before_cast: dict[Value, Value] = {}  # what is cast to 16 bits, by the result
         self.constants: dict[Value, Value] = {}  # in float32, of what is narrow
         self.narrow: dict[Value, Value] = {}  # what is float32 now, by its narrow form
 
@@ -59,6 +60,9 @@ class _Unrounded:
             for index, value in enumerate(graph.outputs):
                 if value in self.narrow_type:
                     self.leave(graph, index, value)
+        for value in self.before_cast:
+            if value.producer is not None and not value.uses and not value.escapes:
+                self.editor(value.producer).erase(value.producer)
         infer_graph(self.graph)
         for value in self.narrow_type:
             if value.dtype is not DType.f32:
@@ -87,8 +91,12 @@ class _Unrounded:
                     self.round(node, value)
 
     def visit_cast(self, node: Node) -> None:
-        """A Cast rounds as it is written; one to float32 of what is float32 now does nothing."""
+        """One to float32 of what is float32 now does nothing."""
         source = node.inputs[0]
+        if source is not None and source.dtype is DType.f32 and _is_narrow(node.out, self.dtypes):
+            if source not in self.narrow_type and not self.is_factor(node.out, node.out.dtype):
+                self.before_cast[node.out] = source
+            return
         if source in self.narrow_type and node.out.dtype is DType.f32 and not node.out.escapes:
             assert source is not None
             self.editor(node).replace(node.out, source)
@@ -104,7 +112,7 @@ class _Unrounded:
             return True
         if not never_rounds(node):
             return False
-        stored = all(v not in self.narrow_type for v in operands)
+        stored = all(v not in self.narrow_type and v not in self.before_cast for v in operands)
         return stored or (any(v.escapes for v in results) and not has_trait(node, ELEMENTWISE))
 
     @staticmethod
@@ -137,6 +145,8 @@ class _Unrounded:
         """In float32: each reader has a conversion of its own, which becomes part of its kernel."""
         if value in self.narrow_type:
             return value
+        if value in self.before_cast:
+            return self.before_cast[value]
         if value.data is None or _is_weight(value) or self.is_factor(value, value.dtype):
             return self.cast(value, DType.f32)
         if value not in self.constants:

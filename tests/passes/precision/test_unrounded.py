@@ -112,6 +112,19 @@ def test_casts_that_are_written_round(kind: str) -> None:
 
 
 @BOTH
+def test_arithmetic_reads_what_was_cast(kind: str) -> None:
+    """What a conversion put in front of a model's first node rounds nothing: the rounding would be all of the result's error."""
+    to = {"float16": 10, "bfloat16": 16}[kind]
+    text = f"g (float[4,1] x) => (float[2,2] y) {{ a = Cast<to={to}>(x) b = Reshape(a, s) c = Mul(b, b) y = Cast<to=1>(c) }}"
+    x = np.array([[1.0001], [3.14159], [1e-3], [1e6]], np.float32)
+    model = _model(text, kind, s=np.array([2, 2]))
+    (y,) = graphopt.compile(model, "x86").run({"x": x}).values()
+    np.testing.assert_array_equal(y, (x * x).reshape(2, 2))
+    (y,) = graphopt.compile(model, "x86", exact=True).run({"x": x}).values()
+    assert (y != (x * x).reshape(2, 2)).any()
+
+
+@BOTH
 def test_large_weights_stay_and_small_constants_become_float32(kind: str) -> None:
     rng = np.random.default_rng(0)
     weights = {"w": rng.standard_normal((96, 64)), "b": rng.standard_normal(64)}
