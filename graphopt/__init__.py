@@ -30,12 +30,14 @@ if TYPE_CHECKING:
         UserError,
     )
     from graphopt.ir.kernel_plan import KernelPlan
+    from graphopt.ir.precision_choices import PrecisionChoices
     from graphopt.runtime.load import load
     from graphopt.runtime.model import CompiledModel
 
 _HOME = {
     "CompiledModel": "graphopt.runtime.model",
     "KernelPlan": "graphopt.ir.kernel_plan",
+    "PrecisionChoices": "graphopt.ir.precision_choices",
     "compile": "graphopt.driver.compiling",
     "convert": "graphopt.driver.precision.converting",
     "export_onnx": "graphopt.driver.optimizing",
@@ -83,6 +85,7 @@ __all__ = [
     "InternalError",
     "KernelPlan",
     "ModelError",
+    "PrecisionChoices",
     "TargetError",
     "UnsupportedOpError",
     "UserError",

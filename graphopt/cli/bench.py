@@ -30,6 +30,7 @@ from graphopt.errors import CompileError, UserError
 
 if TYPE_CHECKING:
     from graphopt.driver.bench.measure import Contender
+    from graphopt.ir.precision_choices import PrecisionChoices
     from graphopt.runtime.model import CompiledModel
 
 
@@ -72,6 +73,8 @@ def bench_verb(
         from graphopt.driver.bench.measure import Contender, measure
         from graphopt.driver.bench.peers.prepare import peer_info
         from graphopt.driver.random_inputs import random_inputs
+        from graphopt.ir.precision_choices import precision_name, read_precision
+    chosen = read_precision(precision)
     for name in names:
         peer_info(name)  # unknown or not installed: said before the work, not after
     if roofline is not None:
@@ -81,7 +84,7 @@ def bench_verb(
         require_matplotlib()
     start = time.perf_counter()
     compiled = load_or_compile(
-        model, shapes_of(shape), threads, values=values_of(value), strict=strict, plan=plan, precision=precision
+        model, shapes_of(shape), threads, values=values_of(value), strict=strict, plan=plan, precision=chosen
     )
     prepared_s = time.perf_counter() - start
     assert compiled.target is not None
@@ -89,7 +92,7 @@ def bench_verb(
     feed = random_inputs(compiled.signature, seed)
     ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
     how = {"values": values_of(value), "strict": strict}
-    peers, absent = _peers(names, model, feed, ours, cores, how, precision)
+    peers, absent = _peers(names, model, feed, ours, cores, how, chosen)
     with console.working("measuring"):
         results = measure([ours, *peers], repeat)
     layers = _layers(compiled, feed, repeat, model.name, roofline) if per_layer or roofline is not None else None
@@ -99,7 +102,7 @@ def bench_verb(
                 "model": str(model),
                 "target": compiled.target.name,
                 "threads": cores,
-                "precision": precision,
+                "precision": precision_name(chosen),
                 "inputs": {name: list(array.shape) for name, array in feed.items()},
                 "results": [{**asdict(r), "error": console.finite(r.error)} for r in results],
                 "absent": [{"name": name, "reason": reason} for name, reason in absent],
@@ -110,7 +113,7 @@ def bench_verb(
     from graphopt.cli.bench_tables import latency_table
 
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
-    what = model.name if precision is None else f"{model.name} in {precision}"
+    what = model.name if chosen is None else f"{model.name} in {precision_name(chosen)}"
     title = f"{what} on {compiled.target.name}, {cores} threads, {shapes}"
     console.print_table(latency_table(title, results, absent))
     if layers and per_layer:
@@ -131,7 +134,7 @@ def _peers(
     ours: Contender,
     threads: int,
     how: Mapping[str, Any],
-    precision: str | None = None,
+    precision: str | PrecisionChoices | None = None,
 ) -> tuple[list[Contender], list[tuple[str, str]]]:
     """Peers that run the model, with how they agree with us; and those that can't, with the reason.
 
@@ -143,13 +146,17 @@ def _peers(
         return [], []
     from graphopt.driver.bench.agreement import check_agreement, tolerance_of
     from graphopt.driver.bench.peers.prepare import peer
+    from graphopt.driver.edge_types import in_types_of
     from graphopt.driver.importing import import_onnx
+    from graphopt.ir.precision_choices import casts_edges
 
     with console.working("comparing"):
         graph = import_onnx(model, shapes={name: a.shape for name, a in feed.items()}, **how)
         tolerance = tolerance_of(graph, precision)
-        feed = {**feed, **graph.fixed}  # peers take the model as it came
         expected = {name: array.copy() for name, array in ours.run().items()}
+        if casts_edges(precision):
+            feed, expected = in_types_of(graph.inputs, feed), in_types_of(graph.outputs, expected)
+        feed = {**feed, **graph.fixed}  # peers take the model as it came
     found, absent = [], []
     for name in names:
         with console.working(f"preparing {name}"):

@@ -33,6 +33,7 @@ from graphopt.cli.options import (
 from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.ir.precision_choices import is_plan_file, precision_name, read_precision
 
 
 def compile_verb(
@@ -60,7 +61,7 @@ def compile_verb(
     json: JsonOpt = False,
 ) -> None:
     """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
-    inputs = [model] if plan is None else [model, plan]
+    inputs = [model, *(Path(p) for p in (plan, precision) if p is not None and is_plan_file(p))]
     check_output(output, *inputs)
     if write_plan is not None:
         check_output(write_plan, *inputs)
@@ -71,7 +72,7 @@ def compile_verb(
     with console.working("loading the compiler"):
         from graphopt.driver.compiling import compile
         from graphopt.rewrite.remarks import Remarks
-    found = Remarks()
+    found, chosen = Remarks(), read_precision(precision)
     start = time.perf_counter()
     with console.working(f"compiling {model.name} for {target}"):
         compiled = compile(
@@ -90,7 +91,7 @@ def compile_verb(
             cache=not no_cache,
             jobs=jobs,
             plan=plan,
-            precision=precision,
+            precision=chosen,
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)
@@ -107,7 +108,7 @@ def compile_verb(
         "target": compiled.target.name,
         "threads": compiled.target.caps.cores,
         "level": level,
-        "precision": precision,
+        "precision": precision_name(chosen),
         "seconds": round(seconds, 3),
         "kernels": len(compiled.program.kernels),
         "functions": len(compiled.program.functions),

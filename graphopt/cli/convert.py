@@ -12,8 +12,8 @@ from graphopt.cli import console
 from graphopt.cli.options import (
     CalibOpt,
     JsonOpt,
-    LevelOpt,
     ModelArg,
+    PlannedLevelOpt,
     SeedOpt,
     ShapeOpt,
     StrictOpt,
@@ -23,13 +23,29 @@ from graphopt.cli.options import (
 )
 from graphopt.cli.values import values_of
 from graphopt.cli.written_model import check_written, write_report
-from graphopt.ir.levels import DEFAULT_LEVEL
 
 
 def convert_verb(
     model: ModelArg,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
-    precision: Annotated[str, typer.Option("--precision", metavar="fp16|bf16", help="What to compute and store in.")],
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="fp16|bf16",
+            help="What to compute and store in; a plan says it too.",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="Convert what this plan has in 16 bits (--write-plan), without data and without a search.",
+            show_default=False,
+        ),
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,8 +53,13 @@ def convert_verb(
         ),
     ] = None,
     io: Annotated[
-        Literal["keep", "cast"], typer.Option("--io", help="Whether inputs and outputs keep float32 or are cast too.")
-    ] = "keep",
+        Literal["keep", "cast"] | None,
+        typer.Option(
+            "--io",
+            help="Whether inputs and outputs keep float32 or are cast too; by default as the plan says, else keep.",
+            show_default=False,
+        ),
+    ] = None,
     calib: CalibOpt = None,
     max_error: Annotated[
         float | None,
@@ -49,29 +70,36 @@ def convert_verb(
             show_default=False,
         ),
     ] = None,
-    level: LevelOpt = DEFAULT_LEVEL,
+    level: PlannedLevelOpt = None,
     shape: ShapeOpt = None,
     value: ValueOpt = None,
     strict: StrictOpt = False,
     threads: ThreadsOpt = None,
     seed: SeedOpt = 0,
+    write_plan: Annotated[
+        Path | None,
+        typer.Option("--write-plan", metavar="FILE", help="Also write what each node computes in.", show_default=False),
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Turn MODEL into one that stores and computes in 16 bits, and write plain ONNX."""
-    check_written(output, model, report_file)
+    inputs = [model] if plan is None else [model, plan]
+    check_written(output, *inputs, more={"--report": report_file, "--write-plan": write_plan})
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx
         from graphopt.driver.precision.converting import convert
     start = time.perf_counter()
     with console.working(f"converting {model.name}"):
         graph, report = convert(
-            model, precision, keep=keep or (), io=io, calibration=calib, max_error=max_error, level=level,
+            model, precision, plan=plan, keep=keep or (), io=io, calibration=calib, max_error=max_error, level=level,
             shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads, seed=seed,
         )  # fmt: skip
         export_onnx(graph, output)
+        if write_plan is not None:
+            report.plan.save(write_plan)
     facts = {
         "output": str(output),
         "file_bytes": output.stat().st_size,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from graphopt.errors import UserError
-from graphopt.ir.levels import levels_text
+from graphopt.ir.levels import DEFAULT_LEVEL, levels_text
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
 TargetOpt = Annotated[
@@ -37,6 +37,16 @@ StrictOpt = Annotated[
     ),
 ]
 LevelOpt = Annotated[int, typer.Option("-O", "--level", metavar="0..3", help=f"Optimisation level. {levels_text()}.")]
+PlannedLevelOpt = Annotated[
+    int | None,
+    typer.Option(
+        "-O",
+        "--level",
+        metavar="0..3",
+        help=f"Optimisation level; by default as the plan says, else {DEFAULT_LEVEL}. {levels_text()}.",
+        show_default=False,
+    ),
+]
 PassOpt = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,8 +95,9 @@ PrecisionOpt = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        metavar="fp16|bf16",
-        help="Store and compute in 16 bits what bears it (see `graphopt convert`); by default the model's own types.",
+        metavar="fp16|bf16|FILE.json",
+        help="Store and compute in 16 bits what bears it, or what a plan says (--write-plan of `graphopt convert`); "
+        "by default the model's own types.",
         show_default=False,
     ),
 ]

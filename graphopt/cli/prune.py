@@ -88,7 +88,7 @@ def prune_verb(
     json: JsonOpt = False,
 ) -> None:
     """Remove channels of MODEL all over the graph, prove that the rest is right, and write plain ONNX."""
-    check_written(output, model, report_file)
+    check_written(output, model, more={"--report": report_file})
     ratios = layer_ratios(layer_ratio)
     with console.working("loading the compiler"):
         from graphopt.driver.optimizing import export_onnx

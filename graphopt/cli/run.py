@@ -25,6 +25,7 @@ from graphopt.cli.values import values_of
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
+    from graphopt.ir.precision_choices import PrecisionChoices
     from graphopt.runtime.model import CompiledModel
 
 
@@ -73,7 +74,7 @@ def load_or_compile(
     values: dict[str, Any] | None = None,
     strict: bool = False,
     plan: Path | None = None,
-    precision: str | None = None,
+    precision: str | PrecisionChoices | None = None,
 ) -> CompiledModel:
     """A model from an artefact, or compiled for this machine.
 

@@ -12,25 +12,29 @@ from graphopt.errors import UserError
 from graphopt.whole_files import whole_files
 
 
-def check_written(output: Path, model: Path, report: Path | None = None) -> None:
+def check_written(output: Path, *inputs: Path, more: Mapping[str, Path | None] | None = None) -> None:
     """Refuse names that can't be written, before any work is done.
 
     Args:
         output: the model to be written, an ``.onnx`` file.
-        model: the model that is read.
-        report: where the report goes, if anywhere.
+        inputs: files that are read.
+        more: other files to be written, by the option that names them; None where it wasn't given.
 
     Raises:
         UserError: with a hint.
     """
     if output.suffix != ".onnx":
         raise UserError(f"{output} is no .onnx file", code="bad-output", hint=f"write to {output.with_suffix('.onnx')}")
-    check_output(output, model)
-    if report is not None:
-        check_output(report, model)
-        if report.resolve() == output.resolve():
+    check_output(output, *inputs)
+    written = {output.resolve(): "-o"}
+    for option, path in (more or {}).items():
+        if path is None:
+            continue
+        check_output(path, *inputs)
+        other = written.setdefault(path.resolve(), option)
+        if other != option:
             raise UserError(
-                "--report and -o name the same file", code="bad-output", hint="give the report another name"
+                f"{option} and {other} name the same file", code="bad-output", hint="give one of them another name"
             )
 
 

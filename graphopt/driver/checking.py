@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.accuracy import L2_ALLOWED, Comparison, compare_all, longest_sum, summing_depth
 from graphopt.driver.compiling import compile
+from graphopt.driver.edge_types import in_types_of
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.driver.reference import Reference, make_reference
@@ -18,9 +19,11 @@ from graphopt.ir.kernel_plan import KernelPlan
 from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.outputs import inner_values, with_outputs
+from graphopt.ir.precision_choices import PrecisionChoices, casts_edges, precision_name, read_precision
 
 if TYPE_CHECKING:
     from graphopt.ir.onnx_load import ModelSource
+    from graphopt.ir.precision_choices import PrecisionSource
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Options:
     verify_each: bool = False
     exact: bool = False
     plan: KernelPlan | str | os.PathLike[str] | None = None
-    precision: str | None = None
+    precision: PrecisionSource | None = None
 
     def compile(self, graph: Graph) -> Any:
         """The compiled model."""
@@ -107,16 +110,19 @@ class Options:
 
     def tolerance(self, graph: Graph) -> dict[str, Any]:
         """What ``compare_all`` may let pass: rounding of the model's own types, or what 16 bits may cost."""
-        if self.precision is not None:
-            return {"l2": L2_ALLOWED[self.precision]}
+        if (precision := precision_name(read_precision(self.precision))) is not None:
+            return {"l2": L2_ALLOWED[precision]}
         return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}
 
     def for_parts(self) -> Options:
-        """The same for a graph with other outputs: what the plan says of kernels that are others then is left out."""
-        if self.plan is None:
-            return self
-        plan = self.plan if isinstance(self.plan, KernelPlan) else KernelPlan.load(self.plan)
-        return replace(self, plan=replace(plan, fitting_only=True))
+        """The same for a graph with other outputs: what plans say of kernels and nodes that are others then is left out, and
+        outputs are not cast, since inner values are among them."""
+        plan, precision = self.plan, read_precision(self.precision)
+        if plan is not None:
+            plan = replace(plan if isinstance(plan, KernelPlan) else KernelPlan.load(plan), fitting_only=True)
+        if isinstance(precision, PrecisionChoices):
+            precision = replace(precision, fitting_only=True, io="keep")
+        return replace(self, plan=plan, precision=precision)
 
 
 def check_model(
@@ -146,13 +152,18 @@ def check_model(
         GraphOptError: the model can't be compiled or run. A difference is reported, not raised.
     """
     options = options or Options()
+    options = replace(options, precision=read_precision(options.precision))
     graph = import_onnx(src, shapes=shapes, values=values, strict=strict)
     model = options.compile(graph)
     inputs = (
         random_inputs(model.signature, seed, _extents(model.signature, feed or {})) if _lacking(model, feed) else {}
     )
     inputs.update(feed or {})
-    got = model.run(inputs)
+    if casts_edges(options.precision):
+        inputs = in_types_of(graph.inputs, inputs)
+        got = in_types_of(graph.outputs, model.run(in_types_of(model.inputs, inputs)))
+    else:
+        got = model.run(inputs)
     oracle, want = _expected(src, reference, {**inputs, **graph.fixed})
     # The reference's outputs carry the model's names; ours follow in the same order.
     renamed = dict(zip(want, got.values())) if len(want) == len(got) else got

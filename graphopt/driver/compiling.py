@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphopt.ir.fused import FusedGraph
     from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.ir.onnx_load import ModelSource
+    from graphopt.ir.precision_choices import PrecisionSource
     from graphopt.rewrite.remarks import Remarks
     from graphopt.runtime.model import CompiledModel
 
@@ -39,7 +40,7 @@ def compile(
     cache: bool = True,
     jobs: int | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
-    precision: str | None = None,
+    precision: PrecisionSource | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -68,12 +69,13 @@ def compile(
             said in `graphopt.backends.build.object_cache`.
         plan: kernels that are not chosen by cost, or the file that holds them (``compiled.plan.save(path)`` writes one).
         precision: ``"fp16"`` or ``"bf16"``: store and compute in 16 bits what bears it, as ``graphopt.convert`` does; inputs and
-            outputs stay as they are. By default the model's own types.
+            outputs stay as they are. Or a plan of precisions or its file, whose name ends in ``.json``: what ``graphopt.convert``
+            makes by the plan is compiled; ``level`` is about what comes after that. By default the model's own types.
         jobs: processes that compile kernels at once; by default ``$GRAPHOPT_JOBS``, else as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
-        UserError: the plan doesn't fit, with the node and why; or there is no such precision.
+        UserError: a plan doesn't fit, with the node and why; or there is no such precision.
     """
     from graphopt.backends.build.object_cache import default_cache
     from graphopt.backends.targets.compilation import build_program
@@ -102,17 +104,19 @@ def to_program(
     verify_each: bool = False,
     remarks: Remarks | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
-    precision: str | None = None,
+    precision: PrecisionSource | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
     from graphopt.backends.targets.compilation import fuse_for, lower_fused
     from graphopt.backends.targets.grammar import parse_target
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.plans import graph_digest, plan_for, require_used
+    from graphopt.ir.precision_choices import precision_name, read_precision
     from graphopt.passes.precision.narrow_format import format_of
 
-    if precision is not None:
-        format_of(precision)  # refuses what there is not before any work
+    precision = read_precision(precision)
+    if (name := precision_name(precision)) is not None:
+        format_of(name)  # refuses what there is not before any work
     goal = parse_target(target if isinstance(target, str) else dict(target), threads)
     if not isinstance(src, Graph):
         src = import_onnx(src, shapes=shapes, values=values, strict=strict, remarks=remarks)
@@ -137,13 +141,15 @@ def prepare(
     remarks: Remarks | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
-    precision: str | None = None,
+    precision: PrecisionSource | None = None,
 ) -> Graph:
     """Import and optimise, with every operator in a form that has a kernel."""
     from graphopt.backends.lower.lowerable import is_lowerable
     from graphopt.backends.program.compilable import require_compilable
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import highest_level, optimize
+    from graphopt.driver.precision.choices import cast_as_planned
+    from graphopt.ir.precision_choices import PrecisionChoices, read_precision
     from graphopt.passes.pipelines import kernel_phases
     from graphopt.passes.precision.cast_floats import cast_pass
     from graphopt.rewrite.passes import PassContext
@@ -152,7 +158,12 @@ def prepare(
     graph = src
     if not isinstance(graph, Graph):
         graph = import_onnx(graph, shapes=shapes, values=values, strict=strict, remarks=remarks)
-    casting = () if precision is None else (Phase("precision", (cast_pass(precision),)),)
+    precision = read_precision(precision)
+    casting: tuple[Phase, ...] = ()
+    if isinstance(precision, PrecisionChoices):  # its names of nodes are those of the graph that convert casts
+        graph = cast_as_planned(graph, precision, level, skip=skip, verify_each=verify_each, remarks=remarks)
+    elif precision is not None:
+        casting = (Phase("precision", (cast_pass(precision),)),)
     graph = optimize(
         graph, level, passes, skip=skip, verify_each=verify_each, remarks=remarks, for_export=False,
         ctx=PassContext(lowerable=is_lowerable),

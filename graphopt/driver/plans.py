@@ -1,4 +1,4 @@
-"""Plans of kernels: written of what was compiled, and held against what is to be compiled."""
+"""Plans held against what they are given for: the digest in all of them, and what plans of kernels say of targets and nodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.graph import Graph
 from graphopt.ir.kernel_plan import KernelPlan
+from graphopt.ir.plan_file import KERNEL_PLANS, PRECISION_PLANS
+from graphopt.ir.precision_choices import PrecisionChoices
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
@@ -47,14 +49,18 @@ def plan_for(plan: KernelPlan | str | os.PathLike[str] | None, target: Target, m
     """
     if plan is None:
         return None
+    if isinstance(plan, PrecisionChoices):
+        raise PRECISION_PLANS.mistaken(KERNEL_PLANS)
     if not isinstance(plan, KernelPlan):
         plan = KernelPlan.load(plan)
     if plan.target and plan.target != target.name:
-        raise _other("target", f"the plan was written for {plan.target}, not for {target.name}")
+        raise does_not_fit("target", f"the plan was written for {plan.target}, not for {target.name}")
     if plan.threads and plan.threads != target.caps.cores:
-        raise _other("threads", f"the plan was written for {plan.threads} threads, not for {target.caps.cores}")
+        raise does_not_fit("threads", f"the plan was written for {plan.threads} threads, not for {target.caps.cores}")
     if plan.model and plan.model != model and not plan.fitting_only:
-        raise _other("model", "the plan was written for another model, or for other shapes or values of its inputs")
+        raise does_not_fit(
+            "model", "the plan was written for another model, or for other shapes or values of its inputs"
+        )
     return replace(plan, used=set())
 
 
@@ -76,8 +82,9 @@ def require_used(plan: KernelPlan | None, program: Program) -> None:
             )  # fmt: skip
 
 
-def _other(field: str, message: str) -> UserError:
+def does_not_fit(field: str, message: str) -> UserError:
+    """The error for a plan whose head says otherwise, which can be lifted by deleting the line."""
     return UserError(
         message, code="plan-does-not-fit",
-        hint=f"compile with what it was written for, or delete its line {field!r} to hold only the kernels against each other",
+        hint=f"use it for what it was written for, or delete its line {field!r} to hold only its entries against the model",
     )  # fmt: skip

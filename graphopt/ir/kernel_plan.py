@@ -6,16 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from graphopt.errors import UserError
-from graphopt.whole_files import whole_files
+from graphopt.ir.plan_file import KERNEL_PLANS, plan_text, write_plan
 
-FORMAT = "graphopt-plan-1"
 GENERIC = "generic"
 """The template name of kernels by the generic schedule."""
-_REWRITE = "write a new one with graphopt compile --write-plan"
 
 
 @dataclass(frozen=True)
@@ -56,31 +52,21 @@ class KernelPlan:
     def to_json(self) -> str:
         """The plan as text, a kernel a paragraph."""
         head = {
-            "format": FORMAT,
+            "format": KERNEL_PLANS.format,
             "graphopt": self.version,
             "target": self.target,
             "threads": self.threads,
             "model": self.model,
         }
-        kernels = {
-            name: {
-                "signature": c.signature,
-                "template": c.template,
-                **({} if c.config is None else {"config": c.config}),
-            }
-            for name, c in self.kernels.items()
-        }
-        lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
-        rows = []
-        for name, entry in kernels.items():
-            fields = ",\n".join(f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in entry.items())
-            rows.append(f"    {json.dumps(name)}: {{\n{fields}\n    }}")
-        return "{\n" + "\n".join(lines) + '\n  "kernels": {\n' + ",\n".join(rows) + "\n  }\n}\n"
+        return plan_text(head, "kernels", {name: _paragraph(choice) for name, choice in self.kernels.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan."""
-        with whole_files(Path(path).parent, [Path(path).name]) as folder:
-            (folder / Path(path).name).write_text(self.to_json(), encoding="utf-8")
+        """Write the plan.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        write_plan(path, self.to_json())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> KernelPlan:
@@ -89,11 +75,7 @@ class KernelPlan:
         Raises:
             UserError: there is no such file, or it holds no plan.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise _bad(f"the plan {path} can't be read: {e}") from e
-        return KernelPlan.from_json(text, str(path))
+        return KernelPlan.from_json(KERNEL_PLANS.read(path), str(path))
 
     @staticmethod
     def from_json(text: str, source: str = "the plan") -> KernelPlan:
@@ -102,18 +84,8 @@ class KernelPlan:
         Raises:
             UserError: it is no plan, or one of another format.
         """
-        try:
-            data = json.loads(text, object_pairs_hook=_distinct)
-        except (ValueError, RecursionError) as e:
-            raise _bad(f"{source} is no JSON: {e}") from e
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise _bad(f"{source} is no plan of the format {FORMAT}")
         known = {"format": str, "graphopt": str, "target": str, "threads": int, "model": str, "kernels": dict}
-        for name, value in data.items():
-            if name not in known:
-                raise _bad(f"{source}: a plan has no {name!r}; it has {', '.join(known)}")
-            if type(value) is not known[name]:
-                raise _bad(f"{source}: {name!r} is no {known[name].__name__}")
+        data = KERNEL_PLANS.fields(text, source, known)
         kernels = {
             name: _choice(entry, f"{source}: kernel {name!r}") for name, entry in data.get("kernels", {}).items()
         }
@@ -130,23 +102,16 @@ def _choice(entry: object, where: str) -> KernelChoice:
         "template",
         "config",
     }:
-        raise _bad(f"{where} is no object with signature, template and config")
+        raise KERNEL_PLANS.refused(f"{where} is no object with signature, template and config")
     if not isinstance(entry["signature"], str) or not isinstance(entry["template"], str):
-        raise _bad(f"{where}: signature and template are text")
+        raise KERNEL_PLANS.refused(f"{where}: signature and template are text")
     config = entry.get("config")
     if config is not None and not isinstance(config, dict):
-        raise _bad(f"{where}: its config is no object with fields")
+        raise KERNEL_PLANS.refused(f"{where}: its config is no object with fields")
     return KernelChoice(entry["signature"], entry["template"], config)
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} stands there twice")
-        found[name] = value
-    return found
-
-
-def _bad(message: str) -> UserError:
-    return UserError(message, code="bad-plan", hint=_REWRITE)
+def _paragraph(choice: KernelChoice) -> str:
+    entry = {"signature": choice.signature, "template": choice.template}
+    fields = [*entry.items(), *([] if choice.config is None else [("config", choice.config)])]
+    return "{\n" + ",\n".join(f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in fields) + "\n    }"

@@ -35,13 +35,19 @@ def touches_float32(node: Node) -> bool:
     return any(is_float32(v) for v in (*node.inputs, *node.outputs))
 
 
+def has_tensors_only(node: Node) -> bool:
+    """Whether it neither reads nor makes sequences, optionals and maps."""
+    return all(v is None or isinstance(v.type, TensorType) for v in (*node.inputs, *node.outputs))
+
+
 def narrow_form(node: Node, dtype: DType, max_opset: int | None) -> NarrowForm | None:
-    """The node's form in 16 bits; None where its operator has none in an opset up to ``max_opset``.
+    """The node's form in 16 bits; None where its operator has none in an opset up to ``max_opset``, and for what puts tensors
+    into sequences or the like: those keep the type of their elements.
 
     Operands that share a type variable change together. Results follow the variables of operands.
     """
     schema = None if node.domain else _schema(node.op, max_opset)
-    if schema is None:
+    if schema is None or not has_tensors_only(node):
         return None
     name = f"tensor({onnx.TensorProto.DataType.Name(dtype.onnx).lower()})"
     stay = _STAY_FLOAT32.get(node.op, ())
@@ -71,16 +77,25 @@ def narrow_form(node: Node, dtype: DType, max_opset: int | None) -> NarrowForm |
     return NarrowForm(frozenset(operands), frozenset(results))
 
 
-def results_allow(node: Node, dtype: DType, max_opset: int | None) -> bool:
-    """Whether the schema lets the node's first result have the type, whatever its operands are."""
+def results_allow(node: Node, dtype: DType, max_opset: int | None, index: int = 0) -> bool:
+    """Whether the schema lets a result of the node have the type, whatever its operands are."""
     schema = None if node.domain else _schema(node.op, max_opset)
     name = f"tensor({onnx.TensorProto.DataType.Name(dtype.onnx).lower()})"
-    return schema is not None and name in schema.outputs[0].types
+    formal = None if schema is None else _formal(schema.outputs, index)
+    return formal is not None and name in formal.types
 
 
 def branch_form(node: Node) -> NarrowForm:
     """The form of an If: what its branches return, and they alone decide its type."""
     return NarrowForm(frozenset(), frozenset(i for i, v in enumerate(node.outputs) if is_float32(v)))
+
+
+def loop_form(node: Node) -> NarrowForm:
+    """The form of a Loop or Scan: all floats that it carries, reads in slices, and returns."""
+    return NarrowForm(
+        frozenset(i for i, v in enumerate(node.inputs) if is_float32(v)),
+        frozenset(i for i, v in enumerate(node.outputs) if is_float32(v)),
+    )
 
 
 def holders(graph: Graph) -> dict[int, Node]:

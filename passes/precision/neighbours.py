@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph, Node, Value
@@ -26,20 +26,22 @@ class Neighbours:
         plan: its ``kept`` nodes are decided; those settled here are moved from ``narrow`` to ``kept`` where float32 is
             better. What never rounds would round a value and widen it again; arithmetic between two nodes in float32 would
             need a Cast on either side.
+        fixed: nodes that stay in 16 bits whatever their neighbours are in.
     """
 
-    def __init__(self, plan: PrecisionPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: PrecisionPlan, fixed: Set[Node] = frozenset()) -> None:
+        self.plan, self.fixed = plan, fixed
         self.holders = holders(plan.graph)
         self.escapes: dict[Value, list[Graph]] = {}
         for graph in _graphs(plan.graph):
             for value in graph.outputs:
                 self.escapes.setdefault(value, []).append(graph)
+        self.entered = {v: g for g in _graphs(plan.graph) for v in g.inputs}
         self.open: set[Node] = set()
 
     def settle(self) -> None:
         """Decide on all nodes that take the type of their neighbours."""
-        order = list(_inner_first(self.plan.graph))
+        order = [node for node in _inner_first(self.plan.graph) if node not in self.fixed]
         self.islands(order)
         self.exact_nodes([node for node in order if node in self.plan.narrow and never_rounds_here(node)])
         for node in order:
@@ -127,8 +129,9 @@ class Neighbours:
         """How a value that is no constant is there."""
         maker = value.producer
         if maker is None:
-            if value not in self.plan.graph.inputs:
-                return _WIDE
+            entered = self.entered.get(value)
+            if entered is not self.plan.graph:
+                return _NARROW if entered is not None and self.holders[id(entered)] in self.plan.narrow else _WIDE
             return _NARROW if self.plan.io == "cast" else _FREE
         if cast_from(maker, self.plan.format.dtype) is not None:
             return _NARROW
@@ -156,7 +159,7 @@ class Neighbours:
 
     def takes_either(self, node: Node) -> bool:
         form = self.plan.narrow.get(node)
-        return form is not None and not form.results and not node.subgraphs
+        return form is not None and not form.results and not node.subgraphs and node not in self.fixed
 
 
 def never_rounds_here(node: Node) -> bool:

@@ -10,7 +10,7 @@ from graphopt.passes.precision.narrow_form import NarrowForm, is_float32
 from graphopt.passes.precision.narrow_format import NarrowFormat
 
 Io = Literal["keep", "cast"]
-Kind = Literal["asked", "data", "sensitivity", "rule", "schema"]
+Kind = Literal["asked", "data", "sensitivity", "plan", "rule", "schema"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Kept:
 
     Attributes:
         kind: ``asked`` for by the user, ``data``: what ran through it in calibration, ``sensitivity``: the outputs' error,
-            ``rule``: its operator or its operands, ``schema``: ONNX has no such form of the operator.
+            ``plan``: a plan that a user wrote or kept, ``rule``: its operator or its operands, ``schema``: ONNX has no such form
+            of the operator.
         reason: in words.
     """
 
@@ -48,6 +49,7 @@ class PrecisionPlan:
     def narrow_values(self) -> set[Value]:
         """Values that are float32 now and in 16 bits then; constants are not among them."""
         found = {v for node, form in self.narrow.items() for i in form.results if (v := node.outputs[i]) is not None}
+        found.update(v for node in self.narrow for sub in node.subgraphs for v in sub.inputs if is_float32(v))
         if self.io == "cast":
             found.update(v for v in self.graph.inputs if is_float32(v))
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node
@@ -13,6 +14,9 @@ from graphopt.passes.precision.narrow_format import NarrowFormat
 
 _FORM = NarrowForm(frozenset(), frozenset({0}))
 _SAME = NarrowForm(frozenset({0}), frozenset({0}))
+
+
+_TYPE_ATTRIBUTES = ("dtype", "output_datatype", "output_dtype")
 
 
 def narrow_source(node: Node, form: NarrowFormat, max_opset: int | None) -> NarrowForm | None:
@@ -31,6 +35,22 @@ def narrow_source(node: Node, form: NarrowFormat, max_opset: int | None) -> Narr
     return None
 
 
+def names_a_type(node: Node) -> bool:
+    """Whether an attribute, and no operand, makes the node's result float32, or its operator's default does."""
+    return node.op in ("Cast", "ConstantOfShape") or _type_attribute(node) is not None
+
+
+def _type_attribute(node: Node) -> str | None:
+    """The attribute of random numbers, windows and the like that says float32."""
+    if node.domain or not onnx.defs.has(node.op):
+        return None
+    attributes = onnx.defs.get_schema(node.op).attributes
+    for name in _TYPE_ATTRIBUTES:
+        if name in attributes and int(node.attrs.get(name, attributes[name].default_value.i)) == DType.f32.onnx:
+            return name
+    return None
+
+
 def narrow_attributes(node: Node, form: NarrowFormat) -> dict[str, Any]:
     """Attributes that change with the type."""
     if node.op == "Cast":
@@ -39,4 +59,5 @@ def narrow_attributes(node: Node, form: NarrowFormat) -> dict[str, Any]:
         return {"softmax_precision": node.attrs.get("softmax_precision") or DType.f32.onnx}
     if node.op == "ConstantOfShape":
         return {"value": form.narrow(np.asarray(node.attrs.get("value", np.zeros(1, np.float32))))}
-    return {}
+    name = _type_attribute(node)
+    return {} if name is None else {name: form.dtype.onnx}

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+import graphopt
 from tests.cli.conftest import Cli
 from tests.support.onnx_graphs import model_of, rand
 
@@ -152,3 +153,79 @@ def test_data_and_a_largest_error(cli: Cli, net: Path) -> None:
     assert "data.npz" in done.err
     assert Path("half.onnx").read_bytes() == before
     assert sorted(p.name for p in Path().iterdir()) == ["data.npz", "half.onnx"]
+
+
+def test_a_plan_is_written_edited_and_replayed(cli: Cli, net: Path) -> None:
+    how = ("convert", net, "--precision", "bf16", "--keep", "first", "--max-error", "0.5", "--write-plan", "plan.json", "--json")
+    done = cli(*how, "-o", "half.onnx")
+    assert done.code == 0, done.err
+    plan = json.loads(Path("plan.json").read_text())
+    assert plan["nodes"] == {row["node"]: row["precision"] for row in done.json["nodes"]}
+    assert set(plan["nodes"].values()) == {"float32", "bfloat16"}
+    done = cli(
+        "convert", net, "--plan", "plan.json", "-o", "again.onnx", "--report", "r.json", "--write-plan", "p2.json"
+    )
+    assert done.code == 0, done.err
+    assert Path("again.onnx").read_bytes() == Path("half.onnx").read_bytes()
+    assert Path("p2.json").read_bytes() == Path("plan.json").read_bytes()
+    assert json.loads(Path("r.json").read_text())["precision"] == "bf16"
+    text = Path("plan.json").read_text().replace('"softmax": "float32"', '"softmax": "bfloat16"')
+    Path("plan.json").write_text(text)
+    done = cli("convert", net, "--plan", "plan.json", "--keep", "Gemm", "-o", "half.onnx", "--json")
+    assert done.code == 0, done.err
+    rows = {row["node"]: (row["precision"], row["why"]) for row in done.json["nodes"]}
+    assert rows["softmax"] == ("bfloat16", None)
+    assert rows["classes"] == ("float32", "asked")
+
+
+def test_a_plan_is_compiled_checked_and_measured(cli: Cli, net: Path) -> None:
+    """Inputs and outputs are cast, so that whoever compares has to cast as well."""
+    nodes = dict.fromkeys(NAMES, "float16")
+    graphopt.PrecisionChoices({**nodes, "classes": "float32"}, "fp16", "cast").save("plan.json")
+    done = cli("compile", net, "--precision", "plan.json", "-o", "net.gopt", "--json", "--remarks")
+    assert done.code == 0, done.err
+    assert done.json["precision"] == "fp16"
+    assert any("the plan has it in float32" in remark for remark in done.json["remarks"])
+    assert "f16[1, 64]" in done.json["outputs"][0]
+    done = cli("check", net, "--precision", "plan.json", "--json")
+    assert done.code == 0, done.err
+    assert 1e-5 < done.json["values"][0]["error"] < done.json["values"][0]["allowed"] == 0.01
+    done = cli("bench", net, "--precision", "plan.json", "--repeat", 2, "--compare", "onnxruntime", "--json")
+    assert done.code == 0, done.err
+    assert done.json["precision"] == "fp16"
+    assert [r["problem"] for r in done.json["results"]] == [None, None]
+    assert done.json["results"][1]["error"] > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("convert", "--plan", "plan.json", "--precision", "bf16", "-o", "h.onnx"), "leave --precision out"),
+        (("convert", "--plan", "plan.json", "--io", "cast", "-o", "h.onnx"), "delete its line 'io'"),
+        (("convert", "--plan", "plan.json", "-O1", "-o", "h.onnx"), "delete its line 'level'"),
+        (("convert", "--plan", "plan.json", "--keep", "frist", "-o", "h.onnx"), "did you mean 'first'?"),
+        (("convert", "--plan", "kernels.json", "-o", "h.onnx"), "a plan of kernels"),
+        (("convert", "--precision", "plan.json", "-o", "h.onnx"), "--plan plan.json"),
+        (
+            ("convert", "--plan", "plan.json", "--write-plan", "plan.json", "-o", "h.onnx"),
+            "is an input of this command",
+        ),
+        (("convert", "--plan", "plan.json", "--write-plan", "h.onnx", "-o", "h.onnx"), "name the same file"),
+        (
+            ("convert", "--plan", "plan.json", "--write-plan", "a", "--report", "a", "-o", "h.onnx"),
+            "name the same file",
+        ),
+        (("compile", "--precision", "plan.json", "-o", "plan.json"), "is an input of this command"),
+        (("compile", "--precision", "kernels.json", "-o", "n.gopt"), "a plan of kernels"),
+        (("compile", "--plan", "plan.json", "-o", "n.gopt"), "a plan of precisions"),
+        (("check", "--precision", "absent.json"), "can't be read"),
+        (("bench", "--precision", "absent.json"), "can't be read"),
+    ],
+)
+def test_plans_that_are_refused(cli: Cli, net: Path, options: tuple[str, ...], text: str) -> None:
+    graphopt.PrecisionChoices({"first": "float16"}, "fp16", "keep", 2).save("plan.json")
+    graphopt.KernelPlan({}).save("kernels.json")
+    done = cli(options[0], net, *options[1:])
+    assert done.code == 2
+    assert text in done.err
+    assert sorted(p.name for p in Path().iterdir()) == ["kernels.json", "plan.json"]

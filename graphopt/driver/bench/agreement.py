@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.driver.accuracy import L2_ALLOWED, compare_all, longest_sum, summing_depth
 from graphopt.driver.bench.measure import Contender
 from graphopt.ir.graph import Array, Graph
+from graphopt.ir.precision_choices import PrecisionChoices, precision_name
 
 
 def check_agreement(
@@ -38,10 +39,10 @@ def check_agreement(
     )
 
 
-def tolerance_of(graph: Graph, precision: str | None = None) -> dict[str, Any]:
+def tolerance_of(graph: Graph, precision: str | PrecisionChoices | None = None) -> dict[str, Any]:
     """What `check_agreement` allows of a model: ``reduction`` and ``depth``, or ``l2`` where it was cast to a precision."""
-    if precision is not None:
-        return {"l2": L2_ALLOWED[precision]}
+    if (name := precision_name(precision)) is not None:
+        return {"l2": L2_ALLOWED[name]}
     return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}
 
 

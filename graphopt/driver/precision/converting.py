@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.importing import import_onnx
-from graphopt.driver.optimizing import EXPORT_MAX_OPSET, optimize
+from graphopt.driver.plans import graph_digest
+from graphopt.driver.precision.choices import conversion_of, require_model, settings_of
 from graphopt.driver.precision.conversion import Conversion, Converted
 from graphopt.driver.precision.report import ConversionReport, NodeRow, OutputRow
-from graphopt.errors import UserError, did_you_mean
-from graphopt.ir.export_opset import EXPORT_OPSET_FLOOR
+from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Graph
-from graphopt.ir.levels import DEFAULT_LEVEL
-from graphopt.passes.precision.narrow_format import format_of
+from graphopt.ir.precision_choices import precision_choices
 from graphopt.passes.precision.plan import Io, Kept
 
 if TYPE_CHECKING:
     from graphopt.driver.calibration import Source
     from graphopt.ir.onnx_load import ModelSource
+    from graphopt.ir.precision_choices import PrecisionChoices
 
 COMPARED_FEEDS = 8
 """Results are compared with float32 on so many feeds at most."""
 
-_IO = ("keep", "cast")
-
 
 def convert(
     src: ModelSource | Graph,
-    precision: str,
+    precision: str | None = None,
     *,
+    plan: PrecisionChoices | str | os.PathLike[str] | None = None,
     keep: Sequence[str] = (),
-    io: Io = "keep",
+    io: Io | None = None,
     calibration: Source | None = None,
     max_error: float | None = None,
-    level: int = DEFAULT_LEVEL,
+    level: int | None = None,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
@@ -49,42 +49,45 @@ def convert(
 
     Args:
         src: path, bytes, ModelProto or an imported graph. It is never changed.
-        precision: ``"fp16"`` or ``"bf16"``.
-        keep: names of nodes or operators that stay in float32; ``*`` and ``?`` stand for any letters.
-        io: ``"keep"``: inputs and outputs stay float32; ``"cast"``: they are in 16 bits too.
-        calibration: inputs like those that the model will see, as for ``graphopt.prune``. Nodes whose operands or results leave the
-            format's range on them, or mostly vanish in it, stay in float32; results are compared node by node.
+        precision: ``"fp16"`` or ``"bf16"``; a plan says it as well.
+        plan: what nodes compute in, or the file that holds it (``report.plan.save(path)`` writes one). Nodes that it doesn't name
+            are decided by rule.
+        keep: names of nodes or operators that stay in float32 whatever the plan says; ``*`` and ``?`` stand for any letters.
+        io: ``"keep"``: inputs and outputs stay float32; ``"cast"``: they are in 16 bits too. By default as the plan says, else
+            ``"keep"``.
+        calibration: inputs like those that the model will see, as for ``graphopt.prune``. Results are compared node by node.
+            Without a plan nodes stay in float32 whose operands or results leave the format's range on them, or mostly vanish in it.
         max_error: the largest relative L2 error of any output against float32 on these inputs (without, on random ones):
             the most sensitive nodes go back to float32 until it holds.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded;
-            0 converts the graph as it is.
+            0 converts the graph as it is. By default as the plan says, else 2.
         shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         threads: CPU threads that data is run with.
         seed: of random inputs.
 
     Raises:
-        UserError: unknown precision, ``keep`` names nothing that there is, calibration data with wrong names, shapes or NaN, or
-            an error that can't be met.
+        UserError: unknown precision, or none; a plan that doesn't fit, with the node and why; ``keep`` names nothing that there
+            is, calibration data with wrong names, shapes or NaN, or an error that can't be met.
         UnsupportedOpError: with data, an operator that isn't compiled.
     """
-    form = format_of(precision)
-    if io not in _IO:
-        raise UserError(f"io is {io!r}", code="bad-option", hint=did_you_mean(str(io), _IO) or "keep or cast")
+    settings = settings_of(None if plan is None else precision_choices(plan), precision, io, level)
     if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
         raise UserError(
             f"a largest error of {max_error} can't be met", code="bad-option", hint="give one above 0, such as 0.01"
         )
     original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
-    graph = optimize(original, level)
-    conversion = Conversion(graph, form, io, tuple(keep), max(graph.opset, EXPORT_MAX_OPSET, EXPORT_OPSET_FLOOR))
+    model = graph_digest(original)
+    require_model(settings.choices, model)
+    conversion = conversion_of(original, settings, keep)
     report = ConversionReport(
-        graph.source, precision, io, nodes=(), casts=0, bytes_before=constant_bytes(original), bytes_after=0,
-        max_error=max_error,
+        original.source, settings.form.precision, settings.io, nodes=(), casts=0, bytes_before=constant_bytes(original),
+        bytes_after=0, max_error=max_error, level=settings.level, model=model,
     )  # fmt: skip
     if calibration is None and max_error is None:
         converted = conversion.carry_out({})
     else:
-        converted, report = _with_data(conversion, report, calibration, threads, seed)
+        by_data = plan is None
+        converted, report = _with_data(conversion, report, calibration, threads, seed, keep_by_data=by_data)
     nodes = report.nodes or converted.rows
     return converted.graph, replace(
         report, nodes=nodes, casts=converted.casts, bytes_after=constant_bytes(converted.graph)
@@ -92,8 +95,9 @@ def convert(
 
 
 def _with_data(
-    conversion: Conversion, report: ConversionReport, calibration: Source | None, threads: int | None, seed: int
-) -> tuple[Converted, ConversionReport]:
+    conversion: Conversion, report: ConversionReport, calibration: Source | None, threads: int | None, seed: int, *,
+    keep_by_data: bool,
+) -> tuple[Converted, ConversionReport]:  # fmt: skip
     """The conversion with what data says, and the report with how far results moved."""
     from graphopt.driver.calibration import CompiledRunner
     from graphopt.driver.precision.noise import layer_noise, output_noise, outputs_of
@@ -104,7 +108,7 @@ def _with_data(
     feeds, data = _feeds(graph, calibration, seed)
     runner = CompiledRunner(threads=threads, exact=True)
     kept: dict[str, Kept] = {}
-    if calibration is not None:
+    if calibration is not None and keep_by_data:
         plan = conversion.plan({})
         kept = kept_by_data(plan, value_ranges(plan, feeds, runner))
     compared = feeds[-COMPARED_FEEDS:]
@@ -142,7 +146,7 @@ def _notes(graph: Graph, rows: Sequence[NodeRow]) -> Iterator[str]:
     inner = {node.name for node in graph.walk()} - {node.name for node in graph.nodes}
     hidden = sum(1 for row in rows if row.node in inner)
     if hidden:
-        yield f"{hidden} nodes in branches and loops were converted by rule: data does not show what they compute"
+        yield f"{hidden} nodes in branches and loops were decided without data, which does not show what they compute"
 
 
 def constant_bytes(graph: Graph) -> int:

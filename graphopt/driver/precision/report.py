@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.ir.precision_choices import PrecisionChoices
+
 
 @dataclass(frozen=True)
 class NodeRow:
@@ -16,7 +18,7 @@ class NodeRow:
         node: its name.
         op: its operator.
         precision: what it computes in, ``float16``, ``bfloat16`` or ``float32``.
-        why: for float32: ``asked``, ``data``, ``sensitivity``, ``rule`` or ``schema``; "" otherwise.
+        why: for float32: ``asked``, ``data``, ``sensitivity``, ``plan``, ``rule`` or ``schema``; "" otherwise.
         reason: in words.
         sqnr_db: signal to noise of its first float result against float32, in dB, over all inputs tried; infinite where
             nothing changed, None without data and for what can't be compared.
@@ -60,6 +62,8 @@ class ConversionReport:
         outputs: one row a float output; empty without data.
         max_error: the largest relative L2 error of an output that was asked for, None without.
         notes: remarks.
+        level: at which the graph was optimised before.
+        model: digest of the graph before that.
     """
 
     source: str
@@ -73,6 +77,16 @@ class ConversionReport:
     outputs: tuple[OutputRow, ...] = ()
     max_error: float | None = None
     notes: tuple[str, ...] = ()
+    level: int | None = None
+    model: str = ""
+
+    @property
+    def plan(self) -> PrecisionChoices:
+        """What every node computes in, to be written to a file, edited and replayed without data."""
+        from importlib.metadata import version
+
+        nodes = {row.node: row.precision for row in self.nodes}
+        return PrecisionChoices(nodes, self.precision, self.io, self.level, self.model, version("graphopt"))
 
     @property
     def converted(self) -> tuple[NodeRow, ...]:

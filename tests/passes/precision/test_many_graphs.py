@@ -10,9 +10,11 @@ import pytest
 
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import export_onnx, optimize
-from graphopt.errors import GraphOptError
+from graphopt.driver.precision.converting import convert
+from graphopt.errors import GraphOptError, UserError
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Graph
+from graphopt.ir.precision_choices import PrecisionChoices
 from graphopt.ir.types import TensorType
 from tests.conformance.cases import all_cases
 from tests.random_graphs.case import draw
@@ -91,3 +93,37 @@ def test_node_tests_of_onnx() -> None:
             assert_sound(graph, spec, f"{name}, {spec}")
             count += 1
     assert count > 2500
+
+
+def forced(graph: Graph) -> Graph:
+    """The graph with everything in float16 that the schema has in it, against all rules."""
+    nodes = {row.node: "float16" for row in convert(graph, "fp16", level=0)[1].nodes}
+    refused: dict[str, str] = {}
+    while True:
+        try:
+            narrow, report = convert(graph, plan=PrecisionChoices({**nodes, **refused}, "fp16", level=0))
+        except UserError as error:
+            if error.code != "plan-does-not-fit":
+                raise
+            refused[str(error.node).rsplit(" (", 1)[0]] = "float32"
+        else:
+            assert report.plan.nodes == {**nodes, **refused}
+            return narrow
+
+
+@pytest.mark.slow
+def test_node_tests_of_onnx_with_every_node_forced() -> None:
+    """Operators that rules keep have forms, too: types that inference and the checker agree with, or an error that says why not."""
+    count = 0
+    for name, graph in float_cases():
+        narrow = forced(graph)
+        try:
+            onnx.checker.check_model(export_onnx(graph), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+            continue  # ONNX's own shape inference can't follow some graphs
+        try:
+            onnx.checker.check_model(export_onnx(narrow), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise AssertionError(name) from error
+        count += 1
+    assert count > 1000
