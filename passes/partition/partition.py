@@ -61,7 +61,12 @@ def _is_epilogue(node: Node) -> bool:
 
     Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't.
     """
-    if _widens(node) and node.out.uses and all(_may_convert(u.node) for u in node.out.uses) and _is_stored(node.inputs[0]):
+    if (
+        _widens(node)
+        and node.out.uses
+        and all(_may_convert(u.node) for u in node.out.uses)
+        and _is_stored(node.inputs[0])
+    ):
         return node.out.escapes > 0
     return has_trait(node, ELEMENTWISE) and node.op != "Identity"
 
@@ -80,7 +85,8 @@ def _is_stored(value: Value | None) -> bool:
     return value is not None and (
         value.escapes > 0
         or any(
-            not _widens(use.node) or any(not has_trait(u.node, ELEMENTWISE) for u in use.node.out.uses) for use in value.uses
+            not _widens(use.node) or any(not has_trait(u.node, ELEMENTWISE) for u in use.node.out.uses)
+            for use in value.uses
         )
     )
 

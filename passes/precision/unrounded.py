@@ -106,8 +106,10 @@ class _Unrounded:
         """Whether the node reads and makes the types that it is written with."""
         if not operands or node.domain or has_trait(node, CONTROL) or has_trait(node, RANDOM):
             return True
-        if node.op in _BY_BITS or node.attrs.get("output_dtype") or any(
-            v is not None and not isinstance(v.type, TensorType) for v in (*node.inputs, *node.outputs)
+        if (
+            node.op in _BY_BITS
+            or node.attrs.get("output_dtype")
+            or any(v is not None and not isinstance(v.type, TensorType) for v in (*node.inputs, *node.outputs))
         ):
             return True
         if not never_rounds(node):
@@ -168,7 +170,9 @@ class _Unrounded:
         like = [value.producer] if value.producer is not None else []
         editor = Editor(graph, infer_node)
         out = editor.value(f"{value.name}_{dtype.numpy}")
-        editor.node("Cast", [value], {"to": dtype.onnx}, outputs=[out], name=f"{value.name}_cast", before=before, like=like)
+        editor.node(
+            "Cast", [value], {"to": dtype.onnx}, outputs=[out], name=f"{value.name}_cast", before=before, like=like
+        )
         return out
 
     def leave(self, graph: Graph, index: int, value: Value) -> None:

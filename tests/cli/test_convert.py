@@ -156,7 +156,19 @@ def test_data_and_a_largest_error(cli: Cli, net: Path) -> None:
 
 
 def test_a_plan_is_written_edited_and_replayed(cli: Cli, net: Path) -> None:
-    how = ("convert", net, "--precision", "bf16", "--keep", "first", "--max-error", "0.5", "--write-plan", "plan.json", "--json")
+    how = (
+        "convert",
+        net,
+        "--precision",
+        "bf16",
+        "--keep",
+        "first",
+        "--max-error",
+        "0.5",
+        "--write-plan",
+        "plan.json",
+        "--json",
+    )
     done = cli(*how, "-o", "half.onnx")
     assert done.code == 0, done.err
     plan = json.loads(Path("plan.json").read_text())
