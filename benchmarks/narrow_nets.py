@@ -1,4 +1,4 @@
-"""Nets in any float type with random weights: a MobileNetV3-like one for images, BERT-like encoders, VGG's last layers."""
+"""Nets in any float type with random weights: MobileNetV3 and ViT for images, encoders like BERT, VGG's last layers."""
 
 from __future__ import annotations
 
@@ -92,12 +92,9 @@ def mobilenet(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     return net.model((1, 3, 224, 224), net.linear(x, 1024, 1000))
 
 
-def bert(
-    dtype: int = TensorProto.FLOAT, layers: int = 4, tokens: int = 128, hidden: int = 256, heads: int = 4
-) -> onnx.ModelProto:
-    """An encoder behind its embedding: attention written out, GELU, layer normalisations."""
-    net = Net(dtype)
-    size, x = hidden // heads, "x"
+def encoder(net: Net, x: str, layers: int, tokens: int, hidden: int, heads: int) -> str:
+    """Layers of attention written out, GELU and layer normalisations over ``x`` [1, tokens, hidden]."""
+    size = hidden // heads
     split, merged = (net.const(s, TensorProto.INT64) for s in ([1, tokens, heads, size], [1, tokens, hidden]))
 
     def norm(value: str) -> str:
@@ -109,11 +106,35 @@ def bert(
             for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         )
         scores = net.op("Softmax", net.op("Mul", net.op("MatMul", q, k), net.const(size**-0.5)), axis=-1)
-        heads = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
-        x = norm(net.op("Add", x, net.linear(net.op("Reshape", heads, merged), hidden, hidden)))
+        seen = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+        x = norm(net.op("Add", x, net.linear(net.op("Reshape", seen, merged), hidden, hidden)))
         wide = net.op("Gelu", net.linear(x, hidden, 4 * hidden))
         x = norm(net.op("Add", x, net.linear(wide, 4 * hidden, hidden)))
-    return net.model((1, tokens, hidden), x)
+    return x
+
+
+def bert(
+    dtype: int = TensorProto.FLOAT, layers: int = 4, tokens: int = 128, hidden: int = 256, heads: int = 4
+) -> onnx.ModelProto:
+    """An encoder behind its embedding."""
+    net = Net(dtype)
+    return net.model((1, tokens, hidden), encoder(net, "x", layers, tokens, hidden, heads))
+
+
+def bert_base(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """BERT-base behind its embedding, 128 tokens: 85 million weights."""
+    return bert(dtype, layers=12, tokens=128, hidden=768, heads=12)
+
+
+def vit_small(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """ViT-S/16 (Dosovitskiy et al., 2020) without its class token: 14 by 14 patches of an image, 22 million weights."""
+    net = Net(dtype)
+    bias, weight = net.const(np.zeros(384)), net.weight(384, 3, 16, 16, fan=768)
+    patches = net.op("Conv", "x", weight, bias, strides=[16, 16])
+    rows = net.op("Transpose", net.op("Reshape", patches, net.const([1, 384, 196], TensorProto.INT64)), perm=[0, 2, 1])
+    placed = net.op("Add", rows, net.weight(1, 196, 384, fan=160))
+    x = net.op("ReduceMean", encoder(net, placed, 12, 196, 384, 6), net.const([1], TensorProto.INT64), keepdims=0)
+    return net.model((1, 3, 224, 224), net.linear(x, 384, 1000))
 
 
 def bert_base_token(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -130,4 +151,7 @@ def vgg_gemms(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     return net.model((1, 25088), net.gemm(x, 4096, 1000))
 
 
-NETS = {"mobilenet": mobilenet, "bert": bert, "bert_base_token": bert_base_token, "vgg_gemms": vgg_gemms}
+NETS = {
+    "mobilenet": mobilenet, "bert": bert, "bert_base": bert_base, "bert_base_token": bert_base_token, "vit_small": vit_small,
+    "vgg_gemms": vgg_gemms,
+}  # fmt: skip
