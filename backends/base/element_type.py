@@ -46,6 +46,7 @@ class ElementType:
         accumulator: TVM's name of what sums of elements are kept in.
         widen: a stored element as one to compute with; left out where they are the same.
         narrow: the reverse, rounded to the nearest, to even in the middle; what is too large becomes infinite.
+        widening: vector instructions that widening takes beside the load.
         conversion: what widening makes of the numbers besides, for an operand that is converted while it is read.
     """
 
@@ -55,6 +56,7 @@ class ElementType:
     accumulator: str
     widen: Callable[[Expr], Expr] | None = field(default=None, compare=False)
     narrow: Callable[[Expr], Expr] | None = field(default=None, compare=False)
+    widening: int = field(default=0, compare=False)
     conversion: Conversion | None = None
 
     @property
@@ -151,8 +153,8 @@ ELEMENT_TYPES: dict[DType, ElementType] = {
     for row in (
         FLOAT32,
         ElementType(DType.f64, "float64", "float64", "float64"),
-        ElementType(DType.f16, "float16", "float32", "float32", _cast("float32"), _cast("float16")),
-        ElementType(DType.bf16, "uint16", "float32", "float32", _widen_bfloat16, _narrow_bfloat16),
+        ElementType(DType.f16, "float16", "float32", "float32", _cast("float32"), _cast("float16"), 1),
+        ElementType(DType.bf16, "uint16", "float32", "float32", _widen_bfloat16, _narrow_bfloat16, 2),
         _integer(DType.i8, "int8", "int32"),
         _integer(DType.u8, "uint8", "int32"),
         _integer(DType.i16, "int16", "int32"),
@@ -219,4 +221,8 @@ def converted_while_read(row: ElementType, conversion: Conversion) -> ElementTyp
             value = value * _constant(conversion.scale, to.compute, value)
         return to.computed(to.stored(value)) if to.is_narrow else value
 
-    return ElementType(row.dtype, row.storage, to.compute, to.accumulator, widen, conversion=conversion)
+    return ElementType(
+        row.dtype, row.storage, to.compute, to.accumulator, widen,
+        widening=row.widening if row.is_narrow else 2,
+        conversion=conversion,
+    )  # fmt: skip

@@ -40,6 +40,9 @@ from graphopt.backends.templates.storing import (
     store_accumulator,
 )
 
+_WIDENED_WEIGHTS = 1 << 16
+_TILES_TO_WIDEN = 16
+"""Most weights that are copied to float32 ahead, some microseconds' work, and fewest tiles of a plane that make up for it."""
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
 _LINE = LINE_BYTES // 4
@@ -77,8 +80,9 @@ def emit(
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
         data = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
         kernel = _Kernel(
-            spec, config, data, inputs[1], operands, output, epilogue or store_accumulator, style, tiles, dot
+            spec, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot
         )
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
@@ -101,6 +105,16 @@ def emit(
         ("weight", packed_weight_shape(spec, config), types.weight if dot is None else GROUPED),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
+
+
+def _widens_weight(spec: Conv2dSpec, config: Conv2dConfig) -> bool:
+    """Whether narrow weights are widened before everything else: they are few, and many tiles read each of them."""
+    pixels = spec.out_height * spec.out_width if spec.static_plane is not None else 0
+    elements = spec.reduction * spec.out_channels
+    return (
+        spec.types.weight.widening > 1 and not config.dot and elements <= _WIDENED_WEIGHTS
+        and pixels >= _TILES_TO_WIDEN * config.ow_tile * config.oh_tile
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

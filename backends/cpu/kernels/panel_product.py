@@ -34,6 +34,7 @@ class PanelShape:
         panels: most panels in a group.
         k_block: steps of K that all panels of a group and all tiles of a block of rows take before the next; 0 for all.
         dot: the instruction that takes several steps at once, which count as one here.
+        widens: whether each panel, or a block of its steps, is copied as it is computed with before tiles read it; needs a known K.
     """
 
     k: tirx.Expr | int
@@ -45,6 +46,7 @@ class PanelShape:
     panels: int = 1
     k_block: int = 0
     dot: DotProduct | None = None
+    widens: bool = False
 
     @property
     def width(self) -> int:
@@ -146,7 +148,7 @@ def multiply_panels(
         kept = T.alloc_buffer((slots, shape.m_tile, shape.width), shape.dtype, scope="local")
 
     def sweep(start: tirx.Expr | int, steps: tirx.Expr | int, begins: bool, ends: bool) -> None:
-        with T.serial(0, panels[1]) as j, T.serial(0, count) as i:
+        def column_block(j: tirx.Expr, i: tirx.Expr, b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
             panel = panels[0] + j
 
             def tile_of(row: tirx.Expr, segment: Segment) -> None:
@@ -164,7 +166,7 @@ def multiply_panels(
                         prefetch_row_ahead(operands.ahead, [panel, start + k])
                     tile.multiply_add(
                         lambda p: operands.a(row + p, start + k),
-                        lambda c: operands.b(panel, start + k, c),
+                        lambda c: b(panel, start + k, c),
                         dot=shape.dot,
                     )
                 if ends:
@@ -174,6 +176,15 @@ def multiply_panels(
 
             for_each_tile(first + i, segments, tile_of)
 
+        if not shape.widens:
+            with T.serial(0, panels[1]) as j, T.serial(0, count) as i:
+                column_block(j, i, operands.b)
+            return
+        with T.serial(0, panels[1]) as j:
+            copy = _widened_panel(shape, lambda k, c: operands.b(panels[0] + j, start + k, c), steps)
+            with T.serial(0, count) as i:
+                column_block(j, i, lambda panel, k, c: copy[k - start, c])
+
     if len(blocks) == 1:
         sweep(0, shape.k, True, True)
         return
@@ -182,6 +193,17 @@ def multiply_panels(
         with T.serial(1, len(blocks) - 1) as block:
             sweep(block * shape.k_block, shape.k_block, False, False)
     sweep((len(blocks) - 1) * shape.k_block, blocks[-1], False, True)
+
+
+def _widened_panel(
+    shape: PanelShape, element: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], steps: tirx.Expr | int
+) -> tirx.Buffer:
+    """Emits a copy of a panel's next steps: tiles read every element several times, and widening it takes an instruction or two."""
+    copy = T.alloc_buffer((int(shape.k_block or shape.k), shape.width), shape.dtype, scope="local")
+    with T.serial(0, steps) as k, T.unroll(0, shape.n_vectors) as v, T.vectorized(0, shape.lanes) as lane:
+        column = v * shape.lanes + lane
+        T.buffer_store(copy, element(k, column), [k, column])
+    return copy
 
 
 def _blocks(shape: PanelShape) -> list[int]:
