@@ -59,7 +59,10 @@ PassOpt = Annotated[
 SkipOpt = Annotated[list[str] | None, typer.Option("--skip-pass", metavar="NAME", help="Leave a pass out. Repeatable.")]
 ExactOpt = Annotated[
     bool,
-    typer.Option("--exact", help="Leave out kernels that round otherwise than the operator's own sums (Winograd)."),
+    typer.Option(
+        "--exact",
+        help="Leave out what rounds otherwise than each operator by itself: Winograd, float32 between nodes of 16-bit models.",
+    ),
 ]
 VerifyOpt = Annotated[bool, typer.Option("--verify-each", help="Check the graph's invariants after every pass.")]
 RemarksOpt = Annotated[

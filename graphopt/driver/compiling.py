@@ -60,7 +60,8 @@ def compile(
             2: rounding may differ: weights folded, well-known subgraphs recognised, transposes moved;
             3: also what pays only sometimes: every BatchNormalization turned into arithmetic; 0 * x is 0: dead channels removed.
         exact: leave out kernels that round otherwise than the sums that operators are defined by (Winograd convolution,
-            some ten times the rounding error of a direct one, a fraction of its time).
+            some ten times the rounding error of a direct one, a fraction of its time), and round results of 16-bit floats behind
+            every node, where CPUs otherwise hand float32 to the next.
         passes: graph passes to run instead of the level's; ``"O2"`` stands for all that level 2 runs.
         skip: names of passes to leave out.
         verify_each: check the graph's invariants after every pass.

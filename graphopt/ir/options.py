@@ -14,7 +14,8 @@ class CompileOptions:
 
     Attributes:
         level: the optimisation level (``graphopt.ir.levels``).
-        exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings.
+        exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings, and every
+            node's result in the type that ONNX says.
         plan: kernels that are not chosen by cost.
     """
 

@@ -46,7 +46,8 @@ def leave_unrounded(graph: Graph, dtypes: Collection[DType], factors: Factors = 
 
 class _Unrounded:
     def __init__(self, graph: Graph, dtypes: Collection[DType], factors: Factors) -> None:
-        self.graph, self.dtypes, self.factors = graph, dtypes, factors
+        self.graph, self.dtypes = graph, dtypes
+        self.factors = _factors(graph, dtypes, factors)
         self.owners = {v: g for g in graphs(graph) for v in g.inputs}
         self.narrow_type: dict[Value, DType] = {}  # what was narrow and is float32 now
         self.before_cast: dict[Value, Value] = {}  # what is cast to 16 bits, by the result
@@ -69,32 +70,26 @@ class _Unrounded:
                 raise InternalError(f"%{value.name} was to be float32 and is {value.type}", code="precision")
 
     def visit(self, node: Node) -> None:
-        operands = [v for v in node.inputs if v is not None and (v in self.narrow_type or _is_narrow(v, self.dtypes))]
+        operands = {v for v in node.inputs if v is not None and (v in self.narrow_type or _is_narrow(v, self.dtypes))}
         results = [v for v in node.outputs if v is not None and _is_narrow(v, self.dtypes)]
         if node.op in ("Cast", "CastLike") and not node.domain:
             self.visit_cast(node)
         elif self.stays(node, operands, results):
-            for use in self.uses_by(node, operands):
-                assert use[1] is not None
-                self.editor(node).set_input(node, use[0], self.as_narrow(use[1]))
+            self.set_operands(node, operands, self.as_narrow)
         else:
-            for use in self.uses_by(node, operands):
-                assert use[1] is not None
-                self.editor(node).set_input(node, use[0], self.as_wide(use[1]))
+            self.set_operands(node, operands, self.as_wide)
             for value in results:
                 assert isinstance(value.type, TensorType)
-                dtype = value.type.dtype
-                is_factor = self.is_factor(value, dtype)
-                self.narrow_type[value] = dtype
+                self.narrow_type[value] = value.type.dtype
                 value.type = TensorType(DType.f32, value.type.shape)
-                if is_factor:
+                if value in self.factors:
                     self.round(node, value)
 
     def visit_cast(self, node: Node) -> None:
         """One to float32 of what is float32 now does nothing."""
         source = node.inputs[0]
         if source is not None and source.dtype is DType.f32 and _is_narrow(node.out, self.dtypes):
-            if source not in self.narrow_type and not self.is_factor(node.out, node.out.dtype):
+            if source not in self.narrow_type and node.out not in self.factors:
                 self.before_cast[node.out] = source
             return
         if source in self.narrow_type and node.out.dtype is DType.f32 and not node.out.escapes:
@@ -102,7 +97,7 @@ class _Unrounded:
             self.editor(node).replace(node.out, source)
             self.editor(node).erase(node)
 
-    def stays(self, node: Node, operands: list[Value], results: list[Value]) -> bool:
+    def stays(self, node: Node, operands: set[Value], results: list[Value]) -> bool:
         """Whether the node reads and makes the types that it is written with."""
         if not operands or node.domain or has_trait(node, CONTROL) or has_trait(node, RANDOM):
             return True
@@ -117,22 +112,14 @@ class _Unrounded:
         stored = all(v not in self.narrow_type and v not in self.before_cast for v in operands)
         return stored or (any(v.escapes for v in results) and not has_trait(node, ELEMENTWISE))
 
-    @staticmethod
-    def uses_by(node: Node, operands: list[Value]) -> list[tuple[int, Value]]:
-        return [(i, v) for i, v in enumerate(node.inputs) if v is not None and v in operands]
+    def set_operands(self, node: Node, operands: set[Value], form: Callable[[Value], Value]) -> None:
+        """Let a node read a form of its operands."""
+        for index, value in enumerate(list(node.inputs)):
+            if value is not None and value in operands:
+                self.editor(node).set_input(node, index, form(value))
 
     def editor(self, node: Node) -> Editor:
         return Editor(node.graph or self.graph, infer_node)
-
-    def is_factor(self, value: Value, dtype: DType) -> bool:
-        """Whether a product reads the value as it is stored, maybe after it was moved."""
-        for use in value.uses:
-            if use.index in self.factors(use.node, dtype):
-                return True
-            moves = never_rounds(use.node) and not has_trait(use.node, ELEMENTWISE)
-            if moves and any(v is not None and v.dtype is dtype and self.is_factor(v, dtype) for v in use.node.outputs):
-                return True
-        return False
 
     # -- the other form of a value --------------------------------------------------------------------------------------
     def round(self, node: Node, value: Value) -> None:
@@ -149,7 +136,7 @@ class _Unrounded:
             return value
         if value in self.before_cast:
             return self.before_cast[value]
-        if value.data is None or _is_weight(value) or self.is_factor(value, value.dtype):
+        if value.data is None or _is_weight(value) or value in self.factors:
             return self.cast(value, DType.f32)
         if value not in self.constants:
             self.constants[value] = Editor(self.graph).constant(value.data.astype(np.float32), value.name)
@@ -183,6 +170,17 @@ class _Unrounded:
         if first and graph.parent is None:
             editor.swap_names(value, new)
         editor.set_output(graph, index, new)
+
+
+def _factors(graph: Graph, dtypes: Collection[DType], factors: Factors) -> set[Value]:
+    """Values that a product reads as they are stored, maybe after they were moved."""
+    found: set[Value] = set()
+    for node in reversed(list(graph.walk())):
+        moves = never_rounds(node) and not has_trait(node, ELEMENTWISE) and any(v in found for v in node.outputs)
+        for index, value in enumerate(node.inputs):
+            if value is not None and _is_narrow(value, dtypes) and (moves or index in factors(node, value.dtype)):
+                found.add(value)
+    return found
 
 
 def _is_narrow(value: Value | None, dtypes: Collection[DType]) -> bool:
