@@ -86,8 +86,13 @@ class _Unrounded:
                     self.round(node, value)
 
     def visit_cast(self, node: Node) -> None:
-        """One to float32 of what is float32 now does nothing."""
+        """One to float32 of what is float32 now does nothing. One like another value has the type that this had."""
         source = node.inputs[0]
+        if node.op == "CastLike":
+            editor = self.editor(node)
+            editor.set_input(node, 1, None)
+            editor.set_op(node, "Cast")
+            editor.set_attr(node, "to", node.out.dtype.onnx)
         if source is not None and source.dtype is DType.f32 and _is_narrow(node.out, self.dtypes):
             if source not in self.narrow_type and node.out not in self.factors:
                 self.before_cast[node.out] = source

@@ -181,6 +181,15 @@ def test_loops_carry_what_they_promise(kind: str) -> None:
 
 
 @BOTH
+def test_a_cast_like_a_value_that_is_float32_now(kind: str) -> None:
+    text = "g (half[3] x, float[3] f) => (half[3] y, half[3] z) { a = Exp(x) y = CastLike(f, a) b = CastLike(f, x) z = Mul(b, a) }"
+    x, f = np.array([0.1, 1.0, -2.0]).astype(TYPES[kind]), np.array([1.0001, 2.0, 3.0], np.float32)
+    got = graphopt.compile(_model(text, kind), "x86").run({"x": x, "f": f})
+    assert got["y"].dtype == got["z"].dtype == TYPES[kind]
+    np.testing.assert_array_equal(got["y"], f.astype(TYPES[kind]))
+
+
+@BOTH
 def test_bits_are_read_as_they_would_be(kind: str) -> None:
     model = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 26]> g ({kind}[3] x) => (uint16[3] y) {{ a = Exp(x) y = BitCast<to=4>(a) }}'
