@@ -81,9 +81,7 @@ def emit(
         tiles = bind(row_tiles * column_tiles)
         data = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
-        kernel = _Kernel(
-            spec, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot
-        )
+        kernel = _Kernel(spec, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
