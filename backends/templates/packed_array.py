@@ -14,6 +14,8 @@ from graphopt.ir.graph import Array
 ALIGNMENT = 64
 """Bytes."""
 _WORTH_THREADS = 16 << 20
+_PIECES = 32
+"""So many of a copy's parts share it among threads evenly; more cost time to no end."""
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -27,7 +29,8 @@ def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
 def aligned_copy(array: Array) -> Array:
     """A contiguous copy of an array of any strides."""
     copy = aligned_zeros(array.shape, array.dtype)
-    places = list(np.ndindex(array.shape[:2]))
+    axes = 1 if array.shape[0] >= _PIECES else 2
+    places = list(np.ndindex(array.shape[:axes]))
 
     def work(i: int) -> None:
         copy[places[i]] = array[places[i]]

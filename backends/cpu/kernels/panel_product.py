@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.prefetch import prefetch, prefetch_row_ahead
+from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, half_of_pair
+from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.templates.operand import View
@@ -35,6 +36,7 @@ class PanelShape:
         k_block: steps of K that all panels of a group and all tiles of a block of rows take before the next; 0 for all.
         dot: the instruction that takes several steps at once, which count as one here.
         widens: whether each panel, or a block of its steps, is copied as it is computed with before tiles read it; needs a known K.
+        pairs: whether an element of B is a pair of steps in bfloat16, which count as one here.
     """
 
     k: tirx.Expr | int
@@ -47,6 +49,7 @@ class PanelShape:
     k_block: int = 0
     dot: DotProduct | None = None
     widens: bool = False
+    pairs: bool = False
 
     @property
     def width(self) -> int:
@@ -70,14 +73,12 @@ class PanelOperands:
         b: element of B at ``(panel, k, column)``, the column within the panel.
         finish: emits the storing of a tile: ``(tile, panel, first row)``.
         following: packed B of shape (panels, K, columns of a panel), if tiles shall fetch the panel that follows theirs.
-        ahead: the same, if each step shall fetch a later row, for a B that streams past once.
     """
 
     a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
     finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
     following: View | None = None
-    ahead: View | None = None
 
 
 class PanelTile(RegisterTile):
@@ -151,6 +152,12 @@ def multiply_panels(
         def column_block(j: tirx.Expr, i: tirx.Expr, b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
             panel = panels[0] + j
 
+            def multiply_half(tile: PanelTile, row: tirx.Expr, k: tirx.Expr, half: int) -> None:
+                tile.multiply_add(
+                    lambda p: operands.a(row + p, (start + k) * PAIR + half),
+                    lambda c: half_of_pair(b(panel, start + k, c), half),
+                )
+
             def tile_of(row: tirx.Expr, segment: Segment) -> None:
                 tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes, shape.dtype)
                 if begins:
@@ -162,13 +169,15 @@ def multiply_panels(
                         prefetch(
                             operands.following, (panel + 1, start, (i * steps + k) * _prefetch_stride(shape)), INTO_L2
                         )
-                    if operands.ahead is not None:
-                        prefetch_row_ahead(operands.ahead, [panel, start + k])
-                    tile.multiply_add(
-                        lambda p: operands.a(row + p, start + k),
-                        lambda c: b(panel, start + k, c),
-                        dot=shape.dot,
-                    )
+                    if shape.pairs:
+                        for half in range(PAIR):
+                            multiply_half(tile, row, k, half)
+                    else:
+                        tile.multiply_add(
+                            lambda p: operands.a(row + p, start + k),
+                            lambda c: b(panel, start + k, c),
+                            dot=shape.dot,
+                        )
                 if ends:
                     operands.finish(tile, panel, row)
                 else:
