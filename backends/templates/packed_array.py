@@ -29,7 +29,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
 def aligned_copy(array: Array) -> Array:
     """A contiguous copy of an array of any strides."""
     copy = aligned_zeros(array.shape, array.dtype)
-    axes = 1 if array.shape[0] >= _PIECES else 2
+    axes = 1 if array.shape[:1] >= (_PIECES,) else 2
     places = list(np.ndindex(array.shape[:axes]))
 
     def work(i: int) -> None:

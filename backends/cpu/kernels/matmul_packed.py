@@ -372,10 +372,12 @@ def _widens(spec: MatmulSpec, config: MatmulConfig, tiles: int) -> bool:
 def _panel_and_column(
     config: MatmulConfig, tile: tirx.Expr, k: tirx.Expr, column: tirx.Expr
 ) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
-    """Where packed B holds step ``k`` of a column of the ``tile``-th register tile."""
+    """Where packed B holds step ``k`` of a column of the ``tile``-th register tile, or of a vector of neighbouring ones."""
     if config.streams == 1:
         return tile, k, column
-    return tile * config.streams + tirx.floordiv(column, config.panel), k, tirx.floormod(column, config.panel)
+    first = column.base if isinstance(column, tirx.Ramp) else column
+    panel, within = tile * config.streams + tirx.floordiv(first, config.panel), tirx.floormod(first, config.panel)
+    return panel, k, tirx.Ramp(within, column.stride, column.lanes) if isinstance(column, tirx.Ramp) else within
 
 
 def share(part: tirx.Expr, whole: tirx.Expr | int, parts: tirx.Expr | int) -> tuple[tirx.Expr, tirx.Expr | int]:
