@@ -1,4 +1,4 @@
-"""Instructions that sum the products of neighbouring elements: vdpbf16ps and, later, those for bytes.
+"""Instructions that sum the products of neighbouring elements: vdpbf16ps, vpmaddwd and, later, those for bytes.
 
 TVM's types can't express their operands, so each is a function in LLVM IR that takes vectors of 32-bit integers, each lane a group
 of neighbouring elements, and is inlined into the kernel that brings it along.
@@ -72,7 +72,52 @@ VDPBF16PS = DotProduct(
 )
 """x86's bfloat16 dot product (AVX512-BF16): sums in float32, rounded to the nearest after each product; subnormals are 0."""
 
-DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS,)}
+
+def _madd(name: str, lanes: int) -> str:
+    """The addition is assembly: LLVM adds all products of an unrolled loop first where it may choose, and spills the sums."""
+    two, i32 = 2 * lanes, f"<{lanes} x i32>"
+    intrinsic, feature, register = {
+        4: ("@llvm.x86.sse2.pmadd.wd", "+avx", "x"),
+        8: ("@llvm.x86.avx2.pmadd.wd", "+avx2", "x"),
+        16: ("@llvm.x86.avx512.pmaddw.d.512", "+avx512bw", "v"),
+    }[lanes]
+    return f"""
+declare {i32} {intrinsic}(<{two} x i16>, <{two} x i16>)
+define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-features"="{feature}" {{
+  %x = bitcast {i32} %a to <{two} x i16>
+  %y = bitcast {i32} %b to <{two} x i16>
+  %p = call {i32} {intrinsic}(<{two} x i16> %x, <{two} x i16> %y)
+  %r = call {i32} asm "vpaddd $2, $1, $0", "={register},{register},{register}"({i32} %sums, {i32} %p)
+  ret {i32} %r
+}}
+"""
+
+
+VPMADDWD = DotProduct("vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd)
+"""x86's sum of two products of 16-bit integers (AVX2, AVX-512BW): exact but for -32768 squared twice."""
+
+
+def _dpwssd(name: str, lanes: int) -> str:
+    """On AVX-VNNI as assembly: LLVM takes the intrinsic for so cheap there that it unrolls loops until broadcasts are spilled."""
+    i32 = f"<{lanes} x i32>"
+    intrinsic = f"@llvm.x86.avx512.vpdpwssd.{32 * lanes}"
+    if lanes == 16:
+        feature, call = "+avx512vnni", f"{intrinsic}({i32} %sums, {i32} %a, {i32} %b)"
+    else:
+        feature, call = "+avxvnni", f'asm "{{vex}} vpdpwssd $3, $2, $0", "=x,0,x,x"({i32} %sums, {i32} %a, {i32} %b)'
+    return f"""
+declare {i32} {intrinsic}({i32}, {i32}, {i32})
+define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-features"="{feature}" {{
+  %r = call {i32} {call}
+  ret {i32} %r
+}}
+"""
+
+
+VPDPWSSD = DotProduct("vpdpwssd", DType.i16, 2, "int32", lambda caps: caps.vnni and caps.madd, _dpwssd)
+"""The same with the addition to a sum (AVX-512 VNNI, AVX-VNNI), which it doesn't saturate."""
+
+DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPWSSD, VPMADDWD)}
 """By name."""
 
 

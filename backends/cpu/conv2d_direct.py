@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.cost.direct import configurations, default_config, predicted_cycles
+from graphopt.backends.cpu.cost.direct import configurations, default_config, dot_product_of, predicted_cycles
 from graphopt.backends.cpu.kernels.conv2d_direct import emit
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packing, supports
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate, channel_layout
@@ -26,6 +26,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
         packing,
         emit,
+        integers=lambda spec, caps: bool(dot_product_of(spec, caps)),
     )
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:

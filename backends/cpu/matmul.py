@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -17,9 +18,11 @@ from graphopt.backends.cpu.kernels.matmul_packed import (
     packing,
     supports,
 )
+from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
+from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, integer_weight
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
@@ -68,21 +71,21 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             return No("an epilogue operand has a symbolic dimension of its own")
         if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
             return No("needs plain layouts")
-        reason = supports(spec_of(call)[0], caps)
+        reason = supports(_spec_of(call, caps)[0], caps)
         return Yes() if reason is None else No(reason)
 
     def default(self, call: KernelCall, caps: Caps) -> MatmulConfig:
         """The tile that the kernel predicts to be fastest."""
-        return default_config(spec_of(call)[0], caps)
+        return default_config(_spec_of(call, caps)[0], caps)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[MatmulConfig]:
         """Tiles that fit the register file, with and without blocks for the caches, prefetching and threads."""
-        return configurations(spec_of(call)[0], caps)
+        return configurations(_spec_of(call, caps)[0], caps)
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of a core's vector units."""
-        return (spec_of(call)[0].flops or 1e9) / (
-            FMA_FLOPS_PER_LANE * spec_of(call)[0].types.lanes(caps) * CLOCK * max(caps.cores, 1)
+        return (_spec_of(call, caps)[0].flops or 1e9) / (
+            FMA_FLOPS_PER_LANE * _spec_of(call, caps)[0].types.lanes(caps) * CLOCK * max(caps.cores, 1)
         )
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
@@ -92,9 +95,12 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         bias = node.input(2)
         assert a is not None
         assert b is not None
-        spec, dims = spec_of(call)
+        spec, dims, integers = _spec_of(call, caps)
         rows = [dims.get(d, d) for d in a.shape[:-1]]
-        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, b), axis=len(a.shape) - 1)
+        epilogue = Epilogue(
+            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
+            integers=None if integers is None else integers.scale,
+        )  # fmt: skip
         apply = epilogue.function()
 
         def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
@@ -107,7 +113,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        weights = packed_weight(call, b, packing(spec, config, _is_turned(node)))
+        packed = packed_weight if integers is None else integer_weight
+        weights = packed(call, b, packing(spec, config, _is_turned(node)))
         return Emitted(function, [a, weights, *epilogue.values])
 
 
@@ -127,6 +134,18 @@ def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
     assert b is not None
     types = types_of(call, a, weight_row(call, b))
     return MatmulSpec(m, int(node.out.shape[-1]), int(a.shape[-1]), types), dims  # type: ignore[arg-type]
+
+
+def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr], IntegerProducts | None]:
+    """`spec_of`, and how the kernel multiplies integers if it does."""
+    spec, dims = spec_of(call)
+    a, b = call.group.anchor.inputs[:2]
+    assert a is not None
+    assert b is not None
+    integers = integer_products(call, a, b, spec.k)
+    if integers is None or not dot_product_for(integers.types, spec.k, caps):
+        return spec, dims, None
+    return replace(spec, types=integers.types), dims, integers
 
 
 def _is_turned(node: Node) -> bool:

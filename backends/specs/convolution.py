@@ -110,12 +110,16 @@ class Conv2dSpec:
         return self.batch, channels // block, height, width, block
 
 
-def channel_group(spec: Conv2dSpec) -> int:
-    """Input channels of the innermost loop: those of a block, or as many of a plain input.
+def channel_group(spec: Conv2dSpec, together: int = 1) -> int:
+    """Input channels of the innermost loop: those of a block, or as many of a plain input; a multiple of ``together``.
+
+    The only group may have more channels than there are, for these to be; 0 if that can't be.
 
     One channel at a time would make the elements of a kernel's row innermost: LLVM unrolls those few, keeps the points that they
     share in registers, and spills the accumulators for it.
     """
     if spec.in_block > 1:
-        return spec.in_block
-    return next(g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0)
+        return spec.in_block if spec.in_block % together == 0 else 0
+    if spec.in_channels <= _PLAIN_GROUP:
+        return -(-spec.in_channels // together) * together
+    return next((g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0 and g % together == 0), 0)

@@ -17,17 +17,14 @@ def dot_product_for(types: KernelTypes, extent: object, caps: Caps) -> str:
     """Name of the dot product for products of elements as they are stored, empty if the target has none.
 
     Args:
-        types: of the operands, which are those of the dot product or converted from them to float32.
+        types: of the operands, which are those of the dot product, or converted from them to float32, or to them.
         extent: of the axis that is summed over, or of the part of it that lies side by side: groups have to divide it.
         caps: of the target.
     """
-    if not (_as_stored(types.input) and _as_stored(types.weight) and isinstance(extent, int)):
+    factor = _factor(types.input)
+    if factor is None or _factor(types.weight) is not factor or not isinstance(extent, int):
         return ""
-    fitting = (
-        dot.name
-        for dot in _dot_products(types.input.dtype, caps)
-        if types.weight.dtype is dot.dtype and extent % dot.group == 0
-    )
+    fitting = (dot.name for dot in _dot_products(factor, caps) if extent % dot.group == 0)
     return next(fitting, "")
 
 
@@ -46,6 +43,8 @@ def _dot_products(dtype: DType, caps: Caps) -> Iterator[DotProduct]:
     return (dot for dot in DOT_PRODUCTS.values() if dot.dtype is dtype and dot.available(caps))
 
 
-def _as_stored(row: ElementType) -> bool:
-    """Whether products of elements are products of what is stored."""
-    return row.conversion in (None, Conversion(DType.f32))
+def _factor(row: ElementType) -> DType | None:
+    """What is multiplied: what is stored, also where it is converted to float32 first, or the integers that it is converted to."""
+    if row.conversion in (None, Conversion(DType.f32)):
+        return row.dtype
+    return row.conversion.dtype if row.conversion is not None and row.compute.startswith("int") else None

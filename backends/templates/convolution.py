@@ -22,6 +22,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, integer_weight
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
@@ -47,6 +48,7 @@ class ConvKernel(Generic[ConfigT]):
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
         packing: the order in which the kernel reads OIHW weights.
         stored_weight: whether the packed weights keep the element type that the model has them in.
+        integers: whether it multiplies the integers of a specification that has them; left out where it never does.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
@@ -57,6 +59,7 @@ class ConvKernel(Generic[ConfigT]):
     packing: Callable[[Conv2dSpec, ConfigT], Packing]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
     stored_weight: bool = True
+    integers: Callable[[Conv2dSpec, Caps], bool] | None = None
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
@@ -85,46 +88,62 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         if not isinstance(x.shape[1], int):
             return No("needs a known number of channels")
         try:
-            spec, _ = self.spec_of(call)
+            spec, _ = self.spec_of(call, caps)
         except GraphOptError as e:
             return No(e.message)
         reason = self.kernel.supports(spec, caps)
         return symbolic_operands_fit(call) if reason is None else No(reason)
 
-    def spec_of(self, call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
-        """`spec_of`, with weights in the type that the kernel packs them in."""
+    def spec_of(self, call: KernelCall, caps: Caps) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
+        """`spec_of`, with operands in the types that the kernel multiplies."""
         spec, dims = spec_of(call)
+        integers = self._integers(call, spec, caps)
+        if integers is not None:
+            return replace(spec, types=integers.types), dims
         if not self.kernel.stored_weight:
             spec = replace(spec, types=replace(spec.types, weight=spec.types.accumulator))
         return spec, dims
 
     def default(self, call: KernelCall, caps: Caps) -> ConfigT:
         """The configuration that the kernel predicts to be fastest."""
-        return self.kernel.default_config(self.spec_of(call)[0], caps)
+        return self.kernel.default_config(self.spec_of(call, caps)[0], caps)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[ConfigT]:
         """All that the kernel could do."""
-        return self.kernel.configurations(self.spec_of(call)[0], caps)
+        return self.kernel.configurations(self.spec_of(call, caps)[0], caps)
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time."""
-        seconds = self.kernel.seconds(self.spec_of(call)[0], config, caps)
+        seconds = self.kernel.seconds(self.spec_of(call, caps)[0], config, caps)
         return seconds if math.isfinite(seconds) else NOMINAL_SECONDS
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
         node = call.group.anchor
-        spec, dims = self.spec_of(call)
+        spec, dims = self.spec_of(call, caps)
         x, w = node.inputs[0], node.inputs[1]
         bias = node.input(2)
         assert x is not None
         assert w is not None
-        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, w), axis=1)
+        integers = self._integers(call, spec, caps)
+        epilogue = Epilogue(
+            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
+            integers=None if integers is None else integers.scale,
+        )  # fmt: skip
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        weights = packed_weight(call, w, self.kernel.packing(spec, config))
+        packed = packed_weight if integers is None else integer_weight
+        weights = packed(call, w, self.kernel.packing(spec, config))
         return Emitted(function, [x, weights, *epilogue.values])
+
+    def _integers(self, call: KernelCall, spec: Conv2dSpec, caps: Caps) -> IntegerProducts | None:
+        """How the kernel multiplies integers, None if it doesn't."""
+        x, w = call.group.anchor.inputs[:2]
+        if self.kernel.integers is None or x is None or w is None:
+            return None
+        found = integer_products(call, x, w, spec.reduction)
+        return found if found is not None and self.kernel.integers(replace(spec, types=found.types), caps) else None
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:

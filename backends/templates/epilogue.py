@@ -14,6 +14,7 @@ from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
+from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 
 MAX_EXPRESSION = 200
@@ -43,9 +44,12 @@ class Epilogue:
     Args:
         call: the group; its anchor has been computed into an accumulator.
         dims: the template's expressions for the symbolic dimensions that it knows.
-        bias: what the anchor itself adds, an element a position along ``axis``.
+        bias: what the anchor itself adds, an element a position along ``axis``; to sums of integers, integers of 32 bits are added
+            before anything else.
         scale: what its sums are multiplied with before, one number or an element a position along ``axis``.
         axis: of the result.
+        integers: for sums of integers, the factor that they are multiplied with once they are float32; None for sums in the
+            anchor's own type.
 
     Attributes:
         values: operands that it reads, in the order in which ``function`` wants their buffers.
@@ -64,17 +68,21 @@ class Epilogue:
         bias: Value | None = None,
         scale: Value | None = None,
         axis: int = 0,
+        integers: float | None = None,
     ) -> None:
         self._call = call
         self._caps = caps
         self._dims = dims
         self._bias, self._scale, self._axis = bias, scale, axis
         self._sum = element_type(call.group.anchor.out.dtype).accumulator
+        self._integers = integers
         self._accumulator: Expr = None
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
-        self._accumulator = tirx.Var("accumulator", self._sum)  # of a number TVM would fold all that follows
+        self._accumulator = tirx.Var(
+            "accumulator", self._sum if integers is None else "int32"
+        )  # of a number TVM would fold all that follows
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self.stepwise = scope.heaviest > MAX_EXPRESSION
@@ -103,11 +111,22 @@ class Epilogue:
             one = all(d == 1 for d in value.shape)
             return row.computed(tensor(*(0 if one else index[self._axis] for _ in value.shape)))
 
+        whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
+        whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
+
         def element(*index: Expr) -> Expr:
             value = self._accumulator
-            if self._scale is not None:
-                value = value * along(self._scale, index)
-            return value if self._bias is None else value + along(self._bias, index)
+            if self._integers is None:
+                value = value if self._scale is None else value * along(self._scale, index)
+            else:
+                if whole_bias is not None:
+                    value = value + along(whole_bias, index)
+                # one product of sum and scale, whatever instructions there are: scales are multiplied with one another first
+                factor = tirx.const(self._integers, self._sum)
+                value = value.astype(self._sum) * (
+                    factor if self._scale is None else along(self._scale, index) * factor
+                )
+            return value if bias is None else value + along(bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
         members = set(group.nodes)

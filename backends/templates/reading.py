@@ -72,14 +72,24 @@ def plain_prologue(
     return None
 
 
-def row_of(call: KernelCall, value: Value) -> ElementType:
-    """The row of an operand as the kernel reads it, all of its conversion included."""
-    row, node = _stored(call, value)
+def conversion_before(call: KernelCall, value: Value) -> Conversion | None:
+    """What an operand goes through while the kernel reads it, None if it is read as it is stored.
+
+    Of several scales, the first one: those of a weight stay outside of the sum (`scale_of`).
+    """
+    _, node = _stored(call, value)
     if node is None:
-        return row
+        return None
     scale = _scale(node)
     number = 1.0 if scale is None else float(scale.reshape(-1)[0])
-    return converted_while_read(row, Conversion(value.dtype, int(_zero_points(node)[0]), number))
+    return Conversion(value.dtype, int(_zero_points(node)[0]), number)
+
+
+def row_of(call: KernelCall, value: Value) -> ElementType:
+    """The row of an operand as the kernel reads it, all of its conversion included."""
+    row, _ = _stored(call, value)
+    conversion = conversion_before(call, value)
+    return row if conversion is None else converted_while_read(row, conversion)
 
 
 def weight_row(call: KernelCall, weight: Value) -> ElementType:

@@ -7,7 +7,7 @@ from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.context import broadcasts_at_run_time
-from graphopt.ops.registry import ANCHOR, CONTROL, CONVERTS, ELEMENTWISE, ONE_NEST, POOL, VIEW, has_trait
+from graphopt.ops.registry import ANCHOR, CONTROL, CONVERTS, ELEMENTWISE, LINEAR, ONE_NEST, POOL, VIEW, has_trait
 from graphopt.passes.partition.closed_set import closed_set
 from graphopt.passes.partition.convexity import stays_convex
 from graphopt.passes.partition.order import topological
@@ -59,8 +59,12 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
 def _is_epilogue(node: Node) -> bool:
     """Whether a node can run on the result of another one in its kernel.
 
-    Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't.
+    Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't. So is
+    dequantizing, where an anchor reads the result: it can multiply the integers.
     """
+    readers = [use.node for use in node.out.uses] if _dequantizes(node) else []
+    if any(has_trait(reader, LINEAR) for reader in readers) and all(map(_may_convert, readers)):
+        return node.out.escapes > 0
     if (
         _widens(node)
         and node.out.uses
@@ -74,6 +78,11 @@ def _is_epilogue(node: Node) -> bool:
 def _widens(node: Node) -> bool:
     source = node.inputs[0] if node.inputs else None
     return has_trait(node, CONVERTS) and source is not None and source.dtype in (DType.f16, DType.bf16)
+
+
+def _dequantizes(node: Node) -> bool:
+    source = node.inputs[0] if node.inputs else None
+    return node.op == "DequantizeLinear" and source is not None and source.dtype in (DType.i8, DType.u8)
 
 
 def _may_convert(node: Node) -> bool:

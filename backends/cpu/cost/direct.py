@@ -10,7 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, plane, segments
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
-from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.dot_products import dot_product_for
 
 _MAX_VECTORS = 8
@@ -24,6 +24,8 @@ _NOMINAL = 56
 """Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
 
 _TILE_CYCLES = 20.0
+_TOGETHER = 2
+"""Channels of 16 bits that dot products multiply at once."""
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
@@ -54,8 +56,7 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     out_rows, out_columns = _nominal_plane(spec)
-    # channels lie side by side in blocks only, and the instruction fills whole registers
-    dot = dot_product_for(spec.types, spec.in_block, caps) if lanes == spec.types.lanes(caps) else ""
+    dot = dot_product_of(spec, caps)
     found = []
     for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
         if points <= out_columns:
@@ -63,6 +64,17 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
         if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
             found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns, dot=dot))
     return found
+
+
+def dot_product_of(spec: Conv2dSpec, caps: Caps) -> str:
+    """Name of the dot product that multiplies channels; empty without one.
+
+    The instruction fills whole registers.
+    """
+    if vector_lanes(spec, caps) != spec.types.lanes(caps):
+        return ""
+    channels = spec.in_block if spec.in_block > 1 else channel_group(spec, _TOGETHER)
+    return dot_product_for(spec.types, channels, caps) if channels else ""
 
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
@@ -87,7 +99,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     out_rows, out_columns = _nominal_plane(spec)
     stream = 0.0
     row_bytes = config.oc_panel * spec.types.weight.bytes * config.together  # of weights, a step
-    steps = spec.reduction // config.together
+    steps = -(-spec.reduction // config.together)
     if steps * row_bytes > caps.l1_bytes // 2:  # each tile fetches the weights from L2 again
         stream = row_bytes / L2_BYTES_PER_CYCLE
     total = 0.0

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.channels_together import channels_together
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packed_weight_shape, segments
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
@@ -29,9 +30,9 @@ from graphopt.backends.cpu.kernels.register_tile import (
     tile_count,
 )
 from graphopt.backends.cpu.kernels.tiling import Segment
-from graphopt.backends.cpu.kernels.widened import widened
+from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
-from graphopt.backends.templates.operand import GROUPED, View, grouped
+from graphopt.backends.templates.operand import GROUPED, View
 from graphopt.backends.templates.storing import (
     EpilogueFn,
     ExtraOperand,
@@ -79,7 +80,10 @@ def emit(
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
-        data = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        if dot is not None and spec.in_block == 1:
+            data = channels_together(inputs[0], dot, config.lanes, config.parallel)
+        else:
+            data = factors_of(inputs[0], dot, config.lanes, config.parallel)
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
         kernel = _Kernel(spec, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot)
 
@@ -133,7 +137,12 @@ class _Kernel:
     @property
     def steps(self) -> int:
         """Steps of the loop over a group of channels."""
-        return channel_group(self.spec) // self.config.together
+        return channel_group(self.spec, self.config.together) // self.config.together
+
+    @property
+    def blocks(self) -> int:
+        """Groups of channels."""
+        return -(-self.spec.in_channels // channel_group(self.spec, self.config.together))
 
     def tile(
         self,
@@ -149,8 +158,7 @@ class _Kernel:
         config = self.config
         accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
         accumulators.clear()
-        spec = self.spec
-        blocks = spec.in_channels // channel_group(spec)
+        spec, blocks = self.spec, self.blocks
         with T.serial(0, blocks) as block:
             self._prefetch_output(image, panel, block, top, left, column.tile)
             self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
@@ -226,7 +234,6 @@ class _Kernel:
         """Emits the products of one group of input channels with every kernel element that meets the input."""
         spec = self.spec
         kernel_height, kernel_width = spec.kernel
-        group = channel_group(spec)
 
         def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int]) -> None:
             def scalar(point: tirx.Expr) -> tirx.Expr:
@@ -234,14 +241,14 @@ class _Kernel:
                 y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
                 x = w * spec.strides[1] + (kx * spec.dilations[1] - spec.pads[1])
                 if spec.in_block == 1:
-                    return self.data[image, block * group + lane, y, x]
+                    return self.data[image, block * self.steps + lane, y, x]
                 return self.data[image, block, y, x, lane]
 
             if isinstance(self.tiles, int):
                 # a tap's share at a time: the more of a block's in one burst would leave no room for the loads in between
                 taps = spec.kernel[0] * spec.kernel[1]
                 step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
-                steps = self.tiles * (spec.in_channels // group) * taps
+                steps = self.tiles * self.blocks * taps
                 panel_bytes = spec.types.weight.bytes * spec.reduction * self.config.oc_panel
                 prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, steps)
             with T.serial(0, self.steps) as lane:
@@ -291,7 +298,7 @@ class _Kernel:
         """
         spec = self.spec
         if spec.kernel == (1, 1) and spec.in_block == 1:
-            channel = block * channel_group(spec) + lane + _CHANNELS_AHEAD
+            channel = block * self.steps + lane + _CHANNELS_AHEAD
             points = -(-_LINE // spec.strides[1])
             for point in dict.fromkeys((*range(0, width, points), width - 1)):
                 h, w = self._pixel(top, left, width, T.int64(point))
@@ -310,7 +317,7 @@ class _Kernel:
         spec, config = self.spec, self.config
         if spec.out_block != 1:
             return
-        blocks = spec.in_channels // channel_group(spec)
+        blocks = self.blocks
         share = -(-config.oc_panel // blocks)
         with T.serial(0, share) as i:
             channel = block * share + i

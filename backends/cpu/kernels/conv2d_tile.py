@@ -95,11 +95,11 @@ def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, in
     ``g`` is `channel_group`; ``t`` channels lie together in 32 bits where there is a dot product.
     """
     panels = -(-spec.out_channels // config.oc_panel)
-    group = channel_group(spec)
-    return panels, spec.in_channels // group, *spec.kernel, group // config.together, config.oc_panel
+    group = channel_group(spec, config.together)
+    return panels, -(-spec.in_channels // group), *spec.kernel, group // config.together, config.oc_panel
 
 
 def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking:
     """How weights are packed."""
     shape = (spec.out_channels, spec.in_channels, *spec.kernel)
-    return PanelPacking(shape, config.oc_panel, channel_group(spec), config.together)
+    return PanelPacking(shape, config.oc_panel, channel_group(spec, config.together), config.together)

@@ -20,11 +20,11 @@ from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, is_split
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
-from graphopt.backends.cpu.kernels.widened import widened
+from graphopt.backends.cpu.kernels.widened import factors_of
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import GROUPED, View, grouped
+from graphopt.backends.templates.operand import GROUPED, View
 from graphopt.backends.templates.packed_array import aligned_zeros, for_each, interleaved
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.ir.graph import Array
@@ -296,7 +296,7 @@ def emit(
     dot = DOT_PRODUCTS.get(config.dot)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        a = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
+        a = factors_of(inputs[0], dot, config.lanes, config.parallel)
         weight = inputs[1]
         segments = bind_segments(split)
         tiles = bind(tile_count(segments))

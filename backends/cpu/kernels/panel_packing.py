@@ -13,7 +13,7 @@ from graphopt.ir.graph import Array
 
 @dataclass(frozen=True)
 class PanelPacking(Packing):
-    """OIHW weights as (panels, I / group, height, width, group, panel width), the last panel filled up with zero channels.
+    """OIHW weights as (panels, I / group, height, width, group, panel width), the last panel filled up with zero channels, so is the last group.
 
     Attributes:
         width: output channels of a panel.
@@ -29,8 +29,9 @@ class PanelPacking(Packing):
         """One copy of the panels, one to turn them."""
         channels, inputs, *window = self.shape
         panels = -(-channels // self.width)
-        padded = np.zeros((panels * self.width, *self.shape[1:]), array.dtype)
-        padded[:channels] = array
-        cut = padded.reshape(panels, self.width, inputs // self.group, self.group, *window)
+        groups = -(-inputs // self.group)
+        padded = np.zeros((panels * self.width, groups * self.group, *window), array.dtype)
+        padded[:channels, :inputs] = array
+        cut = padded.reshape(panels, self.width, groups, self.group, *window)
         turned = cut.transpose(0, 2, 4, 5, 3, 1)
         return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)

@@ -6,14 +6,33 @@ float32 takes none: it is an operand of the multiply-add itself.
 
 from __future__ import annotations
 
+from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind
-from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.operand import View, grouped
 
 _CHUNK = 4096
 """Elements widened by one turn of the parallel loop: some tenths of a microsecond."""
+
+
+def factors_of(operand: View, dot: DotProduct | None, lanes: int, parallel: bool) -> View:
+    """Emits what the products of a kernel are of: groups of elements for a dot product, elements as they are computed with else.
+
+    Args:
+        operand: as `widened` takes it; integers that aren't what the dot product multiplies are converted to that.
+        dot: the instruction, None for products of single elements.
+        lanes, parallel: as `widened` takes them.
+
+    Raises:
+        ValueError: there is no dot product, and products of single elements would overflow the integers that these are.
+    """
+    if dot is None:
+        if operand.type.compute == "int16":
+            raise ValueError("integers of 16 bits need a dot product that adds up in 32")
+        return widened(operand, lanes, parallel)
+    return grouped(operand if operand.type.dtype is dot.dtype else widened(operand, dot.group * lanes, parallel), dot)
 
 
 def widened(operand: View, lanes: int, parallel: bool) -> View:

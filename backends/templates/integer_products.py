@@ -1,0 +1,106 @@
+"""Products of dequantized operands as products of their integers: DequantizeLinear before both operands of an anchor.
+
+``sum((x - zx) * sx * (w - zw) * sw) = sx * sw * sum((x - zx) * (w - zw))``: the sum on the right is exact in 32 bits, and so the
+same on every processor. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (2018), section 2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.backends.base.element_type import Conversion, computed_type, converted_while_read, element_type
+from graphopt.backends.base.packing import Packing
+from graphopt.backends.base.template import KernelCall, Packed
+from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.templates.reading import WithoutZeroPoint, constant_weight, conversion_before, scale_of
+from graphopt.ir.dtypes import DType
+from graphopt.ir.graph import Value
+
+_BYTES = (DType.i8, DType.u8)
+_MOST_BYTES = 255
+"""The largest distance of a byte from its zero point."""
+_MOST_SUM = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class IntegerProducts:
+    """A product of two dequantized operands.
+
+    Attributes:
+        types: of the kernel: integers of 16 bits, their sums of 32.
+        scale: of the data.
+        bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
+    """
+
+    types: KernelTypes
+    scale: float
+    bias: Value | None
+
+
+def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:
+    """How the kernel multiplies integers, None if its operands aren't dequantized bytes, or sums may not fit in 32 bits.
+
+    Args:
+        call: the group, whose prologue `plain_prologue` accepted.
+        data: the anchor's first operand.
+        weight: its second one, a constant.
+        depth: products in a sum.
+    """
+    of_data, of_weight = conversion_before(call, data), conversion_before(call, weight)
+    stored = constant_weight(call, weight)
+    if of_data is None or of_weight is None or stored is None:
+        return None
+    for value, conversion in ((data, of_data), (weight, of_weight)):
+        if call.group.source(value).dtype not in _BYTES or conversion.dtype is not DType.f32:
+            return None
+    if data.producer is None or data.producer.op != "DequantizeLinear":
+        return None
+    largest = depth * _MOST_BYTES * _furthest(stored.dtype, of_weight.zero_point)
+    if largest > _MOST_SUM:
+        return None
+    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.i16, of_data.zero_point))
+    result = element_type(call.group.outputs[0].dtype)
+    types = KernelTypes(row, element_type(DType.i16), computed_type("int32"), result)
+    bias = call.group.anchor.input(2)
+    if bias is not None:
+        bias = _integer_bias(call, bias, weight, of_data.scale, _MOST_SUM - largest) or bias
+    return IntegerProducts(types, of_data.scale, bias)
+
+
+def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: float, most: int) -> Value | None:
+    """The integers of a bias whose steps are those of the sums and that don't make these too large; None for another bias."""
+    source, node = call.group.source(bias), bias.producer
+    if (
+        source is bias
+        or source.data is None
+        or source.dtype is not DType.i32
+        or node is None
+        or node.op != "DequantizeLinear"
+    ):
+        return None
+    of_weight, of_bias = scale_of(call, weight), node.input(1)
+    if of_weight is None or of_weight.data is None or of_bias is None or of_bias.data is None:
+        return None
+    zero_points = node.input(2)
+    if zero_points is not None and (zero_points.data is None or zero_points.data.any()):
+        return None
+    steps = (of_weight.data * np.float32(data_scale)).reshape(-1)
+    same = bool((of_bias.data.reshape(-1) == steps).all()) if of_bias.data.size in (1, steps.size) else False
+    return source if same and np.abs(source.data.astype(np.int64)).max(initial=0) <= most else None
+
+
+def integer_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
+    """A constant operand as integers of 16 bits in the order in which a kernel reads it, its zero point subtracted."""
+    conversion = conversion_before(call, weight)
+    assert conversion is not None
+    return Packed(call.group.source(weight), WithoutZeroPoint(packing.shape, conversion.zero_point, packing))
+
+
+def _furthest(dtype: np.dtype[Any], zero_point: int) -> int:
+    """The largest distance of an integer of a type from a zero point."""
+    info = np.iinfo(dtype)
+    return max(int(info.max) - zero_point, zero_point - int(info.min))
