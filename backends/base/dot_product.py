@@ -28,6 +28,7 @@ class DotProduct:
         sum: TVM's name of the type of sums.
         available: whether a target has it.
         text: LLVM IR of the function ``name`` for a number of lanes.
+        temporaries: registers for products that a second instruction adds to the sum.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DotProduct:
     sum: str
     available: Callable[[Caps], bool]
     text: Callable[[str, int], str]
+    temporaries: int = 0
 
     def function(self, lanes: int) -> str:
         """Name of the function for vectors of ``lanes`` sums."""
@@ -93,7 +95,7 @@ define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-featu
 """
 
 
-VPMADDWD = DotProduct("vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd)
+VPMADDWD = DotProduct("vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd, temporaries=1)
 """x86's sum of two products of 16-bit integers (AVX2, AVX-512BW): exact but for -32768 squared twice."""
 
 
@@ -124,6 +126,11 @@ DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPWSSD, VPMADDWD)}
 def multiplied_together(name: str) -> int:
     """Elements that the dot product of a configuration takes at once: 1 where it names none."""
     return DOT_PRODUCTS[name].group if name else 1
+
+
+def temporaries_of(name: str) -> int:
+    """Registers that the dot product of a configuration needs beside sums and operands."""
+    return DOT_PRODUCTS[name].temporaries if name else 0
 
 
 def importing(dot: DotProduct | None, lanes: int) -> AbstractContextManager[None]:

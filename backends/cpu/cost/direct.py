@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, plane, segments
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
@@ -58,7 +59,9 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     out_rows, out_columns = _nominal_plane(spec)
     dot = dot_product_of(spec, caps)
     found = []
-    for points, vectors in register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32):
+    for points, vectors in register_tiles(
+        caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot)
+    ):
         if points <= out_columns:
             found.append(Conv2dConfig(lanes, vectors, points, dot=dot))
         if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing, multiplied_together
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing, multiplied_together, temporaries_of
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -123,7 +123,9 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 
     tile = _streaming_tile(spec, caps)
     if tile is None:
-        points, vectors = min(register_tiles(caps.vector_registers, most_vectors, rows), key=cycles)
+        points, vectors = min(
+            register_tiles(caps.vector_registers, most_vectors, rows, temporaries_of(dot)), key=cycles
+        )
         tile = MatmulConfig(points, vectors, lanes, dot=dot)
     return replace(
         _cache_blocks(spec, tile, caps),
@@ -144,14 +146,15 @@ def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:
     if rows is None or spec.types.weight.bytes * spec.n * spec.k <= caps.l2_bytes:
         return None
     lanes = spec.types.lanes(caps)
-    fitting = {v for p, v in register_tiles(caps.vector_registers, *most_tile(spec, caps)) if p == rows}
+    dot = dot_product_for(spec.types, spec.k, caps)
+    tiles = register_tiles(caps.vector_registers, *most_tile(spec, caps), temporaries_of(dot))
+    fitting = {v for p, v in tiles if p == rows}
     if rows == 1:  # no other row needs the weights, so that they take no registers
         fitting |= {v for v in _STREAMING_VECTORS if v + _FREE_REGISTERS <= caps.vector_registers}
     vectors = next((v for v in _STREAMING_VECTORS if v in fitting and v * lanes <= spec.n), None)
     if vectors is None:
         return None
     streams = next(s for s in range(_MOST_STREAMS, 0, -1) if vectors % s == 0)
-    dot = dot_product_for(spec.types, spec.k, caps)
     pairs = not dot and is_split(spec.types.weight) and spec.k % PAIR == 0
     return MatmulConfig(rows, vectors, lanes, dot=dot, streams=streams, pairs=pairs)
 
@@ -161,8 +164,9 @@ def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
     streaming = _streaming_tile(spec, caps)
     if streaming is not None:
         yield from (replace(streaming, parallel=parallel) for parallel in caps.thread_choices)
-    for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps)):
-        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot_product_for(spec.types, spec.k, caps))
+    dot = dot_product_for(spec.types, spec.k, caps)
+    for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps), temporaries_of(dot)):
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot)
         blocked = _cache_blocks(spec, tile, caps)
         for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
             for prefetch in (False, True):

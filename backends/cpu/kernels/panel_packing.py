@@ -13,7 +13,7 @@ from graphopt.ir.graph import Array
 
 @dataclass(frozen=True)
 class PanelPacking(Packing):
-    """OIHW weights as (panels, I / group, height, width, group, panel width), the last panel filled up with zero channels, so is the last group.
+    """OIHW weights as (panels, I / group, height, width, group, panel width), filled up with zero channels.
 
     Attributes:
         width: output channels of a panel.

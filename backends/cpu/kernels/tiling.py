@@ -111,12 +111,19 @@ def tile_cycles(points: int, vectors: int) -> float:
     return max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY, (points + vectors) / LOADS_PER_CYCLE)
 
 
-def register_tiles(registers: int, max_vectors: int, max_points: int) -> Iterator[tuple[int, int]]:
+def register_tiles(
+    registers: int, max_vectors: int, max_points: int, temporaries: int = 0
+) -> Iterator[tuple[int, int]]:
     """Tiles ``(points, vectors)`` that fit: accumulators, one register per weight vector and one for the broadcast.
 
     Four registers stay free in any case: with fewer, LLVM's scheduling of the loads makes it spill.
+
+    Args:
+        registers: of the processor.
+        max_vectors, max_points: bounds of the tiles.
+        temporaries: registers for products on their way to an accumulator.
     """
     for vectors in range(1, max_vectors + 1):
-        limit = (registers - max(4, 1 + vectors)) // vectors
+        limit = (registers - max(4, 1 + vectors + temporaries)) // vectors
         for points in range(1, min(limit, max_points) + 1):
             yield points, vectors

@@ -43,6 +43,34 @@ def _requantized(sums: Array, scale: Array, step: np.float32, zero_point: int) -
     return np.clip(np.rint(np.maximum(real, np.float32(0)) / step) + zero_point, 0, 255).astype(np.uint8)
 
 
+def test_chains_stay_in_integers() -> None:
+    """Channels lie side by side between convolutions, and nothing but bytes is stored."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (2, 6, 9, 7)).astype(np.uint8)
+    constants: dict[str, Array] = {"s0": np.float32(0.02), "z0": np.uint8(101)}
+    nodes, want, zero, sx, channels = [], x, 101, np.float32(0.02), 6
+    for i, (outputs, kernel) in enumerate(((32, 1), (48, 3), (16, 1)), 1):
+        w = rng.integers(-127, 128, (outputs, channels, kernel, kernel)).astype(np.int8)
+        sw = rng.uniform(0.001, 0.003, outputs).astype(np.float32)
+        step = np.float32(0.05)
+        constants |= {f"w{i}": w, f"sw{i}": sw, f"s{i}": step, f"z{i}": np.uint8(7)}
+        nodes += [
+            node("DequantizeLinear", f"{'x' if i == 1 else f'q{i - 1}'} s{i - 1} z{i - 1}", f"d{i}"),
+            node("DequantizeLinear", f"w{i} sw{i}", f"dw{i}", axis=0),
+            node("Conv", f"d{i} dw{i}", f"c{i}", pads=[kernel // 2] * 4),
+            node("Relu", f"c{i}", f"r{i}"),
+            node("QuantizeLinear", f"r{i} s{i} z{i}", "y" if i == 3 else f"q{i}"),
+        ]
+        sums = _conv_sums(want.astype(np.int64) - zero, w.astype(np.int64), kernel // 2, 1)
+        want = _requantized(sums, (sw * sx).reshape(1, -1, 1, 1), step, 7)
+        zero, sx, channels = 7, step, outputs
+    model = _model(nodes, x, constants)
+    got, kernels = _run(model, x)
+    assert kernels.count("vpmaddwd") == 3, kernels
+    assert want.std() > 1
+    np.testing.assert_array_equal(got, want)
+
+
 def _run(model: onnx.ModelProto, x: Array) -> tuple[Array, str]:
     compiled = graphopt.compile(model, LEVEL, threads=2)
     assert compiled.program is not None
@@ -76,13 +104,7 @@ def _convolution(
         "sx": sx, "zx": np.array(x_zero, x.dtype), "w": w, "sw": sw, "zw": zero, "sy": step, "zy": np.uint8(3),
     }  # fmt: skip
     axis = {"axis": 0} if per_channel else {}
-    nodes = [  # what a pooling makes has its channels side by side, as they are multiplied; the input has them apart
-        node("DequantizeLinear", "x sx zx", "d"),
-        node("MaxPool", "d", "m", kernel_shape=[2, 2]),
-        node("QuantizeLinear", "m sx zx", "q"),
-        node("DequantizeLinear", "q sx zx", "dx"),
-        node("DequantizeLinear", "w sw zw", "dw", **axis),
-    ]
+    nodes = [node("DequantizeLinear", "x sx zx", "dx"), node("DequantizeLinear", "w sw zw", "dw", **axis)]
     if bias is not None:
         constants |= {"b": bias, "sb": (sw * sx).astype(np.float32), "zb": np.zeros(np.shape(sw), np.int32)}
         nodes.append(node("DequantizeLinear", "b sb zb", "db", **axis))
@@ -91,8 +113,7 @@ def _convolution(
         node("Relu", "c", "r"),
         node("QuantizeLinear", "r sy zy", "y"),
     ]
-    pooled = np.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(2, 3)).max(axis=(-1, -2))
-    sums = _conv_sums(pooled.astype(np.int64) - x_zero, w.astype(np.int64) - w_zero, pads, stride)
+    sums = _conv_sums(x.astype(np.int64) - x_zero, w.astype(np.int64) - w_zero, pads, stride)
     scale = np.asarray(sw * sx, np.float32).reshape(1, -1, 1, 1)
     sums = sums if bias is None else sums + bias.astype(np.int64).reshape(1, -1, 1, 1)
     got, kernels = _run(_model(nodes, x, constants), x)
@@ -103,7 +124,7 @@ def _convolution(
 @pytest.mark.parametrize("x_dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize(
     ("channels", "outputs", "extent", "kernel", "stride"),
-    [(32, 32, 7, 1, 1), (16, 48, 9, 3, 2), (32, 16, 11, 5, 1), (16, 24, 5, 3, 3)],
+    [(32, 32, 7, 1, 1), (16, 48, 9, 3, 2), (3, 16, 11, 5, 1), (1, 24, 5, 3, 3), (18, 5, 6, 1, 1)],
     ids=str,
 )
 def test_convolutions_are_exact(
@@ -161,6 +182,26 @@ def test_products_are_exact(rows: int, depth: int, columns: int, dtype: Any, zer
     assert "vpmaddwd" in kernels, kernels
     want = _requantized((x.astype(np.int64) - x_zero) @ w.astype(np.int64), sw * sx, step, 3)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 333), (3, 250)])
+def test_products_with_weights_that_stream(rows: int, columns: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (rows, 5000)).astype(np.uint8)
+    w = rng.integers(-128, 128, (5000, columns)).astype(np.int8)
+    nodes = [
+        node("DequantizeLinear", "x s zx", "dx"),
+        node("DequantizeLinear", "w s", "dw"),
+        node("MatMul", "dx dw", "c"),
+        node("Relu", "c", "r"),
+        node("QuantizeLinear", "r t z", "y"),
+    ]
+    step = np.float32(4000)
+    constants: dict[str, Array] = {"w": w, "s": np.float32(0.5), "zx": np.uint8(100), "t": step, "z": np.uint8(3)}
+    got, kernels = _run(_model(nodes, x, constants), x)
+    assert re.search("vpmaddwd.*streams=[34]", kernels), kernels
+    sums = (x.astype(np.int64) - 100) @ w.astype(np.int64)
+    np.testing.assert_array_equal(got, _requantized(sums, np.float32(0.25) * np.ones(1, np.float32), step, 3))
 
 
 def test_sums_that_may_not_fit_are_not_integers() -> None:
