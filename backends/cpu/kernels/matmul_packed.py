@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing, multiplied_together, temporaries_of
-from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, is_split
+from graphopt.backends.cpu.kernels.column_packing import ColumnPacking
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
@@ -25,9 +25,7 @@ from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import GROUPED, View
-from graphopt.backends.templates.packed_array import aligned_zeros, for_each, interleaved
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.ir.graph import Array
 
 _STORE_CYCLES = 2.0
 _SYMBOLIC_ROWS = 128
@@ -235,36 +233,6 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
 def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, int, int]:
     """Shape of the packed B: (panels, K / t, columns of a panel), ``t`` steps of K together in 32 bits for a dot product."""
     return -(-spec.n // config.columns) * config.streams, spec.k // config.together, config.panel
-
-
-@dataclass(frozen=True)
-class ColumnPacking(Packing):
-    """B, of any strides, as (panels, K, columns of a panel), the last panels filled up with zero columns.
-
-    Attributes:
-        width: columns of a panel.
-        turned: whether the constant is B's transpose.
-        together: how many steps of K lie side by side in 32 bits (`interleaved`).
-        streams: what the number of panels is a multiple of.
-    """
-
-    width: int
-    turned: bool = False
-    together: int = 1
-    streams: int = 1
-
-    def packed(self, array: Array) -> Array:
-        """One panel at a time: a transposed B of hundreds of megabytes is read where it lies in caches."""
-        b, width = array.T if self.turned else array, self.width
-        panels = -(-b.shape[1] // (width * self.streams)) * self.streams
-        packed = aligned_zeros((panels, b.shape[0], width), b.dtype)
-
-        def fill(panel: int) -> None:
-            columns = b[:, panel * width : (panel + 1) * width]
-            packed[panel, :, : columns.shape[1]] = columns
-
-        for_each(fill, panels, packed.nbytes)
-        return interleaved(packed, self.together)
 
 
 def packing(spec: MatmulSpec, config: MatmulConfig, turned: bool = False) -> ColumnPacking:

@@ -116,7 +116,9 @@ def test_convolutions(anywhere: None, name: str, extents: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize(
-    ("rows", "depth", "columns"), [(9, 40, 33), (1, 130, 70), (64, 2, 16), (33, 3000, 24), (1, 4000, 333), (3, 4000, 250)], ids=str
+    ("rows", "depth", "columns"),
+    [(9, 40, 33), (1, 130, 70), (64, 2, 16), (33, 3000, 24), (1, 4000, 333), (3, 4000, 250)],
+    ids=str,
 )
 def test_products(anywhere: None, rows: int, depth: int, columns: int) -> None:
     nodes = [node("MatMul", "x weight", "a"), node("Add", "a bias", "b"), node("Gelu", "b", "y")]
