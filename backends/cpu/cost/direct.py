@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import temporaries_of
+from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, plane, segments
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
@@ -109,7 +109,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     for row in split_balanced(out_rows, config.oh_tile):
         for column in split_balanced(out_columns, config.ow_tile):
             points = row.tile * column.tile
-            step = max(tile_cycles(points, config.oc_vectors), stream)
+            step = max(slots_of(config.dot) * tile_cycles(points, config.oc_vectors), stream)
             each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
             store = _TILE_CYCLES + each * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (steps * step + store)
