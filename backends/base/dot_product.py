@@ -6,6 +6,7 @@ of neighbouring elements, and is inlined into the kernel that brings it along.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class DotProduct:
         sum: TVM's name of the type of sums.
         available: whether a target has it.
         text: LLVM IR of the function ``name`` for a number of lanes.
+        reads_bytes: whether groups of the right-hand side may also be signed bytes, which are widened when they are loaded.
         temporaries: registers for products that a second instruction adds to the sum.
         slots: float32 multiply-adds that take as long.
     """
@@ -40,6 +42,7 @@ class DotProduct:
     text: Callable[[str, int], str]
     temporaries: int = 0
     slots: float = 1.0
+    reads_bytes: bool = False
 
     def function(self, lanes: int) -> str:
         """Name of the function for vectors of ``lanes`` sums."""
@@ -48,12 +51,36 @@ class DotProduct:
     @contextmanager
     def imported(self, lanes: int) -> Iterator[None]:
         """Emits what is written inside with the function at hand."""
-        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", self.text(self.function(lanes), lanes)):
+        text = self.text(self.function(lanes), lanes)
+        if self.reads_bytes:
+            text += _of_bytes(self.function(lanes), lanes, text)
+        with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", text):
             yield
 
     def __call__(self, sums: Any, left: Any, right: Any, lanes: int) -> Any:
-        """``sums`` plus the products of two vectors of ``lanes`` groups, each a 32-bit integer."""
-        return tirx.call_extern(f"{self.sum}x{lanes}", self.function(lanes), sums, left, right)
+        """``sums`` plus the products of two vectors of ``lanes`` groups, 32-bit integers; on the right also pairs of bytes."""
+        name = self.function(lanes)
+        if str(right.ty.dtype) == f"int16x{lanes}":
+            name += _OF_BYTES
+        return tirx.call_extern(f"{self.sum}x{lanes}", name, sums, left, right)
+
+
+_OF_BYTES = "_bytes"
+
+
+def _of_bytes(name: str, lanes: int, text: str) -> str:
+    """The function that takes pairs of signed bytes on the right, by the one of ``text`` that takes pairs of 16 bits."""
+    i32, i16 = f"<{lanes} x i32>", f"<{lanes} x i16>"
+    features = re.findall(r'"target-features"="[^"]*"', text)[-1]  # LLVM inlines only where the caller has them too
+    return f"""
+define {i32} @{name}{_OF_BYTES}({i32} %sums, {i32} %a, {i16} %b) alwaysinline {features} {{
+  %x = bitcast {i16} %b to <{2 * lanes} x i8>
+  %w = sext <{2 * lanes} x i8> %x to <{2 * lanes} x i16>
+  %y = bitcast <{2 * lanes} x i16> %w to {i32}
+  %r = call {i32} @{name}({i32} %sums, {i32} %a, {i32} %y)
+  ret {i32} %r
+}}
+"""
 
 
 def _dpbf16(name: str, lanes: int) -> str:
@@ -97,7 +124,9 @@ define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-featu
 """
 
 
-VPMADDWD = DotProduct("vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd, temporaries=1, slots=1.5)
+VPMADDWD = DotProduct(
+    "vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd, temporaries=1, slots=1.5, reads_bytes=True
+)
 """x86's sum of two products of 16-bit integers (AVX2, AVX-512BW): exact but for -32768 squared twice.
 
 Zen 3 reaches 129 of the 192 GOP/s that two a cycle were (convolution of 64 channels, 3x3)."""
@@ -120,7 +149,9 @@ define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-featu
 """
 
 
-VPDPWSSD = DotProduct("vpdpwssd", DType.i16, 2, "int32", lambda caps: caps.vnni and caps.madd, _dpwssd)
+VPDPWSSD = DotProduct(
+    "vpdpwssd", DType.i16, 2, "int32", lambda caps: caps.vnni and caps.madd, _dpwssd, reads_bytes=True
+)
 """The same with the addition to a sum (AVX-512 VNNI, AVX-VNNI), which it doesn't saturate."""
 
 DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPWSSD, VPMADDWD)}

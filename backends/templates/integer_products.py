@@ -31,7 +31,7 @@ class IntegerProducts:
     """A product of two dequantized operands.
 
     Attributes:
-        types: of the kernel: integers of 16 bits, their sums of 32.
+        types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
         scale: of the data.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
     """
@@ -64,7 +64,10 @@ def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -
         return None
     row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.i16, of_data.zero_point))
     result = element_type(call.group.outputs[0].dtype)
-    types = KernelTypes(row, element_type(DType.i16), computed_type("int32"), result)
+    packed = element_type(DType.i16)
+    if stored.dtype == np.int8 and of_weight.zero_point == 0:
+        packed = converted_while_read(element_type(DType.i8), Conversion(DType.i16))
+    types = KernelTypes(row, packed, computed_type("int32"), result)
     bias = call.group.anchor.input(2)
     if bias is not None:
         bias = _integer_bias(call, bias, weight, of_data.scale, _MOST_SUM - largest) or bias
@@ -94,10 +97,13 @@ def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: floa
 
 
 def integer_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
-    """A constant operand as integers of 16 bits in the order in which a kernel reads it, its zero point subtracted."""
+    """A constant operand in the order in which a kernel reads it: signed bytes, or 16 bits with the zero point subtracted."""
     conversion = conversion_before(call, weight)
     assert conversion is not None
-    return Packed(call.group.source(weight), WithoutZeroPoint(packing.shape, conversion.zero_point, packing))
+    source = call.group.source(weight)
+    if source.dtype is DType.i8 and conversion.zero_point == 0:
+        return Packed(source, packing)
+    return Packed(source, WithoutZeroPoint(packing.shape, conversion.zero_point, packing))
 
 
 def _furthest(dtype: np.dtype[Any], zero_point: int) -> int:

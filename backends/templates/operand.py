@@ -59,6 +59,17 @@ GROUPED = computed_type("int32")
 """The row of operands of which groups of elements are read as one integer of 32 bits, for a dot product."""
 
 
+GROUPED_BYTES = computed_type("int16")
+"""The same for pairs of bytes that a dot product widens when it reads them."""
+
+
+def grouped_weight(weight: ElementType, dot: DotProduct | None) -> ElementType:
+    """The row in which a kernel reads weights that were packed for a dot product; as they are without one."""
+    if dot is None:
+        return weight
+    return GROUPED_BYTES if dot.group * weight.bytes < GROUPED.bytes else GROUPED
+
+
 def grouped(operand: View, dot: DotProduct) -> View:
     """Emits a view of the same memory in which the elements that a dot product multiplies at once are one."""
     *lead, last = operand.shape

@@ -54,14 +54,14 @@ def for_each(work: Callable[[int], None], count: int, nbytes: int) -> None:
 
 
 def interleaved(array: Array, group: int) -> Array:
-    """Rows in groups of ``group``, the elements of a column side by side as one integer of 32 bits.
+    """Rows in groups of ``group``, the elements of a column side by side as one integer.
 
     Args:
-        array: of shape (..., rows, columns), elements of 4 / ``group`` bytes; ``group`` divides the rows.
+        array: of shape (..., rows, columns); ``group`` elements, whose number divides the rows, fill 16 or 32 bits.
         group: 2 or 4; 1 leaves the array as it is.
     """
     if group == 1:
         return array
     *lead, rows, columns = array.shape
     together = aligned_copy(array.reshape(*lead, rows // group, group, columns).swapaxes(-1, -2))
-    return together.view(np.int32).reshape(*lead, rows // group, columns)
+    return together.view(f"int{8 * group * array.itemsize}").reshape(*lead, rows // group, columns)

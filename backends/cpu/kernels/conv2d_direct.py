@@ -32,7 +32,7 @@ from graphopt.backends.cpu.kernels.register_tile import (
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
-from graphopt.backends.templates.operand import GROUPED, View
+from graphopt.backends.templates.operand import View, grouped_weight
 from graphopt.backends.templates.storing import (
     EpilogueFn,
     ExtraOperand,
@@ -104,7 +104,7 @@ def emit(
     types = spec.types
     inputs = [
         ("data", spec.input_shape, types.input),
-        ("weight", packed_weight_shape(spec, config), types.weight if dot is None else GROUPED),
+        ("weight", packed_weight_shape(spec, config), grouped_weight(types.weight, dot)),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 

@@ -24,7 +24,7 @@ from graphopt.backends.cpu.kernels.widened import factors_of
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import GROUPED, View
+from graphopt.backends.templates.operand import GROUPED, View, grouped_weight
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STORE_CYCLES = 2.0
@@ -318,7 +318,11 @@ def emit(
         name,
         [
             ("a", (spec.m, spec.k), spec.types.input),
-            ("weight", packed_weight_shape(spec, config), spec.types.weight if config.together == 1 else GROUPED),
+            (
+                "weight",
+                packed_weight_shape(spec, config),
+                GROUPED if config.pairs else grouped_weight(spec.types.weight, dot),
+            ),
         ],
         extras,
         ((spec.m, spec.n), spec.types.output),

@@ -218,15 +218,21 @@ def test_sums_that_may_not_fit_are_not_integers() -> None:
     np.testing.assert_array_equal(got, np.full((1, 8), 128, np.uint8))
 
 
+@pytest.mark.parametrize("stored", [DType.i8, DType.i16])
 @pytest.mark.parametrize(
     ("target", "word", "register"),
     [("x86-64-v3", "vpmaddwd", "ymm"), ("x86-64-v4", "vpmaddwd", "zmm"), ("x86:znver5", "vpdpwssd", "zmm"),
      ("x86:alderlake", "vpdpwssd", "ymm")],
 )  # fmt: skip
-def test_the_instruction_is_inlined_and_sums_stay_in_registers(target: str, word: str, register: str) -> None:
+def test_the_instruction_is_inlined_and_sums_stay_in_registers(
+    target: str, word: str, register: str, stored: DType
+) -> None:
     caps = parse_target(target, 1).caps
     data = converted_while_read(ELEMENT_TYPES[DType.u8], Conversion(DType.i16, 117))
-    types = KernelTypes(data, ELEMENT_TYPES[DType.i16], computed_type("int32"), computed_type("int32"))
+    weight = ELEMENT_TYPES[DType.i16]
+    if stored is DType.i8:
+        weight = converted_while_read(ELEMENT_TYPES[DType.i8], Conversion(DType.i16))
+    types = KernelTypes(data, weight, computed_type("int32"), computed_type("int32"))
     spec = Conv2dSpec(1, 64, 28, 28, 64, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16, types=types)
     config = direct.default_config(spec, caps)
     assert config.dot == word
