@@ -1,0 +1,136 @@
+"""Quantized models against the same models in float32, and against ONNX Runtime and OpenVINO on the same quantized file.
+
+    python benchmarks/quantized_speed.py [--threads 1|2] [--rounds N] [--processes N] [--write FILE] [MODEL ...]
+
+A MODEL of the zoo is optimised, and quantized by ONNX Runtime's ``quantize_static`` (QDQ, a scale an output channel, data u8,
+weights s8; three inputs of the zoo). Every runtime has a process of its own; they take turns. SQNR is that of our first result
+against ONNX Runtime's without optimisation, which computes what the file says in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from commits import HERE, Runner, alternate
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from report import Report, geometric_mean, plural
+
+import graphopt
+from graphopt.models import zoo
+
+DEFAULT = ("squeezenet", "mobilenet_v2", "resnet50", "opennsfw", "nudenet", "ppocr_det")
+CALIBRATION = 3
+
+_OURS = """
+import json, sys, time
+import graphopt, numpy as np
+path, threads = sys.argv[1], int(sys.argv[2])
+folder = path.rpartition("/")[0]
+compiled = graphopt.compile(path, "native", threads=threads)
+loaded = np.load(folder + "/feed.npz")
+feed = {s.name: loaded[s.name] for s in compiled.inputs}
+np.save(path + ".npy", next(iter(compiled.run(feed).values())))
+"""
+_PEER = """
+import json, sys, time
+from pathlib import Path
+import numpy as np, onnx
+from graphopt.driver.bench.peers import {peer} as peer
+path, threads = Path(sys.argv[1]), int(sys.argv[2])
+feed = dict(np.load(path.parent / "feed.npz"))
+run = peer.prepare(path, onnx.load(path), feed, threads)
+class compiled:
+    run = staticmethod(lambda feed: run())
+run()
+"""
+
+
+class _Inputs(CalibrationDataReader):  # type: ignore[misc]
+    """Some inputs of a model of the zoo."""
+
+    def __init__(self, name: str) -> None:
+        self._feeds = iter([zoo.get(name).inputs(seed) for seed in range(1, 1 + CALIBRATION)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next one, None behind the last."""
+        return next(self._feeds, None)
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Writes ``float.onnx``, ``quantized.onnx`` and ``feed.npz``."""
+    feed = zoo.get(name).inputs(0)
+    graph = graphopt.import_onnx(zoo.get(name).path(), shapes={n: a.shape for n, a in feed.items()})
+    onnx.save(graphopt.export_onnx(graphopt.optimize(graph)), folder / "float.onnx")
+    np.savez(folder / "feed.npz", **feed)
+    logging.disable(logging.WARNING)
+    quantize_static(
+        folder / "float.onnx", folder / "quantized.onnx", _Inputs(name), quant_format=QuantFormat.QDQ,
+        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+
+
+def sqnr(folder: Path) -> float:
+    """Signal to noise of our quantized result in dB."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(folder / "quantized.onnx", options, providers=["CPUExecutionProvider"])
+    want = session.run(None, dict(np.load(folder / "feed.npz")))[0].astype(np.float64)
+    got = np.load(folder / "quantized.onnx.npy").astype(np.float64)
+    noise = float(np.square(got - want).sum())
+    return 10 * float(np.log10(np.square(want).sum() / noise)) if noise else float("inf")
+
+
+def main() -> None:
+    """Measure and print, or write, the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=DEFAULT)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2, help="of each runtime")
+    parser.add_argument("--write", type=Path)
+    args = parser.parse_args()
+    report = Report(
+        f"Quantized models, {plural(args.threads, 'thread')}",
+        f"Medians of {args.processes} times {args.rounds} rounds of processes that take turns, in milliseconds; all but the "
+        "first run the same QDQ file. The ratios are of our float32, and of the best of all others (float32 too), over our time, "
+        "above 1 we are faster.",
+    )
+    report.head("model", "float32", "int8", "ONNX Runtime", "OpenVINO", "over float32", "over the best", "SQNR dB")
+    over_float, over_best = [], []
+    for name in args.models:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            prepare(name, folder)
+            programs = [
+                ("float.onnx", _OURS), ("quantized.onnx", _OURS),
+                *(("quantized.onnx", _PEER.format(peer=peer)) for peer in ("onnxruntime", "openvino")),
+            ]  # fmt: skip
+            rounds: list[list[float]] = [[] for _ in programs]
+            for _ in range(args.processes):
+                runners = [Runner(HERE, str(folder / file), args.threads, source) for file, source in programs]
+                for times, more in zip(rounds, alternate(runners, args.rounds), strict=True):
+                    times += more
+                for runner in runners:
+                    runner.close()
+            ms = [1e3 * statistics.median(times) for times in rounds]
+            over_float.append(ms[0] / ms[1])
+            over_best.append(min(ms[0], *ms[2:]) / ms[1])
+            report.row(
+                name, *(f"{t:.3f}" for t in ms), f"{over_float[-1]:.2f}", f"{over_best[-1]:.2f}", f"{sqnr(folder):.1f}"
+            )
+    report.add(
+        "",
+        f"Geometric means: {geometric_mean(over_float):.2f} over float32, {geometric_mean(over_best):.2f} over the best.",
+    )
+    report.write(args.write)
+
+
+if __name__ == "__main__":
+    main()
