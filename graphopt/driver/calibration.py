@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
-from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
+from graphopt.driver.calibration_source import Array, Source, pieces, words
 from graphopt.driver.compiling import compile
 from graphopt.errors import InputError, UserError
 from graphopt.ir.graph import Graph, Value
@@ -22,10 +18,7 @@ if TYPE_CHECKING:
     from graphopt.runtime.model import CompiledModel
     from graphopt.runtime.signature import Signature
 
-Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
-Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
-"""A ``.npz`` file, a folder of them, arrays by input name, or such mappings one after the other."""
 
 BATCH = 8
 """Samples run at once where the model takes any number of them."""
@@ -36,7 +29,18 @@ CACHED_MODELS = 4
 def load_calibration(
     source: Source, signature: Signature, *, limit: int | None = None, batch: int = BATCH
 ) -> list[dict[str, Array]]:
-    """Calibration data as feeds of the model.
+    """All feeds of ``calibration_feeds`` at once, for what looks at them several times.
+
+    Raises:
+        UserError: as ``calibration_feeds``.
+    """
+    return list(calibration_feeds(source, signature, limit=limit, batch=batch))
+
+
+def calibration_feeds(
+    source: Source, signature: Signature, *, limit: int | None = None, batch: int = BATCH
+) -> Iterator[dict[str, Array]]:
+    """Calibration data as feeds of the model, one after the other: the source is gone through once, and no feed is kept.
 
     Arrays may have the inputs' shapes, or more along the first axis, or one axis more in front: several samples, which
     become several feeds. Where all inputs have the same symbolic first dimension, ``batch`` samples make one feed.
@@ -50,92 +54,56 @@ def load_calibration(
     """
     if limit is not None and limit < 1:
         raise UserError(f"{limit} calibration samples are not enough", code="empty-calibration", hint="take at least 1")
-    feeds: list[dict[str, Array]] = []
-    for where, arrays in _pieces(source):
-        try:
-            feeds += _feeds(arrays, signature, batch)
-        except InputError as error:
-            raise _named(error, where) from error
-        if limit is not None and len(feeds) >= limit:
-            break
-    if not feeds:
+    count = 0
+    for where, arrays in pieces(source, [spec.name for spec in signature.inputs]):
+        found = _feeds(arrays, signature, batch)
+        while True:
+            try:
+                feed = next(found, None)
+            except InputError as error:
+                raise _named(error, where) from error
+            if feed is None:
+                break
+            yield feed
+            count += 1
+            if count == limit:
+                return
+    if not count:
         raise UserError(
-            f"there are no calibration samples in {_words(source)}", code="empty-calibration", hint="add at least one"
+            f"there are no calibration samples in {words(source)}", code="empty-calibration", hint="add at least one"
         )
-    return feeds[:limit]
 
 
-def _pieces(source: Source) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """What the source holds, piece by piece, with words for where each comes from."""
-    if isinstance(source, (str, os.PathLike)):
-        for path in _files(Path(source)):
-            yield str(path), _read(path)
-    elif isinstance(source, Mapping):
-        yield "the calibration data", source
-    else:
-        for index, piece in enumerate(source):
-            if not isinstance(piece, Mapping):
-                raise UserError(
-                    f"calibration sample {index} is a {type(piece).__name__}, not arrays by input name",
-                    code="bad-calibration", hint='pass {"input name": array, ...} for each sample',
-                )  # fmt: skip
-            yield f"calibration sample {index}", piece
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UserError(f"{path} does not exist", code="no-calibration", hint="check the path of the calibration data")
-    if not path.is_dir():
-        return [path]
-    found = [p for p in path.iterdir() if p.suffix == ".npz"]
-    if not found:
-        raise UserError(
-            f"there is no .npz file in {path}", code="empty-calibration", hint="write samples with numpy.savez"
-        )
-    return sorted(found, key=lambda p: [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", p.name)])
-
-
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it is a single array without a name")
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{path} is no .npz file of plain arrays ({error})", code="bad-calibration",
-            hint='write it with numpy.savez(path, **{"input name": array}); arrays of objects are not accepted',
-        ) from error  # fmt: skip
-
-
-def _feeds(arrays: Mapping[str, Any], signature: Signature, batch: int) -> list[dict[str, Array]]:
+def _feeds(arrays: Mapping[str, Any], signature: Signature, batch: int) -> Iterator[dict[str, Array]]:
     """One mapping of arrays as feeds."""
     specs = {spec.name: spec for spec in signature.inputs}
     if not specs:
         raise UserError("the model has no inputs, so there is nothing to calibrate", code="bad-calibration")
-    named = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in named.items():
-        if name in specs:
-            wanted = specs[name].dtype.numpy
-            if array.dtype != wanted and array.dtype.kind == wanted.kind:
-                named[name] = array = array.astype(wanted)
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InputError(f"input {name!r} holds NaN or infinity", code="bad-calibration", hint="leave it out")
+    named = {name: np.asanyarray(array) for name, array in arrays.items()}
     step = _step(named, signature, batch)
     if step is None:
-        split = [named]
+        split: Iterable[dict[str, Array]] = [named]
     else:
         count = len(next(iter(named.values())))
-        split = [
+        split = (
             {n: a[i] if step == 0 else a[i : i + step] for n, a in named.items()} for i in range(0, count, step or 1)
-        ]
-    names = list(specs)
-    checked = []
-    for feed in split:
+        )
+    for part in split:
+        feed = {name: _typed(name, array, signature) for name, array in part.items()}
         signature.check(feed)
-        checked.append({name: np.array(feed[name], order="C") for name in names})
-    return checked
+        yield {name: np.array(feed[name], order="C") for name in specs}
+
+
+def _typed(name: str, array: Array, signature: Signature) -> Array:
+    """An array in the type of its input, if that is one of the same kind, once its numbers are known to be finite."""
+    wanted = next((spec.dtype.numpy for spec in signature.inputs if spec.name == name), None)
+    if wanted is None:
+        return array
+    if array.dtype != wanted and array.dtype.kind == wanted.kind:
+        array = array.astype(wanted)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"input {name!r} holds NaN or infinity", code="bad-calibration", hint="leave it out")
+    return np.asarray(array)
 
 
 def _step(named: Mapping[str, Array], signature: Signature, batch: int) -> int | None:
@@ -164,10 +132,6 @@ def _named(error: InputError, where: str) -> InputError:
     return InputError(f"{where}: {error.message}", code=error.code, hint=error.hint, node=error.node, notes=error.notes)
 
 
-def _words(source: object) -> str:
-    return str(source) if isinstance(source, (str, os.PathLike)) else "the calibration data"
-
-
 # -- running ----------------------------------------------------------------------------------------------------------
 class CompiledRunner:
     """Runs graphs on this machine and returns inner values: a ``graphopt.passes.prune.calibration.statistics.Runner``.
@@ -178,11 +142,15 @@ class CompiledRunner:
         target: to compile for; has to run here.
         threads: CPU threads, all by default.
         exact: round behind every node as ONNX says, which is what other machines may do with the graph.
+        cached: so many compiled models are kept. Data that is gone through once needs all portions of inner values.
     """
 
-    def __init__(self, target: str = "native", threads: int | None = None, exact: bool = False) -> None:
+    def __init__(
+        self, target: str = "native", threads: int | None = None, exact: bool = False, cached: int = CACHED_MODELS
+    ) -> None:
         self._target = target
         self._exact = exact
+        self._cached = cached
         self._threads = threads
         self._models: OrderedDict[tuple[int, int, tuple[str, ...]], tuple[Graph, CompiledModel]] = OrderedDict()
 
@@ -214,7 +182,7 @@ class CompiledRunner:
         if key not in self._models:
             compiled = compile(with_outputs(graph, names), self._target, threads=self._threads, exact=self._exact)
             self._models[key] = (graph, compiled)  # holds the graph, so that its id stays its own
-            while len(self._models) > CACHED_MODELS:
+            while len(self._models) > self._cached:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key][1]

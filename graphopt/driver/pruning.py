@@ -31,7 +31,7 @@ from graphopt.passes.prune.recovery.reconstruct import HELD_OUT, ReconstructionR
 from graphopt.passes.prune.recovery.reconstruct import reconstruct as least_squares
 
 if TYPE_CHECKING:
-    from graphopt.driver.calibration import Source
+    from graphopt.driver.calibration_source import Source
     from graphopt.ir.onnx_load import ModelSource
 
 COMPARED_FEEDS = 8

@@ -30,7 +30,7 @@ from graphopt.passes.prune.sparse.sparsity import sparsify as put_zeros
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
-    from graphopt.driver.calibration import Source
+    from graphopt.driver.calibration_source import Source
     from graphopt.ir.onnx_load import ModelSource
     from graphopt.runtime.model import CompiledModel
 

@@ -19,7 +19,7 @@ from graphopt.ir.precision_choices import precision_choices
 from graphopt.passes.precision.plan import Io, Kept
 
 if TYPE_CHECKING:
-    from graphopt.driver.calibration import Source
+    from graphopt.driver.calibration_source import Source
     from graphopt.ir.onnx_load import ModelSource
     from graphopt.ir.precision_choices import PrecisionChoices
 
