@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.driver.precision.converting import convert
     from graphopt.driver.pruning import prune
+    from graphopt.driver.quantize.quantizing import quantize
+    from graphopt.driver.quantize.range_table import RangeTable
     from graphopt.driver.sparsity import sparsify
     from graphopt.errors import (
         AccuracyError,
@@ -38,6 +40,7 @@ _HOME = {
     "CompiledModel": "graphopt.runtime.model",
     "KernelPlan": "graphopt.ir.kernel_plan",
     "PrecisionChoices": "graphopt.ir.precision_choices",
+    "RangeTable": "graphopt.driver.quantize.range_table",
     "compile": "graphopt.driver.compiling",
     "convert": "graphopt.driver.precision.converting",
     "export_onnx": "graphopt.driver.optimizing",
@@ -45,6 +48,7 @@ _HOME = {
     "load": "graphopt.runtime.load",
     "optimize": "graphopt.driver.optimizing",
     "prune": "graphopt.driver.pruning",
+    "quantize": "graphopt.driver.quantize.quantizing",
     "sparsify": "graphopt.driver.sparsity",
     "AccuracyError": "graphopt.errors",
     "ArtifactError": "graphopt.errors",
@@ -86,6 +90,7 @@ __all__ = [
     "KernelPlan",
     "ModelError",
     "PrecisionChoices",
+    "RangeTable",
     "TargetError",
     "UnsupportedOpError",
     "UserError",
@@ -97,5 +102,6 @@ __all__ = [
     "load",
     "optimize",
     "prune",
+    "quantize",
     "sparsify",
 ]

@@ -17,6 +17,7 @@ from graphopt.cli import (
     optimize,
     passes,
     prune,
+    quantize,
     run,
     sparsify,
     targets,
@@ -53,6 +54,7 @@ app.command("compile")(compile.compile_verb)
 app.command("optimize")(optimize.optimize_verb)
 app.command("prune")(prune.prune_verb)
 app.command("convert")(convert.convert_verb)
+app.command("quantize")(quantize.quantize_verb)
 app.command("sparsify")(sparsify.sparsify_verb)
 app.command("inspect")(inspect.inspect_verb)
 app.command("run")(run.run_verb)

@@ -115,7 +115,7 @@ def convert_verb(
 
     console.print_table(nodes_table(report))
     if report.outputs:
-        console.print_table(outputs_table(report))
+        console.print_table(outputs_table(report.data, report.outputs))
     console.print_table(totals_table(f"{model.name} -> {output}", report))
     for note in report.notes:
         console.err.print(f"note: {note}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -9,7 +10,7 @@ from rich.table import Table
 from graphopt.cli import console
 
 if TYPE_CHECKING:
-    from graphopt.driver.precision.report import ConversionReport
+    from graphopt.driver.precision.report import ConversionReport, OutputRow
 
 
 def nodes_table(report: ConversionReport) -> Table:
@@ -24,11 +25,11 @@ def nodes_table(report: ConversionReport) -> Table:
     return table
 
 
-def outputs_table(report: ConversionReport) -> Table:
+def outputs_table(data: str | None, outputs: Sequence[OutputRow]) -> Table:
     """One line an output: how far it moved."""
     right = ("SQNR dB", "relative L2 error")
-    table = console.make_table(f"Outputs against float32 on {report.data}", "output", *right, right=right)
-    for row in report.outputs:
+    table = console.make_table(f"Outputs against float32 on {data}", "output", *right, right=right)
+    for row in outputs:
         table.add_row(console.plain(row.name), _cell(row.sqnr_db), f"{row.error:.1e}")
     return table
 

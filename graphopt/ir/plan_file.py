@@ -1,7 +1,7 @@
 """Files that plans are kept in: JSON that people edit, so that whatever is wrong with it is said in their terms.
 
-There are two kinds, and both begin with the line ``format``. They are told apart here, because either may be given where the
-other one is wanted.
+There are three kinds, and all begin with the line ``format``. They are told apart here, because one may be given where
+another one is wanted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PlanKind:
         except (ValueError, RecursionError) as e:
             raise self.refused(f"{source} is no JSON: {e}") from e
         format_ = data.get("format") if isinstance(data, dict) else None
-        for kind in (KERNEL_PLANS, PRECISION_PLANS):
+        for kind in (KERNEL_PLANS, PRECISION_PLANS, RANGE_TABLES):
             if kind is not self and format_ == kind.format:
                 raise kind.mistaken(self, source)
         if format_ != self.format:
@@ -95,6 +95,11 @@ PRECISION_PLANS = PlanKind(
     "--plan of graphopt convert (plan= of graphopt.convert) or --precision of graphopt compile, check and bench "
     "(precision= of graphopt.compile)",
     "graphopt convert --write-plan",
+)  # fmt: skip
+
+RANGE_TABLES = PlanKind(
+    "graphopt-ranges-1", "ranges", "--table of graphopt quantize (table= of graphopt.quantize)",
+    "graphopt quantize --write-table",
 )  # fmt: skip
 
 

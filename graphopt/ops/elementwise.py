@@ -5,14 +5,26 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import BROADCAST, COMMUTATIVE, CONVERTS, ELEMENTWISE, SELECTS, UNARY, VIEW, register
+from graphopt.ops.registry import (
+    ACTIVATION,
+    BROADCAST,
+    COMMUTATIVE,
+    CONVERTS,
+    ELEMENTWISE,
+    SELECTS,
+    UNARY,
+    VIEW,
+    register,
+)
 
 
 @register(
-    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Not",
-    "Reciprocal", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", traits=(ELEMENTWISE, UNARY),
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Log", "Not",
+    "Reciprocal", "Round", "Shrink", "Sign", "Sin", "Sinh", "Sqrt", "Tan", "ThresholdedRelu", traits=(ELEMENTWISE, UNARY),
+)  # fmt: skip
+@register(
+    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish",
+    "Tanh", traits=(ELEMENTWISE, UNARY, ACTIVATION),
 )  # fmt: skip
 @register("Abs", "Neg", "Relu", traits=(ELEMENTWISE, UNARY, SELECTS))
 @register("Identity", traits=(ELEMENTWISE, UNARY, VIEW))

@@ -6,7 +6,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import Window, assume_windows, window_of
-from graphopt.ops.registry import ANY_LAYOUT, ONE_NEST, POOL, REDUCTION, register
+from graphopt.ops.registry import ANY_LAYOUT, GREATEST, ONE_NEST, POOL, REDUCTION, register
 
 
 def pool_window(c: InferContext) -> Window:
@@ -18,7 +18,8 @@ def pool_window(c: InferContext) -> Window:
 
 
 @register("LpPool", traits=(REDUCTION,))
-@register("MaxPool", "AveragePool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
+@register("AveragePool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
+@register("MaxPool", traits=(REDUCTION, POOL, GREATEST, ONE_NEST, ANY_LAYOUT))
 def _pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     window = pool_window(c)
@@ -29,7 +30,8 @@ def _pool(c: InferContext) -> list[Type]:
 
 
 @register("GlobalLpPool", traits=(REDUCTION,))
-@register("GlobalAveragePool", "GlobalMaxPool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
+@register("GlobalAveragePool", traits=(REDUCTION, POOL, ONE_NEST, ANY_LAYOUT))
+@register("GlobalMaxPool", traits=(REDUCTION, POOL, GREATEST, ONE_NEST, ANY_LAYOUT))
 def _global_pool(c: InferContext) -> list[Type]:
     x = c.shape(0)
     return [TensorType(c.dtype(0), (*x[:2], *([1] * (len(x) - 2))))]

@@ -6,6 +6,7 @@ offline and without PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +24,10 @@ def digits_test() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """
     with np.load(TEST_PATH, allow_pickle=False) as archive:
         return archive["images"].astype(np.float32), archive["labels"].astype(np.int64)
+
+
+def digits_feeds() -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The first 64 test images as inputs of the network, eight at a time; calibration data for examples."""
+    images, _ = digits_test()
+    for start in range(0, 64, 8):
+        yield {"image": images[start : start + 8]}

@@ -1,0 +1,128 @@
+"""``graphopt quantize``: a float ONNX model as one in integers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import (
+    JsonOpt,
+    LevelOpt,
+    ModelArg,
+    ShapeOpt,
+    StrictOpt,
+    ThreadsOpt,
+    ValueOpt,
+    shapes_of,
+)
+from graphopt.cli.values import values_of
+from graphopt.cli.written_model import check_written, write_report
+from graphopt.ir.levels import DEFAULT_LEVEL
+
+
+def quantize_verb(
+    model: ModelArg,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="DIR|FILE|MODULE:FUNCTION",
+            help="Inputs like those that the model will see: .npz or .npy files, or a function that returns an iterable.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="Ranges by minmax, average, percentile, entropy or mse.")
+    ] = "minmax",
+    percentile: Annotated[
+        float, typer.Option("--percentile", metavar="P", help="Part of the numbers in a range by percentile.")
+    ] = 99.99,
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="One scale for a weight, not one for each output channel.")
+    ] = False,
+    activations: Annotated[
+        str, typer.Option("--activations", metavar="u8|s8|u16|s16", help="How activations are stored.")
+    ] = "u8",
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="Whether zero is the middle of the activations' range; by default of signed ones.",
+            show_default=False,
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="NAME|OP", help="Quantize these only; * and ? allowed. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="NAME|OP", help="Leave in float; * and ? allowed. Repeatable."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE", help="Ranges that --write-table wrote; they need no data.", show_default=False
+        ),
+    ] = None,
+    no_compare: Annotated[
+        bool, typer.Option("--no-compare", help="Don't run the quantized model to measure what it cost.")
+    ] = False,
+    level: LevelOpt = DEFAULT_LEVEL,
+    shape: ShapeOpt = None,
+    value: ValueOpt = None,
+    strict: StrictOpt = False,
+    threads: ThreadsOpt = None,
+    write_table: Annotated[
+        Path | None,
+        typer.Option("--write-table", metavar="FILE", help="Also write the ranges of all values.", show_default=False),
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
+    ] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Turn MODEL into one that computes on 8-bit integers, and write plain ONNX (QuantizeLinear, DequantizeLinear)."""
+    inputs = [p for p in (model, table, None if calib is None else Path(calib)) if p is not None]
+    check_written(output, *inputs, more={"--report": report_file, "--write-table": write_table})
+    with console.working("loading the compiler"):
+        from graphopt.driver.calibration_source import named_source
+        from graphopt.driver.optimizing import export_onnx
+        from graphopt.driver.quantize.quantizing import quantize
+    start = time.perf_counter()
+    with console.working(f"quantizing {model.name}"):
+        graph, report = quantize(
+            model, None if calib is None else named_source(calib), method=method, percentile=percentile,
+            per_channel=not per_tensor, activations=activations, symmetric=symmetric, include=include or (),
+            exclude=exclude or (), table=table, compare=not no_compare, level=level, shapes=shapes_of(shape),
+            values=values_of(value), strict=strict, threads=threads,
+        )  # fmt: skip
+        export_onnx(graph, output)
+        if write_table is not None:
+            report.table.save(write_table)
+    facts = {
+        "output": str(output),
+        "file_bytes": output.stat().st_size,
+        "seconds": round(time.perf_counter() - start, 3),
+        **report.to_dict(),
+    }
+    if report_file is not None:
+        write_report(report_file, facts)
+    if json:
+        console.print_json(facts)
+        return
+    from graphopt.cli.precision_tables import outputs_table
+    from graphopt.cli.quantize_tables import layers_table, totals_table, values_table
+
+    console.print_table(layers_table(report))
+    console.print_table(values_table(report))
+    if report.outputs:
+        console.print_table(outputs_table(report.data, report.outputs))
+    console.print_table(totals_table(f"{model.name} -> {output}", report))
+    for note in report.notes:
+        console.err.print(f"note: {note}", markup=False)

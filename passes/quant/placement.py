@@ -1,0 +1,201 @@
+"""Which nodes compute on integers, and which values are therefore stored in them.
+
+Products are what quantization is for; everything else joins them only where integers would otherwise be left and entered again.
+What reads no integers, and the outputs of the graph, read the float value, which costs nothing and rounds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ops.registry import MATRIX_PRODUCT, has_trait
+from graphopt.passes.quant.roles import Role, data_operands, is_float32, role_of
+
+Kind = Literal["asked", "rule"]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Why a node that could compute on integers stays in float.
+
+    Attributes:
+        kind: ``asked`` for by the user, ``rule``: what lies around it.
+        reason: in words.
+    """
+
+    kind: Kind
+    reason: str
+
+
+@dataclass
+class Placement:
+    """What is quantized.
+
+    Attributes:
+        graph: to quantize.
+        nodes: those that compute on integers, with their parts.
+        left: those that have a part and stay in float.
+        groups: values that are stored in integers; those of one group with the same scale and zero point.
+        weights: positions of the constant operands of products.
+    """
+
+    graph: Graph
+    nodes: dict[Node, Role] = field(default_factory=dict)
+    left: dict[Node, Left] = field(default_factory=dict)
+    groups: list[list[Value]] = field(default_factory=list)
+    weights: dict[Node, int] = field(default_factory=dict)
+
+    def operands(self, node: Node) -> list[tuple[int, Value]]:
+        """Positions and values of the operands that a node reads in integers, weights of products aside."""
+        role = self.nodes.get(node)
+        if role is None:
+            return []
+        found = [(i, v) for i in data_operands(node, role) if i != self.weights.get(node) and (v := node.input(i))]
+        return [(i, v) for i, v in found if is_float32(v) and not (role is Role.CLAMPS and self.in_registers(v))]
+
+    def in_registers(self, value: Value) -> bool:
+        """Whether a value goes from the node that computes it to a clamp and nowhere else, so that only the result is stored."""
+        use = value.only_use
+        maker = value.producer
+        return (
+            use is not None
+            and maker is not None
+            and self.nodes.get(use.node) is Role.CLAMPS
+            and use.index == 0
+            and self.nodes.get(maker) in (Role.PRODUCT, Role.COMPUTES)
+        )
+
+
+def place(graph: Graph, asked: Mapping[Node, Left] | None = None) -> Placement:
+    """Decide on every node of the outermost graph. What branches and loops compute stays in float: no data shows it.
+
+    Args:
+        asked: nodes that stay in float whatever the rules say.
+    """
+    placement = Placement(graph)
+    for node in graph.nodes:
+        role = role_of(node)
+        if role is None:
+            continue
+        why = (asked or {}).get(node) or _left_alone(node, role)
+        if why is None:
+            placement.nodes[node] = role
+        else:
+            placement.left[node] = why
+    _settle(placement)
+    for node, role in placement.nodes.items():
+        weight = _weight(node) if role is Role.PRODUCT else None
+        if weight is not None:
+            placement.weights[node] = weight
+    placement.groups = _groups(placement)
+    return placement
+
+
+def _left_alone(node: Node, role: Role) -> Left | None:
+    """What speaks against a node whatever is around it."""
+    if any(v is not None and v.producer is not None and v.producer.op == "DequantizeLinear" for v in node.inputs):
+        return Left("rule", "it is quantized already")
+    if role is Role.PRODUCT and all(v is None or v.is_const for v in node.inputs):
+        return Left("rule", "it multiplies constants")
+    return None
+
+
+def _weight(node: Node) -> int | None:
+    """Position of a product's constant operand, which may be scaled by output channel."""
+    positions = (1, 0) if has_trait(node, MATRIX_PRODUCT) else (1,)
+    return next((i for i in positions if (v := node.input(i)) is not None and v.is_const), None)
+
+
+def _settle(placement: Placement) -> None:
+    """Take out, again and again, what gains nothing from integers because of what is left around it."""
+    changed = True
+    while changed:
+        changed = False
+        for node, role in list(placement.nodes.items()):
+            why = None if role is Role.PRODUCT else _no_gain(placement, node, role)
+            if why is not None:
+                del placement.nodes[node]
+                placement.left[node] = Left("rule", why)
+                changed = True
+
+
+def _no_gain(placement: Placement, node: Node, role: Role) -> str | None:
+    if not any(_reads(placement, reader, v) for v in node.outputs if v is not None for reader in v.consumers):
+        return "nothing that computes on integers reads its result"
+    if role is Role.COMPUTES:
+        operands = [node.input(i) for i in data_operands(node, role)]
+        if not all(v is not None and (v.is_const or _from_integers(placement, v)) for v in operands):
+            return "not all that it reads is computed on integers"
+        if all(v is not None and v.is_const for v in operands):
+            return "it reads constants only"
+    return None
+
+
+def _reads(placement: Placement, reader: Node, value: Value) -> bool:
+    role = placement.nodes.get(reader)
+    return role is not None and any(reader.input(i) is value for i in data_operands(reader, role))
+
+
+def _from_integers(placement: Placement, value: Value) -> bool:
+    """Whether a value is what a product or another computation on integers gives, moved or clamped on its way perhaps."""
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        v = stack.pop()
+        if v in seen or v.is_const:
+            continue
+        seen.add(v)
+        role = None if v.producer is None else placement.nodes.get(v.producer)
+        if v.producer is None or role is None:
+            return False
+        if role in (Role.KEEPS, Role.CLAMPS):
+            stack += [w for i in data_operands(v.producer, role) if (w := v.producer.input(i)) is not None]
+    return True
+
+
+# -- groups -----------------------------------------------------------------------------------------------------------
+def _groups(placement: Placement) -> list[list[Value]]:
+    """Values that are read in integers, in order, sorted into groups by the nodes that keep elements as they are.
+
+    A clamp whose operand nobody else reads is one of these: what saturates in the scale of the result is what it cuts off.
+    """
+    leader: dict[Value, Value] = {}
+
+    def find(value: Value) -> Value:
+        while leader[value] is not value:
+            value = leader[value]
+        return value
+
+    for node in placement.nodes:
+        for _, value in placement.operands(node):
+            leader.setdefault(value, value)
+    for node, role in placement.nodes.items():
+        if role is not Role.KEEPS and not (role is Role.CLAMPS and _alone(node)):
+            continue
+        results = [v for v in node.outputs if v is not None and v in leader]
+        together = [*(v for _, v in placement.operands(node)), *results]
+        for other in together[1:]:
+            leader[find(other)] = find(together[0])
+    found: dict[Value, list[Value]] = {}
+    for value in leader:
+        found.setdefault(find(value), []).append(value)
+    return list(found.values())
+
+
+def _alone(clamp: Node) -> bool:
+    value = clamp.input(0)
+    return value is not None and value.only_use is not None
+
+
+def seen_of(placement: Placement, value: Value) -> Value:
+    """The value whose range is the part of ``value``'s that anybody sees: that behind clamps and moves which alone read it."""
+    while value.only_use is not None:
+        node = value.only_use.node
+        role = placement.nodes.get(node)
+        if role not in (Role.KEEPS, Role.CLAMPS) or len(node.outputs) != 1 or value not in node.inputs:
+            break
+        value = node.out
+    return value

@@ -1,0 +1,159 @@
+"""What quantization will write: the integers of every value, weight and bias, once ranges are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.errors import UserError
+from graphopt.ir.graph import Array, Node, Value
+from graphopt.ops.registry import BIAS, has_trait
+from graphopt.passes.quant.parameters import IntegerForm, Parameters, parameters_of
+from graphopt.passes.quant.placement import Placement, seen_of
+from graphopt.passes.quant.ranges import Range
+from graphopt.passes.quant.weights import (
+    bias_vector,
+    by_output_channel,
+    channel_axis_of,
+    least_weight_scale,
+    quantized_bias,
+    weight_parameters,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """A weight in integers.
+
+    Attributes:
+        value: the float weight.
+        axis: with a scale for each index; None for one scale.
+        parameters: scales and zero points.
+        raised: how many scales were raised for a bias to fit.
+    """
+
+    value: Value
+    axis: int | None
+    parameters: Parameters
+    raised: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class StoredBias:
+    """A bias as int32, with zero point 0.
+
+    Attributes:
+        integers: one for each output channel.
+        scale: of the products that it is added to.
+    """
+
+    integers: Array
+    scale: Array
+
+
+@dataclass
+class QuantPlan:
+    """Everything that is to be stored.
+
+    Attributes:
+        placement: which nodes and values.
+        ranges: of the values in groups.
+        values: scale and zero point of every value in a group; those of one group are one object.
+        weights: by product; products of one weight share one object.
+        biases: by product.
+    """
+
+    placement: Placement
+    ranges: dict[Value, Range] = field(default_factory=dict)
+    values: dict[Value, Parameters] = field(default_factory=dict)
+    weights: dict[Node, StoredWeight] = field(default_factory=dict)
+    biases: dict[Node, StoredBias] = field(default_factory=dict)
+
+
+def calibrated_values(placement: Placement) -> list[Value]:
+    """Values whose ranges decide the scales, in order; constants tell theirs themselves."""
+    seen = (seen_of(placement, value) for group in placement.groups for value in group)
+    return [value for value in dict.fromkeys(seen) if not value.is_const]
+
+
+def plan_quantization(
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    activations: IntegerForm,
+    weights: IntegerForm,
+    *,
+    per_channel: bool = True,
+) -> QuantPlan:
+    """Scales and zero points for a placement.
+
+    Args:
+        ranges: by name, of ``calibrated_values``.
+        activations, weights: how they are stored; weights symmetric.
+        per_channel: a scale for each output channel of a weight.
+
+    Raises:
+        UserError: a weight or constant isn't finite.
+        KeyError: a range is missing.
+    """
+    plan = QuantPlan(placement)
+    for group in placement.groups:
+        seen = dict.fromkeys(seen_of(placement, value) for value in group)
+        found = [_constant_range(v) if v.is_const else ranges[v.name] for v in seen]
+        shared = found[0]
+        for other in found[1:]:
+            shared = shared.with_other(other)
+        parameters = parameters_of(shared.low, shared.high, activations)
+        for value in group:
+            plan.values[value], plan.ranges[value] = parameters, shared
+    _store_weights(plan, weights, per_channel)
+    return plan
+
+
+def _constant_range(value: Value) -> Range:
+    assert value.data is not None
+    if not np.isfinite(value.data).all():
+        raise UserError(
+            f"the constant %{value.name} holds NaN or infinity", code="not-finite", hint="leave its node out"
+        )
+    return Range(float(value.data.min(initial=0.0)), float(value.data.max(initial=0.0)))
+
+
+def _store_weights(plan: QuantPlan, form: IntegerForm, per_channel: bool) -> None:
+    """Weights with the scales that all their readers need, then the biases in units of these."""
+    users: dict[tuple[Value, int | None], list[Node]] = {}
+    for node, index in plan.placement.weights.items():
+        weight = node.input(index)
+        assert weight is not None
+        axis = channel_axis_of(node, index) if per_channel else None
+        users.setdefault((weight, axis), []).append(node)
+    for (weight, axis), nodes in users.items():
+        plain = weight_parameters(weight, axis, form)
+        least: Array | float = 0.0
+        for node in nodes:
+            bias = _bias(plan, node)
+            if bias is not None:
+                least = np.maximum(least, least_weight_scale(node, bias, _input_scale(plan, node), axis is not None))
+        parameters = weight_parameters(weight, axis, form, least)
+        raised = int(np.count_nonzero(parameters.scale > plain.scale))
+        stored = StoredWeight(weight, axis, parameters, raised)
+        for node in nodes:
+            plan.weights[node] = stored
+            bias = _bias(plan, node)
+            if bias is not None:
+                unit = by_output_channel(node, parameters.scale).astype(np.float32)
+                scale = unit * np.float32(_input_scale(plan, node))
+                plan.biases[node] = StoredBias(quantized_bias(bias, scale), scale)
+
+
+def _bias(plan: QuantPlan, node: Node) -> Array | None:
+    """The bias of a product whose weight is on the right: scales of one on the left aren't those of output channels."""
+    return bias_vector(node) if has_trait(node, BIAS) and plan.placement.weights[node] == 1 else None
+
+
+def _input_scale(plan: QuantPlan, node: Node) -> float:
+    """Scale of the operand that the weight is multiplied with."""
+    other = node.input(1 - plan.placement.weights[node])
+    assert other is not None
+    return float(plan.values[other].scale)

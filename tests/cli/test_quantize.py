@@ -1,0 +1,73 @@
+"""``graphopt quantize``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Calibration data for the small model."""
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32))
+    return path
+
+
+def test_quantizes(cli: Cli, model: Path, data: Path) -> None:
+    before = model.read_bytes()
+    done = cli(
+        "quantize", model, "--calib", data, "-o", "int8.onnx", "--write-table", "table.json", "--report", "r.json"
+    )
+    assert done.code == 0, done.err
+    for text in ("product", "u8 x i8 weights (5 scales)", "SQNR dB", "small.onnx -> int8.onnx", "nodes quantized"):
+        assert text in done.out
+    quantized = onnx.load_model("int8.onnx")
+    onnx.checker.check_model(quantized, full_check=True)
+    assert [n.op_type for n in quantized.graph.node].count("DequantizeLinear") == 2
+    assert model.read_bytes() == before
+    assert json.loads(Path("r.json").read_text())["method"] == "minmax"
+    again = cli("quantize", model, "--table", "table.json", "-o", "again.onnx", "--json")
+    assert again.code == 0, again.err
+    assert again.json["outputs"] == []
+    assert Path("again.onnx").read_bytes() == Path("int8.onnx").read_bytes()
+
+
+def test_data_from_a_function_and_options(cli: Cli, model: Path) -> None:
+    Path("my_samples.py").write_text(
+        "import numpy as np\ndef load():\n    for i in range(3):\n        yield {'x': np.full((2, 8), i, np.float32)}\n"
+    )
+    done = cli(
+        "quantize", model, "--calib", "my_samples:load", "--method", "mse", "--activations", "s8", "--per-tensor", "--include",
+        "prod*", "--no-compare", "-o", "int8.onnx", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["activations"] == "s8 symmetric"
+    assert done.json["layers"][0]["stored"] == "i8 x i8 weights (1 scale)"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ((), "calibration data"),
+        (("--calib", "missing.npz"), "does not exist"),
+        (("--calib", "nothing_here:load"), "nothing_here"),
+        (("--calib", "json:lload"), "lload"),
+        (("--calib", "DATA", "--method", "kl"), "no method 'kl'"),
+        (("--calib", "DATA", "--exclude", "produt"), "did you mean 'product'?"),
+        (("--table", "missing.json"), "can't be read"),
+        (("--calib", "DATA", "--report", "int8.onnx"), "same file"),
+    ],
+)
+def test_errors_leave_nothing(cli: Cli, model: Path, data: Path, options: tuple[str, ...], text: str) -> None:
+    words = [data if word == "DATA" else word for word in options]
+    done = cli("quantize", model, "-o", "int8.onnx", *words)
+    assert done.code == 2
+    assert text in done.err
+    assert list(Path().iterdir()) == []
