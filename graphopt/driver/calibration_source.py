@@ -19,9 +19,7 @@ from graphopt.errors import UserError
 
 Array: TypeAlias = npt.NDArray[Any]
 Named: TypeAlias = Mapping[str, Any]
-Source: TypeAlias = (
-    "str | PathLike[str] | Named | Iterable[Named] | Callable[[], Any] | DataReader | Dataset"
-)
+Source: TypeAlias = "str | PathLike[str] | Named | Iterable[Named] | Callable[[], Any] | DataReader | Dataset"
 """A ``.npz`` or ``.npy`` file, a folder of them, arrays by input name, or such mappings one after the other; or what other
 tools take: ONNX Runtime's ``CalibrationDataReader``, a function that returns an iterable (Polygraphy's ``load_data``), NNCF's
 ``Dataset``."""

@@ -33,7 +33,7 @@ class _Quantization:
         bits = max(p.dtype.bits for p in self.plan.values.values())
         self.editor.require_opset(OPSET if bits <= 8 else OPSET_OF_16_BITS)
         placement = self.plan.placement
-        operands = [(node, placement.operands(node)) for node in placement.nodes]  # before anything is moved
+        operands = [(node, placement.operands(node)) for node in placement.roles]  # before anything is moved
         for node, found in operands:
             for index, value in found:
                 self.editor.set_input(node, index, self.from_integers(value))

@@ -31,13 +31,13 @@ class IntegerForm:
     @property
     def low(self) -> int:
         """The least integer in use."""
-        least = int(np.iinfo(self.dtype.numpy).min)
+        least = -(1 << (self.dtype.bits - 1)) if self.dtype.is_signed else 0
         return least + 1 if self.symmetric else least
 
     @property
     def high(self) -> int:
         """The greatest integer in use."""
-        return int(np.iinfo(self.dtype.numpy).max)
+        return (1 << (self.dtype.bits - self.dtype.is_signed)) - 1
 
     @property
     def middle(self) -> int:

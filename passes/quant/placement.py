@@ -36,21 +36,21 @@ class Placement:
 
     Attributes:
         graph: to quantize.
-        nodes: those that compute on integers, with their parts.
+        roles: nodes that compute on integers, with their parts.
         left: those that have a part and stay in float.
         groups: values that are stored in integers; those of one group with the same scale and zero point.
         weights: positions of the constant operands of products.
     """
 
     graph: Graph
-    nodes: dict[Node, Role] = field(default_factory=dict)
+    roles: dict[Node, Role] = field(default_factory=dict)
     left: dict[Node, Left] = field(default_factory=dict)
     groups: list[list[Value]] = field(default_factory=list)
     weights: dict[Node, int] = field(default_factory=dict)
 
     def operands(self, node: Node) -> list[tuple[int, Value]]:
         """Positions and values of the operands that a node reads in integers, weights of products aside."""
-        role = self.nodes.get(node)
+        role = self.roles.get(node)
         if role is None:
             return []
         found = [(i, v) for i in data_operands(node, role) if i != self.weights.get(node) and (v := node.input(i))]
@@ -63,9 +63,9 @@ class Placement:
         return (
             use is not None
             and maker is not None
-            and self.nodes.get(use.node) is Role.CLAMPS
+            and self.roles.get(use.node) is Role.CLAMPS
             and use.index == 0
-            and self.nodes.get(maker) in (Role.PRODUCT, Role.COMPUTES)
+            and self.roles.get(maker) in (Role.PRODUCT, Role.COMPUTES)
         )
 
 
@@ -82,11 +82,11 @@ def place(graph: Graph, asked: Mapping[Node, Left] | None = None) -> Placement:
             continue
         why = (asked or {}).get(node) or _left_alone(node, role)
         if why is None:
-            placement.nodes[node] = role
+            placement.roles[node] = role
         else:
             placement.left[node] = why
     _settle(placement)
-    for node, role in placement.nodes.items():
+    for node, role in placement.roles.items():
         weight = _weight(node) if role is Role.PRODUCT else None
         if weight is not None:
             placement.weights[node] = weight
@@ -114,10 +114,10 @@ def _settle(placement: Placement) -> None:
     changed = True
     while changed:
         changed = False
-        for node, role in list(placement.nodes.items()):
+        for node, role in list(placement.roles.items()):
             why = None if role is Role.PRODUCT else _no_gain(placement, node, role)
             if why is not None:
-                del placement.nodes[node]
+                del placement.roles[node]
                 placement.left[node] = Left("rule", why)
                 changed = True
 
@@ -135,7 +135,7 @@ def _no_gain(placement: Placement, node: Node, role: Role) -> str | None:
 
 
 def _reads(placement: Placement, reader: Node, value: Value) -> bool:
-    role = placement.nodes.get(reader)
+    role = placement.roles.get(reader)
     return role is not None and any(reader.input(i) is value for i in data_operands(reader, role))
 
 
@@ -148,7 +148,7 @@ def _from_integers(placement: Placement, value: Value) -> bool:
         if v in seen or v.is_const:
             continue
         seen.add(v)
-        role = None if v.producer is None else placement.nodes.get(v.producer)
+        role = None if v.producer is None else placement.roles.get(v.producer)
         if v.producer is None or role is None:
             return False
         if role in (Role.KEEPS, Role.CLAMPS):
@@ -169,10 +169,10 @@ def _groups(placement: Placement) -> list[list[Value]]:
             value = leader[value]
         return value
 
-    for node in placement.nodes:
+    for node in placement.roles:
         for _, value in placement.operands(node):
             leader.setdefault(value, value)
-    for node, role in placement.nodes.items():
+    for node, role in placement.roles.items():
         if role is not Role.KEEPS and not (role is Role.CLAMPS and _alone(node)):
             continue
         results = [v for v in node.outputs if v is not None and v in leader]
@@ -194,7 +194,7 @@ def seen_of(placement: Placement, value: Value) -> Value:
     """The value whose range is the part of ``value``'s that anybody sees: that behind clamps and moves which alone read it."""
     while value.only_use is not None:
         node = value.only_use.node
-        role = placement.nodes.get(node)
+        role = placement.roles.get(node)
         if role not in (Role.KEEPS, Role.CLAMPS) or len(node.outputs) != 1 or value not in node.inputs:
             break
         value = node.out

@@ -236,7 +236,7 @@ def _layer_rows(plan: QuantPlan) -> tuple[LayerRow, ...]:
         if node in placement.left:
             left = placement.left[node]
             rows.append(LayerRow(node.name, node.qualified_op, "float32", left.kind, left.reason))
-        elif node in placement.nodes:
+        elif node in placement.roles:
             rows.append(LayerRow(node.name, node.qualified_op, _stored(plan, node), reason=_remark(plan, node)))
     return tuple(rows)
 

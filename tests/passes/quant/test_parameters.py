@@ -60,10 +60,10 @@ def test_known_parameters() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20), st.floats(1e-2, 1e4), st.sampled_from(FORMS))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-2, 1e4), st.sampled_from(FORMS))
 def test_integers_are_those_of_onnx(numbers: list[float], size: float, form: IntegerForm) -> None:
     found = parameters_of(-size / 3, size, form)
-    data = np.asarray(numbers, np.float32)
+    data = (np.asarray(numbers) * size).astype(np.float32)  # ONNX's evaluator saturates what fits into int32
     want = QuantizeLinear_21.eval(data, found.scale, found.zero_point)
     np.testing.assert_array_equal(quantized(data, found), want)
 
