@@ -88,6 +88,35 @@ def test_concat_shares_the_widest_range() -> None:
     assert stored(join, 0).inputs[1:] == stored(join, 1).inputs[1:] == stored(node_named(result, "y"), 0).inputs[1:]
 
 
+def test_a_group_holds_the_ranges_of_all_its_values() -> None:
+    """The wide value has a reader of its own, and the narrow one comes first."""
+    graph = graph_of(
+        IMAGE, f"a = {CONV}(x, w)\nb = {CONV}(x, v)\nk = Concat<axis=1>(a, b)\nm = MaxPool<kernel_shape=[1,1]>(k)\n"
+        f"c = {CONV}(m, u)\nd = {CONV}(b, w)\ny = Concat<axis=1>(c, d)\nz = {CONV}(a, w)", "y z b", w=rand(4, 4, 3, 3) * 0.1,
+        v=rand(4, 4, 3, 3), u=rand(2, 8, 3, 3),
+    )  # fmt: skip
+    result, report = quantized(graph, image())
+    rows = {row.name: row for row in report.values}
+    assert rows["a"].scale == rows["b"].scale == rows["k"].scale
+    want = dict(zip("yzb", run_ort(graphopt.export_onnx(graph), image())))
+    assert (rows["b"].low, rows["b"].high) == (want["b"].min(), want["b"].max())
+    assert decibels(graph, result, image()) > 28
+
+
+def test_both_parts_of_a_split_are_seen() -> None:
+    _, result = result_of(
+        f"c = {CONV}(x, w)\ns, t = Split<axis=1, num_outputs=2>(c)\na = {CONV}(s, p)\nb = {CONV}(t, p)\ny = Add(a, b)",
+        w=rand(4, 4, 3, 3) * np.asarray([0.01, 0.01, 1, 1], np.float32).reshape(4, 1, 1, 1), p=rand(4, 2, 3, 3),
+    )  # fmt: skip
+    split = next(node for node in result.nodes if node.op == "Split")
+    assert stored(split, 0).inputs[1] is stored(node_named(result, "b"), 0).inputs[1]
+    _, result = result_of(
+        f"c = {CONV}(x, w)\ns, t = Split<axis=1, num_outputs=2>(c)\na = {CONV}(s, p)\ny = Add(a, t)",
+        w=rand(4, 4, 3, 3) * np.asarray([0.01, 0.01, 1, 1], np.float32).reshape(4, 1, 1, 1), p=rand(2, 2, 3, 3),
+    )  # fmt: skip
+    assert source_of(node_named(result, "y"), 1) is next(node for node in result.nodes if node.op == "Split")
+
+
 def test_sums_products_and_means_between_products() -> None:
     body = f"""
         c = {CONV}(x, w)

@@ -39,6 +39,21 @@ def test_any_partition_gives_the_same(data: Any, cuts: list[int], random: Any) -
     assert facts(whole) == facts(cut)
 
 
+def test_partitions_of_numbers_of_all_sizes() -> None:
+    """Small numbers first, of either sign, and then ever larger ones: every bin is merged many times."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        data = (rng.standard_normal(200) * 10.0 ** rng.uniform(-30, 30, 200)).astype(np.float32)[:, None]
+        data = data[np.argsort(np.abs(data[:, 0]))]
+        whole = ValueStatistics(True)
+        whole.add("v", data, True)
+        for parts in (data, np.split(data, [3, 50, 51]), data[::-1]):
+            cut = ValueStatistics(True)
+            for part in parts:
+                cut.add("v", part.reshape(-1, 1), True)
+            assert facts(whole) == facts(cut)
+
+
 @settings(max_examples=50, deadline=None)
 @given(arrays)
 def test_counts_are_those_of_numpy(data: Any) -> None:

@@ -99,6 +99,29 @@ def test_a_bias_of_one_row_equals_a_vector() -> None:
     np.testing.assert_array_equal(*results)
 
 
+def test_units_of_biases_follow_the_channels_of_groups() -> None:
+    """The weight of a grouped transposed convolution has the channels of one group on its axis, and the bias has all."""
+    w = rand(4, 3, 3, 3) * np.asarray([1, 10, 100], np.float32).reshape(1, 3, 1, 1)
+    b = np.asarray([1, 2, 3, 4, 1e9, 5], np.float32)
+    graph = graph_of({"x": "float[1,4,5,5]"}, "y = ConvTranspose<group=2>(x, w, b)", w=w, b=b)
+    result, _ = quantized(graph, {"x": rand(1, 4, 5, 5)})
+    product = result.outputs[0].producer
+    assert product is not None
+    scales = [stored(product, i).inputs[1].data for i in range(3)]
+    np.testing.assert_allclose(scales[2], scales[0] * np.tile(scales[1], 2), rtol=1e-6)
+    plain = np.abs(w).max(axis=(0, 2, 3)) / 127
+    np.testing.assert_allclose(scales[1][::2], plain[::2], rtol=1e-6)
+    assert scales[1][1] > plain[1], "raised for the second channel of the second group"
+
+
+def test_a_constant_on_the_left_has_scales_of_rows() -> None:
+    w = rand(8, 6) * np.logspace(-3, 0, 8, dtype=np.float32)[:, None]
+    graph = graph_of({"x": "float[6,5]"}, "y = Gemm(w, x, b)", w=w, b=rand(5))
+    result, report = quantized(graph, {"x": rand(6, 5)})
+    assert decibels(graph, result, {"x": rand(6, 5)}) > 28
+    assert "bias stays in float" in report.quantized[0].reason
+
+
 @pytest.mark.parametrize(
     ("body", "bias"),
     [("y = Gemm(x, w, b)", rand(5, 8)), ("y = Gemm(x, w, b)", rand(5, 1)), ("y = Gemm<alpha=0.5>(x, w, b)", rand(8)),
