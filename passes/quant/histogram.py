@@ -8,6 +8,8 @@ from graphopt.ir.graph import Array
 
 BINS = 4096
 """At most so many bins, whatever comes in: 32 KiB a value, and 16 bins for each of 256 steps."""
+_AT_ONCE = 1 << 18
+"""Numbers that are looked at together: the copies that sorting them into bins takes are no larger than this."""
 _LEAST_EXPONENT = -149
 """That of the smallest float32."""
 
@@ -35,24 +37,34 @@ class Histogram:
 
     def add(self, array: Array) -> None:
         """Take in the numbers of an array, which have to be finite."""
-        numbers = array.astype(np.float64).ravel()
+        numbers = array.ravel()
+        for start in range(0, numbers.size, _AT_ONCE):
+            self._add(numbers[start : start + _AT_ONCE].astype(np.float64))
+
+    def _add(self, numbers: Array) -> None:
         inside = numbers[numbers != 0.0]
         self.zeros += numbers.size - inside.size
         if not inside.size:
             return
-        exponent = self.exponent
-        low, high = float(inside.min()), float(inside.max())
+        self._widen(float(inside.min()), float(inside.max()))
+        index = np.floor(np.ldexp(inside, -self.exponent)).astype(np.int64) - self.first
+        self.counts += np.bincount(index, minlength=len(self.counts))
+
+    def _widen(self, low: float, high: float) -> None:
+        """Make bins for numbers from ``low`` to ``high`` too, wider ones if need be."""
+        exponent, first, last = self.exponent, 0, 0
         while True:
-            first = min(_bin(low, exponent), self.first >> (exponent - self.exponent), 0)
-            last = max(_bin(high, exponent), (self.first + len(self.counts) - 1) >> (exponent - self.exponent), 0)
+            doubled = exponent - self.exponent
+            first = min(_bin(low, exponent), self.first >> doubled)
+            last = max(_bin(high, exponent), (self.first + len(self.counts) - 1) >> doubled)
             if last - first < BINS:
                 break
             exponent += 1
+        if (exponent, first, last - first + 1) == (self.exponent, self.first, len(self.counts)):
+            return
         counts = np.zeros(last - first + 1, np.int64)
-        old = (np.arange(self.first, self.first + len(self.counts)) >> (exponent - self.exponent)) - first
+        old = (np.arange(self.first, self.first + len(self.counts)) >> doubled) - first
         np.add.at(counts, old, self.counts)
-        index = np.floor(np.ldexp(inside, -exponent)).astype(np.int64) - first
-        counts += np.bincount(index, minlength=len(counts))
         self.counts, self.first, self.exponent = counts, first, exponent
 
     @property
