@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ops.registry import MATRIX_PRODUCT, has_trait
+from graphopt.ops.registry import COMMUTATIVE, MATRIX_PRODUCT, has_trait
 from graphopt.passes.quant.roles import Role, data_operands, is_float32, role_of
 
 Kind = Literal["asked", "rule"]
@@ -54,19 +54,18 @@ class Placement:
         if role is None:
             return []
         found = [(i, v) for i in data_operands(node, role) if i != self.weights.get(node) and (v := node.input(i))]
-        return [(i, v) for i, v in found if is_float32(v) and not (role is Role.CLAMPS and self.in_registers(v))]
+        if any(self.in_registers(v) for _, v in found):
+            return []
+        return [(i, v) for i, v in found if is_float32(v)]
 
     def in_registers(self, value: Value) -> bool:
-        """Whether a value goes from the node that computes it to a clamp and nowhere else, so that only the result is stored."""
-        use = value.only_use
-        maker = value.producer
-        return (
-            use is not None
-            and maker is not None
-            and self.roles.get(use.node) is Role.CLAMPS
-            and use.index == 0
-            and self.roles.get(maker) in (Role.PRODUCT, Role.COMPUTES)
-        )
+        """Whether a value goes from the node that computes it to a clamp, or to where a constant is added or multiplied, and
+        nowhere else: it is one computation with what follows, and only the result is stored."""
+        use, maker = value.only_use, value.producer
+        if use is None or maker is None or self.roles.get(maker) not in (Role.PRODUCT, Role.COMPUTES):
+            return False
+        role = self.roles.get(use.node)
+        return (role is Role.CLAMPS and use.index == 0) or (role is Role.COMPUTES and _with_constant(use.node))
 
 
 def place(graph: Graph, asked: Mapping[Node, Left] | None = None) -> Placement:
@@ -101,6 +100,11 @@ def _left_alone(node: Node, role: Role) -> Left | None:
     if role is Role.PRODUCT and all(v is None or v.is_const for v in node.inputs):
         return Left("rule", "it multiplies constants")
     return None
+
+
+def _with_constant(node: Node) -> bool:
+    """Whether a constant is added or multiplied: the bias of a MatMul, the scale of what was normalised."""
+    return has_trait(node, COMMUTATIVE) and any(v is not None and v.is_const for v in node.inputs)
 
 
 def _weight(node: Node) -> int | None:

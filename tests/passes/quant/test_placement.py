@@ -137,6 +137,28 @@ def test_sums_products_and_means_between_products() -> None:
     assert graph.version != result.version
 
 
+def test_a_constant_that_is_added_goes_with_the_product() -> None:
+    """The bias of a MatMul: rounding before it and of itself would be two errors more."""
+    graph = graph_of(
+        {"x": "float[4,8]"}, "p = MatMul(x, w)\na = Add(p, b)\nr = Relu(a)\nt = Transpose<perm=[1,0]>(r)\nk = Mul(c, t)\n"
+        "y = MatMul(v, k)",
+        w=rand(8, 8), b=rand(8), c=rand(8, 1), v=rand(3, 8),
+    )  # fmt: skip
+    for node in graph.nodes:
+        node.name = node.out.name
+    result, report = quantized(graph, {"x": rand(4, 8)})
+    add = node_named(result, "a")
+    assert source_of(add, 0) is node_named(result, "p")
+    assert add.inputs[1] is not None
+    assert add.inputs[1].is_const
+    assert source_of(node_named(result, "r"), 0) is add
+    assert stored(node_named(result, "k"), 0) is not stored(node_named(result, "k"), 1), (
+        "moved before it, so it is stored"
+    )
+    assert {row.node: row.stored for row in report.layers}["a"] == "in registers"
+    assert decibels(graph, result, {"x": rand(4, 8)}) > 28
+
+
 def test_what_comes_from_float_or_goes_there_stays() -> None:
     _, result = result_of(f"n = Mul(x, k)\nc = {CONV}(n, w)\nh = HardSwish(c)\ny = Softmax(h)", k=np.float32(0.5))
     assert source_of(node_named(result, "n"), 0) is None, "scaling of the input"
