@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -15,11 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import UserError
+from graphopt.errors import GraphOptError, UserError
 
 Array: TypeAlias = npt.NDArray[Any]
 Named: TypeAlias = Mapping[str, Any]
-Source: TypeAlias = "str | PathLike[str] | Named | Iterable[Named] | Callable[[], Any] | DataReader | Dataset"
+Source: TypeAlias = (
+    "str | PathLike[str] | Named | Iterable[Named] | Callable[[], Any] | DataReader | Dataset | NamedFunction"
+)
 """A ``.npz`` or ``.npy`` file, a folder of them, arrays by input name, or such mappings one after the other; or what other
 tools take: ONNX Runtime's ``CalibrationDataReader``, a function that returns an iterable (Polygraphy's ``load_data``), NNCF's
 ``Dataset``."""
@@ -55,6 +58,8 @@ def pieces(source: Source, names: Sequence[str]) -> Iterator[tuple[str, Mapping[
         yield from _of_files(Path(source), names)
     elif isinstance(source, Mapping):
         yield "the calibration data", source
+    elif isinstance(source, NamedFunction):
+        yield from source.pieces(names)
     elif callable(getattr(source, "get_next", None)):
         yield from _mappings(iter(source.get_next, None))  # type: ignore[union-attr]
     elif callable(getattr(source, "get_inference_data", None)):
@@ -72,7 +77,7 @@ def pieces(source: Source, names: Sequence[str]) -> Iterator[tuple[str, Mapping[
 
 
 def named_source(text: str) -> Source:
-    """What a user named on the command line: a file or folder, or ``module:function``, which is imported and called later.
+    """What a user named on the command line: a file or folder, or ``module:function``, which is imported now and called later.
 
     Modules are looked for in the current folder too, as ``python -m`` does.
 
@@ -82,24 +87,52 @@ def named_source(text: str) -> Source:
     if os.path.exists(text) or not _FUNCTION.fullmatch(text):
         return Path(text)
     module, _, name = text.partition(":")
-    sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # of any class: it is the user's code that runs
         raise UserError(
             f"the calibration data {text} can't be imported: {error}", code="no-calibration",
             hint="name a function as module:function, or a file or folder that exists",
         ) from error  # fmt: skip
-    finally:
-        sys.path.remove(os.getcwd())
-    source: Source = found
-    return source
+    return NamedFunction(text, found)
+
+
+@dataclass(frozen=True)
+class NamedFunction:
+    """Calibration data that was named on the command line, where whatever goes wrong in it is the user's to know.
+
+    Attributes:
+        name: as it was given.
+        source: what it names.
+    """
+
+    name: str
+    source: Source
+
+    def pieces(self, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What ``pieces`` finds in the source.
+
+        Raises:
+            UserError: the function failed, or as ``pieces``.
+        """
+        try:
+            yield from pieces(self.source, names)
+        except GraphOptError:
+            raise
+        except Exception as error:  # of any class: it is the user's code that runs
+            raise UserError(
+                f"the calibration data {self.name} failed with {type(error).__name__}: {error}", code="bad-calibration"
+            ) from error
 
 
 def words(source: object) -> str:
     """What the source is called in messages."""
+    if isinstance(source, NamedFunction):
+        return source.name
     return str(source) if isinstance(source, (str, PathLike)) else "the calibration data"
 
 

@@ -65,6 +65,11 @@ def test_names_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "class A:\n    @staticmethod\n    def load():\n        return [{'a': 1}]\n"
     )
     assert list(pieces(named_source("calib_of_mine:A.load"), ["a"])) == [("calibration sample 0", {"a": 1})]
+    (tmp_path / "bad_calib.py").write_text("def load():\n    yield {'a': 1}\n    raise ZeroDivisionError('oh')\n")
+    found = pieces(named_source("bad_calib:load"), ["a"])
+    assert next(found)[1] == {"a": 1}
+    with pytest.raises(UserError, match="bad_calib:load failed with ZeroDivisionError: oh"):
+        next(found)
     assert named_source("folder/data.npz") == Path("folder/data.npz")
     with pytest.raises(UserError, match="can't be imported"):
         named_source("calib_of_mine:B")
