@@ -26,7 +26,7 @@ from report import Report, number
 import graphopt
 from graphopt.models import zoo
 
-DEFAULT = ("squeezenet", "mobilenet_v2", "opennsfw", "nudenet", "ppocr_det", "ppocr_cls", "vit_tiny", "bert_tiny")
+DEFAULT = ("squeezenet", "mobilenet_v2", "opennsfw", "nudenet", "ppocr_cls", "vit_tiny", "bert_tiny")
 OURS = ("minmax", "percentile", "mse")
 PER_CHANNEL = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
 PEER: dict[str, dict[str, Any]] = {

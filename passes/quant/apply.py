@@ -10,13 +10,12 @@ from graphopt.passes.quant.parameters import Parameters, quantized
 from graphopt.passes.quant.plan import QuantPlan, StoredWeight
 from graphopt.rewrite.passes import PassContext
 
-OPSET = 13
-"""The first with scales along an axis."""
-OPSET_OF_16_BITS = 21
-
 
 def apply_quantization(plan: QuantPlan, ctx: PassContext) -> None:
-    """Quantize the plan's graph in place. Names of all that was there stay, and the float values keep theirs."""
+    """Quantize the plan's graph in place. Names of all that was there stay, and the float values keep theirs.
+
+    Scales along an axis need opset 13 and integers of 16 bits 21, which export finds by itself.
+    """
     if plan.values:
         _Quantization(plan, ctx.editor(plan.placement.graph)).run()
 
@@ -30,8 +29,6 @@ class _Quantization:
         self.constants: dict[Parameters, tuple[Value, Value]] = {}
 
     def run(self) -> None:
-        bits = max(p.dtype.bits for p in self.plan.values.values())
-        self.editor.require_opset(OPSET if bits <= 8 else OPSET_OF_16_BITS)
         placement = self.plan.placement
         operands = [(node, placement.operands(node)) for node in placement.roles]  # before anything is moved
         for node, found in operands:

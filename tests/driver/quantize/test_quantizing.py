@@ -133,12 +133,22 @@ def test_the_report_and_its_noise() -> None:
     assert feeds["x"].shape[0] == 8
 
 
+def test_results_are_compared_on_the_first_feeds() -> None:
+    graph = graph_of({"x": "float[1,8]"}, "y = MatMul(x, w)", w=rand(8, 8))
+    _, report = graphopt.quantize(graph, ({"x": rand(1, 8, seed=i)} for i in range(12)))
+    assert report.data == "the first 8 of 12 feeds of calibration data"
+    _, report = graphopt.quantize(graph, {"x": rand(1, 8)})
+    assert report.data == "1 feed of calibration data"
+
+
 def test_tables_are_written_edited_and_used_without_data(tmp_path: Path) -> None:
     first, report = graphopt.quantize(net(), {"x": SAMPLES}, method="entropy", compare=False)
     path = tmp_path / "table.json"
     report.table.save(path)
     again, _ = graphopt.quantize(net(), table=path)
     assert export_onnx(again) == export_onnx(first)
+    _, replayed = graphopt.quantize(net(), table=path)
+    assert replayed.method == "entropy"
     data = json.loads(path.read_text())
     assert (data["method"], data["level"]) == ("entropy", 2)
     data["values"]["x"] = {"low": -10, "high": 15.5}
@@ -209,6 +219,9 @@ def test_a_first_axis_that_is_no_batch() -> None:
     body = "a = MatMul(x, w)\nt = MatMul(s, w)\nk = Concat<axis=0>(a, t)\ny = MatMul(k, w)"
     graph = graph_of({"x": "float[T,8]", "s": "float[3,8]"}, body, w=rand(8, 8))
     assert not any(has_samples(graph, value) for value in graph.inputs)
+    fixed = graph_of({"x": "float[2,8]"}, "y = MatMul(x, w)", w=rand(8, 8))
+    assert not has_samples(fixed, fixed.inputs[0]), "two rows of one sample perhaps"
+    assert has_samples(net(), net().inputs[0])
     feeds = {"x": rand(20, 8), "s": rand(3, 8)}
     quantized, _ = graphopt.quantize(graph, feeds, compare=False)
     assert sqnr_db(*(run_ort(export_onnx(g), feeds)[0] for g in (quantized, graph))) > 28

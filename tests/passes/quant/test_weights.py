@@ -135,6 +135,13 @@ def test_other_biases_stay_in_float(body: str, bias: Any) -> None:
     assert [v.dtype.numpy for v in result.constants()].count(np.dtype(np.int32)) == 0
 
 
+def test_a_bias_of_as_many_rows_is_no_vector_of_columns() -> None:
+    graph = graph_of({"x": "float[8,6]"}, "y = Gemm(x, w, b)", w=rand(6, 8), b=rand(8, 1))
+    result, report = quantized(graph, {"x": rand(8, 6)})
+    assert decibels(graph, result, {"x": rand(8, 6)}) > 28
+    assert "bias stays in float" in report.quantized[0].reason
+
+
 def test_names_stay_unique() -> None:
     """Two convolutions share a bias, and the names that come to mind are taken."""
     graph = graph_of(
