@@ -33,20 +33,20 @@ class _Quantization:
         operands = [(node, placement.operands(node)) for node in placement.roles]  # before anything is moved
         for node, found in operands:
             for index, value in found:
-                self.editor.set_input(node, index, self.from_integers(value))
+                self.editor.set_input(node, index, self.from_integers(value, node))
         for node, weight in self.plan.weights.items():
-            self.editor.set_input(node, placement.weights[node], self.weight(weight))
+            self.editor.set_input(node, placement.weights[node], self.weight(weight, node))
         for node in self.plan.biases:
             self.bias(node)
 
-    def from_integers(self, value: Value) -> Value:
+    def from_integers(self, value: Value, reader: Node) -> Value:
         """The value once it was stored in integers; all that read them share it."""
         if value not in self.read:
             parameters = self.plan.values[value]
             scale, zero = self.parameters(parameters, value.name)
             if value.data is not None:
                 integers = self.editor.constant(quantized(value.data, parameters), f"{value.name}_quantized")
-                self.read[value] = self.dequantize(integers, scale, zero, value.name, None, self.first())
+                self.read[value] = self.dequantize(integers, scale, zero, value.name, None, reader)
             else:
                 before = self.after(value)
                 integers = self.editor.value(f"{value.name}_quantized")
@@ -57,7 +57,7 @@ class _Quantization:
                 self.read[value] = self.dequantize(integers, scale, zero, value.name, None, before, self.like(value))
         return self.read[value]
 
-    def weight(self, weight: StoredWeight) -> Value:
+    def weight(self, weight: StoredWeight, reader: Node) -> Value:
         """The one copy of a weight in integers, behind its DequantizeLinear."""
         if weight not in self.stored:
             assert weight.value.data is not None
@@ -65,7 +65,7 @@ class _Quantization:
             integers = quantized(weight.value.data, weight.parameters, weight.axis)
             scale, zero = self.parameters(weight.parameters, name)
             self.stored[weight] = self.dequantize(
-                self.editor.constant(integers, f"{name}_quantized"), scale, zero, name, weight.axis, self.first()
+                self.editor.constant(integers, f"{name}_quantized"), scale, zero, name, weight.axis, reader
             )
         return self.stored[weight]
 
@@ -74,7 +74,7 @@ class _Quantization:
         assert old is not None
         integers = self.editor.constant(bias.integers, f"{old.name}_quantized")
         scale = self.editor.constant(bias.scale, f"{old.name}_scale")
-        self.editor.set_input(node, 2, self.dequantize(integers, scale, None, old.name, 0, self.first()))
+        self.editor.set_input(node, 2, self.dequantize(integers, scale, None, old.name, 0, node))
 
     # -- pieces -------------------------------------------------------------------------------------------------------
     def parameters(self, parameters: Parameters, name: str) -> tuple[Value, Value]:
