@@ -10,6 +10,7 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    DataOpt,
     ExactOpt,
     JobsOpt,
     JsonOpt,
@@ -18,7 +19,6 @@ from graphopt.cli.options import (
     NoCacheOpt,
     PassOpt,
     PlanOpt,
-    PrecisionOpt,
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
@@ -53,7 +53,17 @@ def compile_verb(
     no_cache: NoCacheOpt = False,
     jobs: JobsOpt = None,
     plan: PlanOpt = None,
-    precision: PrecisionOpt = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="fp16|bf16|int8|FILE.json",
+            help="Store and compute in 16 bits what bears it, or what a plan says (--write-plan of `graphopt convert`); "
+            "int8: quantize first (--calib); by default the model's own types.",
+            show_default=False,
+        ),
+    ] = None,
+    calib: DataOpt = None,
     write_plan: Annotated[
         Path | None,
         typer.Option("--write-plan", metavar="FILE", help="Also write which kernels were chosen.", show_default=False),
@@ -70,17 +80,23 @@ def compile_verb(
                 f"--output and --write-plan are both {output}", code="bad-output", hint="give one of them another name"
             )
     with console.working("loading the compiler"):
+        from graphopt.driver.calibration_source import named_source
         from graphopt.driver.compiling import compile
+        from graphopt.driver.quantize.before_compiling import quantized_before
         from graphopt.rewrite.remarks import Remarks
     found, chosen = Remarks(), read_precision(precision)
     start = time.perf_counter()
     with console.working(f"compiling {model.name} for {target}"):
+        quantized = quantized_before(
+            model, chosen, None if calib is None else named_source(calib), level=level, shapes=shapes_of(shape),
+            values=values_of(value), strict=strict, threads=threads,
+        )  # fmt: skip
         compiled = compile(
-            model,
+            model if quantized is None else quantized,
             target,
             threads=threads,
-            shapes=shapes_of(shape),
-            values=values_of(value),
+            shapes=shapes_of(shape) if quantized is None else None,
+            values=values_of(value) if quantized is None else None,
             strict=strict,
             level=level,
             exact=exact,
@@ -91,7 +107,7 @@ def compile_verb(
             cache=not no_cache,
             jobs=jobs,
             plan=plan,
-            precision=chosen,
+            precision=chosen if quantized is None else None,
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)

@@ -111,6 +111,15 @@ CalibOpt = Annotated[
         "--calib", metavar="DIR|FILE.npz", help="Inputs like those that the model will see.", show_default=False
     ),
 ]
+DataOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="DIR|FILE|MODULE:FUNCTION",
+        help="Inputs like those that the model will see: .npz or .npy files, or a function that returns an iterable.",
+        show_default=False,
+    ),
+]
 NoReconstructOpt = Annotated[
     bool, typer.Option("--no-reconstruct", help="With --calib: leave the weights that stay as they are.")
 ]

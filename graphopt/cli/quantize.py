@@ -10,6 +10,7 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import (
+    DataOpt,
     JsonOpt,
     LevelOpt,
     ModelArg,
@@ -27,15 +28,7 @@ from graphopt.ir.levels import DEFAULT_LEVEL
 def quantize_verb(
     model: ModelArg,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
-    calib: Annotated[
-        str | None,
-        typer.Option(
-            "--calib",
-            metavar="DIR|FILE|MODULE:FUNCTION",
-            help="Inputs like those that the model will see: .npz or .npy files, or a function that returns an iterable.",
-            show_default=False,
-        ),
-    ] = None,
+    calib: DataOpt = None,
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="Ranges by minmax, average, percentile, entropy or mse.")
     ] = "minmax",

@@ -71,3 +71,25 @@ def test_errors_leave_nothing(cli: Cli, model: Path, data: Path, options: tuple[
     assert done.code == 2
     assert text in done.err
     assert list(Path().iterdir()) == []
+
+
+def test_compile_quantizes_first(cli: Cli, model: Path, data: Path) -> None:
+    done = cli("compile", model, "--precision", "int8", "--calib", data, "-o", "model.gopt", "--json")
+    assert done.code == 0, done.err
+    assert done.json["precision"] == "int8"
+    assert Path("model.gopt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--precision", "int8"), "needs calibration data"),
+        (("--calib", "data.npz"), "for precision int8"),
+        (("--precision", "int8", "--calib", "missing.npz"), "does not exist"),
+    ],
+)
+def test_compile_in_int8_refuses(cli: Cli, model: Path, data: Path, options: tuple[str, ...], text: str) -> None:
+    done = cli("compile", model, *options, "-o", "model.gopt")
+    assert done.code != 0
+    assert text in " ".join(done.err.split())
+    assert not Path("model.gopt").exists()
