@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
+from graphopt.backends.lower.quantize import saturated
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
-from graphopt.ir.graph import Value
+from graphopt.ir.graph import Node, Value
+from graphopt.ops.context import attr
 
+_LEAST_STEP = 1e-30
+"""Of a result's quantization, below which its inverse might not be finite."""
 MAX_EXPRESSION = 200
 """Operations behind a variable, as TVM's passes see them, up to which an epilogue is one expression. Each function in a chain of
 functions like tanh multiplies them, and the time of TVM's passes grows faster: a product with SiLU in bfloat16 (689) took them 28 s
@@ -111,6 +117,7 @@ class Epilogue:
             one = all(d == 1 for d in value.shape)
             return row.computed(tensor(*(0 if one else index[self._axis] for _ in value.shape)))
 
+        requantize = self._requantized_at_once()
         whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
         whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
 
@@ -122,7 +129,8 @@ class Epilogue:
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
                 # one product of sum and scale, whatever instructions there are: scales are multiplied with one another first
-                factor = tirx.const(self._integers, self._sum)
+                step = 1.0 if requantize is None else _constant_scale(requantize)
+                factor = tirx.const(float(np.float32(self._integers) / np.float32(step)), self._sum)
                 value = value.astype(self._sum) * (
                     factor if self._scale is None else along(self._scale, index) * factor
                 )
@@ -131,11 +139,28 @@ class Epilogue:
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
         members = set(group.nodes)
         for node in (anchor, *group.epilogue):
-            if node is not anchor:
+            if node is requantize:
+                lowering.tensors[node.out] = _rounded(lowering, node)
+            elif node is not anchor:
                 lowering.lower(node)
             if sum(use.node in members for use in node.out.uses) > 1:
                 lowering.tensors[node.out] = named(lowering.tensors[node.out])
         return lowering
+
+    def _requantized_at_once(self) -> Node | None:
+        """The QuantizeLinear whose step divides the scale of sums: only Relu lies in between, which doesn't mind scales."""
+        if self._integers is None or (self._bias is not None and self._bias.dtype is not DType.i32):
+            return None
+        value = self._call.group.anchor.out
+        for node in self._call.group.epilogue:
+            if node.inputs[0] is not value or value.escapes or len(value.uses) != 1:
+                return None
+            if node.op == "QuantizeLinear":
+                return node if _constant_scale(node) > 0.0 and not attr(node, "precision") else None
+            if node.op != "Relu":
+                return None
+            value = node.out
+        return None
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
         """``(accumulator, logical index, operand buffers) -> value to store``.
@@ -160,6 +185,31 @@ class Epilogue:
             return value
 
         return apply
+
+
+def _constant_scale(node: Node) -> float:
+    """The one known scale of a QuantizeLinear, 0 if there is none: finite, and so large that dividing by it is harmless."""
+    scale, zero_point = node.inputs[1], node.input(2)
+    if scale is None or scale.data is None or scale.data.size != 1 or scale.dtype is not DType.f32:
+        return 0.0
+    if zero_point is not None and (zero_point.data is None or zero_point.data.size != 1):
+        return 0.0
+    step = float(scale.data.reshape(-1)[0])
+    return step if _LEAST_STEP <= step <= 1.0 / _LEAST_STEP else 0.0
+
+
+def _rounded(lowering: GroupLowering, node: Node) -> Tensor:
+    """What a QuantizeLinear makes of values that are in its steps already."""
+    source = node.inputs[0]
+    assert source is not None
+    steps, dtype = lowering.tensors[source], element_type(node.out.dtype).storage
+    zero_point = node.input(2)
+    zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
+
+    def element(*index: Expr) -> Expr:
+        return saturated(tirx.round(steps(*index)), tirx.const(zero, "int32"), dtype)
+
+    return Tensor(steps.shape, dtype, element)
 
 
 def _iteration() -> tuple[Expr, int] | None:

@@ -37,10 +37,10 @@ def _model(nodes: list[onnx.NodeProto], x: Array, constants: dict[str, Array]) -
     return onnx.shape_inference.infer_shapes(model)
 
 
-def _requantized(sums: Array, scale: Array, step: np.float32, zero_point: int) -> Array:
-    """The definition: the sum in float32 times one scale in float32, over the step, rounded to even, saturated."""
-    real = sums.astype(np.float32) * scale
-    return np.clip(np.rint(np.maximum(real, np.float32(0)) / step) + zero_point, 0, 255).astype(np.uint8)
+def _requantized(sums: Array, sw: Array, sx: np.float32, step: np.float32, zero_point: int) -> Array:
+    """The definition: the sum in float32 times one scale in float32, rounded to even, saturated."""
+    steps = sums.astype(np.float32) * (sw * (sx / step))
+    return np.clip(np.rint(np.maximum(steps, np.float32(0))) + zero_point, 0, 255).astype(np.uint8)
 
 
 def test_chains_stay_in_integers() -> None:
@@ -62,7 +62,7 @@ def test_chains_stay_in_integers() -> None:
             node("QuantizeLinear", f"r{i} s{i} z{i}", "y" if i == 3 else f"q{i}"),
         ]
         sums = _conv_sums(want.astype(np.int64) - zero, w.astype(np.int64), kernel // 2, 1)
-        want = _requantized(sums, (sw * sx).reshape(1, -1, 1, 1), step, 7)
+        want = _requantized(sums, sw.reshape(1, -1, 1, 1), sx, step, 7)
         zero, sx, channels = 7, step, outputs
     model = _model(nodes, x, constants)
     got, kernels = _run(model, x)
@@ -114,10 +114,10 @@ def _convolution(
         node("QuantizeLinear", "r sy zy", "y"),
     ]
     sums = _conv_sums(x.astype(np.int64) - x_zero, w.astype(np.int64) - w_zero, pads, stride)
-    scale = np.asarray(sw * sx, np.float32).reshape(1, -1, 1, 1)
+    per_output = np.asarray(sw, np.float32).reshape(1, -1, 1, 1)
     sums = sums if bias is None else sums + bias.astype(np.int64).reshape(1, -1, 1, 1)
     got, kernels = _run(_model(nodes, x, constants), x)
-    return got, _requantized(sums, scale, step, 3), kernels
+    return got, _requantized(sums, per_output, sx, step, 3), kernels
 
 
 @pytest.mark.parametrize("w_dtype", [np.int8, np.uint8])
@@ -180,7 +180,7 @@ def test_products_are_exact(rows: int, depth: int, columns: int, dtype: Any, zer
     ]
     got, kernels = _run(_model(nodes, x, constants), x)
     assert "vpmaddwd" in kernels, kernels
-    want = _requantized((x.astype(np.int64) - x_zero) @ w.astype(np.int64), sw * sx, step, 3)
+    want = _requantized((x.astype(np.int64) - x_zero) @ w.astype(np.int64), sw, sx, step, 3)
     np.testing.assert_array_equal(got, want)
 
 
@@ -201,7 +201,7 @@ def test_products_with_weights_that_stream(rows: int, columns: int) -> None:
     got, kernels = _run(_model(nodes, x, constants), x)
     assert re.search("vpmaddwd.*streams=[34]", kernels), kernels
     sums = (x.astype(np.int64) - 100) @ w.astype(np.int64)
-    np.testing.assert_array_equal(got, _requantized(sums, np.float32(0.25) * np.ones(1, np.float32), step, 3))
+    np.testing.assert_array_equal(got, _requantized(sums, np.full(1, 0.5, np.float32), np.float32(0.5), step, 3))
 
 
 def test_sums_that_may_not_fit_are_not_integers() -> None:
