@@ -113,7 +113,10 @@ def format_of(precision: str) -> NarrowFormat:
         if word.lower() in ("fp32", "float32"):
             hint = "models stay in float32 when no precision is given"
         if word.lower() in ("int8", "i8", "s8", "u8"):
-            hint = "`graphopt quantize` writes models in 8 bits, and `graphopt compile --precision int8 --calib` compiles them"
+            hint = (
+                f"one of {', '.join(FORMATS)} here; `graphopt quantize` writes models in 8 bits, and "
+                "`graphopt compile --precision int8 --calib` compiles them"
+            )
         raise UserError(
             f"there is no precision {precision!r}", code="unknown-precision",
             hint=hint or f"one of {', '.join(FORMATS)}; without one, models stay as they are",
