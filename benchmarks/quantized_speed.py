@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from commits import HERE, Runner, alternate
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantFormat, quantize_static
+from precision import by_onnxruntime, sqnr
+from quantization import PER_CHANNEL, Reader
 from report import Report, geometric_mean, plural
 
 import graphopt
@@ -52,17 +53,6 @@ run()
 """
 
 
-class _Inputs(CalibrationDataReader):  # type: ignore[misc]
-    """Some inputs of a model of the zoo."""
-
-    def __init__(self, name: str) -> None:
-        self._feeds = iter([zoo.get(name).inputs(seed) for seed in range(1, 1 + CALIBRATION)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next one, None behind the last."""
-        return next(self._feeds, None)
-
-
 def prepare(name: str, folder: Path) -> None:
     """Writes ``float.onnx``, ``quantized.onnx`` and ``feed.npz``."""
     feed = zoo.get(name).inputs(0)
@@ -70,21 +60,17 @@ def prepare(name: str, folder: Path) -> None:
     onnx.save(graphopt.export_onnx(graphopt.optimize(graph)), folder / "float.onnx")
     np.savez(folder / "feed.npz", **feed)
     logging.disable(logging.WARNING)
-    quantize_static(
-        folder / "float.onnx", folder / "quantized.onnx", _Inputs(name), quant_format=QuantFormat.QDQ,
-        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    feeds = [zoo.get(name).inputs(seed) for seed in range(1, 1 + CALIBRATION)]
+    source, done = folder / "float.onnx", folder / "quantized.onnx"
+    quantize_static(source, done, Reader(feeds), quant_format=QuantFormat.QDQ, **PER_CHANNEL)
 
 
-def sqnr(folder: Path) -> float:
+def exactness(folder: Path) -> float:
     """Signal to noise of our quantized result in dB."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(folder / "quantized.onnx", options, providers=["CPUExecutionProvider"])
-    want = session.run(None, dict(np.load(folder / "feed.npz")))[0].astype(np.float64)
-    got = np.load(folder / "quantized.onnx.npy").astype(np.float64)
-    noise = float(np.square(got - want).sum())
-    return 10 * float(np.log10(np.square(want).sum() / noise)) if noise else float("inf")
+    feed = dict(np.load(folder / "feed.npz"))
+    want = by_onnxruntime((folder / "quantized.onnx").read_bytes(), [feed])
+    first = next(iter(want[0]))
+    return sqnr([{first: np.load(folder / "quantized.onnx.npy")}], [{first: want[0][first]}])
 
 
 def main() -> None:
@@ -123,7 +109,11 @@ def main() -> None:
             over_float.append(ms[0] / ms[1])
             over_best.append(min(ms[0], *ms[2:]) / ms[1])
             report.row(
-                name, *(f"{t:.3f}" for t in ms), f"{over_float[-1]:.2f}", f"{over_best[-1]:.2f}", f"{sqnr(folder):.1f}"
+                name,
+                *(f"{t:.3f}" for t in ms),
+                f"{over_float[-1]:.2f}",
+                f"{over_best[-1]:.2f}",
+                f"{exactness(folder):.1f}",
             )
     report.add(
         "",

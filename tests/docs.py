@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -18,11 +19,12 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 
 
 def output_of(command: str) -> str:
-    """What a ``graphopt`` command prints, run at the top of the project."""
+    """What a ``graphopt`` command prints, run in an empty folder but for ``models``: what it writes is gone afterwards."""
     args = [sys.executable, "-m", "graphopt.cli.main", *shlex.split(command)[1:]]
     env = {"COLUMNS": "400", "NO_COLOR": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
-    return done.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "models").symlink_to(ROOT / "models")
+        return subprocess.run(args, cwd=folder, capture_output=True, text=True, check=True, env=env).stdout
 
 
 def pages() -> list[Path]:

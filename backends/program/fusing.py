@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphopt.backends.base.target import Target
 from graphopt.backends.program.layout_choice import layout_costs, layout_policy, template_takes
 from graphopt.backends.program.platform import Platform
+from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph
 from graphopt.ir.graph import Graph
 from graphopt.ir.options import CompileOptions
@@ -16,7 +17,8 @@ from graphopt.passes.partition.writing import convert_while_writing
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
     """Kernel groups (one node each at level 0) with layouts."""
-    fused = partition(graph, options)
+    multiplies_bytes = any(platform.factors(node, DType.i16, target.caps) for node in graph.nodes)
+    fused = partition(graph, options, multiplies_bytes)
     if not options.optimizes_kernels:
         return fused
     takes = template_takes(platform, target.caps)

@@ -24,7 +24,7 @@ def dot_product_for(types: KernelTypes, extent: object, caps: Caps) -> str:
     factor = _factor(types.input)
     if factor is None or _factor(types.weight) is not factor or not isinstance(extent, int):
         return ""
-    fitting = (dot.name for dot in _dot_products(factor, caps) if extent % dot.group == 0)
+    fitting = (dot.name for dot in _dot_products(factor, caps) if extent % dot.group == 0 and dot.sum == types.sum)
     return next(fitting, "")
 
 

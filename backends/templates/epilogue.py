@@ -86,9 +86,8 @@ class Epilogue:
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
-        self._accumulator = tirx.Var(
-            "accumulator", self._sum if integers is None else "int32"
-        )  # of a number TVM would fold all that follows
+        # of a number TVM would fold all that follows
+        self._accumulator = tirx.Var("accumulator", self._sum if integers is None else "int32")
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self.stepwise = scope.heaviest > MAX_EXPRESSION
@@ -129,8 +128,7 @@ class Epilogue:
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
                 # one product of sum and scale, whatever instructions there are: scales are multiplied with one another first
-                step = 1.0 if requantize is None else _constant_scale(requantize)
-                factor = tirx.const(float(np.float32(self._integers) / np.float32(step)), self._sum)
+                factor = tirx.const(self._factor(requantize), self._sum)
                 value = value.astype(self._sum) * (
                     factor if self._scale is None else along(self._scale, index) * factor
                 )
@@ -156,11 +154,26 @@ class Epilogue:
             if node.inputs[0] is not value or value.escapes or len(value.uses) != 1:
                 return None
             if node.op == "QuantizeLinear":
-                return node if _constant_scale(node) > 0.0 and not attr(node, "precision") else None
+                scaled = _constant_scale(node) > 0.0 and not attr(node, "precision")
+                return node if scaled and self._stays_finite(node) else None
             if node.op != "Relu":
                 return None
             value = node.out
         return None
+
+    def _factor(self, requantize: Node | None) -> float:
+        """What sums are multiplied with beside the weight's scale."""
+        step = 1.0 if requantize is None else _constant_scale(requantize)
+        with np.errstate(over="ignore"):
+            return float(np.float32(self._integers) / np.float32(step))
+
+    def _stays_finite(self, requantize: Node) -> bool:
+        """Whether all scales over the step are finite: a sum of zero times infinity would be NaN."""
+        scale = np.ones(1, np.float32) if self._scale is None else self._scale.data
+        if scale is None:
+            return False
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(scale * np.float32(self._factor(requantize))).all())
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
         """``(accumulator, logical index, operand buffers) -> value to store``.

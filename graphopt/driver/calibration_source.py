@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,6 +30,7 @@ tools take: ONNX Runtime's ``CalibrationDataReader``, a function that returns an
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
+@runtime_checkable
 class DataReader(Protocol):
     """ONNX Runtime's ``CalibrationDataReader``, by its shape."""
 
@@ -37,6 +38,7 @@ class DataReader(Protocol):
         """The next sample, None at the end."""
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """NNCF's ``Dataset``, by its shape."""
 
@@ -60,11 +62,10 @@ def pieces(source: Source, names: Sequence[str]) -> Iterator[tuple[str, Mapping[
         yield "the calibration data", source
     elif isinstance(source, NamedFunction):
         yield from source.pieces(names)
-    elif callable(getattr(source, "get_next", None)):
-        yield from _mappings(iter(source.get_next, None))  # type: ignore[union-attr]
-    elif callable(getattr(source, "get_inference_data", None)):
-        found = source.get_inference_data()  # type: ignore[union-attr]
-        yield from _mappings(_named_by_order(item, names) for item in found)
+    elif isinstance(source, DataReader):
+        yield from _mappings(iter(source.get_next, None))
+    elif isinstance(source, Dataset):
+        yield from _mappings(_named_by_order(item, names) for item in source.get_inference_data())
     elif callable(source) and not isinstance(source, Iterable):
         yield from pieces(source(), names)
     elif isinstance(source, Iterable):

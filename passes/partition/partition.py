@@ -17,7 +17,7 @@ MAX_NODES = 24
 """Longest group: bounds code size and compile time of one kernel."""
 
 
-def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
+def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplies_bytes: bool = False) -> FusedGraph:
     """Partition the nodes of ``graph`` into groups in execution order.
 
     A group is one anchor (or a first element-wise node) and element-wise nodes of the same shape after it. Nodes whose outputs are
@@ -25,6 +25,7 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
 
     Args:
         options: how the graph is compiled; level 0 keeps one node a group, for bisecting.
+        multiplies_bytes: whether kernels of the target multiply dequantized operands as the integers that they were.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     group_of: dict[Node, Group] = {}
@@ -33,8 +34,8 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
         if is_shape_arithmetic(node) or node in group_of:
             continue
         host, joining = None, [node]
-        if options.optimizes_kernels and _is_epilogue(node):
-            host, joining = _host(node, group_of, position)
+        if options.optimizes_kernels and _is_epilogue(node, multiplies_bytes):
+            host, joining = _host(node, group_of, position, multiplies_bytes)
         if host is None:
             kind = GroupKind.kernel
             if has_trait(node, CONTROL):
@@ -56,13 +57,13 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS) -> FusedG
     return FusedGraph(graph, topological(groups, group_of), options=options)
 
 
-def _is_epilogue(node: Node) -> bool:
+def _is_epilogue(node: Node, multiplies_bytes: bool) -> bool:
     """Whether a node can run on the result of another one in its kernel.
 
     Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't. So is
-    dequantizing, where an anchor reads the result: it can multiply the integers.
+    dequantizing, where a product reads the result and the target multiplies the integers.
     """
-    readers = [use.node for use in node.out.uses] if _dequantizes(node) else []
+    readers = [use.node for use in node.out.uses] if multiplies_bytes and _dequantizes(node) else []
     if any(has_trait(reader, LINEAR) for reader in readers) and all(map(_may_convert, readers)):
         return node.out.escapes > 0
     if (
@@ -100,7 +101,9 @@ def _is_stored(value: Value | None) -> bool:
     )
 
 
-def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) -> tuple[Group | None, list[Node]]:
+def _host(
+    node: Node, group_of: dict[Node, Group], position: dict[Node, int], multiplies_bytes: bool
+) -> tuple[Group | None, list[Node]]:
     """The group that an element-wise node can join as epilogue: the latest of its producers' groups that allows it.
 
     Returns:
@@ -124,7 +127,9 @@ def _host(node: Node, group_of: dict[Node, Group], position: dict[Node, int]) ->
             continue
         found = [node]
         if (has_trait(group.anchor, ANCHOR) or has_trait(group.anchor, POOL)) and not _consumed_here(value, node):
-            found = _diamond(value, group, group_of, position)  # the kernels of templates have one result
+            found = _diamond(
+                value, group, group_of, position, multiplies_bytes
+            )  # the kernels of templates have one result
         if found and stays_convex(found, group, group_of, position):
             best, joining = group, found
     return best, joining
@@ -134,14 +139,16 @@ def _consumed_here(value: Value, node: Node) -> bool:
     return not value.escapes and all(u.node is node for u in value.uses)
 
 
-def _diamond(value: Value, group: Group, group_of: dict[Node, Group], position: dict[Node, int]) -> list[Node]:
+def _diamond(
+    value: Value, group: Group, group_of: dict[Node, Group], position: dict[Node, int], multiplies_bytes: bool
+) -> list[Node]:
     """The nodes behind the result of ``group`` that would leave one result of the same type; none if there are none."""
     graph = group.anchor.graph
     assert graph is not None
 
     def fits(node: Node) -> bool:
         return (
-            _is_epilogue(node)
+            _is_epilogue(node, multiplies_bytes)
             and node not in group_of
             and sum(v is not None for v in node.outputs) == 1
             and node.out.shape == value.shape

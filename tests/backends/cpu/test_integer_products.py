@@ -243,3 +243,40 @@ def test_the_instruction_is_inlined_and_sums_stay_in_registers(
     assert loops
     spilled = [line for block in loops for line in block.splitlines() if register in line and "(%rsp)" in line]
     assert not spilled, spilled[:5]
+
+
+def test_integers_of_16_bits_are_multiplied_as_float32() -> None:
+    """Their sums may not fit in 32 bits, and are those of float32: no dot product of integers computes these."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-30000, 30000, s).astype(np.int16) for s in ((4, 32), (32, 24)))
+    nodes = [
+        node("Cast", "x", "dx", to=TensorProto.FLOAT),
+        node("DequantizeLinear", "w s", "dw"),
+        node("MatMul", "dx dw", "c"),
+        node("QuantizeLinear", "c t z", "y"),
+    ]
+    step = np.float32(6e7)
+    constants: dict[str, Array] = {"w": w, "s": np.float32(1), "t": step, "z": np.uint8(128)}
+    model = _model(nodes, x, constants)
+    model.opset_import[0].version = 21
+    model.ir_version = 10
+    got, kernels = _run(model, x)
+    assert "vpmaddwd" not in kernels
+    want = np.clip(np.rint((x.astype(np.float64) @ w) / step) + 128, 0, 255)
+    assert want.std() > 10
+    assert np.abs(got - want).max() <= 1
+
+
+def test_steps_whose_ratio_overflows() -> None:
+    x, w = np.full((1, 32), 200, np.uint8), np.zeros((32, 16), np.int8)
+    nodes = [
+        node("DequantizeLinear", "x s", "dx"),
+        node("DequantizeLinear", "w u", "dw"),
+        node("MatMul", "dx dw", "c"),
+        node("QuantizeLinear", "c t z", "y"),
+    ]
+    constants: dict[str, Array] = {
+        "w": w, "s": np.float32(1e20), "u": np.float32(1e15), "t": np.float32(1e-25), "z": np.uint8(7),
+    }  # fmt: skip
+    got, _ = _run(_model(nodes, x, constants), x)
+    np.testing.assert_array_equal(got, np.full((1, 16), 7, np.uint8))
