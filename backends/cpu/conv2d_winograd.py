@@ -1,13 +1,14 @@
-"""Winograd convolution as a template: competes with the direct one wherever rounding may differ from it."""
+"""Winograd convolution as a template: competes with the direct one wherever rounding may differ from it, or there is none."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.template import KernelCall, No, Support
+from graphopt.backends.base.template import KernelCall, No, Support, Yes
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.cost.winograd import configurations, default_config, predicted_cycles
+from graphopt.backends.cpu.cost.direct import dot_product_of
+from graphopt.backends.cpu.cost.winograd import configurations, default_config, fitting_tiles, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernels
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
@@ -16,7 +17,8 @@ from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
 class WinogradConv2d(ConvTemplate[WinogradConfig]):
     """F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3), whichever is predicted to be faster.
 
-    Its rounding errors are some ten times those of direct convolution, so ``exact`` compilations leave it out.
+    Its rounding errors in floating point are some ten times those of direct convolution, so ``exact`` compilations leave it out.
+    Of integers it is exact.
     """
 
     name: ClassVar[str] = "conv2d-winograd"
@@ -29,10 +31,14 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         kernels.packing,
         kernels.emit,
         stored_weight=False,
+        integers=lambda spec, caps: bool(dot_product_of(spec, caps)) and any(fitting_tiles(spec)),
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        if call.fused.options.exact:
-            return No("exact: rounds otherwise than the sum of products")
-        return super().supports(call, caps)
+        support = super().supports(call, caps)
+        if isinstance(support, Yes) and call.fused.options.exact:
+            spec, _ = self.spec_of(call, caps)
+            if not spec.types.of_integers:
+                return No("exact: rounds otherwise than the sum of products")
+        return support

@@ -30,6 +30,7 @@ class Conv2dSpec:
         in_block: channels innermost in the input: ``(N, C / b, H, W, b)``, or plain NCHW if 1.
         out_block: the same of the output.
         types: element types of data, weights, sums and result.
+        sum_bits: bits, that of the sign included, in which sums of integers fit with the weights at hand.
     """
 
     batch: tirx.Expr | int
@@ -45,6 +46,7 @@ class Conv2dSpec:
     in_block: int = 1
     out_block: int = 1
     types: KernelTypes = SINGLE
+    sum_bits: int = 32
 
     @property
     def out_height(self) -> tirx.Expr | int:

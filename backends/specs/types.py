@@ -29,6 +29,11 @@ class KernelTypes:
         """TVM's name of an accumulator's type."""
         return self.accumulator.compute
 
+    @property
+    def of_integers(self) -> bool:
+        """Whether integers are multiplied and added up, which is exact."""
+        return self.accumulator.compute == "int32"
+
     def lanes(self, caps: Caps) -> int:
         """Accumulators in a vector register."""
         return caps.lanes(self.accumulator.bytes)

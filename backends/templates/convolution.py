@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
@@ -26,9 +27,11 @@ from graphopt.backends.templates.integer_products import IntegerProducts, intege
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.templates.sum_bits import sum_bits
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import conv_window
@@ -99,7 +102,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         spec, dims = spec_of(call)
         integers = self._integers(call, spec, caps)
         if integers is not None:
-            return replace(spec, types=integers.types), dims
+            return self._of_integers(call, spec, integers), dims
         if not self.kernel.stored_weight:
             spec = replace(spec, types=replace(spec.types, weight=spec.types.accumulator))
         return spec, dims
@@ -143,7 +146,19 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         if self.kernel.integers is None or x is None or w is None:
             return None
         found = integer_products(call, x, w, spec.reduction)
-        return found if found is not None and self.kernel.integers(replace(spec, types=found.types), caps) else None
+        if found is None or not self.kernel.integers(self._of_integers(call, spec, found), caps):
+            return None
+        return found
+
+    def _of_integers(self, call: KernelCall, spec: Conv2dSpec, integers: IntegerProducts) -> Conv2dSpec:
+        """The specification of a kernel that multiplies integers."""
+        x, w = call.group.anchor.inputs[:2]
+        assert x is not None
+        assert w is not None
+        types = integers.types
+        if not self.kernel.stored_weight:
+            types = replace(types, weight=element_type(DType.i16))
+        return replace(spec, types=types, sum_bits=sum_bits(call, x, w))
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:

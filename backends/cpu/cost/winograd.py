@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
-from graphopt.backends.cpu.cost.direct import vector_lanes
+from graphopt.backends.cpu.cost.direct import dot_product_of, vector_lanes
 from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS
 from graphopt.backends.specs.convolution import Conv2dSpec
 
 _NOMINAL = 56
@@ -31,6 +33,8 @@ _STALL = 1.15
 """Measured over predicted time of the products."""
 _TRANSFORM_CYCLES = {2: (40.0, 35.0), 4: (250.0, 220.0)}
 """Measured for a patch and a vector of channels, in and out, by m."""
+_INTEGER_TRANSFORM_CYCLES = {2: (40.0, 40.0), 4: (150.0, 240.0)}
+"""The same for integers, whose patches have 16 bits: twice as many channels in a vector."""
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
@@ -42,8 +46,11 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
     """Both sizes of tiles, the widest register tiles, and how many tiles and panels are worked on together."""
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
-    tiles_of_registers = _widest(register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32))
-    for m in (2, 4):
+    dot = dot_product_of(spec, caps) if spec.types.of_integers else ""
+    tiles_of_registers = _widest(
+        register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot))
+    )
+    for m in fitting_tiles(spec):
         tiles = _tiles(spec, m)
         for points, vectors in tiles_of_registers:
             panels = -(-spec.out_channels // (vectors * lanes))
@@ -51,12 +58,17 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
             if static and tiles <= _MAX_TILES:
                 for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)} | {panels}:
                     group = -(-panels // groups)
-                    config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True)
+                    config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot)
                     yield from (config, replace(config, private=True))
             if tiles > points or not static:
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for group in {1, -(-panels // 4), -(-panels // 2), panels}:
-                        yield WinogradConfig(m, lanes, vectors, points, block, group)
+                        yield WinogradConfig(m, lanes, vectors, points, block, group, dot=dot)
+
+
+def fitting_tiles(spec: Conv2dSpec) -> list[int]:
+    """Sizes of tiles with which the problem can be solved: of integers, those that leave enough bits for its sums."""
+    return [m for m in (2, 4) if not spec.types.of_integers or spec.sum_bits <= SUM_BITS[m]]
 
 
 def _widest(tiles: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -76,18 +88,21 @@ def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> fl
     groups = -(-panels // config.group)
     multiply = 0.0
     for part in split_balanced(config.block, config.points):
-        step = _STALL * tile_cycles(part.tile, config.oc_vectors) + _LOAD_CYCLES * config.oc_vectors
+        products = slots_of(config.dot) * tile_cycles(part.tile, config.oc_vectors)
+        step = _STALL * products + _LOAD_CYCLES * config.oc_vectors
         store = _TILE_CYCLES + _STORE_CYCLES * part.tile * config.oc_vectors
-        multiply += int(part.count) * (spec.in_channels * step + store)
+        multiply += int(part.count) * (spec.in_channels / config.together * step + store)
     multiply *= components * panels
-    weights = 4.0 * components * spec.in_channels * panels * config.panel
-    patches = 4.0 * components * config.block * spec.in_channels
+    factor_bytes = 4.0 / config.together
+    weights = factor_bytes * components * spec.in_channels * panels * config.panel
+    patches = factor_bytes * components * config.block * spec.in_channels
     products = 4.0 * components * config.block * config.group * config.panel
     spilled = 0.0
     if patches + products > 0.6 * caps.l2_bytes:
         spilled = ((1 + groups) * patches + 2 * groups * products) / LAST_LEVEL_BYTES_PER_CYCLE
-    into, out = _TRANSFORM_CYCLES[config.m]
-    in_lanes, out_lanes = (math.gcd(spec.types.lanes(caps), block) for block in (spec.in_block, spec.out_block))
+    into, out = (_INTEGER_TRANSFORM_CYCLES if config.dot else _TRANSFORM_CYCLES)[config.m]
+    lanes = spec.types.lanes(caps)
+    in_lanes, out_lanes = math.gcd(config.together * lanes, spec.in_block), math.gcd(lanes, spec.out_block)
     into *= config.block * spec.in_channels / in_lanes
     out *= config.block * spec.out_channels / out_lanes
     if config.by_group:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing, multiplied_together
+from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -31,15 +33,12 @@ from graphopt.backends.cpu.kernels.register_tile import (
 )
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
-from graphopt.backends.cpu.kernels.winograd_transforms import (
-    transform_input_row,
-    transform_output_row,
-    transform_weight,
-)
+from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.window import ceil_div
-from graphopt.backends.templates.operand import View
-from graphopt.backends.templates.packed_array import aligned_copy
+from graphopt.backends.templates.operand import View, grouped, grouped_weight
+from graphopt.backends.templates.packed_array import aligned_copy, interleaved
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.ir.graph import Array
 
@@ -59,6 +58,7 @@ class WinogradConfig:
         by_group: one block holds all tiles and threads take groups; otherwise threads take blocks.
         private: with ``by_group``: each thread transforms all patches for itself, once a group. What another core has in its cache
             is dear to fetch, and there is nothing to wait for.
+        dot: name of the dot product that multiplies integers; none by default.
     """
 
     m: int
@@ -69,11 +69,17 @@ class WinogradConfig:
     group: int = 1
     by_group: bool = False
     private: bool = False
+    dot: str = ""
 
     @property
     def side(self) -> int:
         """Rows and columns of a patch."""
         return self.m + 2
+
+    @property
+    def together(self) -> int:
+        """Channels that are multiplied at once."""
+        return multiplied_together(self.dot)
 
     @property
     def panel(self) -> int:
@@ -100,9 +106,12 @@ def tile_grid(spec: Conv2dSpec, m: int) -> tuple[tirx.Expr | int, tirx.Expr | in
 
 
 def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, int, int, int, int]:
-    """Shape of the transformed weights: (groups, components, panels of a group, C, panel width)."""
+    """Shape of the transformed weights: (groups, components, panels of a group, C / t, panel width).
+
+    ``t`` channels lie together in 32 bits where there is a dot product.
+    """
     groups = -(-spec.out_channels // (config.panel * config.group))
-    return groups, config.side**2, config.group, spec.in_channels, config.panel
+    return groups, config.side**2, config.group, spec.in_channels // config.together, config.panel
 
 
 @dataclass(frozen=True)
@@ -113,27 +122,33 @@ class TransformedPacking(Packing):
         m: outputs of a tile along one axis.
         panels: panels of a group.
         width: output channels of a panel.
+        together: how many input channels lie side by side in 32 bits (`interleaved`): integers, transformed to integers.
     """
 
     m: int
     panels: int
     width: int
+    together: int = 1
 
     def packed(self, array: Array) -> Array:
         """Transformed, filled up, and turned in one copy."""
         outputs, inputs = self.shape[:2]
         groups = -(-outputs // (self.panels * self.width))
-        transformed = transform_weight(array, self.m)
+        filtering = Filtering(self.m) if self.together == 1 else IntegerFiltering(self.m)
+        transformed = filtering.weight(array)
         missing = groups * self.panels * self.width - outputs
         if missing:
             transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
         cut = transformed.reshape(-1, inputs, groups, self.panels, self.width)
-        return aligned_copy(cut.transpose(2, 0, 3, 1, 4))
+        turned = cut.transpose(2, 0, 3, 1, 4)
+        return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)
 
 
 def packing(spec: Conv2dSpec, config: WinogradConfig) -> TransformedPacking:
     """How weights are packed."""
-    return TransformedPacking((spec.out_channels, spec.in_channels, 3, 3), config.m, config.group, config.panel)
+    return TransformedPacking(
+        (spec.out_channels, spec.in_channels, 3, 3), config.m, config.group, config.panel, config.together
+    )
 
 
 def emit(
@@ -155,15 +170,21 @@ def emit(
         style: whether the epilogue can be vectorised.
     """
 
+    dot = DOT_PRODUCTS.get(config.dot)
+
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         grid_rows, grid_columns = (bind(extent) for extent in tile_grid(spec, config.m))
         tiles = bind(spec.batch * (grid_rows * grid_columns), not isinstance(grid_rows * grid_columns, int))
         kernel = _Kernel(
             spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style,
-            grid_rows, grid_columns, tiles,
+            grid_rows, grid_columns, tiles, dot,
         )  # fmt: skip
+        with importing(dot, config.lanes), kernel.filtering.imported():
+            stages(kernel)
+
+    def stages(kernel: _Kernel) -> None:
         groups = packed_weight_shape(spec, config)[0]
-        blocks = spec.in_channels // spec.in_block
+        blocks, tiles = spec.in_channels // spec.in_block, kernel.tiles
         if config.by_group and not config.private:
             patches = kernel.patches()
             with T.parallel(0, blocks * config.block) as flat:
@@ -185,7 +206,7 @@ def emit(
     types = spec.types
     inputs = [
         ("data", spec.input_shape, types.input),
-        ("weight", packed_weight_shape(spec, config), types.weight),
+        ("weight", packed_weight_shape(spec, config), grouped_weight(types.weight, dot)),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
@@ -205,12 +226,28 @@ class _Kernel:
     grid_rows: tirx.Expr | int
     grid_columns: tirx.Expr | int
     tiles: tirx.Expr | int
+    dot: DotProduct | None
+
+    @property
+    def element(self) -> str:
+        """TVM's name of the type in which patches are transformed."""
+        return self.spec.types.sum if self.dot is None else self.spec.types.input.compute
+
+    @property
+    def width(self) -> int:
+        """Channels of a vector on the way back."""
+        return math.gcd(self.config.lanes, self.spec.out_block)
+
+    @property
+    def filtering(self) -> Filtering:
+        """The arithmetic of the transforms."""
+        return Filtering(self.config.m) if self.dot is None else IntegerFiltering(self.config.m, self.width)
 
     def patches(self) -> tirx.Buffer:
         """Scratch for a block of transformed patches: (components, C / b, tiles, b)."""
         spec, config = self.spec, self.config
         shape = (config.side**2, spec.in_channels // spec.in_block, config.block, spec.in_block)
-        return T.alloc_buffer(shape, self.spec.types.sum)
+        return T.alloc_buffer(shape, self.element)
 
     def _place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
         """Image, first output row and first output column of a tile."""
@@ -230,13 +267,13 @@ class _Kernel:
         number = bind(tirx.min(first + tile, self.tiles - 1))
         image, row, column = self._place(number)
         top, left = bind(row - spec.pads[0]), bind(column - spec.pads[1])
-        half = T.alloc_buffer((side, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
+        half = T.alloc_buffer((side, side, lanes), self.element, scope="local", annotations=ON_STACK)
 
         def columns(read: Callable[[int, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
             with T.unroll(0, side) as x:
                 for i in range(side):
                     with T.vectorized(0, lanes) as lane:
-                        values = transform_input_row([read(y, x, lane) for y in range(side)], self.config.m)
+                        values = self.filtering.input_row([read(y, x, lane) for y in range(side)])
                         T.buffer_store(half, values[i], [i, x, lane])
 
         inside = tirx.all(top >= 0, left >= 0, top + side <= spec.in_height, left + side <= spec.in_width)
@@ -244,9 +281,9 @@ class _Kernel:
             with T.Then():
                 columns(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
             with T.Else():
-                padded = T.alloc_buffer((side, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
+                padded = T.alloc_buffer((side, side, lanes), self.element, scope="local", annotations=ON_STACK)
                 with T.unroll(0, side) as y, T.unroll(0, side) as x, T.vectorized(0, lanes) as lane:
-                    T.buffer_store(padded, tirx.const(0, self.spec.types.sum), [y, x, lane])
+                    T.buffer_store(padded, tirx.const(0, self.element), [y, x, lane])
                 y_low, x_low = bind(tirx.max(0, -top)), bind(tirx.max(0, -left))
                 y_count = bind(tirx.max(tirx.min(side, spec.in_height - top) - y_low, 0))
                 x_count = bind(tirx.max(tirx.min(side, spec.in_width - left) - x_low, 0))
@@ -257,7 +294,7 @@ class _Kernel:
         with T.unroll(0, side) as i:
             for j in range(side):
                 with T.vectorized(0, lanes) as lane:
-                    values = transform_input_row([half[i, x, lane] for x in range(side)], self.config.m)
+                    values = self.filtering.input_row([half[i, x, lane] for x in range(side)])
                     T.buffer_store(patches, values[j], [i * side + j, channels, tile, lane])
 
     def group(self, patches: tirx.Buffer, group: tirx.Expr, first: tirx.Expr | int) -> None:
@@ -309,22 +346,26 @@ class _Kernel:
         sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
         sums.clear()
         blocks = spec.in_channels // spec.in_block
+        factors = View(patches, computed_type(self.element))
+        if self.dot is not None:
+            factors = grouped(factors, self.dot)
         following = [group, component, panel + 1, 0, 0]
         panel_bytes = self.spec.types.weight.bytes * spec.in_channels * config.panel
         # evenly over the whole time, so at the finer places only where each has a line to fetch
-        each_channel = panel_bytes // LINE_BYTES >= tiles * spec.in_channels
+        steps = spec.in_channels // config.together
+        each_step = panel_bytes // LINE_BYTES >= tiles * steps
         with T.serial(0, blocks) as block:
-            if not each_channel:
+            if not each_step:
                 prefetch_panel_share(self.weight, following, panel_bytes, index * blocks + block, tiles * blocks)
-            with T.serial(0, spec.in_block) as lane:
-                channel = block * spec.in_block + lane
-                if each_channel:
-                    step, steps = index * spec.in_channels + channel, tiles * spec.in_channels
-                    prefetch_panel_share(self.weight, following, panel_bytes, step, steps)
-                prefetch_row_ahead(self.weight, [group, component, panel, channel])
+            with T.serial(0, spec.in_block // config.together) as lane:
+                step = block * (spec.in_block // config.together) + lane
+                if each_step:
+                    prefetch_panel_share(self.weight, following, panel_bytes, index * steps + step, tiles * steps)
+                prefetch_row_ahead(self.weight, [group, component, panel, step])
                 sums.multiply_add(
-                    lambda p: patches[component, block, start + p, lane],
-                    lambda c: self.weight[group, component, panel, channel, c],
+                    lambda p: factors[component, block, start + p, lane],
+                    lambda c: self.weight[group, component, panel, step, c],
+                    dot=self.dot,
                 )
         sums.store_vectors(
             tirx.const(0, "int64"),
@@ -338,7 +379,7 @@ class _Kernel:
         """Emits the outputs of one tile: all channels of a panel."""
         spec, config = self.spec, self.config
         side, m = config.side, config.m
-        lanes = math.gcd(config.lanes, spec.out_block)
+        lanes, filtering = self.width, self.filtering
         image, top, left = self._place(number)
         rows = bind(tirx.min(m, spec.out_height - top))
         columns = bind(tirx.min(m, spec.out_width - left))
@@ -348,16 +389,14 @@ class _Kernel:
             with guarded(base < spec.out_channels if ragged else None):
                 half = T.alloc_buffer((m, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
                 result = T.alloc_buffer((m, m, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
+                lane = tirx.Ramp(0, 1, lanes)
                 with T.unroll(0, side) as x:
-                    for i in range(m):
-                        with T.vectorized(0, lanes) as lane:
-                            column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
-                            T.buffer_store(half, transform_output_row(column, m)[i], [i, x, lane])
+                    column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
+                    for i, value in enumerate(filtering.output_row(column)):
+                        T.buffer_store(half, value, [i, x, lane])
                 with T.unroll(0, m) as i:
-                    for j in range(m):
-                        with T.vectorized(0, lanes) as lane:
-                            values = transform_output_row([half[i, x, lane] for x in range(side)], m)
-                            T.buffer_store(result, values[j], [i, j, lane])
+                    for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
+                        T.buffer_store(result, filtering.result(value), [i, j, lane])
                 with T.serial(0, rows) as y:
 
                     def store(x: tirx.Expr, lane: tirx.Expr, y: tirx.Expr = y, base: tirx.Expr = base) -> None:

@@ -7,6 +7,8 @@ and infinity for m = 2, with 2 and -2 for m = 4. Points that are one another's n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,57 +36,76 @@ _CHUNK = 4096
 """Filters transformed at a time."""
 
 
-def transform_input_row(d: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
-    """``B^T d`` for one row or column of a patch.
+@dataclass(frozen=True)
+class Filtering:
+    """The maps in floating point.
 
-    Args:
-        d: m + 2 values.
+    Attributes:
         m: outputs per row, 2 or 4.
     """
-    if m == 2:
-        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-    even_one, odd_one = d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]
-    even_two, odd_two = d[4] - d[2], 2.0 * (d[3] - d[1])
-    return [
-        4.0 * d[0] - 5.0 * d[2] + d[4],
-        even_one + odd_one,
-        even_one - odd_one,
-        even_two + odd_two,
-        even_two - odd_two,
-        4.0 * d[1] - 5.0 * d[3] + d[5],
-    ]
+
+    m: int
+
+    def imported(self) -> AbstractContextManager[None]:
+        """Emits what is written inside with the functions at hand that the way back calls."""
+        return nullcontext()
+
+    def input_row(self, d: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+        """``B^T d`` for one row or column of a patch: m + 2 numbers, also integers."""
+        if self.m == 2:
+            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+        even_one, odd_one = d[4] - 4 * d[2], d[3] - 4 * d[1]
+        even_two, odd_two = d[4] - d[2], 2 * (d[3] - d[1])
+        return [
+            4 * d[0] - 5 * d[2] + d[4],
+            even_one + odd_one,
+            even_one - odd_one,
+            even_two + odd_two,
+            even_two - odd_two,
+            4 * d[1] - 5 * d[3] + d[5],
+        ]
+
+    def output_row(self, p: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+        """``A^T p`` for one row or column of products: m + 2 vectors."""
+        if self.m == 2:
+            return [p[0] + p[1] + p[2], p[1] - p[2] - p[3]]
+        sum_one, difference_one = p[1] + p[2], p[1] - p[2]
+        sum_two, difference_two = p[3] + p[4], p[3] - p[4]
+        return [
+            p[0] + sum_one + sum_two,
+            difference_one + 2 * difference_two,
+            sum_one + 4 * sum_two,
+            difference_one + 8 * difference_two + p[5],
+        ]
+
+    def result(self, value: tirx.Expr) -> tirx.Expr:
+        """What `output_row` makes of rows and columns, as the sum that it stands for."""
+        return value
+
+    def weight(self, weight: Array) -> Array:
+        """``G w G^T`` of OIHW weights with 3 x 3 kernels: shape ((m + 2)^2, I, O), computed in float64."""
+        return transformed_weight(weight, WEIGHT_TRANSFORM[self.m], np.dtype(np.float64), np.dtype(np.float32), _CHUNK)
 
 
-def transform_output_row(p: Sequence[tirx.Expr], m: int) -> list[tirx.Expr]:
-    """``A^T p`` for one row or column of products.
+def transformed_weight(weight: Array, transform: Array, computed: np.dtype, stored: np.dtype, filters: int) -> Array:
+    """``G w G^T`` of OIHW weights with 3 x 3 kernels: shape ((m + 2)^2, I, O).
 
     Args:
-        p: m + 2 values.
-        m: outputs per row, 2 or 4.
+        weight: the weights.
+        transform: G.
+        computed: type that it is computed in.
+        stored: type of the result.
+        filters: how many are transformed at a time, whose copies should stay in cache.
     """
-    if m == 2:
-        return [p[0] + p[1] + p[2], p[1] - p[2] - p[3]]
-    sum_one, difference_one = p[1] + p[2], p[1] - p[2]
-    sum_two, difference_two = p[3] + p[4], p[3] - p[4]
-    return [
-        p[0] + sum_one + sum_two,
-        difference_one + 2.0 * difference_two,
-        sum_one + 4.0 * sum_two,
-        difference_one + 8.0 * difference_two + p[5],
-    ]
-
-
-def transform_weight(weight: Array, m: int) -> Array:
-    """``G w G^T`` of OIHW weights with 3 x 3 kernels, computed in float64: shape ((m + 2)^2, I, O)."""
     outputs, inputs = weight.shape[:2]
-    both = np.kron(WEIGHT_TRANSFORM[m], WEIGHT_TRANSFORM[m])
-    transformed = np.empty((len(both), inputs, outputs), np.float32)
-    chunk = max(_CHUNK // max(outputs, 1), 1)
+    both = np.kron(transform, transform).astype(computed)
+    transformed = np.empty((len(both), inputs, outputs), stored)
+    chunk = max(filters // max(outputs, 1), 1)
 
-    def transform(i: int) -> None:
-        """One chunk of input channels, whose float64 copies stay in cache."""
-        part = weight[:, i * chunk : (i + 1) * chunk].transpose(2, 3, 1, 0).reshape(9, -1).astype(np.float64)
+    def work(i: int) -> None:
+        """One chunk of input channels."""
+        part = weight[:, i * chunk : (i + 1) * chunk].transpose(2, 3, 1, 0).reshape(9, -1).astype(computed)
         transformed[:, i * chunk : (i + 1) * chunk] = (both @ part).reshape(len(both), -1, outputs)
 
-    for_each(transform, -(-inputs // chunk), transformed.nbytes)
+    for_each(work, -(-inputs // chunk), transformed.nbytes)
     return transformed

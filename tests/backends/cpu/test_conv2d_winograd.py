@@ -11,11 +11,7 @@ import pytest
 from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.cpu.cost.winograd import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
-from graphopt.backends.cpu.kernels.winograd_transforms import (
-    WEIGHT_TRANSFORM,
-    transform_input_row,
-    transform_output_row,
-)
+from graphopt.backends.cpu.kernels.winograd_transforms import WEIGHT_TRANSFORM, Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from tests.backends.cpu.test_conv2d_direct import build, caps_of, spec_of
@@ -74,8 +70,9 @@ def test_transforms_compute_a_correlation(m: int) -> None:
     rng = np.random.default_rng(0)
     d, g = rng.standard_normal(m + 2), rng.standard_normal(3)
     # the row transforms are written with operators only, so they work on numbers as well as on expressions
-    products = np.array(transform_input_row(list(d), m)) * (WEIGHT_TRANSFORM[m] @ g)
-    np.testing.assert_allclose(transform_output_row(list(products), m), np.correlate(d, g), rtol=1e-12, atol=1e-12)
+    filtering = Filtering(m)
+    products = np.array(filtering.input_row(list(d))) * (WEIGHT_TRANSFORM[m] @ g)
+    np.testing.assert_allclose(filtering.output_row(list(products)), np.correlate(d, g), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("level", LEVELS)
