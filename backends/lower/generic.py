@@ -12,6 +12,7 @@ from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.lower.byte_tables import looked_up, table_of
 from graphopt.backends.lower.registry import LowerContext, lookup, rounded, scalar_operand, stored
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.schedule import Schedule
@@ -24,7 +25,16 @@ from graphopt.ir.layout import PLAIN
 
 
 class GroupLowering:
-    """Turns the nodes of a group into tensors over buffers, which it declares as operands are asked for."""
+    """Turns the nodes of a group into tensors over buffers, which it declares as operands are asked for.
+
+    Args:
+        call: the group.
+        caps: of the target.
+        schedule: how loops are written.
+        dims: expressions for symbolic dimensions that are known already.
+        buffers: those of operands that are declared already.
+        packed: those of constants made for this kernel, in the order in which they are asked for.
+    """
 
     def __init__(
         self,
@@ -34,6 +44,7 @@ class GroupLowering:
         *,
         dims: Mapping[Dim, Expr] | None = None,
         buffers: Mapping[Value, Any] | None = None,
+        packed: Sequence[Any] = (),
     ) -> None:
         self.call = call
         self._symbols: dict[str, Any] = {}
@@ -43,6 +54,7 @@ class GroupLowering:
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
         self.packed: list[tuple[Array, Any]] = []
+        self._given = packed
         self._rounded: dict[Value, Tensor] = {}
 
     def operand(self, value: Value) -> Tensor:
@@ -79,7 +91,11 @@ class GroupLowering:
         """A constant made for this kernel (weights in another order) as an operand."""
         array = np.ascontiguousarray(array)
         dtype = element_type(DType.from_numpy(array.dtype)).storage
-        buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{len(self.packed)}")
+        number = len(self.packed)
+        if number < len(self._given):
+            buffer = self._given[number]
+        else:
+            buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{number}")
         self.packed.append((array, buffer))
         return reader(buffer, array.shape, dtype)
 
@@ -112,6 +128,12 @@ class GroupLowering:
         Raises:
             UnsupportedOpError: no lowering for the operator, or none for this form of it.
         """
+        table = table_of(node, self.call.group.nodes)
+        if table is not None:
+            byte, entries = table
+            dtype = element_type(node.out.dtype).storage
+            self.tensors[node.out] = looked_up(self.operand(byte), self.pack(entries), dtype)
+            return
         fn = lookup(node.op, node.domain)
         if fn is None:
             raise UnsupportedOpError(

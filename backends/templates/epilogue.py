@@ -18,7 +18,7 @@ from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
-from graphopt.ir.graph import Node, Value
+from graphopt.ir.graph import Array, Node, Value
 from graphopt.ops.context import attr
 
 _LEAST_STEP = 1e-30
@@ -58,8 +58,9 @@ class Epilogue:
             anchor's own type.
 
     Attributes:
-        values: operands that it reads, in the order in which ``function`` wants their buffers.
+        values: operands that it reads, in the order in which ``function`` wants their buffers; arrays are made for this kernel.
         shapes: their physical shapes.
+        types: their element types.
         weight: operations of one evaluation, about.
         conditional: whether something in it can't be vectorised by TVM.
         stepwise: whether it is too much for one expression, so that its steps are statements.
@@ -93,13 +94,18 @@ class Epilogue:
         self.stepwise = scope.heaviest > MAX_EXPRESSION
         self.conditional = scope.branches
         self.weight = weight(value)
-        self.values: list[Value] = list(probe.buffers)
-        self.shapes = [call.layout(v).physical_shape(probe.builder.shape(v.shape)) for v in self.values]
+        self._operands = list(probe.buffers)
+        tables = [array for array, _ in probe.packed]
+        self.values: list[Value | Array] = [*self._operands, *tables]
+        self.shapes = [call.layout(v).physical_shape(probe.builder.shape(v.shape)) for v in self._operands]
+        self.shapes += [array.shape for array in tables]
+        self.types = [element_type(v.dtype) for v in self._operands]
+        self.types += [element_type(DType.from_numpy(array.dtype)) for array in tables]
         self._ready: dict[int, GroupLowering] = {}
 
-    def _lower(self, buffers: Mapping[Value, Any]) -> GroupLowering:
+    def _lower(self, buffers: Mapping[Value, Any], packed: Sequence[Any] = ()) -> GroupLowering:
         call = self._call
-        lowering = GroupLowering(call, self._caps, _WITHIN_LOOPS, dims=self._dims, buffers=buffers)
+        lowering = GroupLowering(call, self._caps, _WITHIN_LOOPS, dims=self._dims, buffers=buffers, packed=packed)
         anchor = call.group.anchor
         shape = lowering.builder.shape(anchor.out.shape)
 
@@ -184,7 +190,8 @@ class Epilogue:
         def apply(accumulator: Expr, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
             key = hash(buffers[0]) if buffers else 0
             if key not in self._ready:
-                self._ready[key] = self._lower(dict(zip(self.values, buffers)))
+                count = len(self._operands)
+                self._ready[key] = self._lower(dict(zip(self._operands, buffers)), buffers[count:])
             lowering = self._ready[key]
             self._accumulator = accumulator
             stepwise = self.stepwise and IRBuilder.is_in_scope()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall, No, Support, Yes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.storing import ExtraOperand, StoreStyle
@@ -42,8 +41,7 @@ def plain_epilogue(group: Group) -> str | None:
 def extra_operands(epilogue: Epilogue) -> list[ExtraOperand]:
     """Parameters of a kernel that its epilogue reads."""
     return [
-        ExtraOperand(f"e{i}", shape, element_type(v.dtype))
-        for i, (v, shape) in enumerate(zip(epilogue.values, epilogue.shapes))
+        ExtraOperand(f"e{i}", shape, type_) for i, (shape, type_) in enumerate(zip(epilogue.shapes, epilogue.types))
     ]
 
 
