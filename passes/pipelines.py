@@ -22,6 +22,7 @@ from graphopt.passes.fold.gemm import MakeGemm
 from graphopt.passes.fold.pad import FoldPad
 from graphopt.passes.fold.subnormals import FlushSubnormals
 from graphopt.passes.prune.dead.dead_channels import RemoveDeadChannels
+from graphopt.passes.quant.move import MoveQuantization
 from graphopt.passes.recognise.activations import RecogniseActivations
 from graphopt.passes.recognise.attention import RecogniseAttention
 from graphopt.passes.recognise.gelu import RecogniseGelu
@@ -86,6 +87,7 @@ def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
     phases = [Phase("expand", (ExpandFunctions(), UnrollLoops()), EXPANDING_ROUNDS, after)]
     if level >= 2:
         phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d())))
+        phases.append(Phase("bytes", (MoveQuantization(), DeadCode(), CommonSubexpressions()), ROUNDS))
     return tuple(phases)
 
 

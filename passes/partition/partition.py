@@ -61,10 +61,11 @@ def _is_epilogue(node: Node, multiplies_bytes: bool) -> bool:
     """Whether a node can run on the result of another one in its kernel.
 
     Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't. So is
-    dequantizing, where a product reads the result and the target multiplies the integers.
+    dequantizing, where a product reads the result and the target multiplies the integers, or a pool, which is as long as it
+    takes to read its operand.
     """
     readers = [use.node for use in node.out.uses] if multiplies_bytes and _dequantizes(node) else []
-    if any(has_trait(reader, LINEAR) for reader in readers) and all(map(_may_convert, readers)):
+    if any(has_trait(r, LINEAR) or has_trait(r, POOL) for r in readers) and all(map(_may_convert, readers)):
         return node.out.escapes > 0
     if (
         _widens(node)
