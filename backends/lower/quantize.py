@@ -28,6 +28,33 @@ def saturated(value: Expr, zero_point: Expr, dtype: str) -> Expr:
     return tirx.Select(kept < const(high, work), kept, const(high, work)).astype("int32").astype(dtype)
 
 
+def saturated_steps(steps: Tensor, zero_point: int, dtype: str) -> Tensor:
+    """Rounded floats plus a zero point as integers of at most 16 bits, as `saturated` makes them.
+
+    The bounds are moved instead of the numbers, so that the result less its zero point is at hand without any conversion for
+    whoever dequantizes it in the same kernel.
+
+    Args:
+        steps: whole numbers in floating point, infinities or NaN.
+        zero_point: a number of the result's type.
+        dtype: of the result.
+    """
+    low, high = (bound - zero_point for bound in RANGES[dtype])
+
+    def kept(*i: Expr) -> Expr:
+        value = let(steps(*i))
+        # comparisons are written so that NaN fails the first
+        above = let(tirx.Select(value > const(low, steps.dtype), value, const(low, steps.dtype)))
+        return tirx.Select(above < const(high, steps.dtype), above, const(high, steps.dtype))
+
+    inside = Tensor(steps.shape, steps.dtype, kept)
+
+    def element(*i: Expr) -> Expr:
+        return (inside(*i).astype("int32") + const(zero_point, "int32")).astype(dtype)
+
+    return Tensor(steps.shape, dtype, element, steps=(inside, zero_point))
+
+
 def _place(c: LowerContext, p: Tensor, rank: int) -> Callable[[Index], Index]:
     """How a scale or zero point is indexed for an element: per tensor, along an axis, or by blocks."""
     if p.rank == 0:
@@ -60,18 +87,30 @@ def _quantize(c: LowerContext) -> Lowered:
     place = _place(c, scale, x.rank)
     code = int(c.attr("precision") or 0)
     divided = element_type(DType.from_onnx(code), c.node.label).compute if code else scale.dtype
+    work = "float64" if divided == "float64" else "float32"
+
+    def steps(*i: Expr) -> Expr:
+        # divided in the precision the operator asks for, the rest in one that holds the integers
+        quotient = cast(exact.divide(cast(x(*i), divided), cast(scale(*place(i)), divided)), work)
+        return tirx.round(quotient)
+
+    known = _known_zero_point(c)
+    if known is not None:
+        return saturated_steps(Tensor(c.out_shape(), work, steps), known, dtype)
 
     def element(*i: Expr) -> Expr:
-        at = place(i)
-        # divided in the precision the operator asks for, the rest in one that holds the integers
-        quotient = cast(
-            exact.divide(cast(x(*i), divided), cast(scale(*at), divided)),
-            "float64" if divided == "float64" else "float32",
-        )
-        zero = const(0, "int32") if zero_point is None else zero_point(*at).astype("int32")
-        return saturated(tirx.round(quotient), zero, dtype)
+        assert zero_point is not None
+        return saturated(steps(*i), zero_point(*place(i)).astype("int32"), dtype)
 
     return Tensor(c.out_shape(), dtype, element)
+
+
+def _known_zero_point(c: LowerContext) -> int | None:
+    """The zero point of a QuantizeLinear or DequantizeLinear if it is one known number."""
+    if not c.has(2):
+        return 0
+    array = c.const(2)
+    return int(array.reshape(-1)[0]) if array is not None and array.size and (array == array.flat[0]).all() else None
 
 
 @lowers("DequantizeLinear")
@@ -81,6 +120,9 @@ def _dequantize(c: LowerContext) -> Lowered:
         raise c.unsupported(f"DequantizeLinear of {x.dtype}", "use integers")
     zero_point = c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
+    if x.steps is not None and x.steps[1] == _known_zero_point(c) and x.steps[0].dtype == dtype:
+        steps, _ = x.steps
+        return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * cast(scale(*place(i)), dtype))
 
     def element(*i: Expr) -> Expr:
         at = place(i)

@@ -12,7 +12,7 @@ from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
-from graphopt.backends.lower.quantize import saturated
+from graphopt.backends.lower.quantize import saturated_steps
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
@@ -225,11 +225,8 @@ def _rounded(lowering: GroupLowering, node: Node) -> Tensor:
     steps, dtype = lowering.tensors[source], element_type(node.out.dtype).storage
     zero_point = node.input(2)
     zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
-
-    def element(*index: Expr) -> Expr:
-        return saturated(tirx.round(steps(*index)), tirx.const(zero, "int32"), dtype)
-
-    return Tensor(steps.shape, dtype, element)
+    whole = Tensor(steps.shape, steps.dtype, lambda *index: tirx.round(steps(*index)))
+    return saturated_steps(whole, zero, dtype)
 
 
 def _iteration() -> tuple[Expr, int] | None:

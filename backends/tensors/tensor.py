@@ -212,6 +212,8 @@ class Tensor:
         dtype: TVM dtype.
         walk: how the elements lie in a buffer, where they do (``graphopt.backends.tensors.walk``).
         parts: tensors that make this one up and where each begins, if it is stored faster part by part.
+        steps: of integers that were quantized in this kernel: how far they are from their zero point, in floating point, and
+            that zero point.
     """
 
     def __init__(
@@ -222,12 +224,14 @@ class Tensor:
         *,
         walk: Any = None,
         parts: Sequence[tuple[Tensor, Index]] | None = None,
+        steps: tuple[Tensor, int] | None = None,
     ) -> None:
         self.shape: tuple[Expr, ...] = tuple(shape)
         self.dtype = dtype
         self._fn = fn
         self.walk = walk
         self.parts = parts
+        self.steps = steps
 
     @property
     def rank(self) -> int:
