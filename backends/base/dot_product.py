@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
@@ -24,7 +25,8 @@ class DotProduct:
 
     Attributes:
         name: by which configurations call it.
-        dtype: of the elements.
+        dtype: of the elements on the left, which are broadcast.
+        right: of those on the right.
         group: how many fill 32 bits.
         sum: TVM's name of the type of sums.
         available: whether a target has it.
@@ -36,6 +38,7 @@ class DotProduct:
 
     name: str
     dtype: DType
+    right: DType
     group: int
     sum: str
     available: Callable[[Caps], bool]
@@ -99,7 +102,7 @@ define <{lanes} x float> @{name}({arguments}) alwaysinline "target-features"="+a
 
 
 VDPBF16PS = DotProduct(
-    "vdpbf16ps", DType.bf16, 2, "float32", lambda caps: caps.bf16 and caps.vector_bits == 512, _dpbf16
+    "vdpbf16ps", DType.bf16, DType.bf16, 2, "float32", lambda caps: caps.bf16 and caps.vector_bits == 512, _dpbf16
 )
 """x86's bfloat16 dot product (AVX512-BF16): sums in float32, rounded to the nearest after each product; subnormals are 0."""
 
@@ -125,21 +128,33 @@ define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-featu
 
 
 VPMADDWD = DotProduct(
-    "vpmaddwd", DType.i16, 2, "int32", lambda caps: caps.madd, _madd, temporaries=1, slots=1.5, reads_bytes=True
+    "vpmaddwd",
+    DType.i16,
+    DType.i16,
+    2,
+    "int32",
+    lambda caps: caps.madd,
+    _madd,
+    temporaries=1,
+    slots=1.5,
+    reads_bytes=True,
 )
 """x86's sum of two products of 16-bit integers (AVX2, AVX-512BW): exact but for -32768 squared twice.
 
 Zen 3 reaches 129 of the 192 GOP/s that two a cycle were (convolution of 64 channels, 3x3)."""
 
 
-def _dpwssd(name: str, lanes: int) -> str:
+def _vnni(instruction: str, name: str, lanes: int) -> str:
     """On AVX-VNNI as assembly: LLVM takes the intrinsic for so cheap there that it unrolls loops until broadcasts are spilled."""
     i32 = f"<{lanes} x i32>"
-    intrinsic = f"@llvm.x86.avx512.vpdpwssd.{32 * lanes}"
+    intrinsic = f"@llvm.x86.avx512.{instruction}.{32 * lanes}"
     if lanes == 16:
         feature, call = "+avx512vnni", f"{intrinsic}({i32} %sums, {i32} %a, {i32} %b)"
     else:
-        feature, call = "+avxvnni", f'asm "{{vex}} vpdpwssd $3, $2, $0", "=x,0,x,x"({i32} %sums, {i32} %a, {i32} %b)'
+        feature, call = (
+            "+avxvnni",
+            f'asm "{{vex}} {instruction} $3, $2, $0", "=x,0,x,x"({i32} %sums, {i32} %a, {i32} %b)',
+        )
     return f"""
 declare {i32} {intrinsic}({i32}, {i32}, {i32})
 define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-features"="{feature}" {{
@@ -150,11 +165,23 @@ define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-featu
 
 
 VPDPWSSD = DotProduct(
-    "vpdpwssd", DType.i16, 2, "int32", lambda caps: caps.vnni and caps.madd, _dpwssd, reads_bytes=True
+    "vpdpwssd",
+    DType.i16,
+    DType.i16,
+    2,
+    "int32",
+    lambda caps: caps.vnni and caps.madd,
+    partial(_vnni, "vpdpwssd"),
+    reads_bytes=True,
 )
 """The same with the addition to a sum (AVX-512 VNNI, AVX-VNNI), which it doesn't saturate."""
 
-DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPWSSD, VPMADDWD)}
+VPDPBUSD = DotProduct(
+    "vpdpbusd", DType.u8, DType.i8, 4, "int32", lambda caps: caps.vnni and caps.madd, partial(_vnni, "vpdpbusd")
+)
+"""x86's sum of four products of unsigned by signed bytes (AVX-512 VNNI, AVX-VNNI): exact, it saturates nowhere."""
+
+DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPBUSD, VPDPWSSD, VPMADDWD)}
 """By name."""
 
 

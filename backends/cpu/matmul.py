@@ -22,7 +22,12 @@ from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
-from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, integer_weight
+from graphopt.backends.templates.integer_products import (
+    IntegerProducts,
+    byte_products,
+    integer_products,
+    integer_weight,
+)
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
@@ -99,7 +104,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         rows = [dims.get(d, d) for d in a.shape[:-1]]
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
-            integers=None if integers is None else integers.scale,
+            integers=None if integers is None else integers.scale, offset=None if integers is None else integers.offset,
         )  # fmt: skip
         apply = epilogue.function()
 
@@ -143,9 +148,13 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     assert a is not None
     assert b is not None
     integers = integer_products(call, a, b, spec.k)
-    if integers is None or not dot_product_for(integers.types, spec.k, caps):
+    if integers is None:
         return spec, dims, None
-    return replace(spec, types=integers.types), dims, integers
+    in_bytes = byte_products(call, integers, False, axis=0 if _is_turned(call.group.anchor) else 1)
+    for products in (in_bytes, integers):
+        if products is not None and dot_product_for(products.types, spec.k, caps):
+            return replace(spec, types=products.types), dims, products
+    return spec, dims, None
 
 
 def _is_turned(node: Node) -> bool:

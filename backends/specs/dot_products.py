@@ -21,10 +21,14 @@ def dot_product_for(types: KernelTypes, extent: object, caps: Caps) -> str:
         extent: of the axis that is summed over, or of the part of it that lies side by side: groups have to divide it.
         caps: of the target.
     """
-    factor = _factor(types.input)
-    if factor is None or _factor(types.weight) is not factor or not isinstance(extent, int):
+    left, right = _factor(types.input), _factor(types.weight)
+    if left is None or not isinstance(extent, int):
         return ""
-    fitting = (dot.name for dot in _dot_products(factor, caps) if extent % dot.group == 0 and dot.sum == types.sum)
+    fitting = (
+        dot.name
+        for dot in _dot_products(left, caps)
+        if dot.right is right and extent % dot.group == 0 and dot.sum == types.sum
+    )
     return next(fitting, "")
 
 

@@ -23,7 +23,12 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
-from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, integer_weight
+from graphopt.backends.templates.integer_products import (
+    IntegerProducts,
+    byte_products,
+    integer_products,
+    integer_weight,
+)
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
@@ -131,7 +136,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         integers = self._integers(call, spec, caps)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
-            integers=None if integers is None else integers.scale,
+            integers=None if integers is None else integers.scale, offset=None if integers is None else integers.offset,
         )  # fmt: skip
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
@@ -146,9 +151,13 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         if self.kernel.integers is None or x is None or w is None:
             return None
         found = integer_products(call, x, w, spec.reduction)
-        if found is None or not self.kernel.integers(self._of_integers(call, spec, found), caps):
+        if found is None:
             return None
-        return found
+        in_bytes = byte_products(call, found, any(spec.pads), axis=0)
+        for products in (in_bytes, found):
+            if products is not None and self.kernel.integers(self._of_integers(call, spec, products), caps):
+                return products
+        return None
 
     def _of_integers(self, call: KernelCall, spec: Conv2dSpec, integers: IntegerProducts) -> Conv2dSpec:
         """The specification of a kernel that multiplies integers."""

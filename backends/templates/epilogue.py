@@ -56,6 +56,7 @@ class Epilogue:
         axis: of the result.
         integers: for sums of integers, the factor that they are multiplied with once they are float32; None for sums in the
             anchor's own type.
+        offset: integers that are added to such sums first, one a position along ``axis``.
 
     Attributes:
         values: operands that it reads, in the order in which ``function`` wants their buffers; arrays are made for this kernel.
@@ -76,7 +77,9 @@ class Epilogue:
         scale: Value | None = None,
         axis: int = 0,
         integers: float | None = None,
+        offset: Array | None = None,
     ) -> None:
+        self._offset = offset
         self._call = call
         self._caps = caps
         self._dims = dims
@@ -125,12 +128,15 @@ class Epilogue:
         requantize = self._requantized_at_once()
         whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
         whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
+        offset = None if self._offset is None else lowering.pack(self._offset)
 
         def element(*index: Expr) -> Expr:
             value = self._accumulator
             if self._integers is None:
                 value = value if self._scale is None else value * along(self._scale, index)
             else:
+                if offset is not None:
+                    value = value + offset(index[self._axis])
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
                 # one product of sum and scale, whatever instructions there are: scales are multiplied with one another first

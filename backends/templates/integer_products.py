@@ -7,7 +7,7 @@ Inference" (2018), section 2.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from graphopt.backends.base.template import KernelCall, Packed
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.reading import WithoutZeroPoint, constant_weight, conversion_before, scale_of
 from graphopt.ir.dtypes import DType
-from graphopt.ir.graph import Value
+from graphopt.ir.graph import Array, Value
 
 _BYTES = (DType.i8, DType.u8)
 _MOST_BYTES = 255
@@ -34,11 +34,43 @@ class IntegerProducts:
         types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
         scale: of the data.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
+        offset: what is added to the sums of each output channel first; nothing if None.
     """
 
     types: KernelTypes
     scale: float
     bias: Value | None
+    offset: Array | None = None
+
+
+def byte_products(call: KernelCall, products: IntegerProducts, padded: bool, axis: int) -> IntegerProducts | None:
+    """The same products of bytes as they are stored, the zero point of the data left in; None if they can't be computed so.
+
+    What the zero point adds to a sum is the same for all sums of an output channel, unless padding leaves products out.
+
+    Args:
+        call: the group.
+        products: what `integer_products` found.
+        padded: whether some sums have fewer products.
+        axis: of the weight, along which sums differ.
+    """
+    data, weight = call.group.anchor.inputs[:2]
+    assert data is not None
+    assert weight is not None
+    of_data, of_weight = conversion_before(call, data), conversion_before(call, weight)
+    stored = constant_weight(call, weight)
+    assert of_data is not None
+    assert of_weight is not None
+    assert stored is not None
+    zero_point = of_data.zero_point
+    if call.group.source(data).dtype is not DType.u8 or stored.dtype != np.int8 or of_weight.zero_point:
+        return None
+    if zero_point and padded:
+        return None
+    others = tuple(i for i in range(stored.ndim) if i != axis)
+    offset = (-zero_point * stored.sum(others, dtype=np.int64)).astype(np.int32) if zero_point else None
+    types = replace(products.types, input=element_type(DType.u8), weight=element_type(DType.i8))
+    return replace(products, types=types, offset=offset)
 
 
 def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:

@@ -25,8 +25,8 @@ _NOMINAL = 56
 """Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
 
 _TILE_CYCLES = 20.0
-_TOGETHER = 2
-"""Channels of 16 bits that dot products multiply at once."""
+_TOGETHER = (4, 2)
+"""Channels of 8 or 16 bits that dot products multiply at once."""
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> Conv2dConfig:
@@ -76,8 +76,12 @@ def dot_product_of(spec: Conv2dSpec, caps: Caps) -> str:
     """
     if vector_lanes(spec, caps) != spec.types.lanes(caps):
         return ""
-    channels = spec.in_block if spec.in_block > 1 else channel_group(spec, _TOGETHER)
-    return dot_product_for(spec.types, channels, caps) if channels else ""
+    for together in _TOGETHER:
+        channels = spec.in_block if spec.in_block > 1 else channel_group(spec, together)
+        name = dot_product_for(spec.types, channels, caps) if channels else ""
+        if name:
+            return name
+    return ""
 
 
 def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:

@@ -34,7 +34,7 @@ def channels_together(data: View, dot: DotProduct, lanes: int, parallel: bool) -
         for offset in range(dot.group):
             at = (image, first * dot.group + offset, pixel)
             if offset >= present:
-                members.append(tirx.const(0, "uint16"))
+                members.append(tirx.const(0, f"uint{32 // dot.group}"))
             elif converted:
                 members.append(tirx.reinterpret("uint16", source[at]))
             else:
