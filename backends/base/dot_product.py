@@ -32,7 +32,7 @@ class DotProduct:
         available: whether a target has it.
         text: LLVM IR of the function ``name`` for a number of lanes.
         reads_bytes: whether groups of the right-hand side may also be signed bytes, which are widened when they are loaded.
-        temporaries: registers for products that a second instruction adds to the sum.
+        temporaries: registers for products that a second instruction adds to the sum, and for operands.
         slots: float32 multiply-adds that take as long.
     """
 
@@ -181,7 +181,48 @@ VPDPBUSD = DotProduct(
 )
 """x86's sum of four products of unsigned by signed bytes (AVX-512 VNNI, AVX-VNNI): exact, it saturates nowhere."""
 
-DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPBUSD, VPDPWSSD, VPMADDWD)}
+
+def _neon(instruction: str, feature: str, name: str, lanes: int) -> str:
+    i32, i8 = f"<{lanes} x i32>", f"<{4 * lanes} x i8>"
+    intrinsic = f"@llvm.aarch64.neon.{instruction}.v{lanes}i32.v{4 * lanes}i8"
+    return f"""
+declare {i32} {intrinsic}({i32}, {i8}, {i8})
+define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-features"="+neon,{feature}" {{
+  %x = bitcast {i32} %a to {i8}
+  %y = bitcast {i32} %b to {i8}
+  %r = call {i32} {intrinsic}({i32} %sums, {i8} %x, {i8} %y)
+  ret {i32} %r
+}}
+"""
+
+
+USDOT = DotProduct(
+    "usdot",
+    DType.u8,
+    DType.i8,
+    4,
+    "int32",
+    lambda caps: caps.i8mm and not caps.sm,
+    partial(_neon, "usdot", "+i8mm"),
+    temporaries=4,
+)
+"""ARM's sum of four products of unsigned by signed bytes (Armv8.6, FEAT_I8MM).
+
+LLVM keeps some broadcast groups in registers of their own."""
+
+SDOT = DotProduct(
+    "sdot",
+    DType.i8,
+    DType.i8,
+    4,
+    "int32",
+    lambda caps: caps.dotprod and not caps.sm,
+    partial(_neon, "sdot", "+dotprod"),
+    temporaries=4,
+)
+"""ARM's sum of four products of signed bytes (Armv8.2, FEAT_DotProd)."""
+
+DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPBUSD, VPDPWSSD, VPMADDWD, USDOT, SDOT)}
 """By name."""
 
 

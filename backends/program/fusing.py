@@ -14,10 +14,13 @@ from graphopt.passes.partition.partition import partition
 from graphopt.passes.partition.reading import convert_while_reading
 from graphopt.passes.partition.writing import convert_while_writing
 
+_BYTES = (DType.u8, DType.i8, DType.i16)
+"""What products of dequantized bytes may be products of: the bytes, or those less their zero point."""
+
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
     """Kernel groups (one node each at level 0) with layouts."""
-    multiplies_bytes = any(platform.factors(node, DType.i16, target.caps) for node in graph.nodes)
+    multiplies_bytes = any(platform.factors(node, dtype, target.caps) for dtype in _BYTES for node in graph.nodes)
     fused = partition(graph, options, multiplies_bytes)
     if not options.optimizes_kernels:
         return fused

@@ -63,13 +63,13 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool, axi
     assert of_weight is not None
     assert stored is not None
     zero_point = of_data.zero_point
-    if call.group.source(data).dtype is not DType.u8 or stored.dtype != np.int8 or of_weight.zero_point:
+    if stored.dtype != np.int8 or of_weight.zero_point:
         return None
     if zero_point and padded:
         return None
     others = tuple(i for i in range(stored.ndim) if i != axis)
     offset = (-zero_point * stored.sum(others, dtype=np.int64)).astype(np.int32) if zero_point else None
-    types = replace(products.types, input=element_type(DType.u8), weight=element_type(DType.i8))
+    types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
     return replace(products, types=types, offset=offset)
 
 

@@ -14,6 +14,7 @@ import graphopt
 from graphopt.driver.accuracy import compare_all
 from graphopt.runtime.model import CompiledModel
 from tests.support import qemu
+from tests.support.run_node import node
 from tests.support.zoo_models import Arrays, assert_outputs, zoo_model
 
 pytestmark = [
@@ -67,6 +68,47 @@ def _one_node(op: str, inputs: dict[str, list[int]], output: list[int], **attrs:
     node = helper.make_node(op, list(inputs), ["out"], **attrs)
     graph = helper.make_graph([node], "one", declared, result)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), arrays
+
+
+@pytest.mark.parametrize(
+    ("target", "cpu", "word", "dtype"),
+    [("arm:neoverse-v1", "max", "usdot", np.uint8), ("arm:neoverse-n1", "neoverse-n1", "sdot", np.int8)],
+)
+def test_bytes_give_the_bits_of_x86(target: str, cpu: str, word: str, dtype: Any) -> None:
+    """Convolutions that are in integers from end to end: sums, one float32 product a result, rounding."""
+    rng = np.random.default_rng(0)
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Any] = {"s": np.float32(0.02), "z": dtype(0)}
+    channels = 16
+    for i, (outputs, kernel) in enumerate(((32, 1), (16, 3), (24, 1)), 1):
+        constants |= {
+            f"w{i}": rng.integers(-127, 128, (outputs, channels, kernel, kernel)).astype(np.int8),
+            f"u{i}": rng.uniform(0.001, 0.003, outputs).astype(np.float32),
+        }
+        nodes += [
+            node("DequantizeLinear", f"{'x' if i == 1 else f'q{i - 1}'} s z", f"d{i}"),
+            node("DequantizeLinear", f"w{i} u{i}", f"e{i}", axis=0),
+            node("Conv", f"d{i} e{i}", f"c{i}", pads=[kernel // 2] * 4),
+            node("QuantizeLinear", f"c{i} s z", f"q{i}"),
+        ]
+        channels = outputs
+    nodes[-1] = node("QuantizeLinear", "c3 s z", "y")
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), (2, 16, 9, 7))],
+        [helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)],
+        [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
+    )  # fmt: skip
+    model = onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    )
+    feed = {"x": rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (2, 16, 9, 7)).astype(dtype)}
+    want = graphopt.compile(model, "x86-64-v3", threads=1).run(feed)
+    compiled = graphopt.compile(model, target, threads=1)
+    assert compiled.program is not None
+    assert sum(word in k.config for k in compiled.program.kernels) == 3
+    got = _run(compiled, feed, want, cpu)
+    assert want["y"].std() > 10
+    np.testing.assert_array_equal(got["y"], want["y"])
 
 
 ONE_NODE: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.backends.base.dot_product import DotProduct
+from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind
@@ -26,7 +27,8 @@ def channels_together(data: View, dot: DotProduct, lanes: int, parallel: bool) -
     source = data.reshaped((batch, channels, plane))
     together = T.alloc_buffer((batch, groups, height, width), GROUPED.storage)
     flat = T.decl_buffer((batch, groups, plane), GROUPED.storage, data=together.data)
-    converted = data.type.dtype is not dot.dtype
+    element = source if data.type.dtype is not dot.dtype else View(source.buffer, computed_type(data.type.storage))
+    bits = f"uint{32 // dot.group}"
 
     def group(image: tirx.Expr, first: tirx.Expr, present: int, pixel: tirx.Expr) -> None:
         """The group of ``present`` channels from ``first`` on."""
@@ -34,11 +36,9 @@ def channels_together(data: View, dot: DotProduct, lanes: int, parallel: bool) -
         for offset in range(dot.group):
             at = (image, first * dot.group + offset, pixel)
             if offset >= present:
-                members.append(tirx.const(0, f"uint{32 // dot.group}"))
-            elif converted:
-                members.append(tirx.reinterpret("uint16", source[at]))
+                members.append(tirx.const(0, bits))
             else:
-                members.append(source.buffer[at])
+                members.append(tirx.reinterpret(bits, element[at]))
         T.buffer_store(flat, side_by_side(members), [image, first, pixel])
 
     def plane_of(image: tirx.Expr, first: tirx.Expr, present: int) -> None:
