@@ -17,6 +17,7 @@ from graphopt.ir.graph import Graph, Node
 from graphopt.ir.inline import inline_subgraph
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import content_of, known_array
+from graphopt.ops.contrib.lowering import lower_contrib
 from graphopt.ops.control_flow import infer_subgraphs
 from graphopt.ops.flags import check_flags
 from graphopt.ops.infer import infer_node
@@ -50,7 +51,7 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
                 todo.extend(inline_subgraph(node, branch, Editor(editor.graph))[::-1])
                 continue
             check_flags(node)
-            if upgrade(node, editor, opset):
+            if lower_contrib(node, editor) and upgrade(node, editor, opset):
                 check_types(node)
                 infer_subgraphs(node, lambda sub: canonicalize(sub, opset))
                 infer_node(node, subgraphs_ready=True)
