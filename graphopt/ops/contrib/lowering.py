@@ -7,6 +7,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
 from graphopt.ops.contrib import (  # noqa: F401  (registration)
     activations,
+    attention,
     convolution,
     elementwise,
     float_products,
@@ -15,6 +16,7 @@ from graphopt.ops.contrib import (  # noqa: F401  (registration)
     products,
     quantize_linear,
     recurrent,
+    rotary,
 )
 from graphopt.ops.contrib.builder import Builder
 from graphopt.ops.contrib.table import Entry, entry_of

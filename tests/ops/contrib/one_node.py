@@ -35,14 +35,14 @@ def model_of(
         operands: by name, in order; None marks one that is left out.
         fed: names of those that are inputs of the model, separated by spaces; the others are constants.
         outputs: name to numpy type, in order; a name of spaces marks a result that nobody asks for.
-        symbolic: whether extents of inputs other than 1 get names.
+        symbolic: whether extents of inputs other than 1 get names, equal ones the same.
     """
     names = [name if array is not None else "" for name, array in operands.items()]
     given = {name: np.asarray(array) for name, array in operands.items() if array is not None}
     made = helper.make_node(op, names, [o.strip() for o in outputs], name="it", domain=domain, **attributes)
     inputs = []
     for name in fed.split():
-        shape = [f"{name}{i}" if symbolic and d > 1 else d for i, d in enumerate(given[name].shape)]
+        shape = [f"d{d}" if symbolic and d > 1 else d for d in given[name].shape]
         inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given[name].dtype), shape))
     results = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
