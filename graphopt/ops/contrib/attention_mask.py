@@ -70,7 +70,7 @@ def causal_mask(b: Builder, query: Value, key: Value) -> Value:
         return _summand(b, b.constant(seen, "causal"), query, lowest)
     column = b.integer_list([1], "column")
     of_query = _positions(b, query)
-    if not equal_int(queries, keys) == 1:
+    if equal_int(queries, keys) != 1:
         length = b.emit(
             "Sub", [b.emit("Shape", [key], {"start": 2, "end": 3}), b.emit("Shape", [query], {"start": 2, "end": 3})]
         )
