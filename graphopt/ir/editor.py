@@ -133,6 +133,11 @@ class Editor:
         """Exchange the names of two values."""
         a.name, b.name = b.name, a.name
 
+    def name_after(self, node: Node, gone: Node) -> None:
+        """Give a node the name of one that is no longer in the graph."""
+        node.name = gone.name
+        self._touch()
+
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it when ``value`` is None."""
         if value is None:

@@ -51,7 +51,7 @@ def canonicalize_nodes(nodes: list[Node], editor: Editor, opset: int) -> None:
                 todo.extend(inline_subgraph(node, branch, Editor(editor.graph))[::-1])
                 continue
             check_flags(node)
-            if lower_contrib(node, editor) and upgrade(node, editor, opset):
+            if upgrade(node, editor, opset) and lower_contrib(node, editor):
                 check_types(node)
                 infer_subgraphs(node, lambda sub: canonicalize(sub, opset))
                 infer_node(node, subgraphs_ready=True)

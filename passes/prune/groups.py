@@ -32,12 +32,14 @@ class Member:
         axis: of the tensor.
         positions: int64 [channels, copies]: where each channel stands along the axis.
         role: what the axis is to the layer, for constants of layers.
+        layer: that layer.
     """
 
     slot: Slot
     axis: int
     positions: Indices
     role: Role | None
+    layer: Node | None = None
 
     @property
     def value(self) -> Value:
@@ -87,8 +89,8 @@ class ChannelGroup:
     @property
     def layers(self) -> tuple[Node, ...]:
         """Nodes whose weights have the group's channels as output or input channels, in graph order."""
-        uses = (m.slot for m in self.members if isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN))
-        return tuple(dict.fromkeys(use.node for use in uses))
+        found = (m.layer for m in self.members if m.role in (Role.OUT, Role.IN))
+        return tuple(dict.fromkeys(layer for layer in found if layer is not None))
 
     def of_role(self, role: Role) -> tuple[Member, ...]:
         """Members of constants with a role."""
@@ -197,10 +199,7 @@ def _families(labelling: Labelling) -> tuple[tuple[ChannelGroup, ...], tuple[Fro
         for key, copies in zip(np.frombuffer(axes_of, np.int64), np.frombuffer(copies_of, np.int64)):
             positions = table[:, start : start + copies]
             start += int(copies)
-            members += [
-                Member(slot, axis, positions, labelling.roles.get((slot, axis)) if isinstance(slot, Use) else None)
-                for slot, axis in places[key]
-            ]
+            members += [_member(labelling, slot, axis, positions) for slot, axis in places[key]]
         groups.append((channels, tuple(members)))
     order = {node: i for i, node in enumerate(labelling.graph.nodes)}
     groups = [g for g in groups if any(isinstance(m.slot, Use) and m.role in (Role.OUT, Role.IN) for m in g[1])]
@@ -212,6 +211,12 @@ def _families(labelling: Labelling) -> tuple[tuple[ChannelGroup, ...], tuple[Fro
         tuple(ChannelGroup(i, n, np.asarray(a, np.int64), m) for i, (n, (a, m)) in enumerate(zip(named, groups))),
         _frozen(labelling, single),
     )
+
+
+def _member(labelling: Labelling, slot: Slot, axis: int, positions: Indices) -> Member:
+    if isinstance(slot, Value):
+        return Member(slot, axis, positions, None)
+    return Member(slot, axis, positions, labelling.roles.get((slot, axis)), labelling.layers.get(slot))
 
 
 def _occurrences(tokens: Tokens, arrays: list[Labels]) -> dict[int, tuple[Indices, Indices]]:
@@ -246,8 +251,8 @@ def _name_of(members: Iterable[Member]) -> str:
     listed = list(members)
     for role in (Role.OUT, Role.IN):
         for member in listed:
-            if member.role is role and isinstance(member.slot, Use):
-                return member.slot.node.name
+            if member.role is role and member.layer is not None:
+                return member.layer.name
     return listed[0].value.name
 
 
@@ -268,10 +273,11 @@ def _frozen(labelling: Labelling, single: set[int]) -> tuple[FrozenGroup, ...]:
         labels = labelling.slots[use][axis]
         if role is not Role.OUT or labels is None:
             continue
+        layer = labelling.layers[use]
         for token in labels.tolist():
             atoms = labelling.tokens.atoms(token)
             if not atoms:
-                found[use.node.name, labelling.tokens.reason(token) or "frozen"] += 1
+                found[layer.name, labelling.tokens.reason(token) or "frozen"] += 1
             elif single.issuperset(atoms):
-                found[use.node.name, "nothing else is coupled like it, and one of each kind stays"] += 1
+                found[layer.name, "nothing else is coupled like it, and one of each kind stays"] += 1
     return tuple(FrozenGroup(name, size, reason) for (name, reason), size in found.items())

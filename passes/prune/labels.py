@@ -40,6 +40,7 @@ class Labelling:
         tokens: the equations.
         slots: labels of every tensor, by value or by use of a constant.
         roles: of the axes of layers' constants.
+        layers: whose weights or parameters such constants are; integers belong to the layer behind their DequantizeLinear.
         balances: sets of channels that have to lose equally many in every group.
     """
 
@@ -47,6 +48,7 @@ class Labelling:
     tokens: Tokens = field(default_factory=Tokens)
     slots: dict[Slot, AxisLabels] = field(default_factory=dict)
     roles: dict[tuple[Use, int], Role] = field(default_factory=dict)
+    layers: dict[Use, Node] = field(default_factory=dict)
     balances: list[Balance] = field(default_factory=list)
 
     def of(self, slot: Slot) -> AxisLabels:
@@ -133,11 +135,12 @@ class RuleContext:
         self.labelling.slots[value] = axes
 
     def role(self, index: int, axis: int, role: Role) -> None:
-        """What an axis of input ``index`` is to the layer, if that input is a constant."""
-        slot = self.slot(index)
+        """What an axis of input ``index`` is to the layer, if that input is a constant, or a dequantized one."""
+        slot = stored(self.slot(index))
         if isinstance(slot, Use):
             self.labelling.of(slot)
             self.labelling.roles[slot, axis] = role
+            self.labelling.layers[slot] = self.node
 
     # -- equations ----------------------------------------------------------------------------------------------
     def fresh(self, count: int) -> Labels:
@@ -184,6 +187,21 @@ class RuleContext:
             shape = None if out is None else shape_of(out)
             if shape is not None:
                 self.set([self.frozen(d, reason) if isinstance(d, int) else None for d in shape], index)
+
+
+def stored(slot: Slot) -> Slot:
+    """Where the constant lies that a quantized weight comes from: before its DequantizeLinear, and before a QuantizeLinear
+    that makes the integers of floats. The axes are the same. Other slots are what they are."""
+    at = slot
+    for op in ("DequantizeLinear", "QuantizeLinear"):
+        node = at.producer if isinstance(at, Value) else None
+        source = node.input(0) if node is not None and not node.domain and node.op == op else None
+        if node is None or source is None:
+            return slot
+        if source.is_const:
+            return Use(node, 0)
+        at = source
+    return slot
 
 
 def slot_value(slot: Slot) -> Value:

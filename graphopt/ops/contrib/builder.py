@@ -24,6 +24,7 @@ class Builder:
         assert node.graph is not None
         self.node, self.editor, self.entry = node, editor, entry
         self.context = InferContext(node, node.graph)
+        self.made: list[Node] = []
 
     # -- operands and results -----------------------------------------------------------------------------------
     def x(self, name: str) -> Value:
@@ -165,6 +166,7 @@ class Builder:
             given.pop()
         made = self.editor.node(op, given, dict(attrs or {}), outputs=outputs, before=self.node, like=[self.node])
         check_types(made)
+        self.made.append(made)
         return [out for out in made.outputs if out is not None]
 
     def constant(self, array: Any, what: str, dtype: Any = None) -> Value:

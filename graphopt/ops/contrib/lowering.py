@@ -20,6 +20,10 @@ from graphopt.ops.contrib import (  # noqa: F401  (registration)
 )
 from graphopt.ops.contrib.builder import Builder
 from graphopt.ops.contrib.table import Entry, entry_of
+from graphopt.ops.registry import ANCHOR, MOVEMENT, VIEW, has_trait
+
+_HELPERS = ("Cast", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "Shape")
+"""Besides what moves elements: operators that bring operands and results into their form."""
 
 
 def lower_contrib(node: Node, editor: Editor) -> bool:
@@ -40,8 +44,9 @@ def lower_contrib(node: Node, editor: Editor) -> bool:
     if entry is None:
         return True
     _check(node, entry)
+    builder = Builder(node, editor, entry)
     try:
-        results = entry.rule(Builder(node, editor, entry))
+        results = entry.rule(builder)
     except (LookupError, TypeError, ValueError, ArithmeticError) as e:  # of shapes that no rule foresees
         given = ", ".join(str(v.type) if v is not None else "nothing" for v in node.inputs)
         raise _invalid(node, f"{node.op} can't be applied to ({given}) with these attributes: {e}") from e
@@ -57,7 +62,17 @@ def lower_contrib(node: Node, editor: Editor) -> bool:
         if not escapes:  # what leaves the graph has been renamed
             editor.swap_names(old, new)
     editor.erase(node)
+    main = _main(builder.made)
+    if main is not None:
+        editor.name_after(main, node)
     return False
+
+
+def _main(made: list[Node]) -> Node | None:
+    """The one of the new nodes that does what the old one was there for: its name stands in plans, options and reports."""
+    computing = [n for n in made if not has_trait(n, MOVEMENT) and not has_trait(n, VIEW) and n.op not in _HELPERS]
+    anchor = next((n for n in computing if has_trait(n, ANCHOR)), None)
+    return anchor or next(reversed(computing or made), None)
 
 
 def _check(node: Node, entry: Entry) -> None:

@@ -159,9 +159,9 @@ def _run(positions: npt.NDArray[np.int64]) -> int:
 def structure(group: ChannelGroup) -> Structure:
     """What groups of the same structure have in common: how often which operator uses the channels as what."""
     found = Counter(
-        (m.slot.node.op, m.slot.index, m.axis, m.role)
+        (m.layer.op, m.slot.index, m.axis, m.role)
         for m in group.members
-        if isinstance(m.slot, Use) and m.role is not None
+        if isinstance(m.slot, Use) and m.layer is not None and m.role is not None
     )
     return frozenset(found.items())
 

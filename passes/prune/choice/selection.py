@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from graphopt.errors import UserError, did_you_mean
-from graphopt.ir.graph import Use
 from graphopt.passes.prune.groups import ChannelGroup, PruneGroups
 from graphopt.passes.prune.labels import Role
 
@@ -17,7 +16,7 @@ SHOWN_REASONS = 3
 
 def producers(group: ChannelGroup) -> tuple[str, ...]:
     """Names of the layers whose output channels the group holds."""
-    return tuple(dict.fromkeys(m.slot.node.name for m in group.of_role(Role.OUT) if isinstance(m.slot, Use)))
+    return tuple(dict.fromkeys(m.layer.name for m in group.of_role(Role.OUT) if m.layer is not None))
 
 
 def check_ratio(ratio: float, what: str = "the ratio", *, zero: bool = False) -> None:

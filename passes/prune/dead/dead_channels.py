@@ -208,7 +208,7 @@ def _has_zero_column(zeros: Zeros, node: Node, index: int) -> bool:
 
 
 def _layer(group: ChannelGroup) -> Node:
-    makers = [m.slot.node for m in group.of_role(Role.OUT) if isinstance(m.slot, Use)]
+    makers = [m.layer for m in group.of_role(Role.OUT) if m.layer is not None]
     return (makers or list(group.layers))[0]
 
 

@@ -52,6 +52,9 @@ def test_names_stay_those_of_the_model() -> None:
     values = [v.name for n in graph.walk() for v in n.outputs if v is not None]
     assert "second" in values
     names = [n.name for n in graph.walk()]
+    assert {n.name: n.op for n in graph.walk() if n.name in ("it", "it_1", "it_2")} == dict.fromkeys(
+        ("it", "it_1", "it_2"), "Add"
+    )
     for given in (names, values):
         assert len(set(given)) == len(given)
     for ours, theirs in zip(got, want):

@@ -1,4 +1,8 @@
-"""Layers on quantised data: channels go from their sums where zero and the zero point agree."""
+"""Layers on quantised data: channels go from their sums where zero and the zero point agree.
+
+With constant scales QLinearConv and QLinearMatMul are imported as products of dequantized operands, of which a channel of zeros is
+zeros whatever the zero points are; with computed ones they stay.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +42,26 @@ IMAGES = {
 }  # fmt: skip
 
 
+FORMS = pytest.mark.parametrize("computed", [False, True], ids=["constant scales", "computed scales"])
+COMPUTED = "e = Exp(si)\ns = Mul(e, s0)\n"
+
+
+@FORMS
 @pytest.mark.parametrize("zero", [0, 7])
 @pytest.mark.parametrize(("body", "expected"), IMAGES.values(), ids=IMAGES)
-def test_convolutions(body: str, expected: dict[str, int] | None, zero: int) -> None:
+def test_convolutions(body: str, expected: dict[str, int] | None, zero: int, computed: bool) -> None:
+    weights = consts(zero)
+    if computed:
+        weights["s0"] = weights.pop("s") / np.float32(2)
+    if expected == {} and not computed:
+        expected = {"h": 8}
     graph = graph_of(
-        {"x": "float[2,3,5,5]"},
-        f"q = QuantizeLinear(x, s, z)\nh = QLinearConv(q, s, z, w, s8, z8, s, z, b)\n{body}\ny = DequantizeLinear(t, s, z)",
-        opset=18, **consts(zero),
+        {"x": "float[2,3,5,5]", **({"si": "float[]"} if computed else {})},
+        f"{COMPUTED if computed else ''}q = QuantizeLinear(x, s, z)\nh = QLinearConv(q, s, z, w, s8, z8, s, z, b)\n{body}\n"
+        "y = DequantizeLinear(t, s, z)",
+        opset=18, **weights,
     )  # fmt: skip
+    assert ("QLinearConv" in {n.op for n in graph.nodes}) == computed
     groups = check_pruning(graph, expected)
     if expected is None and "without" in body:
         assert bool(groups.groups) == (zero == 0)
@@ -63,12 +79,18 @@ ROWS = {
 }  # fmt: skip
 
 
+@FORMS
 @pytest.mark.parametrize(("body", "expected"), ROWS.values(), ids=ROWS)
-def test_products(body: str, expected: dict[str, int]) -> None:
+def test_products(body: str, expected: dict[str, int], computed: bool) -> None:
     weights = {**consts(7), "n2": bytes_(4, 8)}
+    if computed:
+        weights["s0"] = weights.pop("s") / np.float32(2)
+    if expected == {} and not computed and "QLinearMatMul" in body:
+        expected = {"h": 8}
     graph = graph_of(
-        {"x": "float[5,3]"},
-        f"q = QuantizeLinear(x, s, z)\nh = QLinearMatMul(q, s, z, m, s8, z8, s, z)\n{body}", opset=21, **weights,
+        {"x": "float[5,3]", **({"si": "float[]"} if computed else {})},
+        f"{COMPUTED if computed else ''}q = QuantizeLinear(x, s, z)\nh = QLinearMatMul(q, s, z, m, s8, z8, s, z)\n{body}",
+        opset=21, **weights,
     )  # fmt: skip
     check_pruning(graph, expected)
 
