@@ -10,6 +10,7 @@ from graphopt.passes.canonical import (  # noqa: F401
     dead_code,
     expand_functions,
     identities,
+    integer_products,
     merge_constants,
     transposes,
     unroll_loops,

@@ -11,6 +11,7 @@ from graphopt.passes.canonical.cse import CommonSubexpressions
 from graphopt.passes.canonical.dead_code import DeadCode
 from graphopt.passes.canonical.expand_functions import ExpandFunctions
 from graphopt.passes.canonical.identities import RemoveNoOps
+from graphopt.passes.canonical.integer_products import LowerIntegerProducts
 from graphopt.passes.canonical.merge_constants import MergeConstants
 from graphopt.passes.canonical.transposes import MoveTransposes
 from graphopt.passes.canonical.unroll_loops import UnrollLoops
@@ -86,7 +87,7 @@ def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
     after = level_pipeline(1).phases if clean_up else ()
     phases = [Phase("expand", (ExpandFunctions(), UnrollLoops()), EXPANDING_ROUNDS, after)]
     if level >= 2:
-        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d())))
+        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts())))
         phases.append(Phase("bytes", (MoveQuantization(), DeadCode(), CommonSubexpressions()), ROUNDS))
     return tuple(phases)
 

@@ -78,7 +78,7 @@ def matmul_to_float(b: Builder) -> Sequence[Value]:
     """``Y = MatMul(dequantize(A), dequantize(B)) + bias``; A has one scale, B may have one a column.
 
     Raises:
-        UnsupportedOpError: A has several scales, as ONNX Runtime refuses too.
+        UnsupportedOpError: A has several scales, as ONNX Runtime refuses too, or scales are no float32.
     """
     if not is_single(b, b.x("a_scale")):
         raise b.refuse("MatMulIntegerToFloat with several scales of A", "give A one scale")
@@ -93,9 +93,20 @@ def dynamic_matmul(b: Builder) -> Sequence[Value]:
 
 
 def _product(b: Builder, data: Value, scale: Value, zero_point: Value | None) -> Value:
-    """The product of quantized data with the operand B."""
-    columns = b.rank(b.x("B")) - 1
-    left = dequantized(b, data, scale, zero_point)
-    right = dequantized(b, b.x("B"), b.x("b_scale"), b.option("b_zero_point"), columns)
-    sums, bias = b.emit("MatMul", [left, right]), b.option("bias")
-    return sums if bias is None else b.emit("Add", [sums, bias])
+    """The product of quantized data with the operand B, in the form that ONNX Runtime's quantizer gives it in ai.onnx.
+
+    Sums of integers are exact wherever the exported model runs, and scales may be computed.
+    """
+    if b.dtype(scale) is not DType.f32:
+        raise b.refuse(f"{b.node.op} with a scale of {b.dtype(scale)}", "convert the model to float32 scales")
+    data_zero = None if zero_point is None else b.reshaped(zero_point, ())
+    sums = b.emit("MatMulInteger", [data, b.x("B"), data_zero, _zero_points(b)])
+    steps = b.product(b.reshaped(scale, ()), b.x("b_scale"))
+    numbers = b.emit("Mul", [b.emit("Cast", [sums], {"to": DType.f32.onnx}), steps])
+    bias = b.option("bias")
+    return numbers if bias is None else b.emit("Add", [numbers, bias])
+
+
+def _zero_points(b: Builder) -> Value | None:
+    zero_point = b.option("b_zero_point")
+    return b.reshaped(zero_point, ()) if zero_point is not None and is_single(b, zero_point) else zero_point
