@@ -8,6 +8,7 @@ from graphopt.passes.canonical import (  # noqa: F401
     conv1d,
     cse,
     dead_code,
+    dequantized_moves,
     expand_functions,
     identities,
     integer_products,

@@ -9,6 +9,7 @@ from graphopt.passes.canonical.casts import MergeCastChains
 from graphopt.passes.canonical.conv1d import LowerConv1d
 from graphopt.passes.canonical.cse import CommonSubexpressions
 from graphopt.passes.canonical.dead_code import DeadCode
+from graphopt.passes.canonical.dequantized_moves import MoveIntegers
 from graphopt.passes.canonical.expand_functions import ExpandFunctions
 from graphopt.passes.canonical.identities import RemoveNoOps
 from graphopt.passes.canonical.integer_products import LowerIntegerProducts
@@ -54,7 +55,7 @@ def level_pipeline(level: int) -> Pipeline:
         # Before folding: a factor that belongs to a recognisable subgraph must not vanish into the weights before it.
         known = (RecogniseGelu(), RecogniseActivations(), RecogniseSoftmax(), RecogniseNorms(), RecogniseAttention())
         phases.append(Phase("recognise", (*known, *_canonical("").passes), ROUNDS))
-        folding = (MoveTransposes(), FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
+        folding = (MoveTransposes(), MoveIntegers(), FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
         phases.append(Phase("fold", (*folding, *_canonical("").passes), ROUNDS))
     if level >= 3:
         phases.append(Phase("reshuffle", (LowerBatchNorm(), FoldAffine(), *_canonical("").passes), ROUNDS))
@@ -87,7 +88,7 @@ def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
     after = level_pipeline(1).phases if clean_up else ()
     phases = [Phase("expand", (ExpandFunctions(), UnrollLoops()), EXPANDING_ROUNDS, after)]
     if level >= 2:
-        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts())))
+        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts(), MoveIntegers())))
         phases.append(Phase("bytes", (MoveQuantization(), DeadCode(), CommonSubexpressions()), ROUNDS))
     return tuple(phases)
 

@@ -13,7 +13,7 @@ from graphopt.ops.context import attr
 from graphopt.ops.registry import UNARY, has_trait
 from graphopt.ops.table import ops_with
 from graphopt.rewrite.passes import register_pass
-from graphopt.rewrite.pattern import ANY_ATTRS, any_, const, op, opt_const
+from graphopt.rewrite.pattern import ANY_ATTRS, any_, const, op, opt_any
 from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
 
@@ -23,21 +23,26 @@ ROW_AXIS = 2
 class Conv1dAs2d(Rule):
     """Conv(x, W, b?) -> Squeeze(Conv(Unsqueeze(x), Unsqueeze(W), b?)), the new axis being the second last.
 
-    Does not fire when the data is not of rank 3.
+    Does not fire when the data is not of rank 3, or when the weight is neither constant nor a dequantized constant.
     """
 
-    x, w, b = any_(), const(), opt_const()
+    x, w, b = any_(), any_(), opt_any()
     root = op("Conv", x, w, b, keep={"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})
 
     def check(self, m: Match) -> None:
         """Rank 3."""
         m.require(len(m.root.out.shape) == 3, "the data is not of rank 3", m.root.out)
+        m.require(_is_stored(m[self.w]), "the weight is computed", m[self.w])
 
     def rewrite(self, m: Match, e: Editor) -> Value:
         """Views around a convolution of rank 4."""
         axes = e.constant(np.asarray([ROW_AXIS], np.int64), "axes")
         image = e.node("Unsqueeze", [m[self.x], axes]).out
-        weight = e.constant(np.expand_dims(m.array(self.w), ROW_AXIS), m[self.w].name)
+        w = m[self.w]
+        if w.data is not None:
+            weight = e.constant(np.expand_dims(w.data, ROW_AXIS), w.name)
+        else:
+            weight = e.node("Unsqueeze", [w, axes]).out
         attrs: dict[str, Any] = {k: v for k, v in m.root.attrs.items() if k in ("auto_pad", "group")}
         for name, along_row in (("kernel_shape", 1), ("strides", 1), ("dilations", 1)):
             values = attr(m.root, name)
@@ -49,6 +54,14 @@ class Conv1dAs2d(Rule):
         inputs = [image, weight] + ([m.root.inputs[2]] if m.root.input(2) is not None else [])
         conv = e.node("Conv", inputs, attrs, like=[m.root])
         return e.node("Squeeze", [conv.out, axes]).out
+
+
+def _is_stored(weight: Value) -> bool:
+    node = weight.producer
+    if weight.data is not None or node is None:
+        return weight.data is not None
+    source = node.input(0)
+    return node.op == "DequantizeLinear" and not node.domain and source is not None and source.is_const
 
 
 class UnaryBeforeSqueeze(Rule):
