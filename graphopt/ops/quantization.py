@@ -5,10 +5,10 @@ from __future__ import annotations
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import CONVERTS, ELEMENTWISE, REDUCTION, register
+from graphopt.ops.registry import AFFINE, CONVERTS, ELEMENTWISE, REDUCTION, register
 
 
-@register("QuantizeLinear", traits=(ELEMENTWISE,))
+@register("QuantizeLinear", traits=(ELEMENTWISE, AFFINE))
 def _quantize(c: InferContext) -> list[Type]:
     code = int(c.attr("output_dtype") or 0)
     _check_parameters(c)
@@ -21,7 +21,7 @@ def _quantize(c: InferContext) -> list[Type]:
     return [TensorType(dtype, c.shape(0))]
 
 
-@register("DequantizeLinear", traits=(ELEMENTWISE, CONVERTS))
+@register("DequantizeLinear", traits=(ELEMENTWISE, AFFINE, CONVERTS))
 def _dequantize(c: InferContext) -> list[Type]:
     _check_parameters(c)
     code = int(c.attr("output_dtype") or 0)

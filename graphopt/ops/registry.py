@@ -21,6 +21,7 @@ BROADCAST = "broadcast"  # element-wise with numpy broadcasting of several input
 SELECTS = "selects"  # element-wise: picks among its operands by their order or a condition, or changes a sign, and never rounds
 COMMUTATIVE = "commutative"
 CONVERTS = "converts"  # element-wise: the numbers of its first operand in another element type
+AFFINE = "affine"  # from numbers to integers that stand for them, or back: data, scale, zero point
 REDUCTION = "reduction"
 REDUCE = "reduce"  # one of the Reduce* family: axes as second operand, keepdims
 ONE_NEST = "one-nest"  # a reduction computed in one loop nest, so that element-wise consumers can follow in registers

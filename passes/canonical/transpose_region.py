@@ -10,7 +10,7 @@ from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import TensorType
 from graphopt.ops.context import attr, ints
-from graphopt.ops.registry import ELEMENTWISE, REDUCE, has_trait
+from graphopt.ops.registry import AFFINE, ELEMENTWISE, REDUCE, has_trait
 from graphopt.ops.table import ops_with
 from graphopt.passes.canonical.views import perm_of
 
@@ -188,7 +188,7 @@ def movable(node: Node, rank: int) -> bool:
     if node.op in ("Slice", "Pad"):
         axes = node.input(3)
         return axes is not None and axes.data is not None
-    if node.op in ("QuantizeLinear", "DequantizeLinear"):  # per channel, their scale is a vector along an axis
+    if has_trait(node, AFFINE):  # per channel, their scale is a vector along an axis
         return all(v is None or (v.data is not None and v.data.size == 1) for v in node.inputs[1:])
     return node.op in _AXIS_ATTR or (has_trait(node, ELEMENTWISE) and node.op not in _POSITIONAL)
 

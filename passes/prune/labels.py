@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from graphopt.ir.graph import Graph, Node, Use, Value
 from graphopt.ir.types import TensorType
+from graphopt.ops.registry import AFFINE, has_trait
 from graphopt.passes.prune.balance import Balance
 from graphopt.passes.prune.tokens import Labels, Tokens
 
@@ -193,13 +194,10 @@ def stored(slot: Slot) -> Slot:
     """Where the constant lies that a quantized weight comes from: before its DequantizeLinear, and before a QuantizeLinear
     that makes the integers of floats. The axes are the same. Other slots are what they are."""
     at = slot
-    for op in ("DequantizeLinear", "QuantizeLinear"):
-        node = at.producer if isinstance(at, Value) else None
-        source = node.input(0) if node is not None and not node.domain and node.op == op else None
-        if node is None or source is None:
-            return slot
-        if source.is_const:
-            return Use(node, 0)
+    while isinstance(at, Value) and at.producer is not None and has_trait(at.producer, AFFINE):
+        source = at.producer.inputs[0]
+        if source is None or source.is_const:
+            return slot if source is None else Use(at.producer, 0)
         at = source
     return slot
 
