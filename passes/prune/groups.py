@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.graph import Graph, Node, Use, Value
+from graphopt.ops.registry import AFFINE, has_trait
 from graphopt.passes.prune.balance import bundle
 from graphopt.passes.prune.labels import Labelling, Role, RuleContext, Slot, shape_of, slot_value
 from graphopt.passes.prune.rules.registry import label_rule
@@ -244,6 +245,8 @@ def _occurrences(tokens: Tokens, arrays: list[Labels]) -> dict[int, tuple[Indice
 
 def _first(slot: Slot, order: dict[Node, int]) -> int:
     node = slot.node if isinstance(slot, Use) else slot.producer
+    if node is not None and has_trait(node, AFFINE):
+        return len(order)  # of weights, it may stand anywhere before their layer
     return -1 if node is None else order.get(node, -1)
 
 
