@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,3 +148,9 @@ def test_what_is_wrong_is_refused(
 
 def test_the_table_has_what_quantized_models_carry() -> None:
     assert {"QLinearAdd", "QGemm", "DynamicQuantizeLSTM", "QuantizeLinear", "FusedMatMul"} <= set(known_operators())
+
+
+def test_the_guide_lists_every_operator() -> None:
+    text = (Path(__file__).parents[3] / "docs/guides/quantized-models.md").read_text()
+    listed = text.split("<!-- operators -->")[1].split("<!-- /operators -->")[0]
+    assert re.findall(r"`(\w+)`", listed) == known_operators()
