@@ -238,7 +238,24 @@ def _node(node: NodeProto, proto: ModelProto) -> Iterator[Deviation]:
                 yield Deviation("untyped-attribute", where, f"attribute {attr.name!r} has no type, but only one value")
         if attr.HasField("t"):
             yield from _tensor(attr.t)
+    yield from _domain(node, where, proto)
     yield from _trailing(node, where, proto)
+
+
+_OF_ONNX_RUNTIME = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 30}
+"""Operators that ONNX Runtime defines in ai.onnx, and the opset that has them by itself."""
+_MICROSOFT = "com.microsoft"
+
+
+def _domain(node: NodeProto, where: str, proto: ModelProto) -> Iterator[Deviation]:
+    """What ONNX Runtime's optimiser writes under ai.onnx though that opset hasn't got it."""
+    version = next((o.version for o in proto.opset_import if not o.domain), 0)
+    if node.domain or version >= _OF_ONNX_RUNTIME.get(node.op_type, 0):
+        return
+    node.domain = _MICROSOFT
+    if all(o.domain != _MICROSOFT for o in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
+    yield Deviation("runtime-operator", where, f"ai.onnx {version} has no {node.op_type}; taken for ONNX Runtime's")
 
 
 def _trailing(node: NodeProto, where: str, proto: ModelProto) -> Iterator[Deviation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.errors import ModelError, UnsupportedOpError
+from graphopt.errors import ModelError, UnsupportedOpError, did_you_mean
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Node
 from graphopt.ops.contrib import (  # noqa: F401  (registration)
@@ -19,7 +19,7 @@ from graphopt.ops.contrib import (  # noqa: F401  (registration)
     rotary,
 )
 from graphopt.ops.contrib.builder import Builder
-from graphopt.ops.contrib.table import Entry, entry_of
+from graphopt.ops.contrib.table import MICROSOFT, Entry, entry_of, known_operators
 from graphopt.ops.registry import ANCHOR, MOVEMENT, VIEW, has_trait
 
 _HELPERS = ("Cast", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "Shape")
@@ -42,6 +42,14 @@ def lower_contrib(node: Node, editor: Editor) -> bool:
     """
     entry = entry_of(node.domain, node.op)
     if entry is None:
+        if node.domain == MICROSOFT:
+            raise UnsupportedOpError(
+                f"operator {node.op} of domain {node.domain!r} is unknown",
+                code="unknown-op",
+                node=node.label,
+                hint=did_you_mean(node.op, known_operators())
+                or "save the model without ONNX Runtime's optimisation, or at its level 'basic', or export it without the operator",
+            )
         return True
     _check(node, entry)
     builder = Builder(node, editor, entry)

@@ -14,6 +14,30 @@ from graphopt.ops.contrib.table import becomes_plain
 _EPSILON = 1e-12
 
 
+@becomes_plain("LayerNormalization", operands="X Scale B?", attributes="axis epsilon stash_type", outputs=3)
+def layer_norm(b: Builder) -> Sequence[Value | None]:
+    """The operator of ai.onnx, in files of ONNX Runtime's optimiser for opsets that haven't got it."""
+    attributes = b.kept("axis", "epsilon", "stash_type")
+    results: list[Value | None] = list(b.emit_all("LayerNormalization", b.node.inputs, attributes, len(b.node.outputs)))
+    return results
+
+
+@becomes_plain("SimplifiedLayerNormalization", operands="X scale", attributes="axis epsilon stash_type", outputs=2)
+def rms_norm(b: Builder) -> Sequence[Value | None]:
+    """RMSNormalization under its first name.
+
+    Raises:
+        UnsupportedOpError: the statistics of training are asked for.
+    """
+    _refuse_statistics(b, 1)
+    return [b.emit("RMSNormalization", [b.x("X"), b.x("scale")], b.kept("axis", "epsilon", "stash_type"))]
+
+
+def _refuse_statistics(b: Builder, *results: int) -> None:
+    if any(b.is_wanted(i) for i in results):
+        raise b.refuse(f"the statistics of {b.node.op}, which training asks for", "export the model for inference")
+
+
 def _sum(b: Builder) -> Value:
     total = b.emit("Add", [b.x("input"), b.x("skip")])
     bias = b.option("bias")
@@ -37,10 +61,7 @@ def skip_rms_norm(b: Builder) -> Sequence[Value | None]:
     Raises:
         UnsupportedOpError: the statistics of training are asked for.
     """
-    if b.is_wanted(1) or b.is_wanted(2):
-        raise b.refuse(
-            "the statistics of SkipSimplifiedLayerNormalization, which training asks for", "export for inference"
-        )
+    _refuse_statistics(b, 1, 2)
     total = _sum(b)
     attributes = {"axis": -1, "epsilon": b.number("epsilon", _EPSILON)}
     made = b.emit("RMSNormalization", [total, b.x("gamma")], attributes)

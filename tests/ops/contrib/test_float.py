@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ops.contrib.one_node import Array, check_close
+from graphopt.driver.importing import import_onnx
+from graphopt.errors import ModelError
+from graphopt.ir.onnx_io import graph_to_onnx
+from graphopt.rewrite.remarks import Remarks
+from tests.ops.contrib.one_node import Array, check_close, model_of
+from tests.support.ort import run_ort
 
 RNG = np.random.default_rng(3)
 Y = {"out": np.float32}
@@ -85,6 +90,23 @@ def test_skip_layer_norm(symbolic: bool) -> None:
     check_close(
         "SkipSimplifiedLayerNormalization", {**few, "bias": operands["bias"]}, "x skip", Y, epsilon=0.1, version=23
     )
+
+
+@pytest.mark.parametrize("op", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_operators_that_onnx_runtime_writes_under_ai_onnx(op: str) -> None:
+    """Opset 14 has neither; the model's own imports may lack the domain that they are taken for."""
+    operands: dict[str, Array | None] = {"x": f32(2, 5, 8), "gamma": f32(8), "beta": f32(8)}
+    if op.startswith("Simplified"):
+        del operands["beta"]
+    model = model_of(op, operands, "x", Y, domain="", version=14, axis=-1, epsilon=1e-2)
+    del model.opset_import[1:]
+    remarks = Remarks()
+    graph = import_onnx(model, remarks=remarks)
+    assert [f"{r.pass_name}/{r.rule}" for r in remarks] == ["import/runtime-operator"]
+    (got,), (want,) = run_ort(graph_to_onnx(graph), {"x": operands["x"]}), run_ort(model, {"x": operands["x"]})
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModelError):
+        import_onnx(model, strict=True)
 
 
 @pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
