@@ -102,7 +102,7 @@ def test_operators_that_onnx_runtime_writes_under_ai_onnx(op: str) -> None:
     del model.opset_import[1:]
     remarks = Remarks()
     graph = import_onnx(model, remarks=remarks)
-    assert [f"{r.pass_name}/{r.rule}" for r in remarks] == ["import/runtime-operator"]
+    assert "import/runtime-operator" in {f"{r.pass_name}/{r.rule}" for r in remarks}
     (got,), (want,) = run_ort(graph_to_onnx(graph), {"x": operands["x"]}), run_ort(model, {"x": operands["x"]})
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     with pytest.raises(ModelError):
