@@ -42,14 +42,8 @@ def lower_contrib(node: Node, editor: Editor) -> bool:
     """
     entry = entry_of(node.domain, node.op)
     if entry is None:
-        if node.domain == MICROSOFT:
-            raise UnsupportedOpError(
-                f"operator {node.op} of domain {node.domain!r} is unknown",
-                code="unknown-op",
-                node=node.label,
-                hint=did_you_mean(node.op, known_operators())
-                or "save the model without ONNX Runtime's optimisation, or at its level 'basic', or export it without the operator",
-            )
+        if node.domain.startswith(MICROSOFT):
+            raise _unknown(node)
         return True
     _check(node, entry)
     builder = Builder(node, editor, entry)
@@ -74,6 +68,20 @@ def lower_contrib(node: Node, editor: Editor) -> bool:
     if main is not None:
         editor.name_after(main, node)
     return False
+
+
+def _unknown(node: Node) -> UnsupportedOpError:
+    hint = (
+        "save the model without ONNX Runtime's optimisation, or at its level 'basic', or export it without the operator"
+    )
+    if node.domain != MICROSOFT:
+        hint = "ONNX Runtime optimised it for one processor; save the model at its level 'extended' or a lower one"
+    return UnsupportedOpError(
+        f"operator {node.op} of domain {node.domain!r} is unknown",
+        code="unknown-op",
+        node=node.label,
+        hint=did_you_mean(node.op, known_operators(node.domain)) or hint,
+    )
 
 
 def _main(made: list[Node]) -> Node | None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import graphopt
+from graphopt.driver.importing import import_onnx
+from graphopt.errors import UnsupportedOpError
+from graphopt.ir.onnx_io import graph_to_onnx
 from tests.support.ort import run_ort
 from tests.support.run_node import node
 
@@ -55,6 +59,41 @@ def network() -> onnx.ModelProto:
         [numpy_helper.from_array(v, k) for k, v in weights.items()],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("form", ["QOperator", "QDQ", "dynamic", "float"])
+@pytest.mark.parametrize("level", ["EXTENDED", "ALL"])
+def test_models_that_onnx_runtime_has_optimised(level: str, form: str, tmp_path: Path) -> None:
+    """At the highest level quantized convolutions have channels last, and float ones an order for one processor, which is refused."""
+    source, made, saved = (str(tmp_path / f"{name}.onnx") for name in ("float", "quantized", "saved"))
+    onnx.save(network(), source)
+    if form == "dynamic":
+        quantize_dynamic(source, made, weight_type=QuantType.QInt8)
+    elif form == "float":
+        made = source
+    else:
+        quantize_static(
+            source, made, Data(), quant_format=QuantFormat[form], per_channel=True, reduce_range=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = saved
+    options.log_severity_level = 4
+    ort.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    x = {"x": np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)}
+    domains = {n.domain for n in onnx.load(saved).graph.node}
+    if "com.microsoft.nchwc" in domains:
+        with pytest.raises(UnsupportedOpError, match="nchwc") as error:
+            import_onnx(saved)
+        assert "extended" in str(error.value.hint)
+        return
+    assert "com.microsoft" in domains
+    graph = import_onnx(saved)
+    assert not any(n.domain for n in graph.walk())
+    got, want = run_ort(graph_to_onnx(graph), x)[0], run_ort(onnx.load(saved), x)[0]
+    assert want.std() > 0.05
+    assert np.abs(got - want).max() < 0.02
 
 
 @pytest.mark.parametrize("form", ["QOperator", "QDQ", "dynamic"])
