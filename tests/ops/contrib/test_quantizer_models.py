@@ -64,7 +64,7 @@ def network() -> onnx.ModelProto:
 @pytest.mark.parametrize("form", ["QOperator", "QDQ", "dynamic", "float"])
 @pytest.mark.parametrize("level", ["EXTENDED", "ALL"])
 def test_models_that_onnx_runtime_has_optimised(level: str, form: str, tmp_path: Path) -> None:
-    """At the highest level quantized convolutions have channels last, and float ones an order for one processor, which is refused."""
+    """At the highest level convolutions have channels last, or an order of blocks for one processor, which is refused."""
     source, made, saved = (str(tmp_path / f"{name}.onnx") for name in ("float", "quantized", "saved"))
     onnx.save(network(), source)
     if form == "dynamic":
