@@ -97,4 +97,6 @@ def test_compiling_expands_and_unrolls_unless_told_not_to() -> None:
 
 def test_an_exported_graph_keeps_its_operators() -> None:
     exported = {name for level in range(4) for name in level_pipeline(level).pass_names}
-    assert exported.isdisjoint({p.name for phase in kernel_phases(3) for p in phase.passes} - {"lower-batch-norm", "move-integers"})
+    assert exported.isdisjoint(
+        {p.name for phase in kernel_phases(3) for p in phase.passes} - {"lower-batch-norm", "move-integers"}
+    )

@@ -47,6 +47,16 @@ def test_products(shape: tuple[int, ...], x_type: str, w_type: Any, w_zeros: str
         np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
+def test_sums_of_a_thousand_products_are_rounded_once() -> None:
+    """Without the middle as the centre the first term alone would pass 2^24, and be rounded twice."""
+    x, w = RNG.integers(200, 256, (9, 1000)).astype(np.uint8), RNG.integers(100, 128, (1000, 50)).astype(np.int8)
+    graph = graph_of({"x": "uint8[9,1000]", "z": "uint8[]"}, "i = MatMulInteger(x, w, z)\ny = Cast<to=1>(i)", w=w)
+    for zero in (1, 3, 255):
+        after = optimize(graph, passes=[NAME], for_export=False)
+        got = run_ort(export_onnx(after), {"x": x, "z": np.asarray(zero, np.uint8)})[0]
+        np.testing.assert_array_equal(got, ((x.astype(np.int64) - zero) @ w.astype(np.int64)).astype(np.float32))
+
+
 def test_a_known_zero_point_needs_no_correction() -> None:
     x, w = integers(np.uint8, 5, 30), integers(np.int8, 30, 7)
     graph = graph_of({"x": "uint8[5,30]"}, "i = MatMulInteger(x, w, z)\ny = Cast<to=1>(i)", w=w, z=np.uint8(200))

@@ -29,8 +29,8 @@ def weights(*, quantized: bool) -> dict[str, Array]:
     for name, shape in LAYERS.items():
         w, bias = rng.standard_normal(shape), rng.standard_normal(shape[0])
         spread = (-1, *[1] * (len(shape) - 1))
-        scale = (np.abs(w).reshape(shape[0], -1).max(1) / 127).astype(np.float32)
-        zero = rng.integers(-3, 4, shape[0]).astype(np.int8)
+        scale = (np.abs(w).reshape(shape[0], -1).max(1) / 80).astype(np.float32)
+        zero = rng.integers(-40, 41, shape[0]).astype(np.int8)
         if quantized:
             q = np.clip(np.rint(w / scale.reshape(spread)) + zero.reshape(spread), -128, 127).astype(np.int8)
             steps = (scale * np.float32(0.04)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_importance_is_that_of_the_numbers(criterion: str) -> None:
         groups = find_groups(imported(quantized=quantized))
         found.append(CRITERIA[criterion].score(groups))
     for index, scores in found[0].items():
-        np.testing.assert_allclose(found[1][index], scores, rtol=0.02)
+        np.testing.assert_allclose(found[1][index], scores, rtol=0.03)
         assert scores.std() > 0.1
 
 
