@@ -16,6 +16,7 @@ from graphopt.passes.canonical import (  # noqa: F401
     transposes,
     unroll_loops,
     views,
+    weight_zero_points,
 )
 from graphopt.passes.fold import affine, batch_norm, constants, gemm, pad, subnormals  # noqa: F401
 from graphopt.passes.precision import cast_floats  # noqa: F401

@@ -17,6 +17,7 @@ from graphopt.passes.canonical.merge_constants import MergeConstants
 from graphopt.passes.canonical.transposes import MoveTransposes
 from graphopt.passes.canonical.unroll_loops import UnrollLoops
 from graphopt.passes.canonical.views import MergeViewChains
+from graphopt.passes.canonical.weight_zero_points import SubtractZeroPoints
 from graphopt.passes.fold.affine import FoldAffine
 from graphopt.passes.fold.batch_norm import FoldBatchNorm, LowerBatchNorm
 from graphopt.passes.fold.constants import FoldConstants
@@ -88,7 +89,8 @@ def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
     after = level_pipeline(1).phases if clean_up else ()
     phases = [Phase("expand", (ExpandFunctions(), UnrollLoops()), EXPANDING_ROUNDS, after)]
     if level >= 2:
-        phases.append(Phase("for-kernels", (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts(), MoveIntegers())))
+        lowering = (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts(), MoveIntegers(), SubtractZeroPoints())
+        phases.append(Phase("for-kernels", lowering))
         phases.append(Phase("bytes", (MoveQuantization(), DeadCode(), CommonSubexpressions()), ROUNDS))
     return tuple(phases)
 

@@ -26,6 +26,8 @@ from graphopt.rewrite.rule import Match, Rule
 
 _MIDDLE = {DType.u8: 128, DType.i8: 0}
 _BYTES = tuple(_MIDDLE)
+_MOST_PRODUCTS = (2**31 - 1) // (255 * 255)
+"""Of differences of bytes, for their sum to fit in 32 bits whatever they are."""
 
 
 class _Product(Rule):
@@ -46,6 +48,9 @@ class _Product(Rule):
         m.require(zero is None or all(d == 1 for d in zero.shape), "the data have several zero points", zero)
         zeros = m.get(self.zw)
         m.require(zeros is None or len(zeros.shape) < 2, "the weight has a matrix of zero points", zeros)
+        array = m.array(self.w)
+        depth = array.size // max(array.shape[0 if rank > 2 else 1], 1)
+        m.require(depth <= _MOST_PRODUCTS, f"a sum of {depth} products may not fit in 32 bits", m[self.w])
 
     def centre(self, m: Match) -> int:
         """What is subtracted from the data before they are multiplied: their zero point if it is known, else the middle."""
