@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from graphopt.ir.graph import Value
-from graphopt.ops.contrib.affine import dequantized
+from graphopt.ops.contrib.affine import is_single
 from graphopt.ops.contrib.attention_mask import causal_mask, padding_mask
 from graphopt.ops.contrib.builder import Builder
+from graphopt.ops.contrib.products import integer_product
 from graphopt.ops.contrib.table import becomes_plain
 
 _MASK_FILTER = -10000.0
@@ -36,9 +37,11 @@ def attention(b: Builder) -> Sequence[Value | None]:
 def quantized_attention(b: Builder) -> Sequence[Value | None]:
     """Attention whose product with the weights is one of integers with scales, those of the weights maybe by column."""
     _refuse_shared_buffers(b)
-    data = dequantized(b, b.x("input"), b.x("input_scale"), b.option("input_zero_point"))
-    weight = dequantized(b, b.x("weight"), b.x("weight_scale"), b.option("weight_zero_point"), 1)
-    return _self_attention(b, b.emit("MatMul", [data, weight]), None)
+    data = (b.x("input"), b.x("input_scale"), b.option("input_zero_point"))
+    weight = (b.x("weight"), b.x("weight_scale"), b.option("weight_zero_point"))
+    if any(b.rank(scale) and not is_single(b, scale) for scale in data[1:] if scale is not None):
+        raise b.invalid("the data of QAttention have several scales")
+    return _self_attention(b, integer_product(b, *data, *weight), None)
 
 
 def _refuse_shared_buffers(b: Builder) -> None:

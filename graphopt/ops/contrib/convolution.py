@@ -34,9 +34,10 @@ def microsoft_convolution(b: Builder) -> Sequence[Value]:
 def convolution(b: Builder) -> Sequence[Value] | None:
     """``y = quantize(Conv(dequantize(x), dequantize(w)) + B * x_scale * w_scale)``.
 
-    Where scales are computed at run time no kernel of integers takes that form, and the operator stays: its own sums are exact.
+    Where scales or the weight are computed at run time no kernel of integers takes that form, and the operator stays: its own sums
+    are exact.
     """
-    names = ("x_scale", "x_zero_point", "w_scale", "w_zero_point", "y_scale", "y_zero_point")
+    names = ("w", "x_scale", "x_zero_point", "w_scale", "w_zero_point", "y_scale", "y_zero_point")
     if any(b.x(name).data is None for name in names) or not is_single(b, b.x("x_scale")):
         return None
     return _quantized_convolution(b, False)

@@ -82,31 +82,46 @@ def matmul_to_float(b: Builder) -> Sequence[Value]:
     """
     if not is_single(b, b.x("a_scale")):
         raise b.refuse("MatMulIntegerToFloat with several scales of A", "give A one scale")
-    return [_product(b, b.x("A"), b.x("a_scale"), b.option("a_zero_point"))]
+    return [_biased(b, b.x("A"), b.x("a_scale"), b.option("a_zero_point"))]
 
 
 @becomes_plain("DynamicQuantizeMatMul", operands="A B b_scale b_zero_point? bias?")
 def dynamic_matmul(b: Builder) -> Sequence[Value]:
     """A is quantized by its own range (DynamicQuantizeLinear), and then ``MatMul(dequantize(A), dequantize(B)) + bias``."""
     integers, scale, zero_point = b.emit_all("DynamicQuantizeLinear", [b.x("A")], None, 3)
-    return [_product(b, integers, scale, zero_point)]
+    return [_biased(b, integers, scale, zero_point)]
 
 
-def _product(b: Builder, data: Value, scale: Value, zero_point: Value | None) -> Value:
-    """The product of quantized data with the operand B, in the form that ONNX Runtime's quantizer gives it in ai.onnx.
-
-    Sums of integers are exact wherever the exported model runs, and scales may be computed.
-    """
-    if b.dtype(scale) is not DType.f32:
-        raise b.refuse(f"{b.node.op} with a scale of {b.dtype(scale)}", "convert the model to float32 scales")
-    data_zero = None if zero_point is None else b.reshaped(zero_point, ())
-    sums = b.emit("MatMulInteger", [data, b.x("B"), data_zero, _zero_points(b)])
-    steps = b.product(b.reshaped(scale, ()), b.x("b_scale"))
-    numbers = b.emit("Mul", [b.emit("Cast", [sums], {"to": DType.f32.onnx}), steps])
+def _biased(b: Builder, data: Value, scale: Value, zero_point: Value | None) -> Value:
+    """The product of quantized data with the operand B, and the operand ``bias`` added."""
+    numbers = integer_product(b, data, scale, zero_point, b.x("B"), b.x("b_scale"), b.option("b_zero_point"))
     bias = b.option("bias")
     return numbers if bias is None else b.emit("Add", [numbers, bias])
 
 
-def _zero_points(b: Builder) -> Value | None:
-    zero_point = b.option("b_zero_point")
-    return b.reshaped(zero_point, ()) if zero_point is not None and is_single(b, zero_point) else zero_point
+def integer_product(
+    b: Builder,
+    data: Value,
+    scale: Value,
+    zero_point: Value | None,
+    weight: Value,
+    steps: Value,
+    zero_points: Value | None,
+) -> Value:
+    """The numbers that a product of integers stands for, in the form that ONNX Runtime's quantizer gives it in ai.onnx.
+
+    Sums of integers are exact wherever the exported model runs, and scales may be computed.
+
+    Args:
+        scale, zero_point: of the data, one number each.
+        steps, zero_points: scales and zero points of the weight, one or one a column.
+
+    Raises:
+        UnsupportedOpError: scales are no float32.
+    """
+    if b.dtype(scale) is not DType.f32:
+        raise b.refuse(f"{b.node.op} with a scale of {b.dtype(scale)}", "convert the model to float32 scales")
+    zeros = [None if z is None else b.reshaped(z, ()) if is_single(b, z) else z for z in (zero_point, zero_points)]
+    sums = b.emit("MatMulInteger", [data, weight, *zeros])
+    factor = b.product(b.reshaped(scale, ()), steps)
+    return b.emit("Mul", [b.emit("Cast", [sums], {"to": DType.f32.onnx}), factor])
