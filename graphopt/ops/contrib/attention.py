@@ -65,7 +65,7 @@ def _self_attention(b: Builder, merged: Value, scores_bias: Value | None) -> lis
         raise b.invalid(f"{width} columns of weights are no queries, keys and values of {heads} heads")
     parts = b.emit_all("Split", [merged, b.integer_list(sizes, "sizes")], {"axis": 2}, 3)
     query, key, value = (split_heads(b, part, heads) for part in parts)
-    past = b.option("past")
+    fresh, past = key, b.option("past")
     if past is not None:
         states = b.emit_all("Split", [past], {"axis": 0, "num_outputs": 2}, 2)
         first = b.integer_list([0], "state")
@@ -73,7 +73,7 @@ def _self_attention(b: Builder, merged: Value, scores_bias: Value | None) -> lis
             b.emit("Concat", [b.emit("Squeeze", [state, first]), new], {"axis": 2})
             for state, new in zip(states, (key, value))
         )
-    result = attend(b, query, key, value, b.option("mask_index"), scores_bias)
+    result = attend(b, query, key, value, fresh, b.option("mask_index"), scores_bias)
     present = None
     if b.is_wanted(1):
         first = b.integer_list([0], "state")
@@ -111,10 +111,11 @@ def multi_head_attention(b: Builder) -> Sequence[Value | None]:
         biases = b.emit_all("Split", [bias, lengths], {"axis": 0}, 3)
         given = [b.emit("Add", [v, part]) for v, part in zip(given, biases)]
     query, key, value = (split_heads(b, v, heads) if b.rank(v) == 3 else v for v in given)
+    fresh = key
     if (past := b.option("past_key")) is not None:
         key = b.emit("Concat", [past, key], {"axis": 2})
         value = b.emit("Concat", [b.x("past_value"), value], {"axis": 2})
-    result = attend(b, query, key, value, b.option("key_padding_mask"), b.option("attention_bias"))
+    result = attend(b, query, key, value, fresh, b.option("key_padding_mask"), b.option("attention_bias"))
     return [result, key, value][: len(b.node.outputs)]
 
 
@@ -124,8 +125,14 @@ def split_heads(b: Builder, x: Value, heads: int) -> Value:
     return b.emit("Transpose", [apart], {"perm": [0, 2, 1, 3]})
 
 
-def attend(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, scores_bias: Value | None) -> Value:
-    """``softmax(scale * query key' + masks) value``, the heads side by side again: [batch, sequence, heads * size]."""
+def attend(
+    b: Builder, query: Value, key: Value, value: Value, fresh: Value, mask: Value | None, scores_bias: Value | None
+) -> Value:
+    """``softmax(scale * query key' + masks) value``, the heads side by side again: [batch, sequence, heads * size].
+
+    Args:
+        fresh: the keys without those of a past state.
+    """
     size = b.shape(query)[3]
     scale = b.number("scale", 0.0)
     if not scale:
@@ -138,7 +145,7 @@ def attend(b: Builder, query: Value, key: Value, value: Value, mask: Value | Non
     for summand in (
         scores_bias,
         None if mask is None else padding_mask(b, mask, query, key, lowest),
-        causal_mask(b, query, key) if b.flag("unidirectional") else None,
+        causal_mask(b, query, key, fresh) if b.flag("unidirectional") else None,
     ):
         if summand is not None:
             scores = b.emit("Add", [scores, summand])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir.dims import equal_int
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 from graphopt.ops.contrib.builder import Builder
@@ -61,22 +60,30 @@ def _positions(b: Builder, rows: Value) -> Value:
     return b.emit("Range", [b.constant(0, "first", np.int32), limit, b.constant(1, "step", np.int32)])
 
 
-def causal_mask(b: Builder, query: Value, key: Value) -> Value:
-    """[queries, keys]: the last query sees all keys, each one before sees one less."""
-    queries, keys = b.shape(query)[2], b.shape(key)[2]
+def causal_mask(b: Builder, query: Value, key: Value, fresh: Value) -> Value:
+    """[queries, keys]: the first query sees the keys of the past and the first one of its own, each later one sees one more.
+
+    Args:
+        fresh: the keys without those of the past; as many as queries.
+
+    Raises:
+        UnsupportedOpError: there are more or fewer, for which ONNX Runtime lets the last query see them all.
+    """
+    extents = [b.shape(v)[2] for v in (query, key, fresh)]
     lowest = float(np.finfo(np.float32).min) if b.dtype(query) is not DType.f16 else float(np.finfo(np.float16).min)
-    if isinstance(queries, int) and isinstance(keys, int):
-        seen = np.tril(np.ones((queries, keys), bool), keys - queries)
+    if all(isinstance(d, int) for d in extents):
+        queries, keys, own = (int(d) for d in extents)  # type: ignore[arg-type]
+        if own != queries:
+            raise b.refuse(f"{b.node.op} with unidirectional=1 of {queries} queries and {own} keys", "set it to 0")
+        seen = np.tril(np.ones((queries, keys), bool), keys - own)
         return _summand(b, b.constant(seen, "causal"), query, lowest)
-    column = b.integer_list([1], "column")
+    b.context.assume_equal(extents[2], extents[0], "unidirectional attention has as many keys as queries")
     of_query = _positions(b, query)
-    if equal_int(queries, keys) != 1:
-        length = b.emit(
-            "Sub", [b.emit("Shape", [key], {"start": 2, "end": 3}), b.emit("Shape", [query], {"start": 2, "end": 3})]
-        )
-        of_query = b.emit("Add", [of_query, b.emit("Cast", [length], {"to": DType.i32.onnx})])
-    visible = b.emit("LessOrEqual", [_positions(b, key), b.emit("Unsqueeze", [of_query, column])])
-    return _summand(b, visible, query, lowest)
+    if key is not fresh:
+        past = b.emit("Sub", [b.emit("Shape", [v], {"start": 2, "end": 3}) for v in (key, fresh)])
+        of_query = b.emit("Add", [of_query, b.emit("Cast", [past], {"to": DType.i32.onnx})])
+    column = b.emit("Unsqueeze", [of_query, b.integer_list([1], "column")])
+    return _summand(b, b.emit("LessOrEqual", [_positions(b, key), column]), query, lowest)
 
 
 def _summand(b: Builder, visible: Value, like: Value, lowest: float) -> Value:

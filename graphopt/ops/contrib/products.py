@@ -37,9 +37,11 @@ def gemm(b: Builder) -> Sequence[Value]:
     attributes = {**({} if alpha == 1 else {"alpha": alpha}), **{k: v for k, v in turns.items() if v}}
     sums = b.emit("Gemm", [left, right, bias], attributes)
     scale, zero_point = b.option("y_scale"), b.option("y_zero_point")
-    if scale is None:
+    if scale is None and zero_point is None:
         return [sums]
-    return [quantized(b, sums, scale, zero_point, DType.u8 if zero_point is None else b.dtype(zero_point))]
+    if scale is None or zero_point is None:
+        raise b.invalid("QGemm has a scale of its result without a zero point, or the other way round")
+    return [quantized(b, sums, scale, zero_point, b.dtype(zero_point))]
 
 
 def _in_steps(b: Builder, integers: Value, steps: Value) -> Value:

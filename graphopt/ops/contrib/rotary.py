@@ -28,7 +28,7 @@ def rotary_embedding(b: Builder) -> Sequence[Value]:
     if b.rank(x) == 3:
         attributes["num_heads"] = b.integer("num_heads", 0) or _heads(b, x, cos)
     positions = b.x("position_ids")
-    if is_single(b, positions) and b.rank(positions) == 1:
+    if is_single(b, positions) and b.rank(positions) < 2:
         positions = _positions_from(b, positions, x)
     return [b.emit("RotaryEmbedding", [x, cos, b.x("sin_cache"), positions], attributes)]
 

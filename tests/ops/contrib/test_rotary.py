@@ -27,5 +27,7 @@ def test_rotary_embedding(counted: bool, interleaved: int, symbolic: bool) -> No
         check_close("RotaryEmbedding", operands, "x at", Y, **options)
     apart = {**operands, "x": np.ascontiguousarray(x.reshape(BATCH, LENGTH, HEADS, SIZE).transpose(0, 2, 1, 3))}
     check_close("RotaryEmbedding", apart, "x at", Y, **options)
+    if counted:
+        check_close("RotaryEmbedding", {**apart, "at": np.asarray(3)}, "x at", Y, **options)
     half = {**operands, **{name: np.ascontiguousarray(operands[name][:, : SIZE // 4]) for name in ("cos", "sin")}}
     check_close("RotaryEmbedding", half, "x at", Y, **options, num_heads=HEADS, rotary_embedding_dim=SIZE // 2)
