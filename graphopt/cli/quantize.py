@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,6 +66,48 @@ def quantize_verb(
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Don't run the quantized model to measure what it cost.")
     ] = False,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="DIR|FILE|MODULE:FUNCTION",
+            help="Compare results on these inputs, by default on the first of --calib.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="MODULE:FUNCTION",
+            help="How good outputs are, as a function of outputs and feeds; higher is better.",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="D",
+            help="How much less than float's the metric may be; the layers that cost most go back until it holds.",
+            show_default=False,
+        ),
+    ] = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            "--min-sqnr", metavar="DB", help="The same for the SQNR of every output in dB.", show_default=False
+        ),
+    ] = None,
+    fall_back: Annotated[
+        Literal["float", "16"],
+        typer.Option(
+            "--fall-back", help="What these layers go back to: float, or data in 16 bits where that is enough."
+        ),
+    ] = "float",
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure what each layer costs by itself.")
+    ] = False,
     level: LevelOpt = DEFAULT_LEVEL,
     shape: ShapeOpt = None,
     value: ValueOpt = None,
@@ -81,19 +123,24 @@ def quantize_verb(
     json: JsonOpt = False,
 ) -> None:
     """Turn MODEL into one that computes on 8-bit integers, and write plain ONNX (QuantizeLinear, DequantizeLinear)."""
-    inputs = [p for p in (model, table, None if calib is None else Path(calib)) if p is not None]
+    data = [Path(item) for item in (calib, evaluate) if item is not None]
+    inputs = [model, *data, *([] if table is None else [table])]
     check_written(output, *inputs, more={"--report": report_file, "--write-table": write_table})
     with console.working("loading the compiler"):
         from graphopt.driver.calibration_source import named_source
         from graphopt.driver.optimizing import export_onnx
+        from graphopt.driver.quantize.goal import named_metric
         from graphopt.driver.quantize.quantizing import quantize
     start = time.perf_counter()
     with console.working(f"quantizing {model.name}"):
         graph, report = quantize(
             model, None if calib is None else named_source(calib), method=method, percentile=percentile,
             per_channel=not per_tensor, activations=activations, symmetric=symmetric, include=include or (),
-            exclude=exclude or (), table=table, compare=not no_compare, level=level, shapes=shapes_of(shape),
-            values=values_of(value), strict=strict, threads=threads,
+            exclude=exclude or (), table=table, compare=not no_compare,
+            evaluation=None if evaluate is None else named_source(evaluate),
+            metric=None if metric is None else named_metric(metric), max_drop=max_drop, min_sqnr=min_sqnr,
+            fall_back=fall_back, sensitivity=sensitivity, level=level, shapes=shapes_of(shape), values=values_of(value),
+            strict=strict, threads=threads,
         )  # fmt: skip
         export_onnx(graph, output)
         if write_table is not None:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 
 def layers_table(report: QuantizationReport) -> Table:
-    """One line a node: how it is stored or why not, with the SQNR behind it where there was data."""
-    measured = any(row.sqnr_db is not None for row in report.layers)
-    sqnr = ("SQNR dB",) if measured else ()
-    table = console.make_table("", "node", "operator", "stored as", *sqnr, "kept because of", "", right=sqnr)
-    for row in report.layers:
-        cells = [row.op, row.stored, *([_cell(row.sqnr_db)] if measured else []), row.why]
+    """One line a node: how it is stored or why not, with the SQNR behind it where there was data, and what it costs by itself
+    where somebody had to know."""
+    noise = {
+        "SQNR dB": [_cell(row.sqnr_db) for row in report.layers],
+        "alone dB": [f"{'>' if row.alone_with else ''}{_cell(row.alone_db)}" for row in report.layers],
+    }
+    shown = {title: cells for title, cells in noise.items() if any(cells)}
+    table = console.make_table("", "node", "operator", "stored as", *shown, "kept because of", "", right=tuple(shown))
+    for i, row in enumerate(report.layers):
+        cells = [row.op, row.stored, *(column[i] for column in shown.values()), row.why]
         style = "bold" if row.why else None
         table.add_row(console.plain(row.node), *cells, console.plain(row.reason), style=style)
     return table
@@ -43,6 +47,9 @@ def totals_table(title: str, report: QuantizationReport) -> Table:
         "bytes of constants before": f"{report.bytes_before:,}",
         "bytes of constants after": f"{report.bytes_after:,}",
     }
+    if report.goal is not None and report.goal.metric:
+        rows[f"{report.goal.metric} in float"] = f"{report.goal.before:.6g}"
+        rows[f"{report.goal.metric} in integers"] = f"{report.goal.after:.6g}"
     for name, number in rows.items():
         table.add_row(name, number)
     return table

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -16,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.driver.named_object import is_name, named_object
 from graphopt.errors import GraphOptError, UserError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -26,8 +25,6 @@ Source: TypeAlias = (
 """A ``.npz`` or ``.npy`` file, a folder of them, arrays by input name, or such mappings one after the other; or what other
 tools take: ONNX Runtime's ``CalibrationDataReader``, a function that returns an iterable (Polygraphy's ``load_data``), NNCF's
 ``Dataset``."""
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 @runtime_checkable
@@ -85,20 +82,14 @@ def named_source(text: str) -> Source:
     Raises:
         UserError: there is no such module or function.
     """
-    if os.path.exists(text) or not _FUNCTION.fullmatch(text):
+    if os.path.exists(text) or not is_name(text):
         return Path(text)
-    module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # of any class: it is the user's code that runs
-        raise UserError(
-            f"the calibration data {text} can't be imported: {error}", code="no-calibration",
-            hint="name a function as module:function, or a file or folder that exists",
-        ) from error  # fmt: skip
+    found = named_object(
+        text,
+        "calibration data",
+        "no-calibration",
+        "name a function as module:function, or a file or folder that exists",
+    )
     return NamedFunction(text, found)
 
 

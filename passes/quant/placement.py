@@ -14,7 +14,7 @@ from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ops.registry import COMMUTATIVE, MATRIX_PRODUCT, has_trait
 from graphopt.passes.quant.roles import Role, data_operands, is_float32, role_of
 
-Kind = Literal["asked", "rule"]
+Kind = Literal["asked", "accuracy", "rule"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Left:
     """Why a node that could compute on integers stays in float.
 
     Attributes:
-        kind: ``asked`` for by the user, ``rule``: what lies around it.
+        kind: ``asked`` for by the user, ``accuracy``: what it does to the outputs, ``rule``: what lies around it.
         reason: in words.
     """
 
@@ -129,6 +129,8 @@ def _settle(placement: Placement) -> None:
 def _no_gain(placement: Placement, node: Node, role: Role) -> str | None:
     if not any(_reads(placement, reader, v) for v in node.outputs if v is not None for reader in v.consumers):
         return "nothing that computes on integers reads its result"
+    if role is Role.CLAMPS and (v := node.input(0)) is not None and not _from_integers(placement, v):
+        return "what it reads is computed in float, where it costs nothing"
     if role is Role.COMPUTES:
         operands = [node.input(i) for i in data_operands(node, role)]
         if not all(v is not None and (v.is_const or _from_integers(placement, v)) for v in operands):
@@ -196,10 +198,17 @@ def _alone(clamp: Node) -> bool:
 
 def seen_of(placement: Placement, value: Value) -> Value:
     """The value whose range is the part of ``value``'s that anybody sees: that behind clamps and moves which alone read it."""
+    return onward(placement, value)[-1]
+
+
+def onward(placement: Placement, value: Value) -> list[Value]:
+    """The value, and what clamps and moves that alone read it make of it, one after the other."""
+    found = [value]
     while value.only_use is not None:
         node = value.only_use.node
         role = placement.roles.get(node)
         if role not in (Role.KEEPS, Role.CLAMPS) or len(node.outputs) != 1 or value not in node.inputs:
             break
         value = node.out
-    return value
+        found.append(value)
+    return found

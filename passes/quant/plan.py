@@ -11,8 +11,9 @@ from graphopt.errors import UserError
 from graphopt.ir.graph import Array, Node, Value
 from graphopt.ops.registry import BIAS, has_trait
 from graphopt.passes.quant.parameters import IntegerForm, Parameters, parameters_of
-from graphopt.passes.quant.placement import Placement, seen_of
+from graphopt.passes.quant.placement import Placement, onward, seen_of
 from graphopt.passes.quant.ranges import Range
+from graphopt.passes.quant.roles import data_operands, is_float32
 from graphopt.passes.quant.weights import (
     bias_vector,
     by_output_channel,
@@ -78,6 +79,19 @@ def calibrated_values(placement: Placement) -> list[Value]:
     return [value for value in dict.fromkeys(seen) if not value.is_const]
 
 
+def possible_values(placement: Placement) -> list[Value]:
+    """``calibrated_values`` of this placement and of any with more left in float, which may stop values from being one with
+    what follows them."""
+    operands = (
+        node.input(i)
+        for node, role in placement.roles.items()
+        for i in data_operands(node, role)
+        if i != placement.weights.get(node)
+    )
+    found = dict.fromkeys(v for value in operands if is_float32(value) and value for v in onward(placement, value))
+    return [value for value in found if not value.is_const]
+
+
 def plan_quantization(
     placement: Placement,
     ranges: Mapping[str, Range],
@@ -85,6 +99,7 @@ def plan_quantization(
     weights: IntegerForm,
     *,
     per_channel: bool = True,
+    forms: Mapping[str, IntegerForm] | None = None,
 ) -> QuantPlan:
     """Scales and zero points for a placement.
 
@@ -92,6 +107,7 @@ def plan_quantization(
         ranges: by name, of ``calibrated_values``.
         activations, weights: how they are stored; weights symmetric.
         per_channel: a scale for each output channel of a weight.
+        forms: by the name of a value, how it is stored instead; of a group's the one of the most bits.
 
     Raises:
         UserError: a weight or constant isn't finite.
@@ -104,7 +120,9 @@ def plan_quantization(
         shared = found[0]
         for other in found[1:]:
             shared = shared.with_other(other)
-        parameters = parameters_of(shared.low, shared.high, activations)
+        named = [forms[value.name] for value in group if value.name in forms] if forms else []
+        form = max(named, key=lambda f: f.dtype.bits, default=activations)
+        parameters = parameters_of(shared.low, shared.high, form)
         for value in group:
             plan.values[value], plan.ranges[value] = parameters, shared
     _store_weights(plan, weights, per_channel)

@@ -52,6 +52,42 @@ def test_data_from_a_function_and_options(cli: Cli, model: Path) -> None:
     assert done.json["layers"][0]["stored"] == "i8 x i8 weights (1 scale)"
 
 
+def test_a_metric_of_ones_own(cli: Cli, model: Path, data: Path) -> None:
+    Path("my_metric.py").write_text(
+        "import numpy as np\ndef zeros(outputs, feeds):\n    return sum(float((o['y'] == 0).mean()) for o in outputs)\n"
+        "def none(outputs, feeds):\n    return 1 / 0\nnumber = 3\n"
+    )
+    words = (
+        "quantize",
+        model,
+        "--calib",
+        data,
+        "-o",
+        "int8.onnx",
+        "--evaluate",
+        data,
+        "--max-drop",
+        "1",
+        "--sensitivity",
+    )
+    done = cli(*words, "--metric", "my_metric:zeros")
+    assert done.code == 0, done.err
+    for text in (
+        "my_metric:zeros in float",
+        "my_metric:zeros in integers",
+        "alone dB",
+        "1 feed of the evaluation data",
+    ):
+        assert text in done.out
+    for name, text in (
+        ("my_metric:none", "failed with ZeroDivisionError"), ("my_metric:zero", "can't be imported"),
+        ("zeros", "no module:function"), ("my_metric:number", "is a int"),
+    ):  # fmt: skip
+        done = cli(*words, "--metric", name)
+        assert done.code == 2
+        assert text in done.err
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -63,6 +99,8 @@ def test_data_from_a_function_and_options(cli: Cli, model: Path) -> None:
         (("--calib", "DATA", "--exclude", "produt"), "did you mean 'product'?"),
         (("--table", "missing.json"), "can't be read"),
         (("--calib", "DATA", "--report", "int8.onnx"), "same file"),
+        (("--calib", "DATA", "--max-drop", "0.1"), "--min-sqnr"),
+        (("--calib", "DATA", "--evaluate", "int8.onnx"), "does not exist"),
     ],
 )
 def test_errors_leave_nothing(cli: Cli, model: Path, data: Path, options: tuple[str, ...], text: str) -> None:

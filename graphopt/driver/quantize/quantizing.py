@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import optimize
+from graphopt.driver.precision.noise import layer_noise, outputs_of
 from graphopt.driver.precision.report import OutputRow
+from graphopt.driver.quantize.accuracy_control import FallBack, Treatment, require_fall_back, treatment_for
+from graphopt.driver.quantize.data import CalibrationData
+from graphopt.driver.quantize.goal import Asked, Goal, Metric, Outputs, noise_of
 from graphopt.driver.quantize.range_table import RangeTable
-from graphopt.driver.quantize.report import LayerRow, QuantizationReport, ValueRow
+from graphopt.driver.quantize.recipe import Quantized, Recipe
+from graphopt.driver.quantize.report import GoalRow, LayerRow, QuantizationReport
+from graphopt.driver.quantize.rows import constant_bytes
+from graphopt.driver.quantize.sensitivity import Sensitivity, SwitchedModel
+from graphopt.driver.quantize.settings import settings_of
 from graphopt.errors import UserError
-from graphopt.ir.editor import clone
-from graphopt.ir.graph import Graph, Node
+from graphopt.ir.graph import Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
-from graphopt.ir.verifier import verify
-from graphopt.passes.precision.asked import asked_nodes
-from graphopt.passes.quant.apply import apply_quantization
-from graphopt.passes.quant.parameters import IntegerForm, form_of
-from graphopt.passes.quant.placement import Left, Placement, place
-from graphopt.passes.quant.plan import QuantPlan, calibrated_values, plan_quantization
-from graphopt.passes.quant.ranges import PERCENTILE, Method, Range, method_of, range_of
-from graphopt.passes.quant.roles import Role, role_of
-from graphopt.rewrite.passes import PassContext
+from graphopt.passes.quant.plan import calibrated_values, possible_values
+from graphopt.passes.quant.ranges import PERCENTILE, Range, range_of
 
 if TYPE_CHECKING:
-    from graphopt.driver.calibration import CompiledRunner, Feed
     from graphopt.driver.calibration_source import Source
     from graphopt.ir.onnx_load import ModelSource
-
-COMPARED_FEEDS = 8
-"""Results are compared with float on so many feeds at most,"""
-COMPARED_BYTES = 64 << 20
-"""and on so many bytes of them, because these are kept: the first feeds."""
-PORTIONS = 64
-"""So many portions of inner values stay compiled."""
 
 
 def quantize(
@@ -53,6 +45,12 @@ def quantize(
     exclude: Sequence[str] = (),
     table: RangeTable | str | os.PathLike[str] | None = None,
     compare: bool = True,
+    evaluation: Source | None = None,
+    metric: Metric | None = None,
+    max_drop: float | None = None,
+    min_sqnr: float | None = None,
+    fall_back: FallBack = "float",
+    sensitivity: bool = False,
     level: int = DEFAULT_LEVEL,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
@@ -76,218 +74,107 @@ def quantize(
         exclude: those that stay in float, whatever ``include`` says.
         table: ranges that were written before (``report.table.save(path)``) or the file; what it has needs no data.
         compare: run the quantized graph too, on the first feeds, for the SQNR of every layer and output.
+        evaluation: what results are compared on instead, in any form that calibration data has; all of it is in memory.
+        metric: a function of outputs and feeds, both a sequence of arrays by name, that says how good outputs are; higher is
+            better.
+        max_drop: how much less than float's the metric may be. The layers that cost most go back to float until it holds.
+        min_sqnr: the same for the signal-to-noise ratio of every output against float, in dB.
+        fall_back: what these layers go back to: ``float``, or ``16``: data in 16 bits, and float where that isn't enough.
+        sensitivity: measure what each layer costs by itself, also where nothing is asked of the results.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded.
         shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         threads: CPU threads that data is run with.
 
     Raises:
         UserError: unknown method, form, node or operator; neither data nor a table, an empty set, wrong names or shapes, or a table
-            that lacks a value or has one that there isn't.
+            that lacks a value or has one that there isn't; what is asked of the results can't be reached.
         InputError: an activation is NaN or infinite on the data; it is named.
         UnsupportedOpError: an operator that isn't compiled.
     """
-    how = _settings(method, percentile, per_channel, activations, symmetric, weights)
+    how = settings_of(method, percentile, per_channel, activations, symmetric, weights)
+    asked = Asked(metric, max_drop, min_sqnr)
+    require_fall_back(fall_back)
     known = RangeTable.load(table) if isinstance(table, (str, os.PathLike)) else table
     original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     graph = optimize(original, level)
     if known is not None:
         known.require_fit(graph, level)
-    asked = _asked(graph, include, exclude)
-    data = _Data(graph, calibration, threads, compare)
-    ranges = data.ranges(place(graph, asked), how, known)
-    work = clone(graph)
-    plan = plan_quantization(
-        place(work, _asked(work, include, exclude)), ranges, how.activations, how.weights, per_channel=per_channel
-    )
-    layers, rows = _layer_rows(plan), _value_rows(plan)
-    apply_quantization(plan, PassContext(pass_name="quantize"))
-    verify(work)
-    used = RangeTable(ranges, method if known is None else known.method, level, _version())
+    recipe = Recipe(graph, how, tuple(include), tuple(exclude))
+    controlled = asked.limits or sensitivity
+    data = CalibrationData(graph, calibration, evaluation, threads, compare or controlled or metric is not None)
+    ranges = _ranges(recipe, data, known, controlled)
     report = QuantizationReport(
-        original.source, used.method, str(how.activations), f"{how.weights}{' per channel' if per_channel else ''}",
-        layers, rows, _bytes(original), _bytes(work), used, notes=tuple(_notes(plan)),
+        original.source, method if known is None else known.method, str(how.activations),
+        f"{how.weights}{' per channel' if per_channel else ''}", (), (), constant_bytes(original), 0, RangeTable({}),
     )  # fmt: skip
-    return work, data.compared(work, report) if plan.values else report
-
-
-@dataclass(frozen=True)
-class _Settings:
-    method: Method
-    percentile: float
-    activations: IntegerForm
-    weights: IntegerForm
-
-
-def _settings(
-    method: str, percentile: float, per_channel: bool, activations: str, symmetric: bool | None, weights: str
-) -> _Settings:
-    if not 50 < percentile <= 100:
+    if data.compared:
+        found, report = _compared(recipe, data, ranges, report, asked, fall_back, measure=sensitivity)
+    elif controlled:
         raise UserError(
-            f"a range can't hold {percentile} percent of the numbers", code="bad-option", hint=f"try {PERCENTILE}"
-        )
-    if weights != "s8":
-        raise UserError(f"weights can't be stored as {weights!r}", code="bad-option", hint="weights are s8")
-    return _Settings(method_of(method), percentile, form_of(activations, symmetric), form_of(weights, True))
-
-
-def _asked(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> dict[Node, Left]:
-    """Nodes that a user wants in float. What only moves values follows those around it, unless it is excluded itself."""
-    found = {
-        node: Left("asked", f"{item!r} is excluded")
-        for node, item in asked_nodes(graph, exclude, "to leave in float").items()
-    }
-    if include:
-        wanted = asked_nodes(graph, include, "to quantize")
-        for node in graph.nodes:
-            if node not in wanted and role_of(node) in (Role.PRODUCT, Role.COMPUTES):
-                found.setdefault(node, Left("asked", "it isn't among what is to be quantized"))
-    return found
-
-
-class _Data:
-    """Calibration data that goes by once: statistics are taken from all of it, and the first feeds are kept."""
-
-    def __init__(self, graph: Graph, source: Source | None, threads: int | None, keep: bool) -> None:
-        self.graph, self.source, self.threads, self.keep = graph, source, threads, keep
-        self.kept: list[Feed] = []
-        self.count = 0
-        self._bytes = 0
-        self._runner: CompiledRunner | None = None
-
-    @property
-    def runner(self) -> CompiledRunner:
-        from graphopt.driver.calibration import CompiledRunner
-
-        if self._runner is None:
-            self._runner = CompiledRunner(threads=self.threads, exact=True, cached=PORTIONS)
-        return self._runner
-
-    def ranges(self, placement: Placement, how: _Settings, known: RangeTable | None) -> dict[str, Range]:
-        """Ranges of what a placement needs, from a table as far as it has them."""
-        from graphopt.driver.quantize.value_statistics import gather_statistics
-
-        needed = calibrated_values(placement)
-        found = {v.name: known.ranges[v.name] for v in needed if v.name in known.ranges} if known is not None else {}
-        missing = [v for v in needed if v.name not in found]
-        if self.source is None:
-            if missing:
-                raise _no_data(known, [v.name for v in missing])
-            return found
-        if missing:
-            statistics = gather_statistics(
-                self.graph, missing, self.feeds(), self.runner, histogram=how.method.histogram
-            )
-            measured = {n: range_of(s, how.activations, how.method, how.percentile) for n, s in statistics.items()}
-            return {v.name: found[v.name] if v.name in found else measured[v.name] for v in needed}
-        for _ in self.feeds():
-            if not self.keep or len(self.kept) == COMPARED_FEEDS or self._bytes >= COMPARED_BYTES:
-                break
-        return found
-
-    def feeds(self) -> Iterator[Feed]:
-        from graphopt.driver.calibration import calibration_feeds
-        from graphopt.driver.compiling import signature_of
-
-        assert self.source is not None
-        for feed in calibration_feeds(self.source, signature_of(self.graph)):
-            if self.keep and len(self.kept) < COMPARED_FEEDS and (not self.kept or self._bytes < COMPARED_BYTES):
-                self.kept.append(feed)
-                self._bytes += sum(array.nbytes for array in feed.values())
-            self.count += 1
-            yield feed
-
-    def compared(self, quantized: Graph, report: QuantizationReport) -> QuantizationReport:
-        """The report with how far layers and outputs are from float on the feeds that were kept."""
-        if not self.kept:
-            return report
-        from graphopt.driver.precision.noise import layer_noise, output_noise, outputs_of
-
-        want = [outputs_of(self.graph, feed, self.runner) for feed in self.kept]
-        outputs = output_noise(want, quantized, self.kept, self.runner)
-        noise = layer_noise(self.graph, quantized, self.kept, self.runner)
-        layers = tuple(
-            replace(row, sqnr_db=noise[row.node].sqnr_db) if row.node in noise else row for row in report.layers
-        )
-        shown = len(self.kept)
-        of = f"the first {shown} of {self.count}" if shown < self.count else str(shown)
-        return replace(
-            report, layers=layers, data=f"{of} feed{'' if self.count == 1 else 's'} of calibration data",
-            outputs=tuple(OutputRow(name, n.sqnr_db, n.error) for name, n in outputs.items()),
+            "what quantization costs can't be measured without data", code="needs-data",
+            hint="pass calibration data (calibration=, --calib DATA), or data to compare on (evaluation=, --evaluate DATA)",
         )  # fmt: skip
-
-
-def _no_data(known: RangeTable | None, missing: Sequence[str]) -> UserError:
-    if known is None:
-        return UserError(
-            "ranges of activations can't be chosen without calibration data", code="needs-data",
-            hint="pass inputs like those that the model will see (calibration=, --calib DATA), or a table of ranges",
-        )  # fmt: skip
-    return UserError(
-        f"the table has no range for %{missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
-        code="plan-does-not-fit", hint="add it, or pass calibration data as well (calibration=, --calib DATA)",
+    else:
+        found = recipe.carry_out(ranges)
+    return found.graph, replace(
+        report, layers=report.layers or found.layers, values=found.values, bytes_after=constant_bytes(found.graph),
+        table=RangeTable(ranges, report.method, level, _version()), notes=(*found.notes, *report.notes),
     )  # fmt: skip
 
 
-# -- what the report says ---------------------------------------------------------------------------------------------
-def _layer_rows(plan: QuantPlan) -> tuple[LayerRow, ...]:
-    placement = plan.placement
-    rows = []
-    for node in placement.graph.nodes:
-        if node in placement.left:
-            left = placement.left[node]
-            rows.append(LayerRow(node.name, node.qualified_op, "float32", left.kind, left.reason))
-        elif node in placement.roles:
-            rows.append(LayerRow(node.name, node.qualified_op, _stored(plan, node), reason=_remark(plan, node)))
-    return tuple(rows)
-
-
-def _stored(plan: QuantPlan, node: Node) -> str:
-    names = {str(plan.values[v].dtype) for _, v in plan.placement.operands(node)}
-    data = " x ".join(sorted(names)) or "in registers"
-    weight = plan.weights.get(node)
-    if weight is None:
-        return data
-    scales = f"{weight.parameters.scale.size} scales" if weight.axis is not None else "1 scale"
-    return f"{data} x {weight.parameters.dtype} weights ({scales})"
-
-
-def _remark(plan: QuantPlan, node: Node) -> str:
-    weight = plan.weights.get(node)
-    remarks = []
-    if weight is not None and weight.raised:
-        remarks.append(f"{weight.raised} scales of %{weight.value.name} were raised for the bias to fit into int32")
-    if weight is not None and node.input(2) is not None and node not in plan.biases:
-        remarks.append("its bias stays in float: it is no constant of a number a channel")
-    return "; ".join(remarks)
-
-
-def _value_rows(plan: QuantPlan) -> tuple[ValueRow, ...]:
-    return tuple(
-        ValueRow(
-            value.name, plan.ranges[value].low, plan.ranges[value].high, float(plan.values[value].scale),
-            int(plan.values[value].zero_point), len(group),
-        )
-        for group in plan.placement.groups
-        for value in group
+def _ranges(recipe: Recipe, data: CalibrationData, known: RangeTable | None, controlled: bool) -> dict[str, Range]:
+    """Ranges of what a placement needs, and of what one with more in float may need."""
+    how, placement = recipe.how, recipe.place()
+    needed = possible_values(placement) if controlled else calibrated_values(placement)
+    return data.ranges(
+        needed, lambda name, statistics: range_of(statistics, how.activations, how.method, how.percentile),
+        how.method.histogram, known,
     )  # fmt: skip
 
 
-def _notes(plan: QuantPlan) -> Iterator[str]:
-    graph = plan.placement.graph
-    if not plan.values:
-        yield "nothing was quantized: the graph has no products that may be"
-    hidden = sum(1 for node in graph.walk() if role_of(node) is Role.PRODUCT) - sum(
-        1 for node in graph.nodes if role_of(node) is Role.PRODUCT
+def _compared(
+    recipe: Recipe, data: CalibrationData, ranges: Mapping[str, Range], report: QuantizationReport, asked: Asked,
+    fall_back: FallBack, *, measure: bool,
+) -> tuple[Quantized, QuantizationReport]:  # fmt: skip
+    """The quantized graph that is as good as asked, and the report with how far layers and outputs are from float."""
+    feeds, runner = data.compared, data.runner
+    want = [outputs_of(recipe.graph, feed, runner) for feed in feeds]
+    goal = Goal(asked, want, feeds)
+
+    def outputs_with(treatment: Treatment) -> Outputs:
+        graph = recipe.carry_out(ranges, treatment).graph
+        return [outputs_of(graph, feed, runner) for feed in feeds]
+
+    def switched() -> SwitchedModel:
+        plans = [recipe.plan(ranges)]
+        if fall_back == "16":
+            plans.append(recipe.plan(ranges, activations=recipe.how.wide))
+        return SwitchedModel(plans, feeds, runner)
+
+    controlled = treatment_for(goal, switched, outputs_with, fall_back, measure=measure)
+    found = recipe.carry_out(ranges, controlled.treatment)
+    noise = layer_noise(recipe.graph, found.graph, feeds, runner)
+    layers = tuple(
+        _measured(row, noise[row.node].sqnr_db if row.node in noise else None, controlled.layers.get(row.node))
+        for row in found.layers
     )
-    if hidden:
-        yield f"{hidden} products in branches and loops stay in float: data doesn't show what they compute"
-    empty = [v.name for v in plan.values if plan.ranges[v].low == plan.ranges[v].high and not v.is_const]
-    if empty:
-        yield f"%{empty[0]} was zero on all data" + (f", as were {len(empty) - 1} more" if empty[1:] else "")
+    treatment = controlled.treatment
+    goal_row = GoalRow(
+        asked.name, goal.float_score, asked.score(controlled.outputs, feeds), goal.words() if asked.limits else "",
+        len(treatment.in_float), len(treatment.wide), len(controlled.layers),
+    )  # fmt: skip
+    return found, replace(
+        report, layers=layers, data=data.words(), goal=goal_row if asked.limits or asked.metric else None,
+        outputs=tuple(OutputRow(name, n.sqnr_db, n.error) for name, n in noise_of(want, controlled.outputs).items()),
+        notes=("what is asked holds only with everything in float",) if found.empty and treatment.in_float else (),
+    )  # fmt: skip
 
 
-def _bytes(graph: Graph) -> int:
-    return sum(v.data.nbytes for v in graph.constants() if v.data is not None)
+def _measured(row: LayerRow, sqnr_db: float | None, alone: Sensitivity | None) -> LayerRow:
+    return replace(
+        row, sqnr_db=sqnr_db, alone_db=None if alone is None else alone.sqnr_db,
+        alone_with=0 if alone is None else alone.together - 1,
+    )  # fmt: skip
 
 
 def _version() -> str:

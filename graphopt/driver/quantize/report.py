@@ -19,9 +19,11 @@ class LayerRow:
         node: its name.
         op: its operator.
         stored: how its weight is stored, or its data; ``float32`` for a node that stays.
-        why: for those that stay ``asked`` or ``rule``; "" otherwise.
+        why: for those that stay ``asked``, ``accuracy`` or ``rule``; "" otherwise.
         reason: in words: why it stays, or what was done beside the usual.
         sqnr_db: signal to noise of its first result against float in dB, None where it wasn't measured.
+        alone_db: signal to noise of the outputs with nothing but this node in integers, None where it wasn't measured.
+        alone_with: how many others were in integers then; for these ``alone_db`` is a lower bound.
     """
 
     node: str
@@ -30,6 +32,8 @@ class LayerRow:
     why: str = ""
     reason: str = ""
     sqnr_db: float | None = None
+    alone_db: float | None = None
+    alone_with: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,37 @@ class ValueRow:
 
 
 @dataclass(frozen=True)
+class GoalRow:
+    """What was asked of the results, and what came of it.
+
+    Attributes:
+        metric: its name, "" without one.
+        before, after: the metric in float and in integers, None without one.
+        asked: in words, "" where it was only measured.
+        in_float, wide: how many layers went back to float, and whose data to 16 bits.
+        layers: of how many; 0 where none had to.
+    """
+
+    metric: str
+    before: float | None
+    after: float | None
+    asked: str
+    in_float: int
+    wide: int
+    layers: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.metric} {self.before:.6g} in float, {self.after:.6g} in integers"] if self.metric else []
+        if self.asked:
+            treated = [f"{count} of {self.layers} layers {what}" for count, what in self._treated() if count]
+            parts.append(f"asked for {self.asked}: {' and '.join(treated) or 'it holds with every layer in integers'}")
+        return "; ".join(parts)
+
+    def _treated(self) -> tuple[tuple[int, str], ...]:
+        return (self.in_float, "are back in float"), (self.wide, "have data in 16 bits")
+
+
+@dataclass(frozen=True)
 class QuantizationReport:
     """The result of ``graphopt.quantize`` besides the graph.
 
@@ -66,6 +101,7 @@ class QuantizationReport:
         table: ranges that were used, to be written to a file, edited and used again.
         data: what results were compared on, None where they were not.
         outputs: one row a float output; empty without a comparison.
+        goal: what was asked of the results, None where nothing was.
         notes: remarks.
     """
 
@@ -80,6 +116,7 @@ class QuantizationReport:
     table: RangeTable
     data: str | None = None
     outputs: tuple[OutputRow, ...] = ()
+    goal: GoalRow | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -106,6 +143,9 @@ class QuantizationReport:
             "outputs": [
                 {"name": row.name, "sqnr_db": _finite(row.sqnr_db), "error": _finite(row.error)} for row in self.outputs
             ],
+            "goal": None
+            if self.goal is None
+            else {**vars(self.goal), "before": _finite(self.goal.before), "after": _finite(self.goal.after)},
             "layers": [
                 {
                     "node": row.node,
@@ -114,6 +154,8 @@ class QuantizationReport:
                     "why": row.why or None,
                     "reason": row.reason or None,
                     "sqnr_db": _finite(row.sqnr_db),
+                    "alone_db": _finite(row.alone_db),
+                    "alone_with": row.alone_with,
                 }
                 for row in self.layers
             ],
@@ -131,10 +173,13 @@ class QuantizationReport:
         )
         for out in self.outputs:
             yield f"  output {out.name}: {_db(out.sqnr_db)}, relative error {out.error:.2e}"
+        if self.goal is not None:
+            yield f"  {self.goal}"
         for row in self.layers:
             tail = f" ({row.why or 'note'}: {row.reason})" if row.reason else ""
             sqnr = "" if row.sqnr_db is None else f", {_db(row.sqnr_db)}"
-            yield f"  {row.node} ({row.op}): {row.stored}{sqnr}{tail}"
+            alone = "" if row.alone_db is None else f", alone {'over ' if row.alone_with else ''}{_db(row.alone_db)}"
+            yield f"  {row.node} ({row.op}): {row.stored}{sqnr}{alone}{tail}"
         yield from (f"  note: {note}" for note in self.notes)
 
 

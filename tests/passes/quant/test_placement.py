@@ -231,7 +231,7 @@ def test_include_and_exclude() -> None:
     for node in graph.nodes:
         node.name = f"block/{node.out.name}"
     _, report = quantized(graph, image(), exclude=["block/c"])
-    assert {row.node: row.why for row in report.layers} == {"block/c": "asked", "block/r": "", "block/y": ""}
+    assert {row.node: row.why for row in report.layers} == {"block/c": "asked", "block/r": "rule", "block/y": ""}
     _, report = quantized(graph, image(), include=["*/c"])
     assert {row.node for row in report.quantized} == {"block/c"}
     _, report = quantized(graph, image(), include=["Conv"], exclude=["*y"])
@@ -239,6 +239,15 @@ def test_include_and_exclude() -> None:
     assert "nothing that computes on integers" in next(row.reason for row in report.kept if row.op == "Relu")
     with pytest.raises(graphopt.UserError, match=r"'Convv' to quantize"):
         quantized(graph, image(), include=["Convv"])
+
+
+def test_a_clamp_of_floats_is_one_of_floats() -> None:
+    """What reads the clamp in float reads nothing rounded, and integers are made behind it."""
+    graph = graph_of(IMAGE, f"s = Softmax<axis=1>(x)\nr = Clip(s, low, high)\ny = {CONV}(r, w)\nz = Exp(r)", "y z",
+                     w=rand(4, 4, 3, 3), low=np.float32(0.1), high=np.float32(0.5))  # fmt: skip
+    result, _ = quantized(graph, image())
+    assert ops(result)[:2] == ["Softmax", "Clip"]
+    np.testing.assert_array_equal(*(run_ort(graphopt.export_onnx(g), image())[1] for g in (result, graph)))
 
 
 def test_what_is_quantized_already_stays() -> None:
@@ -264,7 +273,7 @@ def test_what_is_quantized_already_stays() -> None:
     )
     result, report = graphopt.quantize(graph, image(), level=0, compare=False)
     assert {row.reason for row in report.layers} == {"it is quantized already"}
-    assert report.notes == ("nothing was quantized: the graph has no products that may be",)
+    assert report.notes == ("nothing was quantized: there is no product that may be",)
     assert ops(result) == ops(graph)
 
 

@@ -1,0 +1,120 @@
+"""Calibration data that goes by once: statistics are taken from all of it, and the first feeds are kept to compare results on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from graphopt.driver.calibration import CompiledRunner, Feed, calibration_feeds
+from graphopt.driver.calibration_source import Source
+from graphopt.driver.compiling import signature_of
+from graphopt.driver.quantize.range_table import RangeTable
+from graphopt.driver.quantize.value_statistics import gather_statistics
+from graphopt.errors import UserError
+from graphopt.ir.graph import Graph, Value
+from graphopt.passes.quant.ranges import Range
+from graphopt.passes.quant.statistics import ValueStatistics
+
+COMPARED_FEEDS = 8
+"""Results are compared with float on so many feeds at most,"""
+COMPARED_BYTES = 64 << 20
+"""and on so many bytes of them, because these are kept: the first feeds."""
+PORTIONS = 64
+"""So many portions of inner values stay compiled."""
+
+
+class CalibrationData:
+    """Inputs of a model that is to be quantized.
+
+    Args:
+        graph: in float.
+        source: gone through once; None for none.
+        evaluation: what results are compared on, all of it; by default the first feeds of ``source``.
+        threads: CPU threads to run models with.
+        keep: whether results are to be compared.
+    """
+
+    def __init__(
+        self, graph: Graph, source: Source | None, evaluation: Source | None, threads: int | None, keep: bool
+    ) -> None:
+        self.graph, self.source, self.evaluation = graph, source, evaluation
+        self.runner = CompiledRunner(threads=threads, exact=True, cached=PORTIONS)
+        self._keep = keep and evaluation is None
+        self._kept: list[Feed] = []
+        self._count = self._bytes = 0
+        self._evaluated: list[Feed] | None = None
+
+    def ranges(
+        self, needed: Sequence[Value], choose: Callable[[str, ValueStatistics], Range], histogram: bool,
+        known: RangeTable | None,
+    ) -> dict[str, Range]:  # fmt: skip
+        """Ranges of values, from a table as far as it has them.
+
+        Args:
+            choose: the range for a value's statistics.
+            histogram: whether that takes one.
+
+        Raises:
+            UserError: there is no data, and the table lacks one.
+            InputError: a value isn't finite on the data.
+        """
+        found = {v.name: known.ranges[v.name] for v in needed if v.name in known.ranges} if known is not None else {}
+        missing = [v for v in needed if v.name not in found]
+        if self.source is None:
+            if missing:
+                raise _no_data(known, [v.name for v in missing])
+            return found
+        if missing:
+            statistics = gather_statistics(self.graph, missing, self.feeds(), self.runner, histogram=histogram)
+            measured = {name: choose(name, s) for name, s in statistics.items()}
+            return {v.name: found[v.name] if v.name in found else measured[v.name] for v in needed}
+        for _ in self.feeds():
+            if not self._wanted():
+                break
+        return found
+
+    def feeds(self) -> Iterator[Feed]:
+        """Feeds of the source, which is gone through; the first are kept."""
+        assert self.source is not None
+        for feed in calibration_feeds(self.source, signature_of(self.graph)):
+            if self._wanted():
+                self._kept.append(feed)
+                self._bytes += sum(array.nbytes for array in feed.values())
+            self._count += 1
+            yield feed
+
+    def _wanted(self) -> bool:
+        full = len(self._kept) == COMPARED_FEEDS or (bool(self._kept) and self._bytes >= COMPARED_BYTES)
+        return self._keep and not full
+
+    @property
+    def compared(self) -> Sequence[Feed]:
+        """What results are compared on; nothing without data.
+
+        Raises:
+            UserError: the data for it can't be read.
+        """
+        if self.evaluation is None:
+            return self._kept
+        if self._evaluated is None:
+            self._evaluated = list(calibration_feeds(self.evaluation, signature_of(self.graph)))
+        return self._evaluated
+
+    def words(self) -> str:
+        """What results are compared on, in words."""
+        shown = len(self.compared)
+        if self.evaluation is not None:
+            return f"{shown} feed{'' if shown == 1 else 's'} of the evaluation data"
+        of = f"the first {shown} of {self._count}" if shown < self._count else str(shown)
+        return f"{of} feed{'' if self._count == 1 else 's'} of calibration data"
+
+
+def _no_data(known: RangeTable | None, missing: Sequence[str]) -> UserError:
+    if known is None:
+        return UserError(
+            "ranges of activations can't be chosen without calibration data", code="needs-data",
+            hint="pass inputs like those that the model will see (calibration=, --calib DATA), or a table of ranges",
+        )  # fmt: skip
+    return UserError(
+        f"the table has no range for %{missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
+        code="plan-does-not-fit", hint="add it, or pass calibration data as well (calibration=, --calib DATA)",
+    )  # fmt: skip

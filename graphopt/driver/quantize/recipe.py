@@ -1,0 +1,117 @@
+"""A quantization that can be carried out several times, with other layers left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from graphopt.driver.quantize.accuracy_control import Treatment
+from graphopt.driver.quantize.report import LayerRow, ValueRow
+from graphopt.driver.quantize.rows import layer_rows, notes, value_rows
+from graphopt.driver.quantize.settings import Settings
+from graphopt.ir.editor import clone
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.verifier import verify
+from graphopt.passes.precision.asked import asked_nodes
+from graphopt.passes.quant.apply import apply_quantization
+from graphopt.passes.quant.parameters import IntegerForm
+from graphopt.passes.quant.placement import Left, Placement, place
+from graphopt.passes.quant.plan import QuantPlan, plan_quantization
+from graphopt.passes.quant.ranges import Range
+from graphopt.passes.quant.roles import Role, role_of
+from graphopt.rewrite.passes import PassContext
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A graph in integers.
+
+    Attributes:
+        graph: with QuantizeLinear and DequantizeLinear.
+        layers, values: what was done to nodes and values.
+        notes: remarks on the whole.
+        empty: nothing is in integers.
+    """
+
+    graph: Graph
+    layers: tuple[LayerRow, ...]
+    values: tuple[ValueRow, ...]
+    notes: tuple[str, ...]
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a graph is quantized.
+
+    Attributes:
+        graph: in float; never changed.
+        how: what holds for the whole model.
+        include, exclude: nodes and operators that a user named.
+    """
+
+    graph: Graph
+    how: Settings
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
+        """Which nodes of the graph, or of a copy of it, compute on integers."""
+        graph = self.graph if graph is None else graph
+        asked = self._asked(graph)
+        for node in graph.nodes:
+            if treatment is not None and node.name in treatment.in_float:
+                asked.setdefault(node, Left("accuracy", treatment.in_float[node.name]))
+        return place(graph, asked)
+
+    def plan(
+        self, ranges: Mapping[str, Range], treatment: Treatment | None = None, activations: IntegerForm | None = None
+    ) -> QuantPlan:
+        """What would be stored, for a copy of the graph.
+
+        Args:
+            ranges: of all values that need one.
+            treatment: of layers.
+            activations: how all of them are stored, instead of as the settings say.
+        """
+        placement = self.place(clone(self.graph), treatment)
+        forms: dict[str, IntegerForm] = {}
+        for node in placement.roles:
+            if treatment is not None and node.name in treatment.wide:
+                forms.update({value.name: self.how.wide for _, value in placement.operands(node)})
+        return plan_quantization(
+            placement, ranges, activations or self.how.activations, self.how.weights, per_channel=self.how.per_channel,
+            forms=forms,
+        )  # fmt: skip
+
+    def carry_out(self, ranges: Mapping[str, Range], treatment: Treatment | None = None) -> Quantized:
+        """A quantized copy of the graph."""
+        plan = self.plan(ranges, treatment)
+        layers, values, graph = layer_rows(plan), value_rows(plan), plan.placement.graph
+        if treatment is not None:
+            layers = tuple(_with_why(row, treatment) for row in layers)
+        said, empty = tuple(notes(plan)), not plan.values
+        apply_quantization(plan, PassContext(pass_name="quantize"))
+        verify(graph)
+        return Quantized(graph, layers, values, said, empty)
+
+    def _asked(self, graph: Graph) -> dict[Node, Left]:
+        """Nodes that a user wants in float. What only moves values follows those around it, unless it is excluded itself."""
+        found = {
+            node: Left("asked", f"{item!r} is excluded")
+            for node, item in asked_nodes(graph, self.exclude, "to leave in float").items()
+        }
+        if self.include:
+            wanted = asked_nodes(graph, self.include, "to quantize")
+            for node in graph.nodes:
+                if node not in wanted and role_of(node) in (Role.PRODUCT, Role.COMPUTES):
+                    found.setdefault(node, Left("asked", "it isn't among what is to be quantized"))
+        return found
+
+
+def _with_why(row: LayerRow, treatment: Treatment) -> LayerRow:
+    """A row that says why data is in 16 bits."""
+    if row.node not in treatment.wide or row.why:
+        return row
+    why = f"its data is in 16 bits: {treatment.wide[row.node]}"
+    return replace(row, reason=f"{row.reason}; {why}" if row.reason else why)
