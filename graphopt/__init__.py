@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphopt import backend
-    from graphopt.driver.compiling import compile
+    from graphopt.driver.compiling_with_data import compile
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.driver.precision.converting import convert
@@ -41,7 +41,7 @@ _HOME = {
     "KernelPlan": "graphopt.ir.kernel_plan",
     "PrecisionChoices": "graphopt.ir.precision_choices",
     "RangeTable": "graphopt.driver.quantize.range_table",
-    "compile": "graphopt.driver.compiling",
+    "compile": "graphopt.driver.compiling_with_data",
     "convert": "graphopt.driver.precision.converting",
     "export_onnx": "graphopt.driver.optimizing",
     "import_onnx": "graphopt.driver.importing",

@@ -19,6 +19,7 @@ from graphopt.cli.options import (
     NoCacheOpt,
     PassOpt,
     PlanOpt,
+    QuantizedPrecisionOpt,
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
@@ -53,16 +54,7 @@ def compile_verb(
     no_cache: NoCacheOpt = False,
     jobs: JobsOpt = None,
     plan: PlanOpt = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision",
-            metavar="fp16|bf16|int8|FILE.json",
-            help="Store and compute in 16 bits what bears it, or what a plan says (--write-plan of `graphopt convert`); "
-            "int8: quantize first (--calib); by default the model's own types.",
-            show_default=False,
-        ),
-    ] = None,
+    precision: QuantizedPrecisionOpt = None,
     calib: DataOpt = None,
     write_plan: Annotated[
         Path | None,
@@ -81,22 +73,17 @@ def compile_verb(
             )
     with console.working("loading the compiler"):
         from graphopt.driver.calibration_source import named_source
-        from graphopt.driver.compiling import compile
-        from graphopt.driver.quantize.before_compiling import quantized_before
+        from graphopt.driver.compiling_with_data import compile
         from graphopt.rewrite.remarks import Remarks
     found, chosen = Remarks(), read_precision(precision)
     start = time.perf_counter()
     with console.working(f"compiling {model.name} for {target}"):
-        quantized = quantized_before(
-            model, chosen, None if calib is None else named_source(calib), level=level, shapes=shapes_of(shape),
-            values=values_of(value), strict=strict, threads=threads,
-        )  # fmt: skip
         compiled = compile(
-            model if quantized is None else quantized,
+            model,
             target,
             threads=threads,
-            shapes=shapes_of(shape) if quantized is None else None,
-            values=values_of(value) if quantized is None else None,
+            shapes=shapes_of(shape),
+            values=values_of(value),
             strict=strict,
             level=level,
             exact=exact,
@@ -107,7 +94,8 @@ def compile_verb(
             cache=not no_cache,
             jobs=jobs,
             plan=plan,
-            precision=chosen if quantized is None else None,
+            precision=chosen,
+            calibration=None if calib is None else named_source(calib),
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)

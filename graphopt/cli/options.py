@@ -104,6 +104,16 @@ PrecisionOpt = Annotated[
         show_default=False,
     ),
 ]
+QuantizedPrecisionOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="fp16|bf16|int8|FILE.json",
+        help="Store and compute in 16 bits what bears it, or what a plan says (--write-plan of `graphopt convert`); "
+        "int8: quantize first (--calib); by default the model's own types.",
+        show_default=False,
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 CalibOpt = Annotated[
     Path | None,

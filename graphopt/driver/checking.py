@@ -11,7 +11,9 @@ from graphopt.driver.accuracy import L2_ALLOWED, Comparison, compare_all, longes
 from graphopt.driver.compiling import compile
 from graphopt.driver.edge_types import in_types_of
 from graphopt.driver.importing import import_onnx
-from graphopt.driver.random_inputs import random_inputs
+from graphopt.driver.quantized_check.cut import quantizing_nodes
+from graphopt.driver.quantized_check.steps import stepped_check
+from graphopt.driver.random_inputs import completed_inputs
 from graphopt.driver.reference import Reference, make_reference
 from graphopt.errors import AccuracyError, GraphOptError
 from graphopt.ir.graph import Array, Graph
@@ -47,6 +49,7 @@ class CheckReport:
         layers: inner values in order of computation; only filled when an output differs.
         culprit: the first node whose result differs, as ``name (Op)``.
         explanation: where the difference arises, in a sentence.
+        ties: how many integers behind QuantizeLinear are one step off where the float lies between two; that is no difference.
         hint: what to do about a difference.
     """
 
@@ -58,6 +61,7 @@ class CheckReport:
     layers: list[Layer] = field(default_factory=list)
     culprit: str | None = None
     explanation: str = ""
+    ties: int = 0
     hint: str = "compile with a lower -O or --skip-pass to go around it, and please report it"
 
     @property
@@ -155,10 +159,7 @@ def check_model(
     options = replace(options, precision=read_precision(options.precision))
     graph = import_onnx(src, shapes=shapes, values=values, strict=strict)
     model = options.compile(graph)
-    inputs = (
-        random_inputs(model.signature, seed, _extents(model.signature, feed or {})) if _lacking(model, feed) else {}
-    )
-    inputs.update(feed or {})
+    inputs = completed_inputs(model.signature, feed or {}, seed)
     if casts_edges(options.precision):
         inputs = in_types_of(graph.inputs, inputs)
         got = in_types_of(graph.outputs, model.run(in_types_of(model.inputs, inputs)))
@@ -178,25 +179,9 @@ def check_model(
         report.hint = (
             "keep what is sensitive in float32 with graphopt convert --keep or --max-error, or try the other precision"
         )
-    if not report.ok:
+    if not report.ok and not _step_by_step(report, graph, options.for_parts(), inputs, got, oracle.kind):
         _localise(report, graph, options.for_parts(), inputs, oracle.kind)
     return report
-
-
-def _lacking(model: Any, feed: Mapping[str, Array] | None) -> bool:
-    return any(spec.name not in (feed or {}) for spec in model.inputs)
-
-
-def _extents(signature: Any, feed: Mapping[str, Array]) -> dict[str, int]:
-    """Sizes of symbols that given inputs decide."""
-    from graphopt.ir.dims import as_symbol
-
-    sizes: dict[str, int] = {}
-    for spec in signature.inputs:
-        array = feed.get(spec.name)
-        if array is not None and array.ndim == len(spec.shape):
-            sizes.update({s: n for n, dim in zip(array.shape, spec.shape) if (s := as_symbol(dim)) is not None})
-    return sizes
 
 
 def _expected(src: Any, kind: str | None, inputs: Mapping[str, Array]) -> tuple[Reference, dict[str, Array]]:
@@ -208,6 +193,49 @@ def _expected(src: Any, kind: str | None, inputs: Mapping[str, Array]) -> tuple[
             raise
     oracle = make_reference(src, "onnx")
     return oracle, oracle(inputs)
+
+
+def _step_by_step(
+    report: CheckReport,
+    graph: Graph,
+    options: Options,
+    inputs: Mapping[str, Array],
+    got: Mapping[str, Array],
+    kind: str,
+) -> bool:
+    """Look at the integers of a quantized model, whose outputs differ as soon as one of them lay at a tie. Tells whether that
+    settles it."""
+    if options.precision is not None or not quantizing_nodes(graph):
+        return False
+    try:
+        found = stepped_check(graph, lambda part: options.compile(part).run(inputs), inputs, kind)
+    except GraphOptError:
+        return False  # what can't be looked at counts as it came
+    wrong = next((step for step in found.steps if step.problem is not None), None)
+    if wrong is not None:
+        report.culprit = wrong.node or None
+        report.explanation = (
+            f"the first integers that differ are {wrong.integers!r}, made from {wrong.value!r}: {wrong.problem}"
+        )
+        return True
+    bad = next((c for c in found.outputs if not c.ok), None)
+    if bad is not None:
+        maker = next(v.producer for v in graph.outputs if v.name == bad.name)
+        report.culprit = None if maker is None else maker.label
+        report.explanation = f"all integers are right, and {bad.name!r} isn't what comes of them: {bad.problem}"
+        return True
+    names = [name for name in got if name in found.got]
+    looked_at = compare_all({n: found.got[n] for n in names}, {n: got[n] for n in names}, **options.tolerance(graph))
+    if len(names) < len(got) or not all(c.ok for c in looked_at):
+        return False  # what was looked at isn't what differs
+    settled = {c.name: c for c in found.outputs}
+    # The reference's outputs carry the model's names, in the same order.
+    report.outputs = [
+        replace(settled.get(name, c), name=c.name, problem=None, error=settled[name].error if name in settled else 0.0)
+        for name, c in zip(got, report.outputs, strict=True)
+    ]
+    report.ties = found.ties
+    return True
 
 
 def _localise(report: CheckReport, graph: Graph, options: Options, inputs: Mapping[str, Array], kind: str) -> None:

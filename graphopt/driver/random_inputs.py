@@ -71,3 +71,19 @@ def _extent(dim: Dim, sizes: Mapping[str, int]) -> int:
         dim = subs(dim, {name: sizes.get(name, BATCH_EXTENT) for name in symbols_of(dim)})
     assert isinstance(dim, int)
     return dim
+
+
+def completed_inputs(signature: Signature, given: Mapping[str, Array], seed: int = 0) -> dict[str, Array]:
+    """The given inputs, and random ones for those that are missing, of sizes that go with them.
+
+    Raises:
+        UserError: as ``random_inputs``.
+    """
+    if all(spec.name in given for spec in signature.inputs):
+        return dict(given)
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        array = given.get(spec.name)
+        if array is not None and array.ndim == len(spec.shape):
+            sizes.update({s: n for n, dim in zip(array.shape, spec.shape) if (s := as_symbol(dim)) is not None})
+    return {**random_inputs(signature, seed, sizes), **given}

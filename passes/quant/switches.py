@@ -67,8 +67,7 @@ class _Switching:
         layers = [(node, [(i, v.name) for i, v in placement.operands(node)]) for node in layers_of(placement)]
         for node, operands in layers:
             switches = [
-                self.editor.add_input(self.graph.fresh_name(f"{node.name}_in_integers"), TensorType(DType.bool_, ()))
-                for _ in self.values
+                self.editor.add_input(f"{node.name}_in_integers", TensorType(DType.bool_, ())) for _ in self.values
             ]
             for index, name in operands:
                 value = node.inputs[index]  # the choice that stands for it by now, if a layer computed it

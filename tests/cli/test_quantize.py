@@ -131,3 +131,27 @@ def test_compile_in_int8_refuses(cli: Cli, model: Path, data: Path, options: tup
     assert done.code != 0
     assert text in " ".join(done.err.split())
     assert not Path("model.gopt").exists()
+
+
+def test_check_holds_a_quantized_model_against_float(cli: Cli, model: Path, data: Path) -> None:
+    assert cli("quantize", model, "--calib", data, "--no-compare", "-o", "int8.onnx").code == 0
+    np.save("x.npy", np.load(data)["x"])
+    done = cli("check", "int8.onnx", "--float", model, "--input", "x=x.npy", "--json")
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.json["values"]}
+    assert done.json["ok"]
+    assert rows["p"]["node"] == "product (MatMul)"
+    assert rows["y"]["sqnr_db"] > 28
+    here = cli("check", model, "--precision", "int8", "--calib", data, "--json")
+    assert here.json == done.json
+    table = cli("check", "int8.onnx", "--float", model, "--input", "x=x.npy")
+    for text in ("int8.onnx against float", "SQNR dB", "product (MatMul)"):
+        assert text in table.out
+    for options, text in (
+        (("--precision", "int8"), "needs calibration data"), (("--calib", data), "for precision int8"),
+        (("--precision", "int8", "--calib", data, "--float", model), "leave one of them out"),
+        (("--float", "missing.onnx"), "missing.onnx"),
+    ):  # fmt: skip
+        refused = cli("check", model, *options)
+        assert refused.code == 2
+        assert text in " ".join(refused.err.split())

@@ -22,7 +22,7 @@ DATA = {"x": rand(40, 8)}
 
 
 def net() -> Graph:
-    """Five products of matrices and one of elements. One entry that ``c`` reads is far larger than all others and counts nothing."""
+    """Five products of matrices and one of elements. One entry that ``c`` reads is far larger than the rest and counts nothing."""
     w = rand(12, 12, seed=1) / 3
     w[0] = 0
     big = np.ones(12, np.float32)
