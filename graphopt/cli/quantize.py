@@ -108,6 +108,14 @@ def quantize_verb(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure what each layer costs by itself.")
     ] = False,
+    equalize: Annotated[
+        bool,
+        typer.Option("--equalize", help="Scale channels between two products so that both weights have ranges alike."),
+    ] = False,
+    correct_bias: Annotated[
+        bool,
+        typer.Option("--correct-bias", help="Take the mean error of every product on the data from its bias."),
+    ] = False,
     level: LevelOpt = DEFAULT_LEVEL,
     shape: ShapeOpt = None,
     value: ValueOpt = None,
@@ -139,8 +147,8 @@ def quantize_verb(
             exclude=exclude or (), table=table, compare=not no_compare,
             evaluation=None if evaluate is None else named_source(evaluate),
             metric=None if metric is None else named_metric(metric), max_drop=max_drop, min_sqnr=min_sqnr,
-            fall_back=fall_back, sensitivity=sensitivity, level=level, shapes=shapes_of(shape), values=values_of(value),
-            strict=strict, threads=threads,
+            fall_back=fall_back, sensitivity=sensitivity, equalize=equalize, correct_bias=correct_bias,
+            level=level, shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads,
         )  # fmt: skip
         export_onnx(graph, output)
         if write_table is not None:

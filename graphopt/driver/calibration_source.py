@@ -74,6 +74,19 @@ def pieces(source: Source, names: Sequence[str]) -> Iterator[tuple[str, Mapping[
         )  # fmt: skip
 
 
+def goes_again(source: Source) -> bool:
+    """Whether ``pieces`` of the source can be gone through more than once."""
+    if isinstance(source, NamedFunction):
+        return goes_again(source.source)
+    if isinstance(source, (str, PathLike, Mapping, Dataset)):
+        return True
+    if isinstance(source, DataReader):
+        return False
+    if isinstance(source, Iterable):
+        return iter(source) is not source
+    return callable(source)
+
+
 def named_source(text: str) -> Source:
     """What a user named on the command line: a file or folder, or ``module:function``, which is imported now and called later.
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.errors import InternalError
 from graphopt.ir.dtypes import DType
 from graphopt.ir.editor import Editor
-from graphopt.ir.graph import Array, Graph, Node, Value
+from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.types import TensorType
-from graphopt.ops.registry import BIAS, has_trait
-from graphopt.passes.quant.parameters import Parameters, quantized
 from graphopt.passes.quant.placement import Placement
 from graphopt.passes.quant.plan import QuantPlan
 from graphopt.passes.quant.roles import Role
+from graphopt.passes.quant.rounded import Rounded
 from graphopt.rewrite.passes import PassContext
 
 
@@ -59,7 +57,7 @@ class _Switching:
     def __init__(self, plans: Sequence[QuantPlan], graph: Graph, editor: Editor) -> None:
         self.plan, self.graph, self.editor = plans[0], graph, editor
         self.values = [{value.name: parameters for value, parameters in plan.values.items()} for plan in plans]
-        self.rounded: dict[tuple[Value, int], Value] = {}
+        self.rounded = Rounded(graph, editor)
 
     def run(self) -> dict[str, tuple[str, ...]]:
         placement = self.plan.placement
@@ -85,68 +83,24 @@ class _Switching:
             name: that the plans have for it.
         """
         result = value
-        for which, switch in enumerate(switches):
-            rounded = self.rounding(value, self.values[which][name], which, reader)
+        for parameters, switch in zip(self.values, switches):
+            rounded = self.rounded.value(value, parameters[name], reader)
             result = self.editor.node("Where", [switch, rounded, result], before=reader, name="switched").out
         return result
 
-    def rounding(self, value: Value, parameters: Parameters, which: int, reader: Node) -> Value:
-        """What a plan's integers stand for; once for all readers, so before all of them."""
-        key = value, which
-        if key in self.rounded:
-            return self.rounded[key]
-        if value.data is not None:
-            self.rounded[key] = self.editor.constant(_stands_for(value.data, parameters, None), f"{value.name}_rounded")
-            return self.rounded[key]
-        before = reader
-        if value.producer is not None:
-            at = self.graph.position(value.producer) + 1
-            before = self.graph.nodes[at] if at < len(self.graph.nodes) else reader
-        elif self.graph.nodes:
-            before = self.graph.nodes[0]
-        scale = self.editor.constant(parameters.scale, f"{value.name}_scale")
-        zero = self.editor.constant(parameters.zero_point, f"{value.name}_zero_point")
-        integers = self.editor.node("QuantizeLinear", [value, scale, zero], before=before, name="rounded").out
-        self.rounded[key] = self.editor.node(
-            "DequantizeLinear", [integers, scale, zero], before=before, name="rounded"
-        ).out
-        return self.rounded[key]
-
     def second(self, node: Node, switches: Sequence[Value]) -> None:
         """The product with the weight and bias that integers stand for, and the choice between the two results."""
-        weight, bias = self.plan.weights[node], self.plan.biases.get(node)
-        position = self.plan.placement.weights[node]
-        assert weight.value.data is not None
-        inputs = list(node.inputs)
-        rounded = _stands_for(weight.value.data, weight.parameters, weight.axis)
-        inputs[position] = self.editor.constant(rounded, f"{weight.value.name}_rounded")
-        if bias is not None:
-            if not has_trait(node, BIAS):
-                raise InternalError(f"{node.label} has a bias and no place for it", code="quantization")
-            numbers = bias.integers.astype(bias.scale.dtype) * bias.scale
-            inputs[2] = self.editor.constant(numbers, f"{node.name}_bias_rounded")
         uses, result = list(node.out.uses), node.out
         at = self.graph.position(node) + 1
         behind = self.graph.nodes[at] if at < len(self.graph.nodes) else None
-        twin = self.editor.node(node.op, inputs, dict(node.attrs), before=behind, name=node.name)
+        twin = self.rounded.twin(node, self.plan, {}, behind)
         on = switches[0]
         for switch in switches[1:]:
             on = self.editor.node("Or", [on, switch], before=behind, name="switched").out
-        choice = self.editor.node("Where", [on, twin.out, result], before=behind, name="switched").out
+        choice = self.editor.node("Where", [on, twin, result], before=behind, name="switched").out
         for use in uses:
             self.editor.set_input(use.node, use.index, choice)
         for index, output in enumerate(self.graph.outputs):
             if output is result:
                 self.editor.set_output(self.graph, index, choice)
                 self.editor.swap_names(choice, result)
-
-
-def _stands_for(array: Array, parameters: Parameters, axis: int | None) -> Array:
-    """An array once it was stored in integers."""
-    shape = [1] * array.ndim
-    if axis is not None:
-        shape[axis] = -1
-    scale, zero = parameters.scale.reshape(shape), parameters.zero_point.reshape(shape)
-    steps = quantized(array, parameters, axis).astype("int64") - zero.astype("int64")
-    found: Array = steps.astype(array.dtype) * scale
-    return found

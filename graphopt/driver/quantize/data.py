@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from graphopt.driver.calibration import CompiledRunner, Feed, calibration_feeds
-from graphopt.driver.calibration_source import Source
+from graphopt.driver.calibration_source import Source, goes_again
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.quantize.range_table import RangeTable
 from graphopt.driver.quantize.value_statistics import gather_statistics
@@ -30,15 +30,23 @@ class CalibrationData:
         source: gone through once; None for none.
         evaluation: what results are compared on, all of it; by default the first feeds of ``source``.
         threads: CPU threads to run models with.
-        keep: whether results are to be compared.
+        compare: whether results are to be compared.
+        again: whether the data is to be gone through once more.
     """
 
     def __init__(
-        self, graph: Graph, source: Source | None, evaluation: Source | None, threads: int | None, keep: bool
+        self,
+        graph: Graph,
+        source: Source | None,
+        evaluation: Source | None,
+        threads: int | None,
+        compare: bool,
+        again: bool,
     ) -> None:
         self.graph, self.source, self.evaluation = graph, source, evaluation
         self.runner = CompiledRunner(threads=threads, exact=True, cached=PORTIONS)
-        self._keep = keep and evaluation is None
+        self._compare = compare
+        self._keep = (compare and evaluation is None) or (again and source is not None and not goes_again(source))
         self._kept: list[Feed] = []
         self._count = self._bytes = 0
         self._evaluated: list[Feed] | None = None
@@ -82,6 +90,23 @@ class CalibrationData:
             self._count += 1
             yield feed
 
+    def again(self) -> Iterator[Feed]:
+        """The feeds once more: all of them, or those that were kept of a source that goes by once only.
+
+        Raises:
+            UserError: there is no data.
+        """
+        if self.source is None:
+            raise _no_data(None, ())
+        if self.goes_again:
+            return calibration_feeds(self.source, signature_of(self.graph))
+        return iter(self._kept)
+
+    @property
+    def goes_again(self) -> bool:
+        """Whether all of the data can be gone through once more."""
+        return self.source is not None and goes_again(self.source)
+
     def _wanted(self) -> bool:
         full = len(self._kept) == COMPARED_FEEDS or (bool(self._kept) and self._bytes >= COMPARED_BYTES)
         return self._keep and not full
@@ -94,7 +119,7 @@ class CalibrationData:
             UserError: the data for it can't be read.
         """
         if self.evaluation is None:
-            return self._kept
+            return self._kept if self._compare else ()
         if self._evaluated is None:
             self._evaluated = list(calibration_feeds(self.evaluation, signature_of(self.graph)))
         return self._evaluated

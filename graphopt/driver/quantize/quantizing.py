@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from graphopt.driver.optimizing import optimize
 from graphopt.driver.precision.noise import layer_noise, outputs_of
 from graphopt.driver.precision.report import OutputRow
 from graphopt.driver.quantize.accuracy_control import FallBack, Treatment, require_fall_back, treatment_for
+from graphopt.driver.quantize.bias_errors import mean_errors
 from graphopt.driver.quantize.data import CalibrationData
 from graphopt.driver.quantize.goal import Asked, Goal, Metric, Outputs, noise_of
 from graphopt.driver.quantize.range_table import RangeTable
@@ -23,8 +24,11 @@ from graphopt.driver.quantize.settings import settings_of
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.passes.quant.equalize import Pair
+from graphopt.passes.quant.equalize import equalize as equalize_graph
 from graphopt.passes.quant.plan import calibrated_values, possible_values
 from graphopt.passes.quant.ranges import PERCENTILE, Range, range_of
+from graphopt.rewrite.passes import PassContext
 
 if TYPE_CHECKING:
     from graphopt.driver.calibration_source import Source
@@ -51,6 +55,8 @@ def quantize(
     min_sqnr: float | None = None,
     fall_back: FallBack = "float",
     sensitivity: bool = False,
+    equalize: bool = False,
+    correct_bias: bool = False,
     level: int = DEFAULT_LEVEL,
     shapes: Mapping[str, str | Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | None = None,
@@ -81,6 +87,8 @@ def quantize(
         min_sqnr: the same for the signal-to-noise ratio of every output against float, in dB.
         fall_back: what these layers go back to: ``float``, or ``16``: data in 16 bits, and float where that isn't enough.
         sensitivity: measure what each layer costs by itself, also where nothing is asked of the results.
+        equalize: scale channels between two products so that both weights have ranges alike, which changes no result in float.
+        correct_bias: take the mean error of every product on the data from its bias. The data is gone through once more for it.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded.
         shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         threads: CPU threads that data is run with.
@@ -97,12 +105,17 @@ def quantize(
     known = RangeTable.load(table) if isinstance(table, (str, os.PathLike)) else table
     original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     graph = optimize(original, level)
+    pairs = equalize_graph(graph, PassContext(pass_name="quantize")) if equalize else []
     if known is not None:
         known.require_fit(graph, level)
     recipe = Recipe(graph, how, tuple(include), tuple(exclude))
     controlled = asked.limits or sensitivity
-    data = CalibrationData(graph, calibration, evaluation, threads, compare or controlled or metric is not None)
+    data = CalibrationData(
+        graph, calibration, evaluation, threads, compare or controlled or metric is not None, correct_bias
+    )
     ranges = _ranges(recipe, data, known, controlled)
+    if correct_bias:
+        recipe = replace(recipe, errors=mean_errors(recipe.plan(ranges), data.again(), data.runner))
     report = QuantizationReport(
         original.source, method if known is None else known.method, str(how.activations),
         f"{how.weights}{' per channel' if per_channel else ''}", (), (), constant_bytes(original), 0, RangeTable({}),
@@ -118,7 +131,8 @@ def quantize(
         found = recipe.carry_out(ranges)
     return found.graph, replace(
         report, layers=report.layers or found.layers, values=found.values, bytes_after=constant_bytes(found.graph),
-        table=RangeTable(ranges, report.method, level, _version()), notes=(*found.notes, *report.notes),
+        table=RangeTable(ranges, report.method, level, _version()),
+        notes=(*found.notes, *report.notes, *_recipe_notes(recipe, data, pairs if equalize else None)),
     )  # fmt: skip
 
 
@@ -175,6 +189,21 @@ def _measured(row: LayerRow, sqnr_db: float | None, alone: Sensitivity | None) -
         row, sqnr_db=sqnr_db, alone_db=None if alone is None else alone.sqnr_db,
         alone_with=0 if alone is None else alone.together - 1,
     )  # fmt: skip
+
+
+def _recipe_notes(recipe: Recipe, data: CalibrationData, pairs: Sequence[Pair] | None) -> Iterator[str]:
+    """What was done to weights and biases.
+
+    Args:
+        pairs: of layers that were equalised, None where nobody asked.
+    """
+    if pairs is not None:
+        names = ", ".join(f"{pair.first.name} and {pair.second.name}" for pair in pairs[:3])
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        yield f"{len(pairs)} pairs of layers were equalised" + (f": {names}{more}" if pairs else "")
+    if recipe.errors:
+        on = "" if data.goes_again else ", on the first feeds, since the data goes by once"
+        yield f"the biases of {len(recipe.errors)} layers were corrected{on}"
 
 
 def _version() -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from graphopt.driver.quantize.accuracy_control import Treatment
 from graphopt.driver.quantize.report import LayerRow, ValueRow
 from graphopt.driver.quantize.rows import layer_rows, notes, value_rows
 from graphopt.driver.quantize.settings import Settings
 from graphopt.ir.editor import clone
-from graphopt.ir.graph import Graph, Node
+from graphopt.ir.graph import Array, Graph, Node
 from graphopt.ir.verifier import verify
 from graphopt.passes.precision.asked import asked_nodes
 from graphopt.passes.quant.apply import apply_quantization
+from graphopt.passes.quant.bias_correction import correct
 from graphopt.passes.quant.parameters import IntegerForm
 from graphopt.passes.quant.placement import Left, Placement, place
 from graphopt.passes.quant.plan import QuantPlan, plan_quantization
@@ -48,12 +49,14 @@ class Recipe:
         graph: in float; never changed.
         how: what holds for the whole model.
         include, exclude: nodes and operators that a user named.
+        errors: by the name of a product, what is taken from its bias once it is quantized, for each output channel.
     """
 
     graph: Graph
     how: Settings
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    errors: Mapping[str, Array] = field(default_factory=dict)
 
     def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
         """Which nodes of the graph, or of a copy of it, compute on integers."""
@@ -74,7 +77,14 @@ class Recipe:
             treatment: of layers.
             activations: how all of them are stored, instead of as the settings say.
         """
-        placement = self.place(clone(self.graph), treatment)
+        work = clone(self.graph)
+        placement = self.place(work, treatment)
+        if self.errors:
+            editor = PassContext(pass_name="quantize").editor(work)
+            for node in placement.weights:
+                if node.name in self.errors:
+                    correct(editor, node, self.errors[node.name])
+            placement = self.place(work, treatment)  # biases are other constants now
         forms: dict[str, IntegerForm] = {}
         for node in placement.roles:
             if treatment is not None and node.name in treatment.wide:
