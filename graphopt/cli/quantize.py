@@ -108,6 +108,15 @@ def quantize_verb(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure what each layer costs by itself.")
     ] = False,
+    overrides: Annotated[
+        Path | None,
+        typer.Option(
+            "--overrides",
+            metavar="FILE",
+            help="Other settings for some nodes and values: JSON or TOML.",
+            show_default=False,
+        ),
+    ] = None,
     equalize: Annotated[
         bool,
         typer.Option("--equalize", help="Scale channels between two products so that both weights have ranges alike."),
@@ -131,8 +140,7 @@ def quantize_verb(
     json: JsonOpt = False,
 ) -> None:
     """Turn MODEL into one that computes on 8-bit integers, and write plain ONNX (QuantizeLinear, DequantizeLinear)."""
-    data = [Path(item) for item in (calib, evaluate) if item is not None]
-    inputs = [model, *data, *([] if table is None else [table])]
+    inputs = [model, *(Path(item) for item in (calib, evaluate, table, overrides) if item is not None)]
     check_written(output, *inputs, more={"--report": report_file, "--write-table": write_table})
     with console.working("loading the compiler"):
         from graphopt.driver.calibration_source import named_source
@@ -147,7 +155,7 @@ def quantize_verb(
             exclude=exclude or (), table=table, compare=not no_compare,
             evaluation=None if evaluate is None else named_source(evaluate),
             metric=None if metric is None else named_metric(metric), max_drop=max_drop, min_sqnr=min_sqnr,
-            fall_back=fall_back, sensitivity=sensitivity, equalize=equalize, correct_bias=correct_bias,
+            fall_back=fall_back, sensitivity=sensitivity, overrides=overrides, equalize=equalize, correct_bias=correct_bias,
             level=level, shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads,
         )  # fmt: skip
         export_onnx(graph, output)

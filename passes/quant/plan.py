@@ -100,6 +100,7 @@ def plan_quantization(
     *,
     per_channel: bool = True,
     forms: Mapping[str, IntegerForm] | None = None,
+    per_channel_of: Mapping[str, bool] | None = None,
 ) -> QuantPlan:
     """Scales and zero points for a placement.
 
@@ -108,6 +109,7 @@ def plan_quantization(
         activations, weights: how they are stored; weights symmetric.
         per_channel: a scale for each output channel of a weight.
         forms: by the name of a value, how it is stored instead; of a group's the one of the most bits.
+        per_channel_of: by the name of a node, ``per_channel`` for its weight.
 
     Raises:
         UserError: a weight or constant isn't finite.
@@ -125,7 +127,7 @@ def plan_quantization(
         parameters = parameters_of(shared.low, shared.high, form)
         for value in group:
             plan.values[value], plan.ranges[value] = parameters, shared
-    _store_weights(plan, weights, per_channel)
+    _store_weights(plan, weights, per_channel, per_channel_of or {})
     return plan
 
 
@@ -138,13 +140,13 @@ def _constant_range(value: Value) -> Range:
     return Range(float(value.data.min(initial=0.0)), float(value.data.max(initial=0.0)))
 
 
-def _store_weights(plan: QuantPlan, form: IntegerForm, per_channel: bool) -> None:
+def _store_weights(plan: QuantPlan, form: IntegerForm, per_channel: bool, per_channel_of: Mapping[str, bool]) -> None:
     """Weights with the scales that all their readers need, then the biases in units of these."""
     users: dict[tuple[Value, int | None], list[Node]] = {}
     for node, index in plan.placement.weights.items():
         weight = node.input(index)
         assert weight is not None
-        axis = channel_axis_of(node, index) if per_channel else None
+        axis = channel_axis_of(node, index) if per_channel_of.get(node.name, per_channel) else None
         users.setdefault((weight, axis), []).append(node)
     for (weight, axis), nodes in users.items():
         plain = weight_parameters(weight, axis, form)

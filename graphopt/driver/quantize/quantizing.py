@@ -15,6 +15,7 @@ from graphopt.driver.quantize.accuracy_control import FallBack, Treatment, requi
 from graphopt.driver.quantize.bias_errors import mean_errors
 from graphopt.driver.quantize.data import CalibrationData
 from graphopt.driver.quantize.goal import Asked, Goal, Metric, Outputs, noise_of
+from graphopt.driver.quantize.overrides import OverrideSource, read_overrides
 from graphopt.driver.quantize.range_table import RangeTable
 from graphopt.driver.quantize.recipe import Quantized, Recipe
 from graphopt.driver.quantize.report import GoalRow, LayerRow, QuantizationReport
@@ -28,6 +29,7 @@ from graphopt.passes.quant.equalize import Pair
 from graphopt.passes.quant.equalize import equalize as equalize_graph
 from graphopt.passes.quant.plan import calibrated_values, possible_values
 from graphopt.passes.quant.ranges import PERCENTILE, Range, range_of
+from graphopt.passes.quant.statistics import ValueStatistics
 from graphopt.rewrite.passes import PassContext
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def quantize(
     min_sqnr: float | None = None,
     fall_back: FallBack = "float",
     sensitivity: bool = False,
+    overrides: OverrideSource | None = None,
     equalize: bool = False,
     correct_bias: bool = False,
     level: int = DEFAULT_LEVEL,
@@ -87,6 +90,8 @@ def quantize(
         min_sqnr: the same for the signal-to-noise ratio of every output against float, in dB.
         fall_back: what these layers go back to: ``float``, or ``16``: data in 16 bits, and float where that isn't enough.
         sensitivity: measure what each layer costs by itself, also where nothing is asked of the results.
+        overrides: what is otherwise for some nodes and values, as a JSON or TOML file or its entries, see
+            ``graphopt.driver.quantize.overrides.Override``.
         equalize: scale channels between two products so that both weights have ranges alike, which changes no result in float.
         correct_bias: take the mean error of every product on the data from its bias. The data is gone through once more for it.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded.
@@ -108,7 +113,7 @@ def quantize(
     pairs = equalize_graph(graph, PassContext(pass_name="quantize")) if equalize else []
     if known is not None:
         known.require_fit(graph, level)
-    recipe = Recipe(graph, how, tuple(include), tuple(exclude))
+    recipe = Recipe(graph, how, tuple(include), tuple(exclude), read_overrides(overrides))
     controlled = asked.limits or sensitivity
     data = CalibrationData(
         graph, calibration, evaluation, threads, compare or controlled or metric is not None, correct_bias
@@ -140,10 +145,16 @@ def _ranges(recipe: Recipe, data: CalibrationData, known: RangeTable | None, con
     """Ranges of what a placement needs, and of what one with more in float may need."""
     how, placement = recipe.how, recipe.place()
     needed = possible_values(placement) if controlled else calibrated_values(placement)
-    return data.ranges(
-        needed, lambda name, statistics: range_of(statistics, how.activations, how.method, how.percentile),
-        how.method.histogram, known,
-    )  # fmt: skip
+    wanted = recipe.overrides.resolve(placement, how)
+
+    def choose(name: str, statistics: ValueStatistics) -> Range:
+        method, percentile = wanted.methods.get(name, (how.method, how.percentile))
+        return range_of(statistics, how.activations, method, percentile)
+
+    measured = [value for value in needed if value.name not in wanted.ranges]
+    methods = [how.method, *(method for method, _ in wanted.methods.values())]
+    found = data.ranges(measured, choose, any(method.histogram for method in methods), known)
+    return {v.name: wanted.ranges[v.name] if v.name in wanted.ranges else found[v.name] for v in needed}
 
 
 def _compared(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.driver.quantize.accuracy_control import Treatment
+from graphopt.driver.quantize.overrides import Overrides
 from graphopt.driver.quantize.report import LayerRow, ValueRow
 from graphopt.driver.quantize.rows import layer_rows, notes, value_rows
 from graphopt.driver.quantize.settings import Settings
@@ -49,6 +50,7 @@ class Recipe:
         graph: in float; never changed.
         how: what holds for the whole model.
         include, exclude: nodes and operators that a user named.
+        overrides: what a user wants otherwise for some nodes and values.
         errors: by the name of a product, what is taken from its bias once it is quantized, for each output channel.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     how: Settings
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    overrides: Overrides = field(default_factory=Overrides)
     errors: Mapping[str, Array] = field(default_factory=dict)
 
     def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
@@ -85,13 +88,14 @@ class Recipe:
                 if node.name in self.errors:
                     correct(editor, node, self.errors[node.name])
             placement = self.place(work, treatment)  # biases are other constants now
-        forms: dict[str, IntegerForm] = {}
+        resolved = self.overrides.resolve(placement, self.how, strict=treatment is None)
+        forms = resolved.forms if activations is None else {}
         for node in placement.roles:
             if treatment is not None and node.name in treatment.wide:
                 forms.update({value.name: self.how.wide for _, value in placement.operands(node)})
         return plan_quantization(
             placement, ranges, activations or self.how.activations, self.how.weights, per_channel=self.how.per_channel,
-            forms=forms,
+            forms=forms, per_channel_of=resolved.per_channel,
         )  # fmt: skip
 
     def carry_out(self, ranges: Mapping[str, Range], treatment: Treatment | None = None) -> Quantized:
@@ -111,6 +115,8 @@ class Recipe:
             node: Left("asked", f"{item!r} is excluded")
             for node, item in asked_nodes(graph, self.exclude, "to leave in float").items()
         }
+        for node, item in self.overrides.excluded(graph).items():
+            found.setdefault(node, Left("asked", f"{item!r} is excluded by an override"))
         if self.include:
             wanted = asked_nodes(graph, self.include, "to quantize")
             for node in graph.nodes:
