@@ -108,6 +108,12 @@ def quantize_verb(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Measure what each layer costs by itself.")
     ] = False,
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic", help="Products of matrices only, ranges measured while the model runs; without --calib."
+        ),
+    ] = False,
     overrides: Annotated[
         Path | None,
         typer.Option(
@@ -155,7 +161,8 @@ def quantize_verb(
             exclude=exclude or (), table=table, compare=not no_compare,
             evaluation=None if evaluate is None else named_source(evaluate),
             metric=None if metric is None else named_metric(metric), max_drop=max_drop, min_sqnr=min_sqnr,
-            fall_back=fall_back, sensitivity=sensitivity, overrides=overrides, equalize=equalize, correct_bias=correct_bias,
+            fall_back=fall_back, sensitivity=sensitivity, overrides=overrides,
+            dynamic=dynamic, equalize=equalize, correct_bias=correct_bias,
             level=level, shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads,
         )  # fmt: skip
         export_onnx(graph, output)
@@ -176,7 +183,8 @@ def quantize_verb(
     from graphopt.cli.quantize_tables import layers_table, totals_table, values_table
 
     console.print_table(layers_table(report))
-    console.print_table(values_table(report))
+    if report.values:
+        console.print_table(values_table(report))
     if report.outputs:
         console.print_table(outputs_table(report.data, report.outputs))
     console.print_table(totals_table(f"{model.name} -> {output}", report))

@@ -52,6 +52,13 @@ def test_data_from_a_function_and_options(cli: Cli, model: Path) -> None:
     assert done.json["layers"][0]["stored"] == "i8 x i8 weights (1 scale)"
 
 
+def test_without_data(cli: Cli, model: Path) -> None:
+    done = cli("quantize", model, "--dynamic", "-o", "int8.onnx")
+    assert done.code == 0, done.err
+    assert "u8 x u8 weights (5 scales)" in done.out
+    assert "MatMulInteger" in [n.op_type for n in onnx.load_model("int8.onnx").graph.node]
+
+
 def test_a_metric_of_ones_own(cli: Cli, model: Path, data: Path) -> None:
     Path("my_metric.py").write_text(
         "import numpy as np\ndef zeros(outputs, feeds):\n    return sum(float((o['y'] == 0).mean()) for o in outputs)\n"

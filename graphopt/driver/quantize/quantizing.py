@@ -14,6 +14,7 @@ from graphopt.driver.precision.report import OutputRow
 from graphopt.driver.quantize.accuracy_control import FallBack, Treatment, require_fall_back, treatment_for
 from graphopt.driver.quantize.bias_errors import mean_errors
 from graphopt.driver.quantize.data import CalibrationData
+from graphopt.driver.quantize.dynamically import quantize_with_dynamic_ranges, require_dynamic
 from graphopt.driver.quantize.goal import Asked, Goal, Metric, Outputs, noise_of
 from graphopt.driver.quantize.overrides import OverrideSource, read_overrides
 from graphopt.driver.quantize.range_table import RangeTable
@@ -58,6 +59,7 @@ def quantize(
     fall_back: FallBack = "float",
     sensitivity: bool = False,
     overrides: OverrideSource | None = None,
+    dynamic: bool = False,
     equalize: bool = False,
     correct_bias: bool = False,
     level: int = DEFAULT_LEVEL,
@@ -92,6 +94,8 @@ def quantize(
         sensitivity: measure what each layer costs by itself, also where nothing is asked of the results.
         overrides: what is otherwise for some nodes and values, as a JSON or TOML file or its entries, see
             ``graphopt.driver.quantize.overrides.Override``.
+        dynamic: quantize products of matrices only, with ranges of data that are measured while the model runs: no calibration data
+            is needed or taken, and nothing else that is about ranges. Branches and loops are quantized too.
         equalize: scale channels between two products so that both weights have ranges alike, which changes no result in float.
         correct_bias: take the mean error of every product on the data from its bias. The data is gone through once more for it.
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded.
@@ -114,6 +118,13 @@ def quantize(
     if known is not None:
         known.require_fit(graph, level)
     recipe = Recipe(graph, how, tuple(include), tuple(exclude), read_overrides(overrides))
+    if dynamic:
+        require_dynamic({
+            "calibration data": calibration is not None, "a table of ranges": table is not None, "a largest drop": max_drop,
+            "a least SQNR": min_sqnr, "sensitivity": sensitivity, "bias correction": correct_bias,
+            "a method": method != "minmax", "another form of activations": (activations, symmetric) != ("u8", None),
+        })  # fmt: skip
+        return quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
     controlled = asked.limits or sensitivity
     data = CalibrationData(
         graph, calibration, evaluation, threads, compare or controlled or metric is not None, correct_bias

@@ -64,7 +64,7 @@ class Recipe:
     def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
         """Which nodes of the graph, or of a copy of it, compute on integers."""
         graph = self.graph if graph is None else graph
-        asked = self._asked(graph)
+        asked = self.asked(graph)
         for node in graph.nodes:
             if treatment is not None and node.name in treatment.in_float:
                 asked.setdefault(node, Left("accuracy", treatment.in_float[node.name]))
@@ -109,7 +109,7 @@ class Recipe:
         verify(graph)
         return Quantized(graph, layers, values, said, empty)
 
-    def _asked(self, graph: Graph) -> dict[Node, Left]:
+    def asked(self, graph: Graph) -> dict[Node, Left]:
         """Nodes that a user wants in float. What only moves values follows those around it, unless it is excluded itself."""
         found = {
             node: Left("asked", f"{item!r} is excluded")
