@@ -39,8 +39,14 @@ def quantize_verb(
         bool, typer.Option("--per-tensor", help="One scale for a weight, not one for each output channel.")
     ] = False,
     activations: Annotated[
-        str, typer.Option("--activations", metavar="u8|s8|u16|s16", help="How activations are stored.")
-    ] = "u8",
+        str | None,
+        typer.Option(
+            "--activations",
+            metavar="u8|s8|u16|s16",
+            help="How activations are stored; by default u8, or as the runtime takes them.",
+            show_default=False,
+        ),
+    ] = None,
     symmetric: Annotated[
         bool | None,
         typer.Option(
@@ -48,6 +54,10 @@ def quantize_verb(
             help="Whether zero is the middle of the activations' range; by default of signed ones.",
             show_default=False,
         ),
+    ] = None,
+    runtime: Annotated[
+        Literal["tensorrt", "onnxruntime", "openvino"] | None,
+        typer.Option("--for", help="Follow the rules of this runtime.", show_default=False),
     ] = None,
     include: Annotated[
         list[str] | None,
@@ -157,7 +167,7 @@ def quantize_verb(
     with console.working(f"quantizing {model.name}"):
         graph, report = quantize(
             model, None if calib is None else named_source(calib), method=method, percentile=percentile,
-            per_channel=not per_tensor, activations=activations, symmetric=symmetric, include=include or (),
+            per_channel=not per_tensor, activations=activations, symmetric=symmetric, runtime=runtime, include=include or (),
             exclude=exclude or (), table=table, compare=not no_compare,
             evaluation=None if evaluate is None else named_source(evaluate),
             metric=None if metric is None else named_metric(metric), max_drop=max_drop, min_sqnr=min_sqnr,

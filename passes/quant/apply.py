@@ -38,6 +38,11 @@ class _Quantization:
             self.editor.set_input(node, placement.weights[node], self.weight(weight, node))
         for node in self.plan.biases:
             self.bias(node)
+        for value in placement.results:
+            self.result(value)
+        if placement.runtime.saturates:
+            for node in [node for node in placement.roles if node.op == "Relu"]:
+                self.saturate(node)
 
     def from_integers(self, value: Value, reader: Node) -> Value:
         """The value once it was stored in integers; all that read them share it."""
@@ -75,6 +80,35 @@ class _Quantization:
         integers = self.editor.constant(bias.integers, f"{old.name}_quantized")
         scale = self.editor.constant(bias.scale, f"{old.name}_scale")
         self.editor.set_input(node, 2, self.dequantize(integers, scale, None, old.name, 0, node))
+
+    def result(self, value: Value) -> None:
+        """Let all that read a value read it once it was stored in integers, the graph's outputs too."""
+        maker = value.producer
+        assert maker is not None
+        others = list(value.uses)
+        read = self.from_integers(value, maker)
+        for use in others:
+            if use.node.op != "QuantizeLinear":
+                self.editor.set_input(use.node, use.index, read)
+        for index, output in enumerate(self.graph.outputs):
+            if output is value:
+                self.editor.set_output(self.graph, index, read)
+                self.editor.swap_names(value, read)
+
+    def saturate(self, relu: Node) -> None:
+        """Leave a Relu out whose result becomes integers and nothing else, if saturation does the same."""
+        value, source = relu.out, relu.inputs[0]
+        if value not in self.plan.values or source is None or value.escapes:
+            return
+        parameters = self.plan.values[value]
+        dtype = parameters.dtype
+        least = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
+        if int(parameters.zero_point) == least and all(
+            use.node.op == "QuantizeLinear" and use.index == 0 for use in value.uses
+        ):
+            for use in list(value.uses):
+                self.editor.set_input(use.node, use.index, source)
+            self.editor.erase(relu)
 
     # -- pieces -------------------------------------------------------------------------------------------------------
     def parameters(self, parameters: Parameters, name: str) -> tuple[Value, Value]:

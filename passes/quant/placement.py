@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.ops.registry import COMMUTATIVE, MATRIX_PRODUCT, has_trait
+from graphopt.ops.registry import COMMUTATIVE, CONVOLUTION, MATRIX_PRODUCT, has_trait
 from graphopt.passes.quant.roles import Role, data_operands, is_float32, role_of
+from graphopt.passes.quant.runtimes import ANY, Runtime
 
 Kind = Literal["asked", "accuracy", "rule"]
 
@@ -40,6 +41,8 @@ class Placement:
         left: those that have a part and stay in float.
         groups: values that are stored in integers; those of one group with the same scale and zero point.
         weights: positions of the constant operands of products.
+        runtime: whose rules are followed.
+        results: values that are stored for the runtime's sake: all that read them read integers.
     """
 
     graph: Graph
@@ -47,6 +50,8 @@ class Placement:
     left: dict[Node, Left] = field(default_factory=dict)
     groups: list[list[Value]] = field(default_factory=list)
     weights: dict[Node, int] = field(default_factory=dict)
+    runtime: Runtime = ANY
+    results: list[Value] = field(default_factory=list)
 
     def operands(self, node: Node) -> list[tuple[int, Value]]:
         """Positions and values of the operands that a node reads in integers, weights of products aside."""
@@ -56,7 +61,18 @@ class Placement:
         found = [(i, v) for i in data_operands(node, role) if i != self.weights.get(node) and (v := node.input(i))]
         if any(self.in_registers(v) for _, v in found):
             return []
-        return [(i, v) for i, v in found if is_float32(v)]
+        added = self._added_in_registers(node, [v for _, v in found])
+        return [(i, v) for i, v in found if is_float32(v) and v is not added]
+
+    def _added_in_registers(self, node: Node, operands: list[Value]) -> Value | None:
+        """The operand of a sum that its convolution adds up with the others, where the runtime does that: the last one computed."""
+        if not self.runtime.adds_in_registers or node.op != "Add" or len(set(operands)) < 2:
+            return None
+        results = [v for v in operands if v.only_use is not None and self._is_convolution(v.producer)]
+        return max(results, key=lambda v: self.graph.position(v.producer), default=None)  # type: ignore[arg-type]
+
+    def _is_convolution(self, node: Node | None) -> bool:
+        return node is not None and self.roles.get(node) is Role.PRODUCT and has_trait(node, CONVOLUTION)
 
     def in_registers(self, value: Value) -> bool:
         """Whether a value goes from the node that computes it to a clamp, or to where a constant is added or multiplied, and
@@ -68,13 +84,14 @@ class Placement:
         return (role is Role.CLAMPS and use.index == 0) or (role is Role.COMPUTES and _with_constant(use.node))
 
 
-def place(graph: Graph, asked: Mapping[Node, Left] | None = None) -> Placement:
+def place(graph: Graph, asked: Mapping[Node, Left] | None = None, runtime: Runtime = ANY) -> Placement:
     """Decide on every node of the outermost graph. What branches and loops compute stays in float: no data shows it.
 
     Args:
         asked: nodes that stay in float whatever the rules say.
+        runtime: whose rules are followed.
     """
-    placement = Placement(graph)
+    placement = Placement(graph, runtime=runtime)
     for node in graph.nodes:
         role = role_of(node)
         if role is None:
@@ -89,8 +106,22 @@ def place(graph: Graph, asked: Mapping[Node, Left] | None = None) -> Placement:
         weight = _weight(node) if role is Role.PRODUCT else None
         if weight is not None:
             placement.weights[node] = weight
+    if runtime.stores_results:
+        placement.results = _results(placement)
     placement.groups = _groups(placement)
     return placement
+
+
+def _results(placement: Placement) -> list[Value]:
+    """What convolutions give, once it was clamped where they do that."""
+    found: dict[Value, None] = {}
+    for node, role in placement.roles.items():
+        if role is Role.PRODUCT and has_trait(node, CONVOLUTION):
+            value = node.out
+            while placement.in_registers(value) and value.only_use is not None:
+                value = value.only_use.node.out
+            found[value] = None
+    return list(found)
 
 
 def _left_alone(node: Node, role: Role) -> Left | None:
@@ -178,6 +209,8 @@ def _groups(placement: Placement) -> list[list[Value]]:
     for node in placement.roles:
         for _, value in placement.operands(node):
             leader.setdefault(value, value)
+    for value in placement.results:
+        leader.setdefault(value, value)
     for node, role in placement.roles.items():
         if role is not Role.KEEPS and not (role is Role.CLAMPS and _alone(node)):
             continue

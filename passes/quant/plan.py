@@ -168,8 +168,11 @@ def _store_weights(plan: QuantPlan, form: IntegerForm, per_channel: bool, per_ch
 
 
 def _bias(plan: QuantPlan, node: Node) -> Array | None:
-    """The bias of a product whose weight is on the right: scales of one on the left aren't those of output channels."""
-    return bias_vector(node) if has_trait(node, BIAS) and plan.placement.weights[node] == 1 else None
+    """The bias of a product whose weight is on the right: scales of one on the left aren't those of output channels. None where it
+    isn't stored in integers."""
+    if not plan.placement.runtime.integer_biases or not has_trait(node, BIAS) or plan.placement.weights[node] != 1:
+        return None
+    return bias_vector(node)
 
 
 def _input_scale(plan: QuantPlan, node: Node) -> float:

@@ -107,6 +107,7 @@ def test_a_metric_of_ones_own(cli: Cli, model: Path, data: Path) -> None:
         (("--table", "missing.json"), "can't be read"),
         (("--calib", "DATA", "--report", "int8.onnx"), "same file"),
         (("--calib", "DATA", "--max-drop", "0.1"), "--min-sqnr"),
+        (("--calib", "DATA", "--for", "tensorrt", "--activations", "u8"), "s8 symmetric"),
         (("--calib", "DATA", "--overrides", "missing.json"), "missing.json can't be read"),
         (("--calib", "DATA", "--evaluate", "int8.onnx"), "does not exist"),
     ],

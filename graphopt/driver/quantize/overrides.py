@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from graphopt.driver.quantize.settings import Settings, require_percentile
+from graphopt.driver.quantize.settings import Settings, require_form, require_percentile
 from graphopt.errors import UserError, did_you_mean
 from graphopt.ir.graph import Graph, Node
 from graphopt.passes.precision.asked import asked_nodes
@@ -108,6 +108,7 @@ class Overrides:
         for entry in self.entries:
             for name, seen in self._values(entry, placement, strict):
                 if entry.form is not None:
+                    require_form(how.runtime, entry.form)
                     found.forms[name] = entry.form
                 if entry.method is not None or entry.percentile is not None:
                     old, percentile = found.methods.get(seen[-1], (how.method, how.percentile))

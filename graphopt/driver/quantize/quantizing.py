@@ -22,7 +22,7 @@ from graphopt.driver.quantize.recipe import Quantized, Recipe
 from graphopt.driver.quantize.report import GoalRow, LayerRow, QuantizationReport
 from graphopt.driver.quantize.rows import constant_bytes
 from graphopt.driver.quantize.sensitivity import Sensitivity, SwitchedModel
-from graphopt.driver.quantize.settings import settings_of
+from graphopt.driver.quantize.settings import require_form, settings_of
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
@@ -45,9 +45,10 @@ def quantize(
     method: str = "minmax",
     percentile: float = PERCENTILE,
     per_channel: bool = True,
-    activations: str = "u8",
+    activations: str | None = None,
     symmetric: bool | None = None,
     weights: str = "s8",
+    runtime: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     table: RangeTable | str | os.PathLike[str] | None = None,
@@ -78,9 +79,11 @@ def quantize(
         method: how ranges are chosen: ``minmax``, ``average`` (of the samples' bounds), ``percentile``, ``entropy`` or ``mse``.
         percentile: part of the numbers that a range by percentile holds, in percent.
         per_channel: a scale for each output channel of a weight, instead of one for the whole.
-        activations: ``u8``, ``s8``, ``u16`` or ``s16``; 16 bits need opset 21.
+        activations: ``u8``, ``s8``, ``u16`` or ``s16``, by default ``u8`` or what the runtime takes; 16 bits need opset 21.
         symmetric: whether zero is the middle of the activations' range; by default of signed ones.
         weights: ``s8``.
+        runtime: follow the rules of ``tensorrt``, ``onnxruntime`` or ``openvino``, so that it computes in integers what it can; see
+            ``graphopt.passes.quant.runtimes``.
         include: names or operators of products and computations that are quantized, ``*`` and ``?`` allowed; all by default.
         exclude: those that stay in float, whatever ``include`` says.
         table: ranges that were written before (``report.table.save(path)``) or the file; what it has needs no data.
@@ -108,9 +111,11 @@ def quantize(
         InputError: an activation is NaN or infinite on the data; it is named.
         UnsupportedOpError: an operator that isn't compiled.
     """
-    how = settings_of(method, percentile, per_channel, activations, symmetric, weights)
+    how = settings_of(method, percentile, per_channel, activations, symmetric, weights, runtime)
     asked = Asked(metric, max_drop, min_sqnr)
     require_fall_back(fall_back)
+    if fall_back == "16":
+        require_form(how.runtime, how.wide)
     known = RangeTable.load(table) if isinstance(table, (str, os.PathLike)) else table
     original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
     graph = optimize(original, level)
@@ -122,7 +127,8 @@ def quantize(
         require_dynamic({
             "calibration data": calibration is not None, "a table of ranges": table is not None, "a largest drop": max_drop,
             "a least SQNR": min_sqnr, "sensitivity": sensitivity, "bias correction": correct_bias,
-            "a method": method != "minmax", "another form of activations": (activations, symmetric) != ("u8", None),
+            "a method": method != "minmax", "another form of activations": activations not in (None, "u8") or symmetric is not None,
+            "a runtime": runtime,
         })  # fmt: skip
         return quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
     controlled = asked.limits or sensitivity

@@ -68,7 +68,7 @@ class Recipe:
         for node in graph.nodes:
             if treatment is not None and node.name in treatment.in_float:
                 asked.setdefault(node, Left("accuracy", treatment.in_float[node.name]))
-        return place(graph, asked)
+        return place(graph, asked, self.how.runtime)
 
     def plan(
         self, ranges: Mapping[str, Range], treatment: Treatment | None = None, activations: IntegerForm | None = None

@@ -70,6 +70,7 @@ def _remark(plan: QuantPlan, node: Node) -> str:
     remarks = []
     if weight is not None and weight.raised:
         remarks.append(f"{weight.raised} scales of %{weight.value.name} were raised for the bias to fit into int32")
-    if weight is not None and node.input(2) is not None and node not in plan.biases:
+    biased = plan.placement.runtime.integer_biases and weight is not None and node.input(2) is not None
+    if biased and node not in plan.biases:
         remarks.append("its bias stays in float: it is no constant of a number a channel")
     return "; ".join(remarks)

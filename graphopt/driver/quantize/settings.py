@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from graphopt.errors import UserError
 from graphopt.passes.quant.parameters import IntegerForm, form_of
 from graphopt.passes.quant.ranges import PERCENTILE, Method, method_of
+from graphopt.passes.quant.runtimes import ANY, Runtime, runtime_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Settings:
         percentile: of numbers in a range, where the method asks for it.
         activations, weights: how they are stored.
         per_channel: whether a weight has a scale for each output channel.
+        runtime: whose rules are followed.
     """
 
     method: Method
@@ -25,6 +27,7 @@ class Settings:
     activations: IntegerForm
     weights: IntegerForm
     per_channel: bool
+    runtime: Runtime = ANY
 
     @property
     def wide(self) -> IntegerForm:
@@ -33,17 +36,36 @@ class Settings:
 
 
 def settings_of(
-    method: str, percentile: float, per_channel: bool, activations: str, symmetric: bool | None, weights: str
-) -> Settings:
+    method: str, percentile: float, per_channel: bool, activations: str | None, symmetric: bool | None, weights: str,
+    runtime: str | None,
+) -> Settings:  # fmt: skip
     """Settings from what a user wrote.
 
     Raises:
-        UserError: unknown method or form, or an impossible percentile.
+        UserError: unknown method, form or runtime, an impossible percentile, or a form that the runtime doesn't take.
     """
     if weights != "s8":
         raise UserError(f"weights can't be stored as {weights!r}", code="bad-option", hint="weights are s8")
     require_percentile(percentile)
-    return Settings(method_of(method), percentile, form_of(activations, symmetric), form_of(weights, True), per_channel)
+    rules = runtime_of(runtime)
+    form = form_of(activations or rules.activations or "u8", symmetric)
+    require_form(rules, form)
+    return Settings(method_of(method), percentile, form, form_of(weights, True), per_channel, rules)
+
+
+def require_form(runtime: Runtime, form: IntegerForm) -> None:
+    """Refuse a form of data that a runtime doesn't take.
+
+    Raises:
+        UserError: with the form that it takes.
+    """
+    wanted = form_of(runtime.activations, runtime.symmetric) if runtime.activations else form
+    if form != wanted:
+        raise UserError(
+            f"{runtime.name} takes data as {wanted}, not as {form}",
+            code="bad-option",
+            hint=f"leave it out of --for {runtime.name}",
+        )
 
 
 def require_percentile(percentile: float) -> None:
