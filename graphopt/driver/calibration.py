@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graphopt.driver.calibration_source import Array, Source, pieces, words
+from graphopt.driver.calibration_source import Array, Source, goes_again, pieces, words
 from graphopt.driver.compiling import compile
+from graphopt.driver.repeated_feeds import RepeatedFeeds, kept_on_disk
 from graphopt.errors import InputError, UserError
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.outputs import with_outputs
@@ -28,13 +29,34 @@ CACHED_MODELS = 4
 # -- data -------------------------------------------------------------------------------------------------------------
 def load_calibration(
     source: Source, signature: Signature, *, limit: int | None = None, batch: int = BATCH
-) -> list[dict[str, Array]]:
-    """All feeds of ``calibration_feeds`` at once, for what looks at them several times.
+) -> RepeatedFeeds:
+    """The feeds of ``calibration_feeds``, for what goes through them several times. None is held: a source that can be gone through
+    again is, and what goes by once is kept on disk.
 
     Raises:
-        UserError: as ``calibration_feeds``.
+        UserError: as ``calibration_feeds``; all of the data is looked at.
     """
-    return list(calibration_feeds(source, signature, limit=limit, batch=batch))
+    if not goes_again(source):
+        return kept_on_disk(calibration_feeds(source, signature, limit=limit, batch=batch))
+    count = sum(1 for _ in calibration_feeds(source, signature, limit=limit, batch=batch))
+    return feeds_again(source, signature, count, batch=batch)
+
+
+def feeds_again(source: Source, signature: Signature, count: int, *, batch: int = BATCH) -> RepeatedFeeds:
+    """The first feeds of a source that can be gone through again, once it was.
+
+    Args:
+        count: how many.
+    """
+
+    def again() -> Iterator[Feed]:
+        try:
+            yield from calibration_feeds(source, signature, batch=batch)
+        except UserError as error:
+            if error.code != "empty-calibration":  # that is said as it is: it wasn't empty before
+                raise
+
+    return RepeatedFeeds(again, count)
 
 
 def calibration_feeds(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from graphopt.driver.calibration import CompiledRunner, Feed, calibration_feeds
+from graphopt.driver.calibration import CompiledRunner, Feed, calibration_feeds, feeds_again
 from graphopt.driver.calibration_source import Source, goes_again
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.quantize.range_table import RangeTable
@@ -49,6 +49,7 @@ class CalibrationData:
         self._keep = (compare and evaluation is None) or (again and source is not None and not goes_again(source))
         self._kept: list[Feed] = []
         self._count = self._bytes = 0
+        self._whole = False  # whether all of the source went by
         self._evaluated: list[Feed] | None = None
 
     def ranges(
@@ -89,8 +90,9 @@ class CalibrationData:
                 self._bytes += sum(array.nbytes for array in feed.values())
             self._count += 1
             yield feed
+        self._whole = True
 
-    def again(self) -> Iterator[Feed]:
+    def again(self) -> Iterable[Feed]:
         """The feeds once more: all of them, or those that were kept of a source that goes by once only.
 
         Raises:
@@ -99,8 +101,13 @@ class CalibrationData:
         if self.source is None:
             raise _no_data(None, ())
         if self.goes_again:
-            return calibration_feeds(self.source, signature_of(self.graph))
-        return iter(self._kept)
+            signature = signature_of(self.graph)
+            return (
+                feeds_again(self.source, signature, self._count)
+                if self._whole
+                else calibration_feeds(self.source, signature)
+            )
+        return self._kept
 
     @property
     def goes_again(self) -> bool:
