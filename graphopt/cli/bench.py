@@ -78,7 +78,7 @@ def bench_verb(
     for name in names:
         peer_info(name)  # unknown or not installed: said before the work, not after
     if roofline is not None:
-        from graphopt.driver.bench.roofline import require_matplotlib
+        from graphopt.driver.figures import require_matplotlib
 
         check_output(roofline, model)
         require_matplotlib()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,27 @@ def working(message: str) -> Iterator[None]:
     """A spinner on stderr while something that may take over a second is done; nothing when stderr is no terminal."""
     with err.status(Text(message)):
         yield
+
+
+@contextmanager
+def going_through(message: str) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar on stderr for work that begins with going through data; yields what is told of every piece.
+
+    The bar has no end where nobody knows how much data there is.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[seen]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(message, total=None, seen="")
+
+        def told(pieces: int, part: float | None) -> None:
+            progress.update(task, total=None if part is None else 1.0, completed=part or 0.0, seen=f"{pieces:,} feeds")
+
+        yield told
 
 
 def print_json(data: Any) -> None:

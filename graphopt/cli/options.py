@@ -179,6 +179,18 @@ def check_output(output: Path, *inputs: Path) -> None:
         raise UserError(f"there is no folder {output.parent}", code="bad-output", hint="create it first")
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that can't be made or written to, before any work is done.
+
+    Raises:
+        UserError: with a hint.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder", code="bad-output", hint="give the folder another name")
+    if not folder.parent.is_dir():
+        raise UserError(f"there is no folder {folder.parent}", code="bad-output", hint="create it first")
+
+
 def is_artifact(path: Path) -> bool:
     """Whether a file is a compiled model: by its first bytes, or by its name when it can't be read."""
     from graphopt.runtime.artifact import MAGIC

@@ -18,6 +18,7 @@ from graphopt.cli.options import (
     StrictOpt,
     ThreadsOpt,
     ValueOpt,
+    check_folder,
     shapes_of,
 )
 from graphopt.cli.values import values_of
@@ -153,6 +154,10 @@ def quantize_verb(
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FOLDER", help="Also draw ranges and the SQNR of layers.", show_default=False),
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Turn MODEL into one that computes on 8-bit integers, and write plain ONNX (QuantizeLinear, DequantizeLinear)."""
@@ -163,8 +168,14 @@ def quantize_verb(
         from graphopt.driver.optimizing import export_onnx
         from graphopt.driver.quantize.goal import named_metric
         from graphopt.driver.quantize.quantizing import quantize
+    if plot is not None:
+        from graphopt.driver.figures import require_matplotlib
+        from graphopt.driver.quantize.plots import write_plots
+
+        check_folder(plot)
+        require_matplotlib()
     start = time.perf_counter()
-    with console.working(f"quantizing {model.name}"):
+    with console.going_through(f"quantizing {model.name}") as told:
         graph, report = quantize(
             model, None if calib is None else named_source(calib), method=method, percentile=percentile,
             per_channel=not per_tensor, activations=activations, symmetric=symmetric, runtime=runtime, include=include or (),
@@ -174,10 +185,13 @@ def quantize_verb(
             fall_back=fall_back, sensitivity=sensitivity, overrides=overrides,
             dynamic=dynamic, equalize=equalize, correct_bias=correct_bias,
             level=level, shapes=shapes_of(shape), values=values_of(value), strict=strict, threads=threads,
+            progress=told,
         )  # fmt: skip
         export_onnx(graph, output)
         if write_table is not None:
             report.table.save(write_table)
+        if plot is not None:
+            write_plots(plot, report)
     facts = {
         "output": str(output),
         "file_bytes": output.stat().st_size,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graphopt.driver.calibration_source import Array, Source, goes_again, pieces, words
+from graphopt.driver.calibration_source import Array, Source, count_pieces, goes_again, pieces, words
 from graphopt.driver.compiling import compile
 from graphopt.driver.repeated_feeds import RepeatedFeeds, kept_on_disk
 from graphopt.errors import InputError, UserError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from graphopt.runtime.signature import Signature
 
 Feed: TypeAlias = Mapping[str, Array]
+
+Progress: TypeAlias = Callable[[int, "float | None"], None]
+"""Told how many feeds were dealt with, and what part that is of all, None where nobody knows."""
 
 BATCH = 8
 """Samples run at once where the model takes any number of them."""
@@ -60,7 +63,12 @@ def feeds_again(source: Source, signature: Signature, count: int, *, batch: int 
 
 
 def calibration_feeds(
-    source: Source, signature: Signature, *, limit: int | None = None, batch: int = BATCH
+    source: Source,
+    signature: Signature,
+    *,
+    limit: int | None = None,
+    batch: int = BATCH,
+    progress: Progress | None = None,
 ) -> Iterator[dict[str, Array]]:
     """Calibration data as feeds of the model, one after the other: the source is gone through once, and no feed is kept.
 
@@ -70,6 +78,7 @@ def calibration_feeds(
     Args:
         source: see ``Source``. Files of a folder are taken in the order of the numbers in their names.
         limit: take only so many feeds.
+        progress: told of every feed that was dealt with.
 
     Raises:
         UserError: a file is missing or damaged, names or shapes don't fit, values are not finite, or there is nothing.
@@ -77,8 +86,11 @@ def calibration_feeds(
     if limit is not None and limit < 1:
         raise UserError(f"{limit} calibration samples are not enough", code="empty-calibration", hint="take at least 1")
     count = 0
-    for where, arrays in pieces(source, [spec.name for spec in signature.inputs]):
-        found = _feeds(arrays, signature, batch)
+    names = [spec.name for spec in signature.inputs]
+    total = count_pieces(source, names) if progress is not None else None
+    for piece, (where, arrays) in enumerate(pieces(source, names)):
+        parts, found = _feeds(arrays, signature, batch)
+        part = 0
         while True:
             try:
                 feed = next(found, None)
@@ -87,7 +99,9 @@ def calibration_feeds(
             if feed is None:
                 break
             yield feed
-            count += 1
+            count, part = count + 1, part + 1
+            if progress is not None:
+                progress(count, None if total is None else min((piece + part / parts) / total, 1.0))
             if count == limit:
                 return
     if not count:
@@ -96,24 +110,24 @@ def calibration_feeds(
         )
 
 
-def _feeds(arrays: Mapping[str, Any], signature: Signature, batch: int) -> Iterator[dict[str, Array]]:
-    """One mapping of arrays as feeds."""
-    specs = {spec.name: spec for spec in signature.inputs}
-    if not specs:
+def _feeds(arrays: Mapping[str, Any], signature: Signature, batch: int) -> tuple[int, Iterator[dict[str, Array]]]:
+    """One mapping of arrays as feeds, and how many they are."""
+    if not signature.inputs:
         raise UserError("the model has no inputs, so there is nothing to calibrate", code="bad-calibration")
     named = {name: np.asanyarray(array) for name, array in arrays.items()}
     step = _step(named, signature, batch)
     if step is None:
-        split: Iterable[dict[str, Array]] = [named]
-    else:
-        count = len(next(iter(named.values())))
-        split = (
-            {n: a[i] if step == 0 else a[i : i + step] for n, a in named.items()} for i in range(0, count, step or 1)
-        )
-    for part in split:
-        feed = {name: _typed(name, array, signature) for name, array in part.items()}
-        signature.check(feed)
-        yield {name: np.array(feed[name], order="C") for name in specs}
+        return 1, (_feed(part, signature) for part in (named,))
+    count = len(next(iter(named.values())))
+    split = ({n: a[i] if step == 0 else a[i : i + step] for n, a in named.items()} for i in range(0, count, step or 1))
+    return -(-count // (step or 1)), (_feed(part, signature) for part in split)
+
+
+def _feed(arrays: Mapping[str, Array], signature: Signature) -> dict[str, Array]:
+    """Arrays that were found to be one feed, once they fit."""
+    feed = {name: _typed(name, array, signature) for name, array in arrays.items()}
+    signature.check(feed)
+    return {spec.name: np.array(feed[spec.name], order="C") for spec in signature.inputs}
 
 
 def _typed(name: str, array: Array, signature: Signature) -> Array:

@@ -74,6 +74,22 @@ def pieces(source: Source, names: Sequence[str]) -> Iterator[tuple[str, Mapping[
         )  # fmt: skip
 
 
+def count_pieces(source: Source, names: Sequence[str]) -> int | None:
+    """How many pieces ``pieces`` finds, None where only going through them tells.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if isinstance(source, NamedFunction):
+        return count_pieces(source.source, names)
+    if isinstance(source, (str, PathLike)):
+        files = _files(Path(source))
+        return 1 if len(names) > 1 and any(file.suffix == ".npy" for file in files) else len(files)
+    if isinstance(source, Mapping):
+        return 1
+    return len(source) if isinstance(source, Sequence) else None
+
+
 def goes_again(source: Source) -> bool:
     """Whether ``pieces`` of the source can be gone through more than once."""
     if isinstance(source, NamedFunction):

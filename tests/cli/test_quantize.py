@@ -52,6 +52,19 @@ def test_data_from_a_function_and_options(cli: Cli, model: Path) -> None:
     assert done.json["layers"][0]["stored"] == "i8 x i8 weights (1 scale)"
 
 
+def test_plots(cli: Cli, model: Path, data: Path) -> None:
+    for words, names in (((), {"ranges.png", "layers.png"}), (("--no-compare",), {"ranges.png"})):
+        folder = Path(f"plots{len(words)}")
+        done = cli("quantize", model, "--calib", data, "-o", "int8.onnx", "--plot", folder, *words)
+        assert done.code == 0, done.err
+        assert {path.name for path in folder.iterdir()} == names
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
+    refused = cli("quantize", model, "--calib", data, "-o", "other.onnx", "--plot", "int8.onnx")
+    assert refused.code == 2
+    assert "int8.onnx is no folder" in refused.err
+    assert not Path("other.onnx").exists()
+
+
 def test_without_data(cli: Cli, model: Path) -> None:
     done = cli("quantize", model, "--dynamic", "-o", "int8.onnx")
     assert done.code == 0, done.err

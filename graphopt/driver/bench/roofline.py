@@ -11,22 +11,12 @@ from typing import Any
 
 from graphopt.driver.bench.machine_peak import MachinePeaks
 from graphopt.driver.bench.per_layer import LayerTime
-from graphopt.errors import UserError
+from graphopt.driver.figures import new_figure, save_figure
 
 _LABELS = 8
 """How many kernels are named in the plot: those that take longest, all their calls together."""
 _LEAST, _MOST = 1e-2, 1e3
 """Operations a byte: the horizontal axis covers at least this much of what the kernels have."""
-
-
-def require_matplotlib() -> None:
-    """Raise UserError with what to install unless matplotlib is there."""
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "matplotlib is not installed", code="no-matplotlib", hint='pip install matplotlib, or "graphopt[plot]"'
-        )
 
 
 def write_roofline(path: Path, title: str, layers: Sequence[LayerTime], peaks: MachinePeaks) -> None:
@@ -41,13 +31,8 @@ def write_roofline(path: Path, title: str, layers: Sequence[LayerTime], peaks: M
     Raises:
         UserError: matplotlib is missing, doesn't know the format, or the file can't be written.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = [(x, y, e) for e in layers if (x := e.intensity) is not None and (y := e.gflops) is not None]
-    figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 7)
     axes = figure.add_subplot(xscale="log", yscale="log")
     low = min([_LEAST, *(x / 2 for x, _, _ in points)])
     high = max([_MOST, *(2 * x for x, _, _ in points)])
@@ -80,7 +65,4 @@ def write_roofline(path: Path, title: str, layers: Sequence[LayerTime], peaks: M
     legend: Any = axes.legend(fontsize=8, loc="lower right")
     for handle in legend.legend_handles[len(peaks.levels) + 1 :]:
         handle.set_sizes([40])
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"can't write {path}: {error}", code="bad-output", hint="name it FILE.png") from error
+    save_figure(figure, path)

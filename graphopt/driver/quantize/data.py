@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from graphopt.driver.calibration import CompiledRunner, Feed, calibration_feeds, feeds_again
+from graphopt.driver.calibration import CompiledRunner, Feed, Progress, calibration_feeds, feeds_again
 from graphopt.driver.calibration_source import Source, goes_again
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.quantize.range_table import RangeTable
@@ -32,20 +32,16 @@ class CalibrationData:
         threads: CPU threads to run models with.
         compare: whether results are to be compared.
         again: whether the data is to be gone through once more.
+        progress: told of the feeds of ``source`` that went by.
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        source: Source | None,
-        evaluation: Source | None,
-        threads: int | None,
-        compare: bool,
-        again: bool,
-    ) -> None:
+        self, graph: Graph, source: Source | None, evaluation: Source | None, threads: int | None, *, compare: bool, again: bool,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
         self.graph, self.source, self.evaluation = graph, source, evaluation
         self.runner = CompiledRunner(threads=threads, exact=True, cached=PORTIONS)
-        self._compare = compare
+        self._compare, self._progress = compare, progress
         self._keep = (compare and evaluation is None) or (again and source is not None and not goes_again(source))
         self._kept: list[Feed] = []
         self._count = self._bytes = 0
@@ -84,7 +80,7 @@ class CalibrationData:
     def feeds(self) -> Iterator[Feed]:
         """Feeds of the source, which is gone through; the first are kept."""
         assert self.source is not None
-        for feed in calibration_feeds(self.source, signature_of(self.graph)):
+        for feed in calibration_feeds(self.source, signature_of(self.graph), progress=self._progress):
             if self._wanted():
                 self._kept.append(feed)
                 self._bytes += sum(array.nbytes for array in feed.values())

@@ -34,6 +34,7 @@ from graphopt.passes.quant.statistics import ValueStatistics
 from graphopt.rewrite.passes import PassContext
 
 if TYPE_CHECKING:
+    from graphopt.driver.calibration import Progress
     from graphopt.driver.calibration_source import Source
     from graphopt.ir.onnx_load import ModelSource
 
@@ -68,6 +69,7 @@ def quantize(
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Graph, QuantizationReport]:
     """A graph that stores weights and activations in integers, and what that did. ``graphopt.export_onnx`` writes it as plain ONNX
     with QuantizeLinear and DequantizeLinear.
@@ -104,6 +106,7 @@ def quantize(
         level: optimise as ``graphopt.optimize`` does first, so that normalisations go into weights before these are rounded.
         shapes, values, strict: as for ``graphopt.compile``, when ``src`` is no graph.
         threads: CPU threads that data is run with.
+        progress: told how many feeds of calibration data went by, and what part that is of all, None where nobody knows.
 
     Raises:
         UserError: unknown method, form, node or operator; neither data nor a table, an empty set, wrong names or shapes, or a table
@@ -133,8 +136,9 @@ def quantize(
         return quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
     controlled = asked.limits or sensitivity
     data = CalibrationData(
-        graph, calibration, evaluation, threads, compare or controlled or metric is not None, correct_bias
-    )
+        graph, calibration, evaluation, threads, compare=compare or controlled or metric is not None, again=correct_bias,
+        progress=progress,
+    )  # fmt: skip
     ranges = _ranges(recipe, data, known, controlled)
     if correct_bias:
         recipe = replace(recipe, errors=mean_errors(recipe.plan(ranges), data.again(), data.runner))

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt.driver.bench import roofline
 from graphopt.driver.bench.machine_peak import Bandwidth, MachinePeaks
 from graphopt.driver.bench.per_layer import LayerTime, PerLayer, _named, measure_layers
 from graphopt.driver.bench.roofline import write_roofline
 from graphopt.driver.compiling import compile
+from graphopt.driver.figures import require_matplotlib
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import ArtifactError, UserError
 from graphopt.models import zoo
@@ -145,5 +145,5 @@ def test_a_plot_of_an_unknown_kind(tmp_path: Path) -> None:
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed") as caught:
-        roofline.require_matplotlib()
+        require_matplotlib()
     assert "pip install" in (caught.value.hint or "")

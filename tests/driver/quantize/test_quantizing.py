@@ -133,6 +133,17 @@ def test_the_report_and_its_noise() -> None:
     assert feeds["x"].shape[0] == 8
 
 
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, float | None]] = []
+    for i in range(2):
+        np.savez(tmp_path / f"{i}.npz", x=SAMPLES)  # two feeds of eight and two samples each
+    for source in ([{"x": SAMPLES[:4]}, {"x": SAMPLES[4:]}], tmp_path, load_data, load_data()):
+        graphopt.quantize(net(), source, compare=False, progress=lambda feeds, part: told.append((feeds, part)))
+    assert told == [
+        (1, 0.5), (2, 1.0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0), (1, None), (2, None), (1, None), (2, None),
+    ]  # fmt: skip
+
+
 def test_results_are_compared_on_the_first_feeds() -> None:
     graph = graph_of({"x": "float[1,8]"}, "y = MatMul(x, w)", w=rand(8, 8))
     _, report = graphopt.quantize(graph, ({"x": rand(1, 8, seed=i)} for i in range(12)))
