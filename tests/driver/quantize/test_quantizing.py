@@ -21,7 +21,7 @@ from graphopt.errors import UserError
 from graphopt.ir.graph import Graph
 from graphopt.models import zoo
 from graphopt.passes.quant.ranges import METHODS, Range
-from tests.support.onnx_graphs import graph_of, rand
+from tests.support.onnx_graphs import graph_of, model_of, rand
 from tests.support.ort import run_ort
 from tests.support.precision import sqnr_db
 
@@ -258,6 +258,17 @@ def test_branches_stay_and_are_noted() -> None:
     quantized, report = graphopt.quantize(model, feeds, compare=False)
     assert any("2 products in branches" in note for note in report.notes)
     assert sqnr_db(run_ort(export_onnx(quantized), feeds)[0], run_ort(model, feeds)[0]) > 28
+
+
+def test_a_model_older_than_scales_along_an_axis() -> None:
+    """Opset 11 has no QuantizeLinear per channel, so the file gets the opset that has."""
+    model = model_of({"x": "float[2,8]"}, "y = MatMul(x, w)", opset=11, w=rand(8, 4))
+    for options, least in (({}, 13), ({"activations": "u16"}, 21)):
+        graph, _ = graphopt.quantize(model, {"x": rand(2, 8)}, compare=False, **options)
+        exported = export_onnx(graph)
+        assert exported.opset_import[0].version >= least
+        onnx.checker.check_model(exported, full_check=True)
+        assert sqnr_db(*(run_ort(m, {"x": rand(2, 8)})[0] for m in (exported, model))) > 28
 
 
 def test_table_text() -> None:
