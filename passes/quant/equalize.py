@@ -20,7 +20,7 @@ from graphopt.ops.context import attr
 from graphopt.ops.linear import kept_axis, summed_axis
 from graphopt.ops.registry import CONVOLUTION, POOL, has_trait
 from graphopt.passes.quant.roles import Role, role_of
-from graphopt.passes.quant.weights import bias_vector, output_channels
+from graphopt.passes.quant.weights import bias_vector
 from graphopt.rewrite.passes import PassContext
 
 _ROUNDS = 32
@@ -73,7 +73,7 @@ def pairs_of(graph: Graph) -> Iterator[Pair]:
         between, value = [node.out], node.out
         while (use := value.only_use) is not None and use.node.graph is graph and use.index == 0:
             if _may_be_second(use.node):
-                if _channels(node, use.node):
+                if has_trait(node, CONVOLUTION) is has_trait(use.node, CONVOLUTION):  # channels are on the same axis
                     yield Pair(node, use.node, tuple(between))
                 break
             if not _commutes(use.node, node):
@@ -109,16 +109,6 @@ def _commutes(node: Node, first: Node) -> bool:
     if node.op == "Relu" or node.op == "Identity":
         return True
     return has_trait(node, POOL) and has_trait(first, CONVOLUTION)  # pools go over all axes but the first two
-
-
-def _channels(first: Node, second: Node) -> bool:
-    """Whether the second sums over the axis that the output channels of the first lie on."""
-    weight = second.inputs[1]
-    assert weight is not None
-    if has_trait(first, CONVOLUTION) is not has_trait(second, CONVOLUTION):
-        return False
-    count = weight.shape[0] if _is_depthwise(second) else weight.shape[summed_axis(second, 1)]
-    return count == output_channels(first)
 
 
 def _groups(node: Node) -> int:

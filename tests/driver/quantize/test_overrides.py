@@ -53,6 +53,19 @@ def test_types_of_values_and_of_what_nodes_read() -> None:
     assert {row.node: row.stored[:3] for row in report.layers if row.op == "MatMul"} == {"n/c": "i16", "n/y": "i16"}
 
 
+def test_values_that_share_a_scale_have_the_type_of_the_most_bits() -> None:
+    body = (
+        "a = MatMul(x, u)\nr = Relu(a)\nt = Transpose(r)\nb = MatMul(r, v)\nc = MatMul(t, v)\ny = Concat<axis=0>(b, c)"
+    )
+    graph = graph_of({"x": "float[4,8]"}, body, u=rand(8, 4), v=rand(4, 4))
+    table = graphopt.RangeTable({"x": Range(-3.0, 4.0), "r": Range(0.0, 6.0), "t": Range(0.0, 6.0)})
+    for entries in ([("r", "u8"), ("t", "u16")], [("t", "u8"), ("r", "u16")]):
+        overrides = [{"value": name, "type": form} for name, form in entries]
+        _, report = graphopt.quantize(graph, table=table, level=0, overrides=overrides)
+        assert {row.op: row.stored[:3] for row in report.layers if row.op == "Transpose"} == {"Transpose": "u16"}
+        assert [row.stored[:3] for row in report.layers if row.op == "MatMul"] == ["u8 ", "u16", "u16"]
+
+
 def test_nodes_are_excluded_and_let_in_again() -> None:
     _, report = given({"node": "n/*", "exclude": True}, {"node": "n/c", "exclude": False})
     assert {row.node for row in report.quantized} == {"n/c"}

@@ -159,6 +159,14 @@ def test_a_wrong_kernel_beside_ties_is_found(monkeypatch: pytest.MonkeyPatch, ch
         assert "the first integers that differ are 'r', made from 'p'" in report.explanation
 
 
+@pytest.mark.parametrize("got", [{}, {"y": np.zeros((1, 4), np.float32)}])
+def test_outputs_that_were_not_looked_at_are_not_settled(monkeypatch: pytest.MonkeyPatch, got: Any) -> None:
+    """The run whose integers are seen may be another one than that whose outputs differ."""
+    model, feed = tied_model()
+    monkeypatch.setattr("graphopt.driver.checking.stepped_check", lambda *args: SteppedCheck((), (), got))
+    assert not check_model(model, Options(threads=1), feed=feed, reference="onnx").ok
+
+
 def test_float_models_are_compared_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any) -> Any:
         raise AssertionError("a float model has no integers to look at")

@@ -104,6 +104,24 @@ def test_tensorrt() -> None:
     assert graph.outputs[1].producer is named(graph, "f"), "outputs stay in float"
 
 
+@pytest.mark.parametrize(
+    ("sum_", "stored"), [("Add(a, b)", "a"), ("Add(b, a)", "a"), ("Add(r, a)", "r"), ("Add(a, a)", "a")]
+)
+def test_the_last_convolution_of_a_sum_is_one_kernel_with_it(sum_: str, stored: str) -> None:
+    body = f"a = {CONV}(x, u)\nr = Relu(x)\nb = {CONV}(x, v)\ns = {sum_}\ny = {CONV}(s, w)\nz = {CONV}(r, u)"
+    outputs = "y z" if "b" in sum_ else "y z b"
+    graph = graph_of(
+        {"x": "float[1,4,8,8]"}, body, outputs, u=rand(4, 4, 3, 3), v=rand(4, 4, 3, 3, seed=1), w=rand(2, 4, 3, 3)
+    )
+    for node in graph.nodes:
+        node.name = node.out.name
+    table = graphopt.RangeTable(exact_ranges(graph, FEEDS))
+    result, report = graphopt.quantize(graph, table=table, level=0, runtime="tensorrt")
+    assert {row.name for row in report.values} & {"a", "b", "r"} >= {stored}
+    found = {value.name for value in named(result, "s").inputs if value is not None and pair_before(value) is None}
+    assert found == {"Add(a, b)": {"b"}, "Add(b, a)": {"b"}, "Add(r, a)": {"r", "a"}, "Add(a, a)": set()}[sum_]
+
+
 def test_onnx_runtime_computes_every_convolution_in_integers(tmp_path: Path) -> None:
     graph = quantized("onnxruntime")
     for node in graph.nodes:
