@@ -131,9 +131,10 @@ def quantize(
             "calibration data": calibration is not None, "a table of ranges": table is not None, "a largest drop": max_drop,
             "a least SQNR": min_sqnr, "sensitivity": sensitivity, "bias correction": correct_bias,
             "a method": method != "minmax", "another form of activations": activations not in (None, "u8") or symmetric is not None,
-            "a runtime": runtime,
+            "a runtime": runtime, "an override": bool(recipe.overrides.entries),
         })  # fmt: skip
-        return quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
+        made, told = quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
+        return made, replace(told, notes=(*told.notes, *_equalized(pairs if equalize else None)))
     controlled = asked.limits or sensitivity
     data = CalibrationData(
         graph, calibration, evaluation, threads, compare=compare or controlled or metric is not None, again=correct_bias,
@@ -158,7 +159,7 @@ def quantize(
     return found.graph, replace(
         report, layers=report.layers or found.layers, values=found.values, bytes_after=constant_bytes(found.graph),
         table=RangeTable(ranges, report.method, level, _version()),
-        notes=(*found.notes, *report.notes, *_recipe_notes(recipe, data, pairs if equalize else None)),
+        notes=(*found.notes, *report.notes, *_equalized(pairs if equalize else None), *_corrected(recipe, data)),
     )  # fmt: skip
 
 
@@ -223,16 +224,20 @@ def _measured(row: LayerRow, sqnr_db: float | None, alone: Sensitivity | None) -
     )  # fmt: skip
 
 
-def _recipe_notes(recipe: Recipe, data: CalibrationData, pairs: Sequence[Pair] | None) -> Iterator[str]:
-    """What was done to weights and biases.
+def _equalized(pairs: Sequence[Pair] | None) -> Iterator[str]:
+    """Which layers were equalised.
 
     Args:
-        pairs: of layers that were equalised, None where nobody asked.
+        pairs: of them, None where nobody asked.
     """
     if pairs is not None:
         names = ", ".join(f"{pair.first.name} and {pair.second.name}" for pair in pairs[:3])
         more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
         yield f"{len(pairs)} pairs of layers were equalised" + (f": {names}{more}" if pairs else "")
+
+
+def _corrected(recipe: Recipe, data: CalibrationData) -> Iterator[str]:
+    """How many biases were corrected, and on what."""
     if recipe.errors:
         on = "" if data.goes_again else ", on the first feeds, since the data goes by once"
         yield f"the biases of {len(recipe.errors)} layers were corrected{on}"

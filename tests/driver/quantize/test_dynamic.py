@@ -128,6 +128,14 @@ def test_results_are_compared_where_there_is_data() -> None:
     assert [row.why for row in report.layers] == ["asked", "asked"]
 
 
+def test_equalised_before() -> None:
+    graph = graph_of(
+        {"x": "float[4,8]"}, "a = MatMul(x, u)\nr = Relu(a)\ny = MatMul(r, v)", u=rand(8, 8) * 64, v=rand(8, 8)
+    )
+    _, report = dynamic(graph, equalize=True)
+    assert report.notes[0].startswith("1 pairs of layers were equalised")
+
+
 @pytest.mark.parametrize(
     "options",
     [{"min_sqnr": 30}, {"correct_bias": True}, {"method": "mse"}, {"activations": "s8"}, {"sensitivity": True}],
