@@ -156,6 +156,12 @@ class Editor:
         node.op = op
         self._touch()
 
+    def rename(self, value: Value, name: str) -> None:
+        """Give a value another name, made unique; an output of the graph keeps its own."""
+        if not value.escapes:
+            value.name = self.graph.fresh_name(name)
+            self._touch()
+
     def trim_outputs(self, node: Node, count: int) -> None:
         """Drop unused outputs from position ``count`` on.
 
