@@ -137,11 +137,6 @@ class Editor:
         """Give a node the name of one that is no longer in the graph."""
         node.name = gone.name
         self._touch()
-    def rename(self, value: Value, name: str) -> None:
-        """Give a value another name, made unique; an output of the graph keeps its own."""
-        if not value.escapes:
-            value.name = self.graph.fresh_name(name)
-            self._touch()
 
     def set_attr(self, node: Node, name: str, value: Any) -> None:
         """Set an attribute, or remove it when ``value`` is None."""
