@@ -21,7 +21,7 @@ import onnxruntime as ort
 from narrow_nets import NETS
 from narrow_types import source
 from report import Report, listed, number
-from text_lines import alphabet_of, character_error_rate, read, text_lines
+from text_lines import Images, alphabet_of, error_rate, text_lines
 from zoo import DEFAULT
 
 import graphopt
@@ -139,11 +139,12 @@ def tasks() -> Iterator[str]:
     rates = {}
     for kind in (None, *KINDS):
         compiled = graphopt.compile(graph, "native", precision=kind)
-        found: list[str] = []
-        for start in range(0, LINES, LINES_AT_ONCE):
-            (scores,) = compiled.run({name: lines[start : start + LINES_AT_ONCE]}).values()
-            found += read(scores, alphabet)
-        rates[kind or "float32"] = 100 * character_error_rate(found, texts)
+
+        def run(x: Images, compiled: graphopt.CompiledModel = compiled) -> Images:
+            (scores,) = compiled.run({name: x}).values()
+            return scores
+
+        rates[kind or "float32"] = error_rate(run, lines, texts, alphabet, LINES_AT_ONCE)
     yield (
         f"PP-OCR, character error rate on {LINES} lines: "
         + ", ".join(f"{r:.2f}% in {k}" for k, r in rates.items())

@@ -22,12 +22,14 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from precision import Arrays, by_onnxruntime, session, sqnr
 from report import Report, number
+from text_lines import Images, alphabet_of, error_rate, text_lines
 
 import graphopt
 from graphopt.models import zoo
 
 DEFAULT = ("squeezenet", "mobilenet_v2", "opennsfw", "nudenet", "ppocr_cls", "vit_tiny", "bert_tiny")
 OURS = ("minmax", "percentile", "mse")
+LINES, CALIBRATION_LINES = 500, 32
 PER_CHANNEL = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
 PEER: dict[str, dict[str, Any]] = {
     "default": {},
@@ -101,6 +103,32 @@ def task() -> Iterator[str]:
     yield f"Digits, of {len(labels)} test images: " + ", ".join(f"{n} right in {k}" for k, n in right.items()) + "."
 
 
+def text_task() -> Iterator[str]:
+    """Lines of text that PP-OCR reads, compiled to integers, ranges from other lines."""
+    lines, texts = text_lines(0, LINES)
+    others, _ = text_lines(1, CALIBRATION_LINES)
+    model = zoo.get("ppocr_rec")
+    alphabet = alphabet_of(model.proto())
+    (name,) = (v.name for v in model.proto().graph.input)
+    rates = {}
+    for method in (None, *OURS):
+        graph = graphopt.import_onnx(model.path(), shapes={name: (1, *lines.shape[1:])})
+        if method is not None:
+            graph, _ = graphopt.quantize(graph, [{name: x[None]} for x in others], method=method, compare=False)
+        compiled = graphopt.compile(graph, "native")
+
+        def run(x: Images, compiled: graphopt.CompiledModel = compiled) -> Images:
+            (scores,) = compiled.run({name: x}).values()
+            return scores
+
+        rates[method or "float"] = error_rate(run, lines, texts, alphabet, 1)
+    yield (
+        f"PP-OCR, character error rate on {LINES} lines: "
+        + ", ".join(f"{r:.2f}% in {k}" for k, r in rates.items())
+        + "."
+    )
+
+
 def main() -> None:
     """Measure and print, or write, the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -120,7 +148,7 @@ def main() -> None:
     for name in args.models:
         report.row(name, *row_of(name, args.calibration, args.samples))
     if not args.no_task:
-        report.add("", *task())
+        report.add("", *task(), *text_task())
     report.write(args.write)
 
 

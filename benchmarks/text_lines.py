@@ -6,7 +6,7 @@ lines wherever these two have the same version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,22 @@ def character_error_rate(found: Sequence[str], wanted: Sequence[str]) -> float:
     """Edits from what was read to what was written (insert, delete, replace), over the characters written."""
     edits = sum(edit_distance(a, b) for a, b in zip(found, wanted, strict=True))
     return edits / sum(map(len, wanted))
+
+
+def error_rate(
+    run: Callable[[Images], NDArray[Any]], images: Images, texts: Sequence[str], alphabet: Sequence[str], at_once: int
+) -> float:
+    """Character error rate of a recogniser in per cent.
+
+    Args:
+        run: scores of ``at_once`` images.
+        images, texts: as `text_lines` gives them.
+        alphabet: by class number.
+    """
+    found: list[str] = []
+    for start in range(0, len(images), at_once):
+        found += read(run(images[start : start + at_once]), alphabet)
+    return 100 * character_error_rate(found, texts)
 
 
 def edit_distance(a: str, b: str) -> int:

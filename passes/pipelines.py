@@ -91,7 +91,7 @@ def kernel_phases(level: int, *, clean_up: bool = True) -> tuple[Phase, ...]:
     if level >= 2:
         lowering = (LowerBatchNorm(), LowerConv1d(), LowerIntegerProducts(), MoveIntegers(), SubtractZeroPoints())
         phases.append(Phase("for-kernels", lowering))
-        phases.append(Phase("bytes", (MoveQuantization(), DeadCode(), CommonSubexpressions()), ROUNDS))
+        phases.append(Phase("bytes", (MoveQuantization(),), ROUNDS))
     return tuple(phases)
 
 

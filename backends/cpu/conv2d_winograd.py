@@ -10,7 +10,8 @@ from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.cost.direct import dot_product_of
 from graphopt.backends.cpu.cost.winograd import configurations, default_config, fitting_tiles, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernels
-from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
+from graphopt.backends.cpu.kernels import winograd_tile
+from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
 
 
@@ -24,11 +25,11 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
     name: ClassVar[str] = "conv2d-winograd"
     config_type: ClassVar[type[Any]] = WinogradConfig
     kernel = ConvKernel(
-        kernels.supports,
+        winograd_tile.supports,
         default_config,
         configurations,
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
-        kernels.packing,
+        winograd_tile.packing,
         kernels.emit,
         stored_weight=False,
         integers=lambda spec, caps: bool(dot_product_of(spec, caps)) and any(fitting_tiles(spec)),

@@ -10,7 +10,8 @@ import pytest
 
 import graphopt
 from graphopt.cli.options import LevelOpt
-from graphopt.driver.compiling import compile, to_program
+from graphopt.driver.compiling import to_program
+from graphopt.driver.compiling_with_data import compile
 from graphopt.driver.optimizing import optimize
 from graphopt.driver.pruning import prune
 from graphopt.driver.sparsity import sparsify

@@ -14,9 +14,9 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.cost.direct import dot_product_of, vector_lanes
-from graphopt.backends.cpu.kernels.conv2d_winograd import WinogradConfig
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS
+from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
 
 _NOMINAL = 56

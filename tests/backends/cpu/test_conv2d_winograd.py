@@ -11,6 +11,7 @@ import pytest
 from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.cpu.cost.winograd import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
+from graphopt.backends.cpu.kernels import winograd_tile as tile
 from graphopt.backends.cpu.kernels.winograd_transforms import WEIGHT_TRANSFORM, Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
@@ -40,20 +41,20 @@ def run(
     level: str,
     x: np.ndarray,
     weight: np.ndarray,
-    config: kernel.WinogradConfig | None = None,
+    config: tile.WinogradConfig | None = None,
     epilogue: EpilogueFn | None = None,
     extra: np.ndarray | None = None,
     style: StoreStyle = StoreStyle.unrolled,
 ) -> np.ndarray:
     """Compiles, runs and returns the output as NCHW; the output starts as NaN so that no element may be left out."""
     caps = caps_of(level)
-    assert kernel.supports(spec, caps) is None
+    assert tile.supports(spec, caps) is None
     config = config or default_config(spec, caps)
     operands = () if extra is None else (ExtraOperand("extra", extra.shape),)
     conv = build(kernel.emit(spec, config, epilogue, operands, "conv", style), level)
     sizes = replace(spec, batch=x.shape[0], in_height=x.shape[2], in_width=x.shape[3])
     out = tvm.runtime.tensor(np.full(sizes.output_shape, np.nan, np.float32))
-    arrays = [to_physical(x, spec.in_block), kernel.packing(spec, config)(weight)]
+    arrays = [to_physical(x, spec.in_block), tile.packing(spec, config)(weight)]
     arrays += [] if extra is None else [extra]
     conv["conv"](*(tvm.runtime.tensor(a) for a in arrays), out)
     return to_logical(out.numpy(), spec.out_block)
@@ -90,7 +91,7 @@ def test_against_float64(name: str, level: str) -> None:
 def test_any_configuration_is_right(m: int, by_group: bool, private: bool, block: int, group: int) -> None:
     spec = spec_of(16, (13, 10), 144, (3, 3), **ONE)
     tiles = -(-13 // m) * -(-10 // m)
-    config = kernel.WinogradConfig(m, 8, 2, 5, tiles if by_group else block, group, by_group, private)
+    config = tile.WinogradConfig(m, 8, 2, 5, tiles if by_group else block, group, by_group, private)
     x, weight = inputs_of(spec)
     assert error(run(spec, "x86-64-v3", x, weight, config), oracle(x, weight, spec)) < BOUND[m]
 
@@ -100,7 +101,7 @@ def test_error_of_a_long_sum(m: int, bound: float) -> None:
     """The bounds are measured ones: direct convolution of the same is at 2e-6."""
     spec = spec_of(512, (9, 9), 32, (3, 3), **ONE)
     x, weight = inputs_of(spec)
-    got = run(spec, "x86-64-v3", x, weight, kernel.WinogradConfig(m, 8, 2, 6, 9, 1))
+    got = run(spec, "x86-64-v3", x, weight, tile.WinogradConfig(m, 8, 2, 6, 9, 1))
     assert error(got, oracle(x, weight, spec)) < bound
 
 
@@ -158,11 +159,11 @@ def test_default_is_the_cheapest_candidate() -> None:
     ],
 )
 def test_refusals(change: dict[str, Any], reason: str) -> None:
-    refused = kernel.supports(replace(SPECS["square"], **change), caps_of("x86-64-v3"))
+    refused = tile.supports(replace(SPECS["square"], **change), caps_of("x86-64-v3"))
     assert refused is not None
     assert reason in refused
 
 
 def test_weights_of_another_shape() -> None:
     with pytest.raises(ValueError, match="expected"):
-        kernel.packing(SPECS["square"], kernel.WinogradConfig(2, 8, 2, 6, 6))(np.zeros((48, 32, 5, 5), np.float32))
+        tile.packing(SPECS["square"], tile.WinogradConfig(2, 8, 2, 6, 6))(np.zeros((48, 32, 5, 5), np.float32))

@@ -18,6 +18,7 @@ from graphopt.backends.base.element_type import ELEMENT_TYPES, Conversion, compu
 from graphopt.backends.base.tvm_api import tvm
 from graphopt.backends.cpu.cost.winograd import configurations, default_config, fitting_tiles
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
+from graphopt.backends.cpu.kernels import winograd_tile as tile
 from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS, WEIGHT_TRANSFORM, IntegerFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.types import KernelTypes
@@ -46,16 +47,16 @@ def _sums(x: Array, w: Array, pads: tuple[int, int, int, int]) -> Array:
     return np.einsum("nchwij,ocij->nohw", windows, w.astype(np.int64), optimize=True)
 
 
-def _run(spec: Conv2dSpec, level: str, x: Array, w: Array, config: kernel.WinogradConfig) -> Array:
+def _run(spec: Conv2dSpec, level: str, x: Array, w: Array, config: tile.WinogradConfig) -> Array:
     """The outputs as NCHW; they start as a number that no sum has, so that none may be left out."""
     conv = build(kernel.emit(spec, config, name="conv"), level)
     out = tvm.runtime.tensor(np.full(spec.output_shape, 2**31 - 1, np.int32))
-    arrays = (to_physical(x, spec.in_block), kernel.packing(spec, config)(w))
+    arrays = (to_physical(x, spec.in_block), tile.packing(spec, config)(w))
     conv["conv"](*(tvm.runtime.tensor(a) for a in arrays), out)
     return to_logical(out.numpy(), spec.out_block)
 
 
-def _config(spec: Conv2dSpec, level: str, m: int) -> kernel.WinogradConfig:
+def _config(spec: Conv2dSpec, level: str, m: int) -> tile.WinogradConfig:
     """The first configuration with tiles of that size."""
     return next(c for c in configurations(spec, caps_of(level)) if c.m == m)
 
@@ -115,7 +116,7 @@ def test_configurations(m: int, by_group: bool) -> None:
     x = rng.integers(0, 256, (1, 16, 13, 10)).astype(np.uint8)
     w = rng.integers(-128, 128, (144, 16, 3, 3)).astype(np.int8)
     tiles = -(-13 // m) * -(-10 // m)
-    config = kernel.WinogradConfig(m, 8, 2, 5, tiles if by_group else 5, 3, by_group, dot="vpmaddwd")
+    config = tile.WinogradConfig(m, 8, 2, 5, tiles if by_group else 5, 3, by_group, dot="vpmaddwd")
     np.testing.assert_array_equal(_run(spec, "x86-64-v3", x, w, config), _sums(x.astype(np.int64) - ZERO, w, spec.pads))
 
 

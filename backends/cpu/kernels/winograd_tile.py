@@ -1,0 +1,126 @@
+"""Tiles of Winograd convolution: how a problem is cut into them, and how weights are transformed and packed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import multiplied_together
+from graphopt.backends.base.packing import Packing
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
+from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.window import ceil_div
+from graphopt.backends.templates.packed_array import aligned_copy, interleaved
+from graphopt.ir.graph import Array
+
+
+@dataclass(frozen=True)
+class WinogradConfig:
+    """How to compute it.
+
+    Attributes:
+        m: output rows and columns of a tile: 2 or 4.
+        lanes: sums per accumulator vector; a divisor or a multiple of the output's block.
+        oc_vectors: accumulator vectors of output channels per panel.
+        points: tiles per register tile.
+        block: tiles transformed together.
+        group: panels whose products are computed before they are transformed back, component by component: the
+            patches are read once a group.
+        by_group: one block holds all tiles and threads take groups; otherwise threads take blocks.
+        private: with ``by_group``: each thread transforms all patches for itself, once a group. What another core has in its cache
+            is dear to fetch, and there is nothing to wait for.
+        dot: name of the dot product that multiplies integers; none by default.
+    """
+
+    m: int
+    lanes: int
+    oc_vectors: int
+    points: int
+    block: int
+    group: int = 1
+    by_group: bool = False
+    private: bool = False
+    dot: str = ""
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of a patch."""
+        return self.m + 2
+
+    @property
+    def together(self) -> int:
+        """Channels that are multiplied at once."""
+        return multiplied_together(self.dot)
+
+    @property
+    def panel(self) -> int:
+        """Output channels per panel."""
+        return self.lanes * self.oc_vectors
+
+
+def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
+    """Why this kernel can't compute ``spec``, or None if it can."""
+    if spec.kernel != (3, 3) or spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
+        return "only 3 x 3 kernels with stride 1, no dilation and one group"
+    if spec.in_block < 4 or spec.out_block < 4:
+        return "needs channels in blocks"
+    if spec.in_channels % spec.in_block or spec.out_channels % spec.out_block:
+        return "channels aren't a multiple of their block"
+    if min(spec.pads) < 0 or min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
+        return "negative padding or an empty dimension"
+    return None
+
+
+def tile_grid(spec: Conv2dSpec, m: int) -> tuple[tirx.Expr | int, tirx.Expr | int]:
+    """Tiles along the height and the width."""
+    return ceil_div(spec.out_height, m), ceil_div(spec.out_width, m)
+
+
+def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, int, int, int, int]:
+    """Shape of the transformed weights: (groups, components, panels of a group, C / t, panel width).
+
+    ``t`` channels lie together in 32 bits where there is a dot product.
+    """
+    groups = -(-spec.out_channels // (config.panel * config.group))
+    return groups, config.side**2, config.group, spec.in_channels // config.together, config.panel
+
+
+@dataclass(frozen=True)
+class TransformedPacking(Packing):
+    """OIHW weights transformed, as (groups, components, I, panels of a group, panel width), filled up with zero channels.
+
+    Attributes:
+        m: outputs of a tile along one axis.
+        panels: panels of a group.
+        width: output channels of a panel.
+        together: how many input channels lie side by side in 32 bits (`interleaved`): integers, transformed to integers.
+    """
+
+    m: int
+    panels: int
+    width: int
+    together: int = 1
+
+    def packed(self, array: Array) -> Array:
+        """Transformed, filled up, and turned in one copy."""
+        outputs, inputs = self.shape[:2]
+        groups = -(-outputs // (self.panels * self.width))
+        filtering = Filtering(self.m) if self.together == 1 else IntegerFiltering(self.m)
+        transformed = filtering.weight(array)
+        missing = groups * self.panels * self.width - outputs
+        if missing:
+            transformed = np.pad(transformed, ((0, 0), (0, 0), (0, missing)))
+        cut = transformed.reshape(-1, inputs, groups, self.panels, self.width)
+        turned = cut.transpose(2, 0, 3, 1, 4)
+        return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)
+
+
+def packing(spec: Conv2dSpec, config: WinogradConfig) -> TransformedPacking:
+    """How weights are packed."""
+    return TransformedPacking(
+        (spec.out_channels, spec.in_channels, 3, 3), config.m, config.group, config.panel, config.together
+    )
