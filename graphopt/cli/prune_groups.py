@@ -69,7 +69,7 @@ def _place(member: Member) -> tuple[str, str]:
     from graphopt.ir.graph import Use
 
     if isinstance(member.slot, Use):
-        return member.slot.node.name, member.role.value if member.role else ""
+        return (member.layer or member.slot.node).name, member.role.value if member.role else ""
     return member.value.name, ""
 
 
@@ -86,7 +86,7 @@ def _entry(group: ChannelGroup, cost: Size) -> dict[str, Any]:
         "members": [
             {
                 "tensor": member.value.name,
-                "node": member.slot.node.name if isinstance(member.slot, Use) else None,
+                "node": (member.layer or member.slot.node).name if isinstance(member.slot, Use) else None,
                 "axis": member.axis,
                 "extent": member.extent,
                 "copies": int(member.positions.shape[1]),
