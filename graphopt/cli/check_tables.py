@@ -26,6 +26,7 @@ def show_quantized(name: str, report: QuantizedReport, json: bool) -> None:
                 "ok": report.ok,
                 "reference": report.reference,
                 "ties": report.check.ties,
+                "random_inputs": list(report.random),
                 "astray": None if report.astray is None else report.astray.value,
                 "values": [_plain(row) for row in report.rows],
                 "error": error.to_dict() if error else None,
@@ -46,6 +47,11 @@ def show_quantized(name: str, report: QuantizedReport, json: bool) -> None:
         cells = (_decibels(row.reference_db), _decibels(row.compiled_db), *steps)
         table.add_row(console.plain(row.value), console.plain(row.node), *cells, verdict)
     console.print_table(table)
+    if report.random:
+        console.err.print(
+            f"note: {', '.join(report.random)} held random numbers, and ranges are chosen for real ones; give some (--input)",
+            markup=False,
+        )
     if report.astray is not None:
         console.err.print(
             f"note: %{report.astray.value}, made by {report.astray.node}, is the first value that is far from float: "

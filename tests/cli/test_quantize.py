@@ -169,6 +169,8 @@ def test_check_holds_a_quantized_model_against_float(cli: Cli, model: Path, data
     table = cli("check", "int8.onnx", "--float", model, "--input", "x=x.npy")
     for text in ("int8.onnx against float", "SQNR dB", "product (MatMul)"):
         assert text in table.out
+    assert "random" not in table.err
+    assert "x held random numbers" in cli("check", "int8.onnx", "--float", model).err
     for options, text in (
         (("--precision", "int8"), "needs calibration data"), (("--calib", data), "for precision int8"),
         (("--precision", "int8", "--calib", data, "--float", model), "leave one of them out"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.compiling import signature_of
@@ -58,6 +58,7 @@ class QuantizedReport:
         reference: that ran both.
         rows: in order of computation.
         check: of the compiled model against the reference.
+        random: inputs that were random, for which ranges may be too narrow.
     """
 
     source: str
@@ -66,6 +67,7 @@ class QuantizedReport:
     reference: str
     rows: tuple[FloatRow, ...]
     check: SteppedCheck
+    random: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -138,7 +140,7 @@ def check_quantized(
     graph, original = (import_onnx(m, shapes=shapes, values=values, strict=strict) for m in (src, float_src))
     inputs = completed_inputs(signature_of(graph), feed or {}, seed)
     parts = options.for_parts()
-    return check_against_float(
+    report = check_against_float(
         graph,
         original,
         lambda part: parts.compile(part).run(inputs),
@@ -146,6 +148,7 @@ def check_quantized(
         target=str(options.target),
         kind=reference,
     )
+    return replace(report, random=tuple(name for name in inputs if name not in (feed or {})))
 
 
 def check_against_float(
