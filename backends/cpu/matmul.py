@@ -27,6 +27,7 @@ from graphopt.backends.templates.integer_products import (
     byte_products,
     integer_products,
     integer_weight,
+    zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
@@ -102,9 +103,10 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         assert b is not None
         spec, dims, integers = _spec_of(call, caps)
         rows = [dims.get(d, d) for d in a.shape[:-1]]
+        offset = zero_point_offset(call, integers, axis=0 if _is_turned(node) else 1)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
-            integers=None if integers is None else integers.scale, offset=None if integers is None else integers.offset,
+            integers=None if integers is None else integers.scale, offset=offset,
         )  # fmt: skip
         apply = epilogue.function()
 
@@ -150,7 +152,7 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     integers = integer_products(call, a, b, spec.k)
     if integers is None:
         return spec, dims, None
-    in_bytes = byte_products(call, integers, False, axis=0 if _is_turned(call.group.anchor) else 1)
+    in_bytes = byte_products(call, integers, padded=False)
     for products in (in_bytes, integers):
         if products is not None and dot_product_for(products.types, spec.k, caps):
             return replace(spec, types=products.types), dims, products

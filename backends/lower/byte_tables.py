@@ -24,8 +24,10 @@ _BYTES = (DType.u8, DType.i8)
 _CHEAP = ("Add", "Sub", "Mul")
 """A few instructions a vector, as are conversions and what selects: a lookup of every element takes longer."""
 
-_TABLES: WeakKeyDictionary[Node, Array | None] = WeakKeyDictionary()
-"""By the node whose results the entries are; groups are lowered many times."""
+_TABLES: WeakKeyDictionary[Node, dict[str, Array | None]] = WeakKeyDictionary()
+"""By the node whose results the entries are, and the name of the byte; groups are lowered many times.
+
+A value would hold its node, and so the key."""
 
 
 def byte_sources(nodes: Iterable[Node]) -> dict[Value, Value]:
@@ -76,9 +78,10 @@ def table_of(node: Node, nodes: Iterable[Node]) -> tuple[Value, Array] | None:
     needed = _between(byte, node, nodes)
     if not any(_is_dear(n) for n in needed if n is not node):
         return None
-    if node not in _TABLES:
-        _TABLES[node] = _evaluated(byte, needed)
-    table = _TABLES[node]
+    tables = _TABLES.setdefault(node, {})
+    if byte.name not in tables:
+        tables[byte.name] = _evaluated(byte, needed)
+    table = tables[byte.name]
     return None if table is None else (byte, table)
 
 

@@ -11,6 +11,7 @@ from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import exact
 from graphopt.backends.tensors import math as m
+from graphopt.backends.tensors.opaque import opaque
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
 from graphopt.ir.dtypes import DType
 from graphopt.ops.conv import conv_window
@@ -52,7 +53,22 @@ def saturated_steps(steps: Tensor, zero_point: int, dtype: str) -> Tensor:
     def element(*i: Expr) -> Expr:
         return (inside(*i).astype("int32") + const(zero_point, "int32")).astype(dtype)
 
-    return Tensor(steps.shape, dtype, element, steps=(inside, zero_point))
+    # a negative zero isn't above a bound of 0, which takes its place
+    exact = inside if low == 0 else _without_negative_zero(inside)
+    return Tensor(steps.shape, dtype, element, steps=(exact, zero_point))
+
+
+def _without_negative_zero(steps: Tensor) -> Tensor:
+    """Whole numbers of at most 16 bits, of which integers would have one zero only.
+
+    A number beyond them is added and subtracted again, which leaves a positive zero of either; hidden from TVM's simplifier.
+    """
+
+    def element(*i: Expr) -> Expr:
+        value = steps(*i)
+        return opaque(value + m.like(m.ROUNDER, value)) - m.like(m.ROUNDER, value)
+
+    return Tensor(steps.shape, steps.dtype, element)
 
 
 def _place(c: LowerContext, p: Tensor, rank: int) -> Callable[[Index], Index]:

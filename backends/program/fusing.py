@@ -14,16 +14,21 @@ from graphopt.passes.partition.partition import partition
 from graphopt.passes.partition.reading import convert_while_reading
 from graphopt.passes.partition.writing import convert_while_writing
 
-_BYTES = (DType.u8, DType.i8, DType.i16)
-"""What products of dequantized bytes may be products of: the bytes, or those less their zero point."""
-
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
     """Kernel groups (one node each at level 0) with layouts."""
-    multiplies_bytes = any(platform.factors(node, dtype, target.caps) for dtype in _BYTES for node in graph.nodes)
-    fused = partition(graph, options, multiplies_bytes)
+    fused = partition(graph, options, _multiplied(graph, target, platform))
     if not options.optimizes_kernels:
         return fused
     takes = template_takes(platform, target.caps)
     fused = convert_while_writing(convert_while_reading(fused, takes), takes)
     return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))
+
+
+def _multiplied(graph: Graph, target: Target, platform: Platform) -> set[DType]:
+    """Bytes that products are of, as they are stored or less their zero point, in 16 bits."""
+
+    def some(dtype: DType) -> bool:
+        return any(platform.factors(node, dtype, target.caps) for node in graph.nodes)
+
+    return {dtype for dtype in (DType.u8, DType.i8) if some(DType.i16) or some(dtype)}

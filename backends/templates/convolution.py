@@ -28,6 +28,7 @@ from graphopt.backends.templates.integer_products import (
     byte_products,
     integer_products,
     integer_weight,
+    zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
@@ -136,7 +137,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         integers = self._integers(call, spec, caps)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
-            integers=None if integers is None else integers.scale, offset=None if integers is None else integers.offset,
+            integers=None if integers is None else integers.scale, offset=zero_point_offset(call, integers, axis=0),
         )  # fmt: skip
         function = self.kernel.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
@@ -153,7 +154,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         found = integer_products(call, x, w, spec.reduction)
         if found is None:
             return None
-        in_bytes = byte_products(call, found, any(spec.pads), axis=0)
+        in_bytes = byte_products(call, found, any(spec.pads))
         for products in (in_bytes, found):
             if products is not None and self.kernel.integers(self._of_integers(call, spec, products), caps):
                 return products

@@ -34,16 +34,16 @@ class IntegerProducts:
         types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
         scale: of the data.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
-        offset: what is added to the sums of each output channel first; nothing if None.
+        keeps_zero_point: whether the zero point of the data is part of what is multiplied (`zero_point_offset`).
     """
 
     types: KernelTypes
     scale: float
     bias: Value | None
-    offset: Array | None = None
+    keeps_zero_point: bool = False
 
 
-def byte_products(call: KernelCall, products: IntegerProducts, padded: bool, axis: int) -> IntegerProducts | None:
+def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> IntegerProducts | None:
     """The same products of bytes as they are stored, the zero point of the data left in; None if they can't be computed so.
 
     What the zero point adds to a sum is the same for all sums of an output channel, unless padding leaves products out.
@@ -52,7 +52,6 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool, axi
         call: the group.
         products: what `integer_products` found.
         padded: whether some sums have fewer products.
-        axis: of the weight, along which sums differ.
     """
     data, weight = call.group.anchor.inputs[:2]
     assert data is not None
@@ -62,15 +61,33 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool, axi
     assert of_data is not None
     assert of_weight is not None
     assert stored is not None
-    zero_point = of_data.zero_point
     if stored.dtype != np.int8 or of_weight.zero_point:
         return None
-    if zero_point and padded:
+    if of_data.zero_point and padded:
         return None
-    others = tuple(i for i in range(stored.ndim) if i != axis)
-    offset = (-zero_point * stored.sum(others, dtype=np.int64)).astype(np.int32) if zero_point else None
     types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
-    return replace(products, types=types, offset=offset)
+    return replace(products, types=types, keeps_zero_point=of_data.zero_point != 0)
+
+
+def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Array | None:
+    """What is added to the sums of each output channel for the zero point that was left in, None if there is none.
+
+    Args:
+        call: the group.
+        products: how its kernel multiplies.
+        axis: of the weight, along which sums differ.
+    """
+    if products is None or not products.keeps_zero_point:
+        return None
+    data, weight = call.group.anchor.inputs[:2]
+    assert data is not None
+    assert weight is not None
+    of_data, stored = conversion_before(call, data), constant_weight(call, weight)
+    assert of_data is not None
+    assert stored is not None
+    others = tuple(i for i in range(stored.ndim) if i != axis)
+    sums: Array = stored.sum(others, dtype=np.int64)
+    return (-of_data.zero_point * sums).astype(np.int32)
 
 
 def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:

@@ -11,8 +11,8 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.templates.reading import constant_weight, conversion_before
 from graphopt.ir.graph import Array, Value
 
-_LARGEST: WeakKeyDictionary[Value, dict[tuple[int, int, int], int]] = WeakKeyDictionary()
-"""What `_largest_sum` found, which templates ask for every configuration that they think of."""
+_LARGEST: WeakKeyDictionary[Value, tuple[Array, dict[tuple[int, int, int], int]]] = WeakKeyDictionary()
+"""What `_largest_sum` found for an array, which templates ask for every configuration that they think of."""
 
 
 def sum_bits(call: KernelCall, data: Value, weight: Value) -> int:
@@ -36,7 +36,10 @@ def sum_bits(call: KernelCall, data: Value, weight: Value) -> int:
 
 def _largest_sum(weight: Value, array: Array, zero_point: int, below: int, above: int) -> int:
     """The largest absolute sum over an output channel, with data from ``-below`` to ``above``."""
-    known = _LARGEST.setdefault(weight, {})
+    seen, known = _LARGEST.get(weight, (None, {}))
+    if seen is not array:
+        known = {}
+        _LARGEST[weight] = array, known
     key = zero_point, below, above
     if key not in known:
         flat = array.reshape(array.shape[0], -1).astype(np.int16) - np.int16(zero_point)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
@@ -17,7 +19,9 @@ MAX_NODES = 24
 """Longest group: bounds code size and compile time of one kernel."""
 
 
-def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplies_bytes: bool = False) -> FusedGraph:
+def partition(
+    graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplied: Collection[DType] = ()
+) -> FusedGraph:
     """Partition the nodes of ``graph`` into groups in execution order.
 
     A group is one anchor (or a first element-wise node) and element-wise nodes of the same shape after it. Nodes whose outputs are
@@ -25,7 +29,7 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplie
 
     Args:
         options: how the graph is compiled; level 0 keeps one node a group, for bisecting.
-        multiplies_bytes: whether kernels of the target multiply dequantized operands as the integers that they were.
+        multiplied: bytes that kernels of the target multiply as the integers that they are, where they are dequantized before.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     group_of: dict[Node, Group] = {}
@@ -34,8 +38,8 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplie
         if is_shape_arithmetic(node) or node in group_of:
             continue
         host, joining = None, [node]
-        if options.optimizes_kernels and _is_epilogue(node, multiplies_bytes):
-            host, joining = _host(node, group_of, position, multiplies_bytes)
+        if options.optimizes_kernels and _is_epilogue(node, multiplied):
+            host, joining = _host(node, group_of, position, multiplied)
         if host is None:
             kind = GroupKind.kernel
             if has_trait(node, CONTROL):
@@ -57,14 +61,14 @@ def partition(graph: Graph, options: CompileOptions = DEFAULT_OPTIONS, multiplie
     return FusedGraph(graph, topological(groups, group_of), options=options)
 
 
-def _is_epilogue(node: Node, multiplies_bytes: bool) -> bool:
+def _is_epilogue(node: Node, multiplied: Collection[DType]) -> bool:
     """Whether a node can run on the result of another one in its kernel.
 
     Widening 16-bit floats that lie in memory anyway is left to kernels that read the result, so that it doesn't. So is
     dequantizing, where a product reads the result and the target multiplies the integers, or a pool, which is as long as it
     takes to read its operand.
     """
-    readers = [use.node for use in node.out.uses] if multiplies_bytes and _dequantizes(node) else []
+    readers = [use.node for use in node.out.uses] if _dequantizes(node, multiplied) else []
     if any(has_trait(r, LINEAR) or has_trait(r, POOL) for r in readers) and all(map(_may_convert, readers)):
         return node.out.escapes > 0
     if (
@@ -82,9 +86,9 @@ def _widens(node: Node) -> bool:
     return has_trait(node, CONVERTS) and source is not None and source.dtype in (DType.f16, DType.bf16)
 
 
-def _dequantizes(node: Node) -> bool:
+def _dequantizes(node: Node, stored: Collection[DType]) -> bool:
     source = node.inputs[0] if node.inputs else None
-    return node.op == "DequantizeLinear" and source is not None and source.dtype in (DType.i8, DType.u8)
+    return node.op == "DequantizeLinear" and source is not None and source.dtype in stored
 
 
 def _may_convert(node: Node) -> bool:
@@ -103,7 +107,7 @@ def _is_stored(value: Value | None) -> bool:
 
 
 def _host(
-    node: Node, group_of: dict[Node, Group], position: dict[Node, int], multiplies_bytes: bool
+    node: Node, group_of: dict[Node, Group], position: dict[Node, int], multiplied: Collection[DType]
 ) -> tuple[Group | None, list[Node]]:
     """The group that an element-wise node can join as epilogue: the latest of its producers' groups that allows it.
 
@@ -128,9 +132,7 @@ def _host(
             continue
         found = [node]
         if (has_trait(group.anchor, ANCHOR) or has_trait(group.anchor, POOL)) and not _consumed_here(value, node):
-            found = _diamond(
-                value, group, group_of, position, multiplies_bytes
-            )  # the kernels of templates have one result
+            found = _diamond(value, group, group_of, position, multiplied)  # the kernels of templates have one result
         if found and stays_convex(found, group, group_of, position):
             best, joining = group, found
     return best, joining
@@ -141,7 +143,7 @@ def _consumed_here(value: Value, node: Node) -> bool:
 
 
 def _diamond(
-    value: Value, group: Group, group_of: dict[Node, Group], position: dict[Node, int], multiplies_bytes: bool
+    value: Value, group: Group, group_of: dict[Node, Group], position: dict[Node, int], multiplied: Collection[DType]
 ) -> list[Node]:
     """The nodes behind the result of ``group`` that would leave one result of the same type; none if there are none."""
     graph = group.anchor.graph
@@ -149,7 +151,7 @@ def _diamond(
 
     def fits(node: Node) -> bool:
         return (
-            _is_epilogue(node, multiplies_bytes)
+            _is_epilogue(node, multiplied)
             and node not in group_of
             and sum(v is not None for v in node.outputs) == 1
             and node.out.shape == value.shape

@@ -139,7 +139,7 @@ def _sink(node: Node, step: _Step, editor: Editor) -> None:
     parameters = list(first.producer.inputs[1:])
     moved = _moving(node, stored, step, editor)
     for old, integers in zip(node.outputs, moved.outputs):
-        if old is None or integers is None:
+        if old is None or integers is None or not (old.uses or old.escapes):
             continue
         back = editor.node(
             "DequantizeLinear", [integers, *parameters], name=f"{old.name}_dequantized", before=node, like=[node]

@@ -33,7 +33,7 @@ def cut_graph(graph: Graph) -> Graph:
     editor = Editor(copy)
     wanted: dict[str, Value] = {}
     for node in quantizing_nodes(copy):
-        given = editor.add_input(f"{node.out.name}_given", node.out.type)  # type: ignore[arg-type]
+        given = editor.add_input(f"{node.out.name}_given", node.out.tensor)
         for use in list(node.out.uses):
             editor.set_input(use.node, use.index, given)
         source = node.inputs[0]

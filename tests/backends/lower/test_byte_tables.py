@@ -53,6 +53,19 @@ def test_every_byte(name: str) -> None:
     np.testing.assert_array_equal(graphopt.compile(model, "x86", threads=1).run({"x": x})["y"], want)
 
 
+def test_another_kernel_starts_from_another_byte() -> None:
+    """What a table is of depends on the nodes that the kernel has, not on its last one alone."""
+    text = f"d = {DQ}(x, s, z)\na = Exp(d)\nq = {Q}(a, t, v)\nb = {DQ}(q, t, v)\nc1 = Sigmoid(b)\ny = {Q}(c1, t, v)"
+    nodes = import_onnx(model_of({"x": "uint8[4]"}, text, "y:uint8", opset=21, **CONSTS)).nodes
+    for first, byte in ((3, "q"), (0, "x"), (3, "q")):
+        found = table_of(nodes[-1], nodes[first:])
+        assert found is not None
+        assert found[0].name == byte
+        part = "\n".join(text.splitlines()[first:])
+        model = model_of({byte: "uint8[256]"}, part, "y:uint8", opset=21, **CONSTS)
+        np.testing.assert_array_equal(found[1], reference(model, {byte: np.arange(256, dtype=np.uint8)})["y"])
+
+
 def test_signed_bytes() -> None:
     consts = CONSTS | {"z": np.int8(-5), "v": np.int8(-128)}
     model = model_of({"x": "int8[256]"}, SILU, "y:int8", opset=21, **consts)

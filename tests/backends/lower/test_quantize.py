@@ -111,3 +111,16 @@ def test_narrow_types_are_refused() -> None:
         )
         with pytest.raises(UserError):
             run(model, {"x": x})
+
+
+def test_integers_have_no_negative_zero() -> None:
+    """Quantized and dequantized in one kernel, too: what rounds to zero from below is 0, whose inverse is positive."""
+    x = np.array([-0.3, 0.2, -0.0, -2.0], np.float32)
+    nodes = [
+        node("QuantizeLinear", "x one zero", "q"),
+        node("DequantizeLinear", "q one zero", "d"),
+        node("Div", "one d", "y"),
+    ]
+    model = model_with(nodes, {"x": x}, {"one": np.float32(1), "zero": np.int8(0)})
+    del model.graph.output[:2]
+    np.testing.assert_array_equal(run(model, {"x": x})["y"], np.array([np.inf, np.inf, np.inf, -0.5], np.float32))

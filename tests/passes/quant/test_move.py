@@ -58,6 +58,11 @@ def test_what_split_gives() -> None:
     assert_fires(graph, PASS, ["Split", DQ, DQ, "Add"])
 
 
+def test_what_split_gives_and_nobody_reads() -> None:
+    text = f"d = {DQ}(x, s, z)\na, b = Split<axis=1, num_outputs=2>(d)\ny = Relu(a)"
+    assert_fires(graph_of(X, text, **S), PASS, ["Split", DQ, "Relu"])
+
+
 def test_what_is_concatenated() -> None:
     inputs = {"x": "uint8[1,2,3]", "w": "uint8[1,5,3]"}
     text = f"a = {DQ}(x, s, z)\nb = {DQ}(w, s, z)\nm = Concat<axis=1>(a, b)\ny = Relu(m)"
