@@ -21,6 +21,17 @@ Expr: TypeAlias = Any
 
 
 @dataclass(frozen=True)
+class GivenZeroPoint:
+    """A zero point that a kernel is given by whoever calls it; not 0.
+
+    Attributes:
+        variable: of the kernel, an int32.
+    """
+
+    variable: Any = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Conversion:
     """``(x - zero_point) * scale`` as an element of another type: what Cast and DequantizeLinear do to an element.
 
@@ -31,7 +42,7 @@ class Conversion:
     """
 
     dtype: DType
-    zero_point: int = 0
+    zero_point: int | GivenZeroPoint = 0
     scale: float = 1.0
 
 
@@ -90,8 +101,12 @@ def _with_lanes(dtype: str, x: Expr) -> str:
 
 def _constant(value: float, dtype: str, like: Expr) -> Expr:
     """``value`` in as many lanes as ``like`` has."""
+    return _as_many(tirx.const(value, dtype), like)
+
+
+def _as_many(scalar: Expr, like: Expr) -> Expr:
+    """A scalar in as many lanes as ``like`` has."""
     _, _, lanes = str(like.ty.dtype).partition("x")
-    scalar = tirx.const(value, dtype)
     return tirx.Broadcast(scalar, int(lanes)) if lanes else scalar
 
 
@@ -214,8 +229,11 @@ def converted_while_read(row: ElementType, conversion: Conversion) -> ElementTyp
         value = row.computed(x)
         if not row.is_narrow and row.dtype is not DType.bool_:
             value = value.astype(_with_lanes("int32", value))
-            if conversion.zero_point:
-                value = value - _constant(conversion.zero_point, "int32", value)
+            zero_point = conversion.zero_point
+            if isinstance(zero_point, GivenZeroPoint):
+                value = value - _as_many(zero_point.variable, value)
+            elif zero_point:
+                value = value - _constant(zero_point, "int32", value)
         value = value.astype(_with_lanes(to.compute, value))
         if conversion.scale != 1.0:
             value = value * _constant(conversion.scale, to.compute, value)

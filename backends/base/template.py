@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
+from graphopt.backends.base.formula import Formula
 from graphopt.backends.base.packing import Packing
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
@@ -67,14 +68,33 @@ class Packed:
     packing: Packing
 
 
-def packed_array(operand: Packed) -> Array:
+@dataclass(frozen=True)
+class Computed:
+    """An operand that is computed from constants when a model is compiled.
+
+    Attributes:
+        values: the constants as the model has them.
+        formula: what is computed.
+    """
+
+    values: tuple[Value, ...]
+    formula: Formula
+
+
+def packed_array(operand: Packed | Computed) -> Array:
     """The array that the kernel reads."""
-    array = known_array(operand.value)
+    if isinstance(operand, Packed):
+        return operand.packing(_array(operand.value))
+    return operand.formula(*map(_array, operand.values))
+
+
+def _array(value: Value) -> Array:
+    array = known_array(value)
     assert array is not None
-    return operand.packing(array)
+    return array
 
 
-Operand: TypeAlias = "Value | Packed | Array"
+Operand: TypeAlias = "Value | Packed | Computed | Array"
 
 
 @dataclass(frozen=True)
@@ -82,8 +102,8 @@ class Emitted:
     """A kernel: the function and its operands in parameter order.
 
     Attributes:
-        inputs: values, constants to be packed, and arrays that were made for this kernel. For a value that the group's prologue
-            makes, the kernel gets what is converted.
+        inputs: values, constants to be packed, arrays to be computed of constants, and arrays that were made for this kernel. For
+            a value that the group's prologue makes, the kernel gets what is converted.
         symbols: names of the dimensions that it takes after its tensors.
     """
 

@@ -22,6 +22,7 @@ from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, store_style
+from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
 from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
@@ -102,6 +103,8 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         assert a is not None
         assert b is not None
         spec, dims, integers = _spec_of(call, caps)
+        if integers is not None:
+            call.read.difference_update((integers.scale, integers.zero_point))  # operands
         rows = [dims.get(d, d) for d in a.shape[:-1]]
         offset = zero_point_offset(call, integers, axis=0 if _is_turned(node) else 1)
         epilogue = Epilogue(
@@ -114,7 +117,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             row, column = index
             return apply(accumulator, (*_unflatten(row, rows), column), operands)
 
-        function = emit(spec, config, finish, extra_operands(epilogue), name, store_style(epilogue))
+        parameters, operands = given_zero_point(spec.types, integers)
+        extras = [*extra_operands(epilogue), *parameters]
+        function = with_zero_point(emit(spec, config, finish, extras, name, store_style(epilogue)), spec.types)
 
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
@@ -122,7 +127,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             function = with_shapes(function, shapes, defined)
         packed = packed_weight if integers is None else integer_weight
         weights = packed(call, b, packing(spec, config, _is_turned(node)))
-        return Emitted(function, [a, weights, *epilogue.values])
+        return Emitted(function, [a, weights, *epilogue.values, *operands])
 
 
 def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:

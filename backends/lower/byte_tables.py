@@ -6,11 +6,14 @@ cycle or two, where the function takes a division a quantization and an exponent
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from graphopt.backends.base.formula import Formula
+from graphopt.backends.base.template import Computed
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.tensor import Expr, Tensor
 from graphopt.ir.dtypes import DType
@@ -24,10 +27,46 @@ _BYTES = (DType.u8, DType.i8)
 _CHEAP = ("Add", "Sub", "Mul")
 """A few instructions a vector, as are conversions and what selects: a lookup of every element takes longer."""
 
-_TABLES: WeakKeyDictionary[Node, dict[str, Array | None]] = WeakKeyDictionary()
-"""By the node whose results the entries are, and the name of the byte; groups are lowered many times.
+_TABLES: WeakKeyDictionary[Node, dict[str, bool]] = WeakKeyDictionary()
+"""Whether there is a table, by the node whose results the entries are, and the name of the byte; groups are lowered many times.
 
 A value would hold its node, and so the key."""
+
+
+@dataclass(frozen=True)
+class ByteTable(Formula):
+    """The results of some nodes for all values of a byte, from the least to the greatest; of their constants.
+
+    Attributes:
+        nodes: in order; all that is read besides the byte and the constants is made by one of them.
+        byte: the operand.
+        numbers: the constants.
+    """
+
+    nodes: tuple[Node, ...]
+    byte: Value
+    numbers: tuple[Value, ...]
+
+    @property
+    def dtype(self) -> DType:
+        """That of the last node."""
+        return self.nodes[-1].out.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """An entry for each byte."""
+        return (256,)
+
+    def __call__(self, *arrays: Array) -> Array:
+        """The entries.
+
+        Raises:
+            ValueError: the nodes can't be evaluated.
+        """
+        table = _evaluated(self.byte, self.nodes, dict(zip(self.numbers, arrays, strict=True)))
+        if table is None:
+            raise ValueError(f"{self.nodes[-1].label} can't be evaluated for all bytes")
+        return table
 
 
 def byte_sources(nodes: Iterable[Node]) -> dict[Value, Value]:
@@ -58,7 +97,7 @@ def _is_number(value: Value) -> bool:
     return array is not None and array.size == 1
 
 
-def table_of(node: Node, nodes: Iterable[Node]) -> tuple[Value, Array] | None:
+def table_of(node: Node, nodes: Iterable[Node]) -> tuple[Value, Computed] | None:
     """The byte that a QuantizeLinear is a function of, and its result for all bytes; None where computing is as good.
 
     Args:
@@ -78,11 +117,14 @@ def table_of(node: Node, nodes: Iterable[Node]) -> tuple[Value, Array] | None:
     needed = _between(byte, node, nodes)
     if not any(_is_dear(n) for n in needed if n is not node):
         return None
-    tables = _TABLES.setdefault(node, {})
-    if byte.name not in tables:
-        tables[byte.name] = _evaluated(byte, needed)
-    table = tables[byte.name]
-    return None if table is None else (byte, table)
+    made = {n.out for n in needed}
+    numbers = dict.fromkeys(v for n in needed for v in n.inputs if v is not None and v not in made and v is not byte)
+    table = Computed(tuple(numbers), ByteTable(tuple(needed), byte, tuple(numbers)))
+    known = _TABLES.setdefault(node, {})
+    if byte.name not in known:
+        arrays = {v: array for v in numbers if (array := known_array(v)) is not None}
+        known[byte.name] = _evaluated(byte, needed, arrays) is not None
+    return (byte, table) if known[byte.name] else None
 
 
 def _between(byte: Value, node: Node, nodes: list[Node]) -> list[Node]:
@@ -100,19 +142,13 @@ def _is_dear(node: Node) -> bool:
     return not (has_trait(node, SELECTS) or has_trait(node, CONVERTS) or node.op in _CHEAP)
 
 
-def _evaluated(byte: Value, nodes: list[Node]) -> Array | None:
+def _evaluated(byte: Value, nodes: Sequence[Node], numbers: Mapping[Value, Array]) -> Array | None:
     """The result of the last node for every value of a byte, by the reference evaluator; None if it can't tell."""
     info = np.iinfo(np.int8 if byte.dtype is DType.i8 else np.uint8)
     arrays: dict[Value, Array] = {byte: np.arange(info.min, info.max + 1).astype(byte.dtype.numpy)}
+    arrays |= {value: array.reshape(()) for value, array in numbers.items()}
     for node in nodes:
-        operands: list[Array | None] = []
-        for value in node.inputs:
-            array = None if value is None else arrays.get(value)
-            if array is None and value is not None:
-                number = known_array(value)
-                assert number is not None
-                array = number.reshape(())
-            operands.append(array)
+        operands = [None if value is None else arrays[value] for value in node.inputs]
         found = evaluate_node(node, operands, own_shapes=False)
         if isinstance(found, str) or found[0].shape != (256,):
             return None

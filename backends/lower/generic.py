@@ -10,10 +10,11 @@ import numpy as np
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.element_type import element_type
-from graphopt.backends.base.template import Emitted, KernelCall, Operand
+from graphopt.backends.base.template import Computed, Emitted, KernelCall, Operand
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.byte_tables import looked_up, table_of
 from graphopt.backends.lower.registry import LowerContext, lookup, rounded, scalar_operand, stored
+from graphopt.backends.lower.scales import GroupScales, Quantization
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.schedule import Schedule
 from graphopt.backends.tensors.tensor import Expr, Tensor
@@ -53,8 +54,10 @@ class GroupLowering:
         )
         self.tensors: dict[Value, Tensor] = {}
         self.buffers: dict[Value, Any] = dict(buffers or {})
-        self.packed: list[tuple[Array, Any]] = []
+        self.packed: list[tuple[Array | Computed, Any]] = []
         self._given = packed
+        self._scales = GroupScales(call.group.nodes)
+        self._scale_table: Tensor | None = None
         self._rounded: dict[Value, Tensor] = {}
 
     def operand(self, value: Value) -> Tensor:
@@ -65,7 +68,10 @@ class GroupLowering:
         row = element_type(value.dtype)
         dtype = row.storage
         shape = k.shape(value.shape)
-        if value.content is not None and value.data is None and not value.binds:
+        scale = self._scales.scale(value, self._scale_entries)
+        if scale is not None:
+            tensor = Tensor(shape, dtype, lambda *_: scale)
+        elif value.content is not None and value.data is None and not value.binds:
             tensor = self._from_dimensions(value.content, dtype, shape)
         elif value.data is not None and value.data.size > 0 and (value.data.size == 1 or _uniform(value.data)):
             tensor = scalar_operand(value.data, row.compute, shape)
@@ -87,17 +93,32 @@ class GroupLowering:
             self._rounded[value] = rounded(self.operand(value), element_type(value.dtype))
         return self._rounded[value]
 
-    def pack(self, array: Array) -> Tensor:
+    def _scale_entries(self) -> Tensor:
+        """The table of the scales of the group's nodes, which becomes an operand where one of them is asked for."""
+        if self._scale_table is None:
+            self._scale_table = self.pack(self._scales.table)
+        return self._scale_table
+
+    def quantization(self, node: Node) -> Quantization | None:
+        """Scale and zero point of a QuantizeLinear or DequantizeLinear as elements of an operand; None if they aren't known."""
+        return self._scales.quantization(node, self._scale_entries)
+
+    def pack(self, array: Array | Computed) -> Tensor:
         """A constant made for this kernel (weights in another order) as an operand."""
+        if isinstance(array, Computed):
+            return self._packed(array, array.formula.dtype, array.formula.shape)
         array = np.ascontiguousarray(array)
-        dtype = element_type(DType.from_numpy(array.dtype)).storage
+        return self._packed(array, DType.from_numpy(array.dtype), array.shape)
+
+    def _packed(self, array: Array | Computed, type_: DType, shape: tuple[int, ...]) -> Tensor:
+        dtype = element_type(type_).storage
         number = len(self.packed)
         if number < len(self._given):
             buffer = self._given[number]
         else:
-            buffer = tirx.decl_buffer(_storable(array.shape), dtype, f"packed{number}")
+            buffer = tirx.decl_buffer(_storable(shape), dtype, f"packed{number}")
         self.packed.append((array, buffer))
-        return reader(buffer, array.shape, dtype)
+        return reader(buffer, shape, dtype)
 
     def _from_dimensions(self, content: Content, dtype: str, shape: Sequence[Expr]) -> Tensor:
         flat = [self.builder.dim(d) for d in content.reshape(-1)]
@@ -120,7 +141,10 @@ class GroupLowering:
         """What the lowering of ``node`` sees."""
         outputs = self.call.group.outputs
         layout = self.call.layout(outputs[0]) if outputs else PLAIN
-        return LowerContext(node, self.builder, self.operand, self.rounded, self.pack, layout, self.call.read)
+        return LowerContext(
+            node, self.builder, self.operand, self.rounded, self.pack, layout, self.call.read,
+            self.quantization,
+        )  # fmt: skip
 
     def lower(self, node: Node) -> None:
         """Add the tensors of a node's outputs.

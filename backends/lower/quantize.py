@@ -9,6 +9,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
 from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
+from graphopt.backends.lower.scales import Quantization, known_zero_point, step_bounds
 from graphopt.backends.tensors import exact
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.opaque import opaque
@@ -16,59 +17,67 @@ from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
 from graphopt.ir.dtypes import DType
 from graphopt.ops.conv import conv_window
 
-RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
+_INTEGERS = {"int8": DType.i8, "uint8": DType.u8, "int16": DType.i16, "uint16": DType.u16}
+"""Results of a quantization, by TVM's names."""
 
 
 def saturated(value: Expr, zero_point: Expr, dtype: str) -> Expr:
     """A rounded float value plus the zero point, clamped to an integer dtype of at most 16 bits (NaN gives the lowest)."""
     work = m.dtype_of(value)
-    low, high = RANGES[dtype]
+    low, high = step_bounds(_INTEGERS[dtype], 0)
     moved = let(value + cast(zero_point, work))
     # comparisons are written so that NaN fails the first
     kept = let(tirx.Select(moved > const(low, work), moved, const(low, work)))
     return tirx.Select(kept < const(high, work), kept, const(high, work)).astype("int32").astype(dtype)
 
 
-def saturated_steps(steps: Tensor, zero_point: int, dtype: str) -> Tensor:
-    """Rounded floats plus a zero point as integers of at most 16 bits, as `saturated` makes them.
+def requantized(steps: Tensor, into: Quantization, zero_point: int, dtype: str) -> Tensor:
+    """Numbers in steps of a quantization as integers of at most 16 bits, rounded to the nearest, ties to even.
 
     The bounds are moved instead of the numbers, so that the result less its zero point is at hand without any conversion for
     whoever dequantizes it in the same kernel.
 
     Args:
-        steps: whole numbers in floating point, infinities or NaN.
-        zero_point: a number of the result's type.
+        steps: float32, infinities and NaN, which gives the lowest integer, too.
+        into: the quantization.
+        zero_point: its zero point.
         dtype: of the result.
     """
-    low, high = (bound - zero_point for bound in RANGES[dtype])
-
-    def kept(*i: Expr) -> Expr:
-        value = let(steps(*i))
-        # comparisons are written so that NaN fails the first
-        above = let(tirx.Select(value > const(low, steps.dtype), value, const(low, steps.dtype)))
-        return tirx.Select(above < const(high, steps.dtype), above, const(high, steps.dtype))
-
-    inside = Tensor(steps.shape, steps.dtype, kept)
-
-    def element(*i: Expr) -> Expr:
-        return (inside(*i).astype("int32") + const(zero_point, "int32")).astype(dtype)
-
-    # a negative zero isn't above a bound of 0, which takes its place
-    exact = inside if low == 0 else _without_negative_zero(inside)
-    return Tensor(steps.shape, dtype, element, steps=(exact, zero_point))
+    inside = Tensor(steps.shape, "float32", lambda *i: _between(steps(*i), into.low_step, into.high_step))
+    return _rounded(inside, into.zero_point, zero_point, dtype)
 
 
-def _without_negative_zero(steps: Tensor) -> Tensor:
-    """Whole numbers of at most 16 bits, of which integers would have one zero only.
+def _between(value: Expr, low: Expr, high: Expr) -> Expr:
+    """A number clamped to two bounds; NaN gives the low one."""
+    value = let(value)
+    above = let(tirx.Select(value > low, value, low))
+    return tirx.Select(above < high, above, high)
 
-    A number beyond them is added and subtracted again, which leaves a positive zero of either; hidden from TVM's simplifier.
+
+def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str) -> Tensor:
+    """Numbers within the range of the result, in its steps, as integers.
+
+    A large number is added: then the low bits are the integer, which are stored as they are, or it is taken away again, which
+    leaves a positive zero of either one, as integers have it.
+
+    Args:
+        steps: the numbers.
+        offset: the zero point as an expression, None if it is 0.
+        zero_point: the zero point.
+        dtype: of the result.
     """
 
-    def element(*i: Expr) -> Expr:
-        value = steps(*i)
-        return opaque(value + m.like(m.ROUNDER, value)) - m.like(m.ROUNDER, value)
+    def moved(*i: Expr) -> Expr:
+        return let(opaque(steps(*i) + const(m.ROUNDER, "float32")))
 
-    return Tensor(steps.shape, steps.dtype, element)
+    def element(*i: Expr) -> Expr:
+        sum_ = moved(*i) if offset is None else opaque(moved(*i) + offset)
+        return (tirx.reinterpret("int32", sum_) - const(m.ROUNDER_BITS, "int32")).astype(dtype)
+
+    def exact(*i: Expr) -> Expr:
+        return moved(*i) - const(m.ROUNDER, "float32")
+
+    return Tensor(steps.shape, dtype, element, steps=(Tensor(steps.shape, "float32", exact), zero_point))
 
 
 def _place(c: LowerContext, p: Tensor, rank: int) -> Callable[[Index], Index]:
@@ -91,54 +100,73 @@ def _blocked(index: Expr, block: int) -> Expr:
 
 
 def _narrow(c: LowerContext, dtype: str) -> None:
-    if dtype not in RANGES:
+    if dtype not in _INTEGERS:
         raise c.unsupported(f"{c.node.op} with {dtype}", "use 8 or 16 bit integers")
 
 
 @lowers("QuantizeLinear")
 def _quantize(c: LowerContext) -> Lowered:
-    x, scale, dtype = c.x(0), c.x(1), c.out_dtype()
+    x, dtype = c.x(0), c.out_dtype()
     _narrow(c, dtype)
-    zero_point = c.x(2) if c.has(2) else None
+    into = c.quantization()
+    if into is not None:
+        return _rounded(_divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype)
+    scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
     code = int(c.attr("precision") or 0)
     divided = element_type(DType.from_onnx(code), c.node.label).compute if code else scale.dtype
     work = "float64" if divided == "float64" else "float32"
 
-    def steps(*i: Expr) -> Expr:
+    def element(*i: Expr) -> Expr:
         # divided in the precision the operator asks for, the rest in one that holds the integers
         quotient = cast(exact.divide(cast(x(*i), divided), cast(scale(*place(i)), divided)), work)
-        return tirx.round(quotient)
-
-    known = _known_zero_point(c)
-    if known is not None:
-        return saturated_steps(Tensor(c.out_shape(), work, steps), known, dtype)
-
-    def element(*i: Expr) -> Expr:
-        assert zero_point is not None
-        return saturated(steps(*i), zero_point(*place(i)).astype("int32"), dtype)
+        zero = const(0, "int32") if zero_point is None else zero_point(*place(i)).astype("int32")
+        return saturated(tirx.round(quotient), zero, dtype)
 
     return Tensor(c.out_shape(), dtype, element)
 
 
-def _known_zero_point(c: LowerContext) -> int | None:
-    """The zero point of a QuantizeLinear or DequantizeLinear if it is one known number."""
-    if not c.has(2):
-        return 0
-    array = c.const(2)
-    return int(array.reshape(-1)[0]) if array is not None and array.size and (array == array.flat[0]).all() else None
+def _divided(c: LowerContext, x: Tensor, into: Quantization) -> Tensor:
+    """Numbers over the scale of a quantization, clamped to its range first, so that no quotient is anything special.
+
+    Where there are fused multiply-adds, by the product with the inverse and the remainder of that, which correct the quotient to
+    the nearest number: Brisebarre, Muller and Raina, "Accelerating Correctly Rounded Floating-Point Division when the Divisor Is
+    Known in Advance" (2004), section 3. Three instructions of one slot each, where a division takes five or more.
+    """
+
+    def element(*i: Expr) -> Expr:
+        value = let(_between(cast(x(*i), "float32"), into.low, into.high))
+        if not c.k.caps.fma or c.k.caps.sm:
+            return exact.divide(value, into.scale)
+        quotient = let(value * into.inverse)
+        rest = let(_fma(m.like(-1.0, value) * quotient, into.scale, value))
+        return _fma(rest, into.inverse, quotient)
+
+    return Tensor(x.shape, "float32", element)
+
+
+def _fma(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a * b + c of float32, rounded once."""
+    return tirx.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
 
 
 @lowers("DequantizeLinear")
 def _dequantize(c: LowerContext) -> Lowered:
-    x, scale, dtype = c.x(0), c.x(1), c.out_dtype()
+    x, dtype = c.x(0), c.out_dtype()
     if m.is_float(x.dtype):
         raise c.unsupported(f"DequantizeLinear of {x.dtype}", "use integers")
-    zero_point = c.x(2) if c.has(2) else None
+    of = c.quantization()
+    if x.steps is not None and x.steps[1] == known_zero_point(c.node) and x.steps[0].dtype == dtype:
+        steps = x.steps[0]
+        if of is not None:
+            return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * of.scale)
+        one = c.x(1)
+        along = _place(c, one, x.rank)
+        return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * cast(one(*along(i)), dtype))
+    if of is not None:
+        return Tensor(c.out_shape(), dtype, lambda *i: cast(_distance(x(*i), of) * of.scale, dtype))
+    scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
-    if x.steps is not None and x.steps[1] == _known_zero_point(c) and x.steps[0].dtype == dtype:
-        steps, _ = x.steps
-        return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * cast(scale(*place(i)), dtype))
 
     def element(*i: Expr) -> Expr:
         at = place(i)
@@ -149,6 +177,12 @@ def _dequantize(c: LowerContext) -> Lowered:
         return cast(value.astype(work) * cast(scale(*at), work), dtype)
 
     return Tensor(c.out_shape(), dtype, element)
+
+
+def _distance(x: Expr, of: Quantization) -> Expr:
+    """How far an integer of at most 16 bits is from its zero point, in float32."""
+    value = cast(x, "int32").astype("float32")
+    return value if of.zero_point is None else value - of.zero_point
 
 
 def _shifted(c: LowerContext, data: int, zero_point: int, at: Callable[[Tensor, Index], Index]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.backends.base.element_type import ElementType, element_type
+from graphopt.backends.lower.scales import Quantization
 from graphopt.backends.tensors.builder import KernelBuilder
 from graphopt.backends.tensors.exact import constant
 from graphopt.backends.tensors.tensor import Expr, Tensor, let, stretched
@@ -85,6 +86,7 @@ class LowerContext(InferContext):
         pack: makes an operand of a constant array that the lowering rearranged.
         layout: that of the kernel's result.
         read: receives the constants whose elements were asked for.
+        quantization: finds scale and zero point of a node among the operands of the kernel.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class LowerContext(InferContext):
         pack: Callable[[np.ndarray[Any, Any]], Tensor],
         layout: Layout = PLAIN,
         read: set[Value] | None = None,
+        quantization: Callable[[Node], Quantization | None] | None = None,
     ) -> None:
         assert node.graph is not None
         super().__init__(node, node.graph)
@@ -105,6 +108,11 @@ class LowerContext(InferContext):
         self.pack = pack
         self.layout = layout
         self.read = set() if read is None else read
+        self._quantization = quantization
+
+    def quantization(self) -> Quantization | None:
+        """The scale and zero point of a QuantizeLinear or DequantizeLinear, None if they aren't single known numbers."""
+        return None if self._quantization is None else self._quantization(self.node)
 
     def const(self, i: int) -> Array | None:
         """As in ``InferContext``; notes that the kernel is made of what the array holds."""

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.backends.base.template import KernelCall
+from graphopt.backends.lower.scales import free_scales
+from graphopt.backends.templates.integer_facts import integer_facts
 from graphopt.ir.dims import symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Graph, Node, Value
@@ -23,7 +25,8 @@ from graphopt.ir.types import TensorType
 MOST_COMPARED = 65536
 """Larger constants are never taken for uniform."""
 
-FLOATS = frozenset({DType.f16, DType.bf16, DType.f32, DType.f64})
+_NO_INDICES = frozenset({DType.f16, DType.bf16, DType.f32, DType.f64, DType.i8, DType.u8, DType.i16, DType.u16})
+"""Types of which no operator takes indices."""
 
 Key: TypeAlias = tuple[Hashable, ...]
 
@@ -48,6 +51,7 @@ class Signatures:
 
     def __init__(self) -> None:
         self._constants: dict[Value, tuple[Key, bool]] = {}
+        self._integers: dict[Value, Key] = {}
 
     def of(self, call: KernelCall) -> Signature:
         """The signature of a call."""
@@ -63,19 +67,33 @@ class Signatures:
         ]
         results = tuple(map(number, group.outputs))
         made = {v for n in group.nodes for v in n.outputs}
-        facts = [self._facts(call, v, v in made) for v in numbers]
+        free = self._free(call)
+        facts = [self._facts(call, v, v in made, free.get(v)) for v in numbers]
         graph = group.anchor.graph
-        outlined = frozenset(v for v in numbers if v.data is not None and self._constants[v][1])
+        outlined = frozenset(v for v in numbers if v in free or (v.data is not None and self._constants[v][1]))
         key = (
             id(graph), 0 if graph is None else len(graph.constraints), call.fused.options,
-            tuple(nodes), results, tuple(facts), _bound(call, numbers),
+            tuple(nodes), results, tuple(facts), _bound(call, numbers), integer_facts(call) if free else (),
         )  # fmt: skip
         return Signature(key, tuple(numbers), outlined)
 
-    def _facts(self, call: KernelCall, value: Value, made: bool) -> Key:
+    def _free(self, call: KernelCall) -> dict[Value, Key]:
+        """Constants of quantization that kernels take as operands, with what their signature says of them."""
+        nodes = call.group.nodes
+        free: dict[Value, Key] = dict(free_scales(call.group))
+        for node in nodes:
+            value = node.input(0) if node.op == "DequantizeLinear" and not node.domain else None
+            if value is not None and value.data is not None and value.data.size > 1:
+                if value not in self._integers:
+                    self._integers[value] = _integers(value.data)
+                if self._integers[value]:
+                    free[value] = self._integers[value]
+        return free
+
+    def _facts(self, call: KernelCall, value: Value, made: bool, free: Key | None) -> Key:
         """What is known of a value: the graph around the group shows in its layout, who made it, and whether anybody reads it."""
-        constant: Key = ()
-        if value.data is not None:
+        constant: Key = free or ()
+        if value.data is not None and free is None:
             if value not in self._constants:
                 self._constants[value] = _constant(value.data)
             constant = self._constants[value][0]
@@ -96,9 +114,9 @@ def _bound(call: KernelCall, values: dict[Value, int]) -> Hashable:
 
 
 def _origin(value: Value) -> Key:
-    """The operator that made an operand, which for integers tells what the elements can be."""
+    """The operator that made an operand, which for indices tells what the elements can be."""
     node = value.producer
-    if node is None or value.is_const or (isinstance(value.type, TensorType) and value.type.dtype in FLOATS):
+    if node is None or value.is_const or (isinstance(value.type, TensorType) and value.type.dtype in _NO_INDICES):
         return ()
     first = node.input(0)
     return (node.op, node.domain, node.outputs.index(value), _attributes(node), None if first is None else first.type)
@@ -131,6 +149,13 @@ def _constant(array: Array) -> tuple[Key, bool]:
     if array.size <= MOST_COMPARED and bool((flat == flat[0]).all()):
         return ("uniform", *_bytes(flat[:1])), True
     return ("finite", bool(np.isfinite(flat.min()) and np.isfinite(flat.max()))), True
+
+
+def _integers(array: Array) -> Key:
+    """A key for integers that are dequantized, which leaves them out; none for those that kernels have as a number."""
+    flat = array.reshape(-1)
+    uniform = array.size <= MOST_COMPARED and bool((flat == flat[0]).all())
+    return () if uniform else ("integers", str(array.dtype), array.shape)
 
 
 def _bytes(array: Array) -> Key:

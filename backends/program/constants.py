@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.backends.base.template import Operand, Packed, packed_array
+from graphopt.backends.base.template import Computed, Operand, Packed, packed_array
 from graphopt.backends.program.program import Buffer
 from graphopt.ir.graph import Array
 
@@ -24,13 +24,13 @@ class Constants:
     """
 
     def __init__(self, outer: Constants | None = None) -> None:
-        self._packed: dict[Packed, Array] = {} if outer is None else outer._packed
+        self._packed: dict[Packed | Computed, Array] = {} if outer is None else outer._packed
         self._stored: dict[tuple[np.dtype[Any], tuple[int, ...], bytes], list[Buffer]] = {}
         self._known: dict[int, tuple[Array, Buffer]] = {}
 
     def array(self, operand: Operand) -> Array:
-        """The elements of a packed constant, or of an array that was made for a kernel."""
-        if not isinstance(operand, Packed):
+        """The elements of a constant that is packed or computed, or of an array that was made for a kernel."""
+        if not isinstance(operand, (Packed, Computed)):
             assert isinstance(operand, np.ndarray)
             return operand
         if operand not in self._packed:

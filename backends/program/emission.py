@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from graphopt.backends.base.callbacks import REFUSE, RESERVE
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import (
     Candidate,
+    Computed,
     Emitted,
     KernelCall,
     KernelTemplate,
@@ -124,16 +127,27 @@ def _instead(operand: Operand, others: dict[Value, Value]) -> Operand:
     """The operand of another group that has the place of ``operand``."""
     if isinstance(operand, Packed):
         return Packed(others[operand.value], operand.packing)
+    if isinstance(operand, Computed):
+        return Computed(tuple(others[v] for v in operand.values), operand.formula)
     return others[operand] if isinstance(operand, Value) else operand
 
 
 def _is_shareable(emitted: Emitted, call: KernelCall, signature: Signature) -> bool:
     """Whether the kernel depends on nothing but the signature."""
-    own = [o.value if isinstance(o, Packed) else o for o in emitted.inputs if isinstance(o, (Value, Packed))]
-    made = len(own) < len(emitted.inputs)  # of constants' elements, for all that is known
+    own = [v for operand in emitted.inputs for v in _values(operand)]
+    made = any(isinstance(o, np.ndarray) for o in emitted.inputs)  # of constants' elements, for all that is known
     if not signature.outlined.isdisjoint(call.read) or (made and signature.outlined):
         return False
     return set(own) <= set(signature.values) and not _mentions_names(emitted.function)
+
+
+def _values(operand: Operand) -> tuple[Value, ...]:
+    """The values of the model that an operand is or is made of."""
+    if isinstance(operand, Value):
+        return (operand,)
+    if isinstance(operand, Packed):
+        return (operand.value,)
+    return operand.values if isinstance(operand, Computed) else ()
 
 
 def _mentions_names(function: Any) -> bool:

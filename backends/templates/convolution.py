@@ -23,6 +23,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
 from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
@@ -135,16 +136,18 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         assert x is not None
         assert w is not None
         integers = self._integers(call, spec, caps)
+        if integers is not None:
+            call.read.difference_update((integers.scale, integers.zero_point))  # operands
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
             integers=None if integers is None else integers.scale, offset=zero_point_offset(call, integers, axis=0),
         )  # fmt: skip
-        function = self.kernel.emit(
-            spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
-        )
+        parameters, operands = given_zero_point(spec.types, integers)
+        extras = [*extra_operands(epilogue), *parameters]
+        function = self.kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
         packed = packed_weight if integers is None else integer_weight
         weights = packed(call, w, self.kernel.packing(spec, config))
-        return Emitted(function, [x, weights, *epilogue.values])
+        return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
 
     def _integers(self, call: KernelCall, spec: Conv2dSpec, caps: Caps) -> IntegerProducts | None:
         """How the kernel multiplies integers, None if it doesn't."""

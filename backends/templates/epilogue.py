@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
-from graphopt.backends.base.template import KernelCall
+from graphopt.backends.base.formula import Formula
+from graphopt.backends.base.template import Computed, KernelCall
 from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
-from graphopt.backends.lower.quantize import saturated_steps
+from graphopt.backends.lower.quantize import requantized
+from graphopt.backends.lower.scales import known_zero_point
+from graphopt.backends.templates.requantize import requantized_at_once, scales_of_sums
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Node, Value
-from graphopt.ops.context import attr
 
-_LEAST_STEP = 1e-30
-"""Of a result's quantization, below which its inverse might not be finite."""
 MAX_EXPRESSION = 200
 """Operations behind a variable, as TVM's passes see them, up to which an epilogue is one expression. Each function in a chain of
 functions like tanh multiplies them, and the time of TVM's passes grows faster: a product with SiLU in bfloat16 (689) took them 28 s
@@ -54,8 +52,8 @@ class Epilogue:
             before anything else.
         scale: what its sums are multiplied with before, one number or an element a position along ``axis``.
         axis: of the result.
-        integers: for sums of integers, the factor that they are multiplied with once they are float32; None for sums in the
-            anchor's own type.
+        integers: for sums of integers, the scale of the data, with which they are multiplied once they are float32; None for sums
+            in the anchor's own type.
         offset: integers that are added to such sums first, one a position along ``axis``.
 
     Attributes:
@@ -76,8 +74,8 @@ class Epilogue:
         bias: Value | None = None,
         scale: Value | None = None,
         axis: int = 0,
-        integers: float | None = None,
-        offset: Array | None = None,
+        integers: Value | None = None,
+        offset: Computed | None = None,
     ) -> None:
         self._offset = offset
         self._call = call
@@ -98,12 +96,14 @@ class Epilogue:
         self.conditional = scope.branches
         self.weight = weight(value)
         self._operands = list(probe.buffers)
-        tables = [array for array, _ in probe.packed]
-        self.values: list[Value | Array] = [*self._operands, *tables]
+        tables = [table for table, _ in probe.packed]
+        self.values: list[Value | Array | Computed] = [*self._operands, *tables]
         self.shapes = [call.layout(v).physical_shape(probe.builder.shape(v.shape)) for v in self._operands]
-        self.shapes += [array.shape for array in tables]
         self.types = [element_type(v.dtype) for v in self._operands]
-        self.types += [element_type(DType.from_numpy(array.dtype)) for array in tables]
+        for table in tables:
+            made = table.formula if isinstance(table, Computed) else table
+            self.shapes.append(made.shape)
+            self.types.append(element_type(made.dtype if isinstance(made, Formula) else DType.from_numpy(made.dtype)))
         self._ready: dict[int, GroupLowering] = {}
 
     def _lower(self, buffers: Mapping[Value, Any], packed: Sequence[Any] = ()) -> GroupLowering:
@@ -125,67 +125,37 @@ class Epilogue:
             one = all(d == 1 for d in value.shape)
             return row.computed(tensor(*(0 if one else index[self._axis] for _ in value.shape)))
 
-        requantize = self._requantized_at_once()
         whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
         whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
         offset = None if self._offset is None else lowering.pack(self._offset)
+        requantize, factors = None, None
+        if self._integers is not None:
+            requantize = requantized_at_once(group, self._integers, self._scale, self._bias)
+            channels = int(anchor.out.shape[self._axis])  # type: ignore[arg-type]
+            factors = lowering.pack(scales_of_sums(self._integers, self._scale, requantize, channels))
 
         def element(*index: Expr) -> Expr:
             value = self._accumulator
-            if self._integers is None:
+            if factors is None:
                 value = value if self._scale is None else value * along(self._scale, index)
             else:
                 if offset is not None:
                     value = value + offset(index[self._axis])
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
-                # one product of sum and scale, whatever instructions there are: scales are multiplied with one another first
-                factor = tirx.const(self._factor(requantize), self._sum)
-                value = value.astype(self._sum) * (
-                    factor if self._scale is None else along(self._scale, index) * factor
-                )
+                value = value.astype(self._sum) * factors(index[self._axis])
             return value if bias is None else value + along(bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
         members = set(group.nodes)
         for node in (anchor, *group.epilogue):
             if node is requantize:
-                lowering.tensors[node.out] = _rounded(lowering, node)
+                lowering.tensors[node.out] = _quantized(lowering, node)
             elif node is not anchor:
                 lowering.lower(node)
             if sum(use.node in members for use in node.out.uses) > 1:
                 lowering.tensors[node.out] = named(lowering.tensors[node.out])
         return lowering
-
-    def _requantized_at_once(self) -> Node | None:
-        """The QuantizeLinear whose step divides the scale of sums: only Relu lies in between, which doesn't mind scales."""
-        if self._integers is None or (self._bias is not None and self._bias.dtype is not DType.i32):
-            return None
-        value = self._call.group.anchor.out
-        for node in self._call.group.epilogue:
-            if node.inputs[0] is not value or value.escapes or len(value.uses) != 1:
-                return None
-            if node.op == "QuantizeLinear":
-                scaled = _constant_scale(node) > 0.0 and not attr(node, "precision")
-                return node if scaled and self._stays_finite(node) else None
-            if node.op != "Relu":
-                return None
-            value = node.out
-        return None
-
-    def _factor(self, requantize: Node | None) -> float:
-        """What sums are multiplied with beside the weight's scale."""
-        step = 1.0 if requantize is None else _constant_scale(requantize)
-        with np.errstate(over="ignore"):
-            return float(np.float32(self._integers) / np.float32(step))
-
-    def _stays_finite(self, requantize: Node) -> bool:
-        """Whether all scales over the step are finite: a sum of zero times infinity would be NaN."""
-        scale = np.ones(1, np.float32) if self._scale is None else self._scale.data
-        if scale is None:
-            return False
-        with np.errstate(over="ignore"):
-            return bool(np.isfinite(scale * np.float32(self._factor(requantize))).all())
 
     def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
         """``(accumulator, logical index, operand buffers) -> value to store``.
@@ -213,26 +183,13 @@ class Epilogue:
         return apply
 
 
-def _constant_scale(node: Node) -> float:
-    """The one known scale of a QuantizeLinear, 0 if there is none: finite, and so large that dividing by it is harmless."""
-    scale, zero_point = node.inputs[1], node.input(2)
-    if scale is None or scale.data is None or scale.data.size != 1 or scale.dtype is not DType.f32:
-        return 0.0
-    if zero_point is not None and (zero_point.data is None or zero_point.data.size != 1):
-        return 0.0
-    step = float(scale.data.reshape(-1)[0])
-    return step if _LEAST_STEP <= step <= 1.0 / _LEAST_STEP else 0.0
-
-
-def _rounded(lowering: GroupLowering, node: Node) -> Tensor:
+def _quantized(lowering: GroupLowering, node: Node) -> Tensor:
     """What a QuantizeLinear makes of values that are in its steps already."""
-    source = node.inputs[0]
+    source, into, zero_point = node.inputs[0], lowering.quantization(node), known_zero_point(node)
     assert source is not None
-    steps, dtype = lowering.tensors[source], element_type(node.out.dtype).storage
-    zero_point = node.input(2)
-    zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
-    whole = Tensor(steps.shape, steps.dtype, lambda *index: tirx.round(steps(*index)))
-    return saturated_steps(whole, zero, dtype)
+    assert into is not None
+    assert zero_point is not None
+    return requantized(lowering.tensors[source], into, zero_point, element_type(node.out.dtype).storage)
 
 
 def _iteration() -> tuple[Expr, int] | None:

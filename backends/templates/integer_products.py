@@ -12,13 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backends.base.element_type import Conversion, computed_type, converted_while_read, element_type
+from graphopt.backends.base.element_type import (
+    Conversion,
+    GivenZeroPoint,
+    computed_type,
+    converted_while_read,
+    element_type,
+)
+from graphopt.backends.base.formula import Formula
 from graphopt.backends.base.packing import Packing
-from graphopt.backends.base.template import KernelCall, Packed
+from graphopt.backends.base.template import Computed, KernelCall, Packed
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.types import KernelTypes
-from graphopt.backends.templates.reading import WithoutZeroPoint, constant_weight, conversion_before, scale_of
+from graphopt.backends.templates.reading import (
+    WithoutZeroPoint,
+    constant_weight,
+    scale_of,
+    zero_point_before,
+    zero_point_value,
+)
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value
+from graphopt.ops.context import known_array
 
 _BYTES = (DType.i8, DType.u8)
 _MOST_BYTES = 255
@@ -32,15 +47,17 @@ class IntegerProducts:
 
     Attributes:
         types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
-        scale: of the data.
+        scale: of the data; a constant.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
         keeps_zero_point: whether the zero point of the data is part of what is multiplied (`zero_point_offset`).
+        zero_point: of the data, a constant; None if it is 0.
     """
 
     types: KernelTypes
-    scale: float
+    scale: Value
     bias: Value | None
     keeps_zero_point: bool = False
+    zero_point: Value | None = None
 
 
 def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> IntegerProducts | None:
@@ -56,20 +73,48 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> 
     data, weight = call.group.anchor.inputs[:2]
     assert data is not None
     assert weight is not None
-    of_data, of_weight = conversion_before(call, data), conversion_before(call, weight)
+    of_data, of_weight = zero_point_before(call, data), zero_point_before(call, weight)
     stored = constant_weight(call, weight)
-    assert of_data is not None
-    assert of_weight is not None
     assert stored is not None
-    if stored.dtype != np.int8 or of_weight.zero_point:
+    if stored.dtype != np.int8 or of_weight:
         return None
-    if of_data.zero_point and padded:
+    if of_data and padded:
         return None
     types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
-    return replace(products, types=types, keeps_zero_point=of_data.zero_point != 0)
+    return replace(products, types=types, keeps_zero_point=of_data != 0)
 
 
-def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Array | None:
+@dataclass(frozen=True)
+class ZeroPointOffset(Formula):
+    """What is added to the sums of each output channel for a zero point of the data that was left in.
+
+    Attributes:
+        axis: of the weight, along which sums differ.
+        channels: its extent.
+    """
+
+    axis: int
+    channels: int
+
+    @property
+    def dtype(self) -> DType:
+        """That of sums."""
+        return DType.i32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A number a channel."""
+        return (self.channels,)
+
+    def __call__(self, *arrays: Array) -> Array:
+        """The offsets for a weight of signed bytes and a zero point."""
+        weight, zero_point = arrays
+        others = tuple(i for i in range(weight.ndim) if i != self.axis)
+        sums: Array = weight.sum(others, dtype=np.int64)
+        return (-int(zero_point.reshape(-1)[0]) * sums).astype(np.int32)
+
+
+def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Computed | None:
     """What is added to the sums of each output channel for the zero point that was left in, None if there is none.
 
     Args:
@@ -77,17 +122,12 @@ def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: 
         products: how its kernel multiplies.
         axis: of the weight, along which sums differ.
     """
-    if products is None or not products.keeps_zero_point:
+    if products is None or not products.keeps_zero_point or products.zero_point is None:
         return None
-    data, weight = call.group.anchor.inputs[:2]
-    assert data is not None
+    weight = call.group.anchor.input(1)
     assert weight is not None
-    of_data, stored = conversion_before(call, data), constant_weight(call, weight)
-    assert of_data is not None
-    assert stored is not None
-    others = tuple(i for i in range(stored.ndim) if i != axis)
-    sums: Array = stored.sum(others, dtype=np.int64)
-    return (-of_data.zero_point * sums).astype(np.int32)
+    source = call.group.source(weight)
+    return Computed((source, products.zero_point), ZeroPointOffset(axis, int(source.shape[axis])))  # type: ignore[arg-type]
 
 
 def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:
@@ -99,31 +139,33 @@ def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -
         weight: its second one, a constant.
         depth: products in a sum.
     """
-    of_data, of_weight = conversion_before(call, data), conversion_before(call, weight)
+    of_data, of_weight = zero_point_before(call, data), zero_point_before(call, weight)
     stored = constant_weight(call, weight)
     if of_data is None or of_weight is None or stored is None:
         return None
-    for value, conversion in ((data, of_data), (weight, of_weight)):
-        if call.group.source(value).dtype not in _BYTES or conversion.dtype is not DType.f32:
-            return None
-    if data.producer is None or data.producer.op != "DequantizeLinear":
+    if any(call.group.source(v).dtype not in _BYTES or v.dtype is not DType.f32 for v in (data, weight)):
         return None
-    largest = depth * _MOST_BYTES * _furthest(stored.dtype, of_weight.zero_point)
+    scale = scale_of(call, data)
+    if scale is None:
+        return None
+    largest = depth * _MOST_BYTES * _furthest(stored.dtype, of_weight)
     if largest > _MOST_SUM:
         return None
-    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.i16, of_data.zero_point))
+    zero_point = zero_point_value(data) if of_data else None
+    given = GivenZeroPoint(tirx.Var("zero_point", "int32")) if of_data else 0
+    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.i16, given))
     result = element_type(call.group.outputs[0].dtype)
     packed = element_type(DType.i16)
-    if stored.dtype == np.int8 and of_weight.zero_point == 0:
+    if stored.dtype == np.int8 and of_weight == 0:
         packed = converted_while_read(element_type(DType.i8), Conversion(DType.i16))
     types = KernelTypes(row, packed, computed_type("int32"), result)
     bias = call.group.anchor.input(2)
     if bias is not None:
-        bias = _integer_bias(call, bias, weight, of_data.scale, _MOST_SUM - largest) or bias
-    return IntegerProducts(types, of_data.scale, bias)
+        bias = _integer_bias(call, bias, weight, scale, _MOST_SUM - largest) or bias
+    return IntegerProducts(types, scale, bias, zero_point=zero_point)
 
 
-def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: float, most: int) -> Value | None:
+def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: Value, most: int) -> Value | None:
     """The integers of a bias whose steps are those of the sums and that don't make these too large; None for another bias."""
     source, node = call.group.source(bias), bias.producer
     if (
@@ -140,19 +182,21 @@ def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: floa
     zero_points = node.input(2)
     if zero_points is not None and (zero_points.data is None or zero_points.data.any()):
         return None
-    steps = (of_weight.data * np.float32(data_scale)).reshape(-1)
+    of_data = known_array(data_scale)
+    assert of_data is not None
+    steps = (of_weight.data * np.float32(of_data.reshape(-1)[0])).reshape(-1)
     same = bool((of_bias.data.reshape(-1) == steps).all()) if of_bias.data.size in (1, steps.size) else False
     return source if same and np.abs(source.data.astype(np.int64)).max(initial=0) <= most else None
 
 
 def integer_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
     """A constant operand in the order in which a kernel reads it: signed bytes, or 16 bits with the zero point subtracted."""
-    conversion = conversion_before(call, weight)
-    assert conversion is not None
+    zero_point = zero_point_before(call, weight)
+    assert zero_point is not None
     source = call.group.source(weight)
-    if source.dtype is DType.i8 and conversion.zero_point == 0:
+    if source.dtype is DType.i8 and zero_point == 0:
         return Packed(source, packing)
-    return Packed(source, WithoutZeroPoint(packing.shape, conversion.zero_point, packing))
+    return Packed(source, WithoutZeroPoint(packing.shape, zero_point, packing))
 
 
 def _furthest(dtype: np.dtype[Any], zero_point: int) -> int:

@@ -75,14 +75,28 @@ def plain_prologue(
 def conversion_before(call: KernelCall, value: Value) -> Conversion | None:
     """What an operand goes through while the kernel reads it, None if it is read as it is stored.
 
-    Of several scales, the first one: those of a weight stay outside of the sum (`scale_of`).
+    Of several scales, the first one: those of a weight stay outside of the sum (`scale_of`). A kernel that reads so is made of
+    scale and zero point, which is noted.
     """
     _, node = _stored(call, value)
     if node is None:
         return None
     scale = _scale(node)
     number = 1.0 if scale is None else float(scale.reshape(-1)[0])
+    if node.op == "DequantizeLinear":
+        call.read.update(v for v in node.inputs[1:] if v is not None)
     return Conversion(value.dtype, int(_zero_points(node)[0]), number)
+
+
+def zero_point_value(value: Value) -> Value | None:
+    """The zero point of what a DequantizeLinear makes."""
+    return None if value.producer is None or value.producer.op != "DequantizeLinear" else value.producer.input(2)
+
+
+def zero_point_before(call: KernelCall, value: Value) -> int | None:
+    """The zero point of an operand that is dequantized or converted while the kernel reads it, None if it is read as it is."""
+    _, node = _stored(call, value)
+    return None if node is None else int(_zero_points(node)[0])
 
 
 def row_of(call: KernelCall, value: Value) -> ElementType:

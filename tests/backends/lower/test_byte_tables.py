@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.backends.base.template import packed_array
 from graphopt.backends.lower.byte_tables import table_of
 from graphopt.driver.importing import import_onnx
 from tests.support.onnx_graphs import model_of
@@ -38,7 +39,7 @@ CHAINS = {
 def _table(model: ModelProto) -> tuple[str, np.ndarray[Any, Any]] | None:
     nodes = import_onnx(model).nodes
     found = table_of(nodes[-1], nodes)
-    return None if found is None else (found[0].name, found[1])
+    return None if found is None else (found[0].name, packed_array(found[1]))
 
 
 @pytest.mark.parametrize("name", CHAINS)
