@@ -33,6 +33,7 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         kernels.emit,
         stored_weight=False,
         integers=lambda spec, caps: bool(dot_product_of(spec, caps)) and any(fitting_tiles(spec)),
+        sums_products=False,
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

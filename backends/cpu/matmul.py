@@ -26,11 +26,12 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
-    integer_weight,
+    products_in_float,
+    weight_of,
     zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -106,7 +107,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         offset = zero_point_offset(call, integers, axis=0 if _is_turned(node) else 1)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
-            integers=None if integers is None else integers.scale, offset=offset,
+            integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
         )  # fmt: skip
         apply = epilogue.function()
 
@@ -120,8 +121,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        packed = packed_weight if integers is None else integer_weight
-        weights = packed(call, b, packing(spec, config, _is_turned(node)))
+        weights = weight_of(call, integers, b, packing(spec, config, _is_turned(node)))
         return Emitted(function, [a, weights, *epilogue.values])
 
 
@@ -156,6 +156,9 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     for products in (in_bytes, integers):
         if products is not None and dot_product_for(products.types, spec.k, caps):
             return replace(spec, types=products.types), dims, products
+    in_float = products_in_float(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
+    if in_float is not None:
+        return replace(spec, types=in_float.types), dims, in_float
     return spec, dims, None
 
 

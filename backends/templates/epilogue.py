@@ -54,8 +54,8 @@ class Epilogue:
             before anything else.
         scale: what its sums are multiplied with before, one number or an element a position along ``axis``.
         axis: of the result.
-        integers: for sums of integers, the factor that they are multiplied with once they are float32; None for sums in the
-            anchor's own type.
+        integers: for sums of integers, the factor that they are multiplied with once they are float32; None for other sums.
+        sums: TVM's name of the type that sums of integers are in, if there are any.
         offset: integers that are added to such sums first, one a position along ``axis``.
 
     Attributes:
@@ -77,6 +77,7 @@ class Epilogue:
         scale: Value | None = None,
         axis: int = 0,
         integers: float | None = None,
+        sums: str = "int32",
         offset: Array | None = None,
     ) -> None:
         self._offset = offset
@@ -91,7 +92,7 @@ class Epilogue:
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
         # of a number TVM would fold all that follows
-        self._accumulator = tirx.Var("accumulator", self._sum if integers is None else "int32")
+        self._accumulator = tirx.Var("accumulator", self._sum if integers is None else sums)
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self.stepwise = scope.heaviest > MAX_EXPRESSION
@@ -135,6 +136,8 @@ class Epilogue:
             if self._integers is None:
                 value = value if self._scale is None else value * along(self._scale, index)
             else:
+                if whole_bias is not None:
+                    value = value.astype("int32")  # the sum with it may have more bits than float32
                 if offset is not None:
                     value = value + offset(index[self._axis])
                 if whole_bias is not None:

@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backends.base.element_type import Conversion, computed_type, converted_while_read, element_type
+from graphopt.backends.base.element_type import FLOAT32, Conversion, computed_type, converted_while_read, element_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import KernelCall, Packed
 from graphopt.backends.specs.types import KernelTypes
-from graphopt.backends.templates.reading import WithoutZeroPoint, constant_weight, conversion_before, scale_of
+from graphopt.backends.templates.reading import (
+    WithoutZeroPoint,
+    constant_weight,
+    conversion_before,
+    packed_weight,
+    scale_of,
+    weight_row,
+)
+from graphopt.backends.templates.sum_bits import sum_bits
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value
 
@@ -24,6 +32,8 @@ _BYTES = (DType.i8, DType.u8)
 _MOST_BYTES = 255
 """The largest distance of a byte from its zero point."""
 _MOST_SUM = 2**31 - 1
+_BITS_OF_FLOAT = 25
+"""Up to so many bits, that of the sign included, integers are float32 as well."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class IntegerProducts:
     """A product of two dequantized operands.
 
     Attributes:
-        types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
+        types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32; or whole numbers in float32.
         scale: of the data.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
         keeps_zero_point: whether the zero point of the data is part of what is multiplied (`zero_point_offset`).
@@ -67,6 +77,29 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> 
         return None
     types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
     return replace(products, types=types, keeps_zero_point=of_data.zero_point != 0)
+
+
+def products_in_float(
+    call: KernelCall, products: IntegerProducts | None, data: Value, weight: Value, axis: int = 0
+) -> IntegerProducts | None:
+    """The same products of whole numbers in float32, None if their sums may not fit in its 24 bits.
+
+    Every product and every sum is a whole number then that float32 holds, so that nothing is ever rounded: the order of additions
+    and whether they are fused with multiplications make no difference.
+
+    Args:
+        call: the group.
+        products: what `integer_products` found.
+        data, weight: the anchor's operands.
+        axis: of the weight, along which sums differ.
+    """
+    if products is None or sum_bits(call, data, weight, axis) > _BITS_OF_FLOAT:
+        return None
+    of_data = conversion_before(call, data)
+    assert of_data is not None
+    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.f32, of_data.zero_point))
+    types = KernelTypes(row, weight_row(call, weight), FLOAT32, products.types.output)
+    return replace(products, types=types)
 
 
 def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Array | None:
@@ -145,8 +178,13 @@ def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: floa
     return source if same and np.abs(source.data.astype(np.int64)).max(initial=0) <= most else None
 
 
-def integer_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
-    """A constant operand in the order in which a kernel reads it: signed bytes, or 16 bits with the zero point subtracted."""
+def weight_of(call: KernelCall, products: IntegerProducts | None, weight: Value, packing: Packing) -> Packed:
+    """A constant operand in the order in which a kernel reads it, multiplied as ``products`` says.
+
+    Integers are signed bytes, or 16 bits with the zero point subtracted.
+    """
+    if products is None or not products.types.of_integers:
+        return packed_weight(call, weight, packing)
     conversion = conversion_before(call, weight)
     assert conversion is not None
     source = call.group.source(weight)
