@@ -22,7 +22,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
-from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, products_in_float, weight_of
+from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, single_products, weight_of
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.errors import GraphOptError
@@ -242,7 +242,7 @@ def _types(call: KernelCall) -> KernelTypes:
 
 
 def _integers(call: KernelCall) -> IntegerProducts | None:
-    """How integers are multiplied: in float32, where sums of all channels and all of the kernel's elements fit."""
+    """How integers are multiplied; no sum has more products than those of all channels and all of the kernel's elements."""
     x, weight = call.group.anchor.inputs[:2]
     assert x is not None
     assert weight is not None
@@ -250,7 +250,7 @@ def _integers(call: KernelCall) -> IntegerProducts | None:
     if stored is None:
         return None
     found = integer_products(call, x, weight, stored.size // max(stored.shape[1], 1))
-    return products_in_float(call, found, x, weight, axis=1)
+    return single_products(call, found, x, weight, axis=1)
 
 
 def _context(call: KernelCall) -> InferContext:

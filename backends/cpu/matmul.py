@@ -26,7 +26,7 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
-    products_in_float,
+    single_products,
     weight_of,
     zero_point_offset,
 )
@@ -156,10 +156,9 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     for products in (in_bytes, integers):
         if products is not None and dot_product_for(products.types, spec.k, caps):
             return replace(spec, types=products.types), dims, products
-    in_float = products_in_float(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
-    if in_float is not None:
-        return replace(spec, types=in_float.types), dims, in_float
-    return spec, dims, None
+    single = single_products(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
+    assert single is not None
+    return replace(spec, types=single.types), dims, single
 
 
 def _is_turned(node: Node) -> bool:

@@ -27,7 +27,7 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
-    products_in_float,
+    single_products,
     weight_of,
     zero_point_offset,
 )
@@ -59,7 +59,7 @@ class ConvKernel(Generic[ConfigT]):
         packing: the order in which the kernel reads OIHW weights.
         stored_weight: whether the packed weights keep the element type that the model has them in.
         integers: whether it multiplies the integers of a specification that has them; left out where it never does.
-        sums_products: whether what it sums are the products of its operands, so that no sum of small integers is rounded.
+        sums_products: whether what it sums are the products of its operands, which are whole numbers where these are.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
@@ -162,7 +162,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
             for products in (in_bytes, found):
                 if products is not None and self.kernel.integers(self._of_integers(call, spec, products), caps):
                     return products
-        return products_in_float(call, found, x, w) if self.kernel.sums_products else None
+        return single_products(call, found, x, w) if self.kernel.sums_products else None
 
     def _of_integers(self, call: KernelCall, spec: Conv2dSpec, integers: IntegerProducts) -> Conv2dSpec:
         """The specification of a kernel that multiplies integers."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.backends.base.element_type import FLOAT32, Conversion, computed_type, converted_while_read, element_type
+from graphopt.backends.base.element_type import Conversion, computed_type, converted_while_read, element_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import KernelCall, Packed
 from graphopt.backends.specs.types import KernelTypes
@@ -79,26 +79,28 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> 
     return replace(products, types=types, keeps_zero_point=of_data.zero_point != 0)
 
 
-def products_in_float(
+def single_products(
     call: KernelCall, products: IntegerProducts | None, data: Value, weight: Value, axis: int = 0
 ) -> IntegerProducts | None:
-    """The same products of whole numbers in float32, None if their sums may not fit in its 24 bits.
+    """The same products one by one: of whole numbers in float32 where all sums fit in its 24 bits, of 32-bit integers else.
 
-    Every product and every sum is a whole number then that float32 holds, so that nothing is ever rounded: the order of additions
-    and whether they are fused with multiplications make no difference.
+    Float32 holds every product and every sum then, so that nothing is rounded: the order of additions and whether they are fused
+    with multiplications make no difference. It is the type that all processors multiply and add fastest in without dot products.
 
     Args:
         call: the group.
-        products: what `integer_products` found.
+        products: what `integer_products` found; None if it found nothing.
         data, weight: the anchor's operands.
         axis: of the weight, along which sums differ.
     """
-    if products is None or sum_bits(call, data, weight, axis) > _BITS_OF_FLOAT:
+    if products is None:
         return None
+    to = DType.f32 if sum_bits(call, data, weight, axis) <= _BITS_OF_FLOAT else DType.i32
     of_data = conversion_before(call, data)
     assert of_data is not None
-    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(DType.f32, of_data.zero_point))
-    types = KernelTypes(row, weight_row(call, weight), FLOAT32, products.types.output)
+    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(to, of_data.zero_point))
+    stored = element_type(weight_row(call, weight).dtype)
+    types = KernelTypes(row, converted_while_read(stored, Conversion(to)), element_type(to), products.types.output)
     return replace(products, types=types)
 
 
@@ -181,9 +183,9 @@ def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: floa
 def weight_of(call: KernelCall, products: IntegerProducts | None, weight: Value, packing: Packing) -> Packed:
     """A constant operand in the order in which a kernel reads it, multiplied as ``products`` says.
 
-    Integers are signed bytes, or 16 bits with the zero point subtracted.
+    Where pairs of 16 bits are multiplied, unsigned bytes have 16 bits even if their zero point is 0.
     """
-    if products is None or not products.types.of_integers:
+    if products is None or products.types.weight == weight_row(call, weight):
         return packed_weight(call, weight, packing)
     conversion = conversion_before(call, weight)
     assert conversion is not None
