@@ -29,18 +29,21 @@ def saturated(value: Expr, zero_point: Expr, dtype: str) -> Expr:
     return tirx.Select(kept < const(high, work), kept, const(high, work)).astype("int32").astype(dtype)
 
 
-def saturated_steps(steps: Tensor, zero_point: int, dtype: str) -> Tensor:
-    """Rounded floats plus a zero point as integers of at most 16 bits, as `saturated` makes them.
+def saturated_steps(steps: Tensor, zero_point: int, dtype: str, least: int | None = None) -> Tensor:
+    """Floats rounded to even plus a zero point as integers of at most 16 bits, as `saturated` makes them.
 
     The bounds are moved instead of the numbers, so that the result less its zero point is at hand without any conversion for
-    whoever dequantizes it in the same kernel.
+    whoever dequantizes it in the same kernel. They are whole numbers, so that rounding may follow: by an addition to float32, in
+    whose lowest bits the integer then is. Processors without an instruction for it call the C library to round.
 
     Args:
-        steps: whole numbers in floating point, infinities or NaN.
+        steps: any numbers in floating point.
         zero_point: a number of the result's type.
         dtype: of the result.
+        least: lower bound of the steps, if it isn't that of the type: 0 for what a Relu would give.
     """
     low, high = (bound - zero_point for bound in RANGES[dtype])
+    low = low if least is None else max(low, least)
 
     def kept(*i: Expr) -> Expr:
         value = let(steps(*i))
@@ -48,10 +51,17 @@ def saturated_steps(steps: Tensor, zero_point: int, dtype: str) -> Tensor:
         above = let(tirx.Select(value > const(low, steps.dtype), value, const(low, steps.dtype)))
         return tirx.Select(above < const(high, steps.dtype), above, const(high, steps.dtype))
 
-    inside = Tensor(steps.shape, steps.dtype, kept)
+    def whole(*i: Expr) -> Expr:
+        return tirx.round(kept(*i))
+
+    inside = Tensor(steps.shape, steps.dtype, whole)
 
     def element(*i: Expr) -> Expr:
-        return (inside(*i).astype("int32") + const(zero_point, "int32")).astype(dtype)
+        if steps.dtype != "float32":
+            return (whole(*i).astype("int32") + const(zero_point, "int32")).astype(dtype)
+        value = kept(*i)
+        bits = tirx.reinterpret("int32", opaque(value + m.like(m.ROUNDER, value)))
+        return (bits + const(zero_point, "int32")).astype(dtype)
 
     # a negative zero isn't above a bound of 0, which takes its place
     exact = inside if low == 0 else _without_negative_zero(inside)
@@ -107,8 +117,7 @@ def _quantize(c: LowerContext) -> Lowered:
 
     def steps(*i: Expr) -> Expr:
         # divided in the precision the operator asks for, the rest in one that holds the integers
-        quotient = cast(exact.divide(cast(x(*i), divided), cast(scale(*place(i)), divided)), work)
-        return tirx.round(quotient)
+        return cast(exact.divide(cast(x(*i), divided), cast(scale(*place(i)), divided)), work)
 
     known = _known_zero_point(c)
     if known is not None:
@@ -116,7 +125,7 @@ def _quantize(c: LowerContext) -> Lowered:
 
     def element(*i: Expr) -> Expr:
         assert zero_point is not None
-        return saturated(steps(*i), zero_point(*place(i)).astype("int32"), dtype)
+        return saturated(tirx.round(steps(*i)), zero_point(*place(i)).astype("int32"), dtype)
 
     return Tensor(c.out_shape(), dtype, element)
 

@@ -13,6 +13,7 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.quantize import saturated_steps
+from graphopt.backends.templates.packed_bytes import packed_byte
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
@@ -153,7 +154,7 @@ class Epilogue:
         members = set(group.nodes)
         for node in (anchor, *group.epilogue):
             if node is requantize:
-                lowering.tensors[node.out] = _rounded(lowering, node)
+                lowering.tensors[node.out] = _rounded(lowering, anchor.out, node)
             elif node is not anchor:
                 lowering.lower(node)
             if sum(use.node in members for use in node.out.uses) > 1:
@@ -227,15 +228,16 @@ def _constant_scale(node: Node) -> float:
     return step if _LEAST_STEP <= step <= 1.0 / _LEAST_STEP else 0.0
 
 
-def _rounded(lowering: GroupLowering, node: Node) -> Tensor:
-    """What a QuantizeLinear makes of values that are in its steps already."""
-    source = node.inputs[0]
-    assert source is not None
-    steps, dtype = lowering.tensors[source], element_type(node.out.dtype).storage
-    zero_point = node.input(2)
+def _rounded(lowering: GroupLowering, source: Value, node: Node) -> Tensor:
+    """What a QuantizeLinear makes of the anchor's values, which are in its steps already; a Relu in between is a bound of these."""
+    dtype, zero_point = element_type(node.out.dtype).storage, node.input(2)
     zero = 0 if zero_point is None or zero_point.data is None else int(zero_point.data.reshape(-1)[0])
-    whole = Tensor(steps.shape, steps.dtype, lambda *index: tirx.round(steps(*index)))
-    return saturated_steps(whole, zero, dtype)
+    least = None if node.inputs[0] is source else 0
+    steps = lowering.tensors[source]
+    found = saturated_steps(steps, zero, dtype, least)
+    if node.out.dtype not in (DType.i8, DType.u8):
+        return found
+    return Tensor(found.shape, dtype, lambda *index: packed_byte(steps(*index), zero, dtype, least), steps=found.steps)
 
 
 def _iteration() -> tuple[Expr, int] | None:

@@ -84,6 +84,8 @@ def single_products(
 ) -> IntegerProducts | None:
     """The same products one by one: of whole numbers in float32 where all sums fit in its 24 bits, of 32-bit integers else.
 
+    Sums of products with data whose zero point was left in fit as well.
+
     Float32 holds every product and every sum then, so that nothing is rounded: the order of additions and whether they are fused
     with multiplications make no difference. It is the type that all processors multiply and add fastest in without dot products.
 
@@ -95,7 +97,8 @@ def single_products(
     """
     if products is None:
         return None
-    to = DType.f32 if sum_bits(call, data, weight, axis) <= _BITS_OF_FLOAT else DType.i32
+    bits = max(sum_bits(call, data, weight, axis), sum_bits(call, data, weight, axis, keeps_zero_point=True))
+    to = DType.f32 if bits <= _BITS_OF_FLOAT else DType.i32
     of_data = conversion_before(call, data)
     assert of_data is not None
     row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(to, of_data.zero_point))
@@ -185,13 +188,9 @@ def weight_of(call: KernelCall, products: IntegerProducts | None, weight: Value,
 
     Where pairs of 16 bits are multiplied, unsigned bytes have 16 bits even if their zero point is 0.
     """
-    if products is None or products.types.weight == weight_row(call, weight):
+    source, conversion = call.group.source(weight), conversion_before(call, weight)
+    if products is None or conversion is None or products.types.weight.dtype is source.dtype:
         return packed_weight(call, weight, packing)
-    conversion = conversion_before(call, weight)
-    assert conversion is not None
-    source = call.group.source(weight)
-    if source.dtype is DType.i8 and conversion.zero_point == 0:
-        return Packed(source, packing)
     return Packed(source, WithoutZeroPoint(packing.shape, conversion.zero_point, packing))
 
 

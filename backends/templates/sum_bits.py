@@ -15,7 +15,7 @@ _LARGEST: WeakKeyDictionary[Value, tuple[Array, dict[tuple[int, int, int, int], 
 """What `_largest_sum` found for an array, which templates ask for every configuration that they think of."""
 
 
-def sum_bits(call: KernelCall, data: Value, weight: Value, axis: int = 0) -> int:
+def sum_bits(call: KernelCall, data: Value, weight: Value, axis: int = 0, *, keeps_zero_point: bool = False) -> int:
     """Bits, that of the sign included, in which sums of products fit, those of any part of these too.
 
     Args:
@@ -23,13 +23,15 @@ def sum_bits(call: KernelCall, data: Value, weight: Value, axis: int = 0) -> int
         data: the anchor's first operand, dequantized bytes.
         weight: its second one, dequantized bytes that are a constant.
         axis: of the weight, along which sums differ: that of the output channels.
+        keeps_zero_point: whether the data is multiplied as it is stored.
     """
     of_data, of_weight = conversion_before(call, data), conversion_before(call, weight)
     assert of_data is not None
     assert of_weight is not None
     dtype: np.dtype[Any] = np.dtype(call.group.source(data).dtype.numpy)
     info = np.iinfo(dtype)
-    below, above = of_data.zero_point - int(info.min), int(info.max) - of_data.zero_point
+    zero_point = 0 if keeps_zero_point else of_data.zero_point
+    below, above = zero_point - int(info.min), int(info.max) - zero_point
     stored = constant_weight(call, weight)
     assert stored is not None
     source = call.group.source(weight)
