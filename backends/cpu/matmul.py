@@ -26,6 +26,7 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
+    preferred,
     single_products,
     weight_of,
     zero_point_offset,
@@ -153,11 +154,12 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     if integers is None:
         return spec, dims, None
     in_bytes = byte_products(call, integers, padded=False)
-    for products in (in_bytes, integers):
-        if products is not None and dot_product_for(products.types, spec.k, caps):
-            return replace(spec, types=products.types), dims, products
     single = single_products(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
     assert single is not None
+    for products in (in_bytes, integers):
+        dot = "" if products is None else dot_product_for(products.types, spec.k, caps)
+        if products is not None and dot and preferred(single, dot):
+            return replace(spec, types=products.types), dims, products
     return replace(spec, types=single.types), dims, single
 
 

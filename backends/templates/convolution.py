@@ -27,6 +27,7 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
+    preferred,
     single_products,
     weight_of,
     zero_point_offset,
@@ -57,7 +58,8 @@ class ConvKernel(Generic[ConfigT]):
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
         packing: the order in which the kernel reads OIHW weights.
         stored_weight: whether the packed weights keep the element type that the model has them in.
-        integers: whether it multiplies the integers of a specification that has them; left out where it never does.
+        integers: name of the dot product that multiplies the integers of a specification that has them, empty where none does;
+            left out where the kernel has no use for dot products.
         sums_products: whether what it sums are the products of its operands, which are whole numbers where these are.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
@@ -69,7 +71,7 @@ class ConvKernel(Generic[ConfigT]):
     packing: Callable[[Conv2dSpec, ConfigT], Packing]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
     stored_weight: bool = True
-    integers: Callable[[Conv2dSpec, Caps], bool] | None = None
+    integers: Callable[[Conv2dSpec, Caps], str] | None = None
     sums_products: bool = True
 
 
@@ -156,12 +158,14 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         found = integer_products(call, x, w, spec.reduction)
         if found is None:
             return None
+        single = single_products(call, found, x, w) if self.kernel.sums_products else None
         if self.kernel.integers is not None:
             in_bytes = byte_products(call, found, any(spec.pads))
             for products in (in_bytes, found):
-                if products is not None and self.kernel.integers(self._of_integers(call, spec, products), caps):
+                dot = "" if products is None else self.kernel.integers(self._of_integers(call, spec, products), caps)
+                if products is not None and dot and preferred(single, dot):
                     return products
-        return single_products(call, found, x, w) if self.kernel.sums_products else None
+        return single
 
     def _of_integers(self, call: KernelCall, spec: Conv2dSpec, integers: IntegerProducts) -> Conv2dSpec:
         """The specification of a kernel that multiplies integers."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.dot_product import outruns_float
 from graphopt.backends.base.element_type import Conversion, computed_type, converted_while_read, element_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import KernelCall, Packed
@@ -105,6 +106,11 @@ def single_products(
     stored = element_type(weight_row(call, weight).dtype)
     types = KernelTypes(row, converted_while_read(stored, Conversion(to)), element_type(to), products.types.output)
     return replace(products, types=types)
+
+
+def preferred(single: IntegerProducts | None, dot: str) -> bool:
+    """Whether products are left to a dot product: not if those of single numbers in float32 are as fast."""
+    return single is None or single.types.of_integers or outruns_float(dot)
 
 
 def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Array | None:
