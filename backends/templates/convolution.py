@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import computed_type
+from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
@@ -39,6 +39,7 @@ from graphopt.backends.templates.sum_bits import sum_bits
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
+from graphopt.ir.dtypes import DType
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import conv_window
@@ -174,7 +175,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         assert w is not None
         types = integers.types
         if not self.kernel.stored_weight:
-            types = replace(types, weight=computed_type(types.weight.compute))
+            types = replace(types, weight=element_type(DType.i16))
         return replace(spec, types=types, sum_bits=sum_bits(call, x, w))
 
 
