@@ -17,7 +17,8 @@ class Caps:
         vector_registers: architectural SIMD registers (an accumulator tile must leave some of them free).
         fma: fused multiply-add on vectors of float32.
         vnni: x86 ``vpdpbusd`` (AVX-512 VNNI or AVX-VNNI).
-        madd: x86 ``vpmaddwd`` on whole registers (AVX2, AVX-512BW).
+        madd: x86 ``pmaddwd`` on whole registers (SSE2, AVX2, AVX-512BW).
+        smlal: 64-bit ARM ``smlal``.
         dotprod: ARM ``sdot``/``udot``, or CUDA ``dp4a``.
         fp16: arithmetic (not only conversion) on vectors of float16.
         i8mm: ARM ``smmla``, or int8 tensor cores.
@@ -38,6 +39,7 @@ class Caps:
     fma: bool = False
     vnni: bool = False
     madd: bool = False
+    smlal: bool = False
     dotprod: bool = False
     fp16: bool = False
     i8mm: bool = False

@@ -26,7 +26,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         lambda spec, config, caps: predicted_cycles(spec, config, caps) / CLOCK,
         packing,
         emit,
-        integers=lambda spec, caps: bool(dot_product_of(spec, caps)),
+        integers=dot_product_of,
     )
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:

@@ -32,7 +32,8 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         winograd_tile.packing,
         kernels.emit,
         stored_weight=False,
-        integers=lambda spec, caps: bool(dot_product_of(spec, caps)) and any(fitting_tiles(spec)),
+        integers=lambda spec, caps: dot_product_of(spec, caps) if any(fitting_tiles(spec)) else "",
+        sums_products=False,
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

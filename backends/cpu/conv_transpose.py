@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.backends.specs.transposed_convolution import PatchSpec, TransposedSpec
+from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.convolution import channel_layout
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
@@ -22,8 +22,10 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
+from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, single_products, weight_of
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -92,12 +94,18 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
         bias = node.input(2)
         assert x is not None
         assert w is not None
-        epilogue = Epilogue(call, caps, dims, bias=bias, scale=scale_of(call, w), axis=1)
-        function = self.kernel.emit(
-            spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
-        )
-        weights = packed_weight(call, w, self.kernel.packing(spec, config))
-        return Emitted(function, [x, weights, *epilogue.values])
+        integers = _integers(call)
+        if integers is not None:
+            call.read.difference_update((integers.scale, integers.zero_point))  # operands
+        epilogue = Epilogue(
+            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
+            integers=None if integers is None else integers.scale, sums=spec.types.sum,
+        )  # fmt: skip
+        parameters, operands = given_zero_point(spec.types, integers)
+        extras = [*extra_operands(epilogue), *parameters]
+        function = self.kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
+        weights = weight_of(call, integers, w, self.kernel.packing(spec, config))
+        return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
 
 
 class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):
@@ -167,7 +175,7 @@ def patch_of(call: KernelCall) -> tuple[PatchSpec, dict[Dim, Any]]:
         width,
         out_channels,
         (window.kernel[0], window.kernel[1]),
-        types_of(call, x, _weight_row(call)),
+        _types(call),
     )
     _name(dims, node.out.shape[2:], spec.output_shape[2:])
     return spec, dims
@@ -219,16 +227,33 @@ def transposed_of(call: KernelCall) -> tuple[TransposedSpec, dict[Dim, Any]]:
         pads=(top, left, bottom, right),
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
-        types=types_of(call, x, _weight_row(call)),
+        types=_types(call),
     )
     _name(dims, node.out.shape[2:], (spec.out_extent(0), spec.out_extent(1)))
     return spec, dims
 
 
-def _weight_row(call: KernelCall) -> ElementType:
-    weight = call.group.anchor.inputs[1]
+def _types(call: KernelCall) -> KernelTypes:
+    """Of the operands of a kernel: dequantized bytes are multiplied as whole numbers."""
+    integers = _integers(call)
+    if integers is not None:
+        return integers.types
+    x, weight = call.group.anchor.inputs[:2]
+    assert x is not None
     assert weight is not None
-    return weight_row(call, weight)
+    return types_of(call, x, weight_row(call, weight))
+
+
+def _integers(call: KernelCall) -> IntegerProducts | None:
+    """How integers are multiplied; no sum has more products than those of all channels and all of the kernel's elements."""
+    x, weight = call.group.anchor.inputs[:2]
+    assert x is not None
+    assert weight is not None
+    stored = constant_weight(call, weight)
+    if stored is None:
+        return None
+    found = integer_products(call, x, weight, stored.size // max(stored.shape[1], 1))
+    return single_products(call, found, x, weight, axis=1)
 
 
 def _context(call: KernelCall) -> InferContext:

@@ -27,11 +27,13 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
-    integer_weight,
+    preferred,
+    single_products,
+    weight_of,
     zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -109,7 +111,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         offset = zero_point_offset(call, integers, axis=0 if _is_turned(node) else 1)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
-            integers=None if integers is None else integers.scale, offset=offset,
+            integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
         )  # fmt: skip
         apply = epilogue.function()
 
@@ -125,8 +127,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
             defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
             function = with_shapes(function, shapes, defined)
-        packed = packed_weight if integers is None else integer_weight
-        weights = packed(call, b, packing(spec, config, _is_turned(node)))
+        weights = weight_of(call, integers, b, packing(spec, config, _is_turned(node)))
         return Emitted(function, [a, weights, *epilogue.values, *operands])
 
 
@@ -158,10 +159,13 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     if integers is None:
         return spec, dims, None
     in_bytes = byte_products(call, integers, padded=False)
+    single = single_products(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
+    assert single is not None
     for products in (in_bytes, integers):
-        if products is not None and dot_product_for(products.types, spec.k, caps):
+        dot = "" if products is None else dot_product_for(products.types, spec.k, caps)
+        if products is not None and dot and preferred(single, dot):
             return replace(spec, types=products.types), dims, products
-    return spec, dims, None
+    return replace(spec, types=single.types), dims, single
 
 
 def _is_turned(node: Node) -> bool:

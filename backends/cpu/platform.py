@@ -50,6 +50,7 @@ class CpuPlatform(Platform):
     shares_memory: ClassVar[bool] = True
     runs_on_pool: ClassVar[bool] = True
     is_synchronous: ClassVar[bool] = True
+    multiplies_bytes: ClassVar[bool] = True
     adds_in_float32: ClassVar[frozenset[DType]] = frozenset({DType.f16, DType.bf16})
 
     linux_triple: ClassVar[str]

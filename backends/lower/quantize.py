@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
+from graphopt.backends.lower.packed_bytes import BYTES, bounded, packed_byte
 from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.lower.scales import Quantization, known_zero_point, step_bounds
@@ -31,20 +33,29 @@ def saturated(value: Expr, zero_point: Expr, dtype: str) -> Expr:
     return tirx.Select(kept < const(high, work), kept, const(high, work)).astype("int32").astype(dtype)
 
 
-def requantized(steps: Tensor, into: Quantization, zero_point: int, dtype: str) -> Tensor:
+def requantized(
+    steps: Tensor, into: Quantization, zero_point: int, dtype: str, *, rectified: bool, packs: bool
+) -> Tensor:
     """Numbers in steps of a quantization as integers of at most 16 bits, rounded to the nearest, ties to even.
 
     The bounds are moved instead of the numbers, so that the result less its zero point is at hand without any conversion for
     whoever dequantizes it in the same kernel.
 
     Args:
-        steps: float32, infinities and NaN, which gives the lowest integer, too.
+        steps: float32, infinities too.
         into: the quantization.
         zero_point: its zero point.
         dtype: of the result.
+        rectified: whether what is below 0 counts as 0.
+        packs: whether the target has LLVM's instructions that saturate.
     """
-    inside = Tensor(steps.shape, "float32", lambda *i: _between(steps(*i), into.low_step, into.high_step))
-    return _rounded(inside, into.zero_point, zero_point, dtype)
+    low = const(0.0, "float32") if rectified else into.low_step  # a zero point is no less than the lowest integer
+    inside = Tensor(steps.shape, "float32", lambda *i: _between(steps(*i), low, into.high_step))
+    found = _rounded(inside, into.zero_point, zero_point, dtype, packs=False)
+    if not packs or dtype not in BYTES:
+        return found
+    packed = partial(packed_byte, zero_point=into.zero_point, dtype=dtype, rectified=rectified)
+    return Tensor(steps.shape, dtype, lambda *i: packed(bounded(steps(*i))), steps=found.steps)
 
 
 def _between(value: Expr, low: Expr, high: Expr) -> Expr:
@@ -54,7 +65,7 @@ def _between(value: Expr, low: Expr, high: Expr) -> Expr:
     return tirx.Select(above < high, above, high)
 
 
-def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str) -> Tensor:
+def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str, *, packs: bool) -> Tensor:
     """Numbers within the range of the result, in its steps, as integers.
 
     A large number is added: then the low bits are the integer, which are stored as they are, or it is taken away again, which
@@ -65,12 +76,15 @@ def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str) ->
         offset: the zero point as an expression, None if it is 0.
         zero_point: the zero point.
         dtype: of the result.
+        packs: whether the target has LLVM's instructions that saturate.
     """
 
     def moved(*i: Expr) -> Expr:
         return let(opaque(steps(*i) + const(m.ROUNDER, "float32")))
 
     def element(*i: Expr) -> Expr:
+        if packs and dtype in BYTES:
+            return packed_byte(steps(*i), offset, dtype)
         sum_ = moved(*i) if offset is None else opaque(moved(*i) + offset)
         return (tirx.reinterpret("int32", sum_) - const(m.ROUNDER_BITS, "int32")).astype(dtype)
 
@@ -110,7 +124,9 @@ def _quantize(c: LowerContext) -> Lowered:
     _narrow(c, dtype)
     into = c.quantization()
     if into is not None:
-        return _rounded(_divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype)
+        return _rounded(
+            _divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype, packs=not c.k.caps.sm
+        )
     scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
     code = int(c.attr("precision") or 0)

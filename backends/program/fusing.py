@@ -17,18 +17,9 @@ from graphopt.passes.partition.writing import convert_while_writing
 
 def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptions) -> FusedGraph:
     """Kernel groups (one node each at level 0) with layouts."""
-    fused = partition(graph, options, _multiplied(graph, target, platform))
+    fused = partition(graph, options, (DType.u8, DType.i8) if platform.multiplies_bytes else ())
     if not options.optimizes_kernels:
         return fused
     takes = template_takes(platform, target.caps)
     fused = convert_while_writing(convert_while_reading(fused, takes), takes)
     return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))
-
-
-def _multiplied(graph: Graph, target: Target, platform: Platform) -> set[DType]:
-    """Bytes that products are of, as they are stored or less their zero point, in 16 bits."""
-
-    def some(dtype: DType) -> bool:
-        return any(platform.factors(node, dtype, target.caps) for node in graph.nodes)
-
-    return {dtype for dtype in (DType.u8, DType.i8) if some(DType.i16) or some(dtype)}

@@ -38,14 +38,26 @@ def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
 
 
 def template_takes(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:
-    """Whether a template of the target takes a group, such as one that converts operands while it reads them."""
+    """Whether a template of the target takes a group, such as one that converts operands while it reads them.
+
+    Layouts aren't assigned yet: a result may come in blocks of channels as well, and data too if a kernel gives it.
+    """
     templates = platform.templates()
 
     def takes(fused: FusedGraph, group: Group) -> bool:
         if not templates:
             return False
         call = KernelCall(fused, group)
-        return any(isinstance(asked(t, call, caps), Yes) for t in templates if t.is_for(call))
+        competing = [t for t in templates if t.is_for(call)]
+        if any(isinstance(asked(t, call, caps), Yes) for t in competing):
+            return True
+        result, data = group.outputs[0], group.anchor.inputs[0]
+        layout = channel_layout(result.shape[1], caps) if len(result.shape) == 4 else PLAIN
+        if layout.is_plain or data is None or group.source(data).producer is None:
+            return False
+        stored = _stored(call, layout)
+        in_blocks = KernelCall(stored.fused.trial({group.source(data): layout}), group)
+        return any(isinstance(asked(t, form, caps), Yes) for t in competing for form in (stored, in_blocks))
 
     return takes
 

@@ -32,6 +32,7 @@ class Platform(CodeGenerator):
             they lie, and compute dimensions that the code around them reads.
         runs_on_pool: parallel loops run on the thread pool of compiled models, which wants to know how long they take.
         is_synchronous: a kernel has finished when its call returns, so that calls can be timed one by one.
+        multiplies_bytes: kernels multiply dequantized bytes as the integers that they are, with or without dot products.
         adds_in_float32: element types of 16 bits that are a form of storage: arithmetic is in float32, and sums are.
         aliases: other spellings that people try, with what to write instead.
         described: targets for `list_targets`, with what they are.
@@ -43,6 +44,7 @@ class Platform(CodeGenerator):
     shares_memory: ClassVar[bool]
     runs_on_pool: ClassVar[bool]
     is_synchronous: ClassVar[bool]
+    multiplies_bytes: ClassVar[bool] = False
     adds_in_float32: ClassVar[frozenset[DType]] = frozenset()
     aliases: ClassVar[Mapping[str, str]] = {}
 

@@ -30,7 +30,7 @@ class Conv2dSpec:
         in_block: channels innermost in the input: ``(N, C / b, H, W, b)``, or plain NCHW if 1.
         out_block: the same of the output.
         types: element types of data, weights, sums and result.
-        sum_bits: bits, that of the sign included, in which sums of integers fit with the weights at hand.
+        sum_bits: bits, that of the sign included, in which sums of integers fit with the weights at hand; 32 for other sums.
     """
 
     batch: tirx.Expr | int
@@ -64,6 +64,11 @@ class Conv2dSpec:
     def reduction(self) -> int:
         """Products summed into one output element."""
         return self.in_channels // self.groups * self.kernel[0] * self.kernel[1]
+
+    @property
+    def sums_integers(self) -> bool:
+        """Whether operands are integers, in whatever type they are added up, and no sum is rounded."""
+        return self.types.of_integers or self.sum_bits < 32
 
     @property
     def flops(self) -> int | None:

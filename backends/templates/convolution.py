@@ -28,11 +28,13 @@ from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     byte_products,
     integer_products,
-    integer_weight,
+    preferred,
+    single_products,
+    weight_of,
     zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, packed_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.templates.sum_bits import sum_bits
 from graphopt.backends.tensors.tensor import Expr
@@ -58,7 +60,9 @@ class ConvKernel(Generic[ConfigT]):
         seconds: predicted time on all cores of the capabilities; infinite where sizes are symbolic and nothing is assumed.
         packing: the order in which the kernel reads OIHW weights.
         stored_weight: whether the packed weights keep the element type that the model has them in.
-        integers: whether it multiplies the integers of a specification that has them; left out where it never does.
+        integers: name of the dot product that multiplies the integers of a specification that has them, empty where none does;
+            left out where the kernel has no use for dot products.
+        sums_products: whether what it sums are the products of its operands, which are whole numbers where these are.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
@@ -69,7 +73,8 @@ class ConvKernel(Generic[ConfigT]):
     packing: Callable[[Conv2dSpec, ConfigT], Packing]
     emit: Callable[[Conv2dSpec, ConfigT, EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc]
     stored_weight: bool = True
-    integers: Callable[[Conv2dSpec, Caps], bool] | None = None
+    integers: Callable[[Conv2dSpec, Caps], str] | None = None
+    sums_products: bool = True
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
@@ -140,28 +145,31 @@ class ConvTemplate(KernelTemplate[ConfigT]):
             call.read.difference_update((integers.scale, integers.zero_point))  # operands
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
-            integers=None if integers is None else integers.scale, offset=zero_point_offset(call, integers, axis=0),
+            integers=None if integers is None else integers.scale, sums=spec.types.sum,
+            offset=zero_point_offset(call, integers, axis=0),
         )  # fmt: skip
         parameters, operands = given_zero_point(spec.types, integers)
         extras = [*extra_operands(epilogue), *parameters]
         function = self.kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
-        packed = packed_weight if integers is None else integer_weight
-        weights = packed(call, w, self.kernel.packing(spec, config))
+        weights = weight_of(call, integers, w, self.kernel.packing(spec, config))
         return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
 
     def _integers(self, call: KernelCall, spec: Conv2dSpec, caps: Caps) -> IntegerProducts | None:
         """How the kernel multiplies integers, None if it doesn't."""
         x, w = call.group.anchor.inputs[:2]
-        if self.kernel.integers is None or x is None or w is None:
-            return None
+        assert x is not None
+        assert w is not None
         found = integer_products(call, x, w, spec.reduction)
         if found is None:
             return None
-        in_bytes = byte_products(call, found, any(spec.pads))
-        for products in (in_bytes, found):
-            if products is not None and self.kernel.integers(self._of_integers(call, spec, products), caps):
-                return products
-        return None
+        single = single_products(call, found, x, w) if self.kernel.sums_products else None
+        if self.kernel.integers is not None:
+            in_bytes = byte_products(call, found, any(spec.pads))
+            for products in (in_bytes, found):
+                dot = "" if products is None else self.kernel.integers(self._of_integers(call, spec, products), caps)
+                if products is not None and dot and preferred(single, dot):
+                    return products
+        return single
 
     def _of_integers(self, call: KernelCall, spec: Conv2dSpec, integers: IntegerProducts) -> Conv2dSpec:
         """The specification of a kernel that multiplies integers."""

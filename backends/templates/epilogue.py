@@ -52,8 +52,9 @@ class Epilogue:
             before anything else.
         scale: what its sums are multiplied with before, one number or an element a position along ``axis``.
         axis: of the result.
-        integers: for sums of integers, the scale of the data, with which they are multiplied once they are float32; None for sums
-            in the anchor's own type.
+        integers: for sums of integers, the scale of the data, with which they are multiplied once they are float32; None for other
+            sums.
+        sums: TVM's name of the type that sums of integers are in, if there are any.
         offset: integers that are added to such sums first, one a position along ``axis``.
 
     Attributes:
@@ -75,6 +76,7 @@ class Epilogue:
         scale: Value | None = None,
         axis: int = 0,
         integers: Value | None = None,
+        sums: str = "int32",
         offset: Computed | None = None,
     ) -> None:
         self._offset = offset
@@ -89,7 +91,7 @@ class Epilogue:
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
         # of a number TVM would fold all that follows
-        self._accumulator = tirx.Var("accumulator", self._sum if integers is None else "int32")
+        self._accumulator = tirx.Var("accumulator", self._sum if integers is None else sums)
         with Scope(inline=True) as scope:
             value = scope.wrap(probe.tensors[call.group.outputs[0]](*index))
         self.stepwise = scope.heaviest > MAX_EXPRESSION
@@ -139,6 +141,8 @@ class Epilogue:
             if factors is None:
                 value = value if self._scale is None else value * along(self._scale, index)
             else:
+                if whole_bias is not None:
+                    value = value.astype("int32")  # the sum with it may have more bits than float32
                 if offset is not None:
                     value = value + offset(index[self._axis])
                 if whole_bias is not None:
@@ -150,7 +154,7 @@ class Epilogue:
         members = set(group.nodes)
         for node in (anchor, *group.epilogue):
             if node is requantize:
-                lowering.tensors[node.out] = _quantized(lowering, node)
+                lowering.tensors[node.out] = _quantized(lowering, anchor.out, node)
             elif node is not anchor:
                 lowering.lower(node)
             if sum(use.node in members for use in node.out.uses) > 1:
@@ -183,13 +187,13 @@ class Epilogue:
         return apply
 
 
-def _quantized(lowering: GroupLowering, node: Node) -> Tensor:
-    """What a QuantizeLinear makes of values that are in its steps already."""
-    source, into, zero_point = node.inputs[0], lowering.quantization(node), known_zero_point(node)
-    assert source is not None
+def _quantized(lowering: GroupLowering, source: Value, node: Node) -> Tensor:
+    """What a QuantizeLinear makes of the anchor's values, which are in its steps already; a Relu in between is a bound of these."""
+    into, zero_point = lowering.quantization(node), known_zero_point(node)
     assert into is not None
     assert zero_point is not None
-    return requantized(lowering.tensors[source], into, zero_point, element_type(node.out.dtype).storage)
+    dtype, rectified = element_type(node.out.dtype).storage, node.inputs[0] is not source
+    return requantized(lowering.tensors[source], into, zero_point, dtype, rectified=rectified, packs=True)
 
 
 def _iteration() -> tuple[Expr, int] | None:

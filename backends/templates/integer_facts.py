@@ -9,16 +9,16 @@ from graphopt.backends.templates.integer_products import integer_products
 from graphopt.backends.templates.reading import constant_weight, scale_of
 from graphopt.backends.templates.requantize import requantized_at_once
 from graphopt.backends.templates.sum_bits import sum_bits
-from graphopt.ir.graph import Array, Node
+from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
 
-_CHANNELS: dict[str, Callable[[Node, Array], int]] = {
-    "Conv": lambda node, weight: int(weight.shape[0]),
-    "ConvTranspose": lambda node, weight: int(weight.shape[1]),
-    "MatMul": lambda node, weight: int(weight.shape[-1]),
-    "Gemm": lambda node, weight: int(weight.shape[0 if attr(node, "transB") else 1]),
+_CHANNELS: dict[str, Callable[[Node], int]] = {
+    "Conv": lambda node: 0,
+    "ConvTranspose": lambda node: 1,
+    "MatMul": lambda node: 1,
+    "Gemm": lambda node: 0 if attr(node, "transB") else 1,
 }
-"""Sums that an element of the data is part of, so that the size of the weight over it is their number of products."""
+"""The axis of the weight along which sums differ, by operator."""
 
 
 def integer_facts(call: KernelCall) -> tuple[Hashable, ...]:
@@ -32,15 +32,13 @@ def integer_facts(call: KernelCall) -> tuple[Hashable, ...]:
     if anchor not in call.group.nodes or data is None or weight is None:
         return ()
     stored = constant_weight(call, weight)
-    if stored is None or not stored.size or anchor.op not in _CHANNELS:
+    if stored is None or stored.ndim < 2 or not stored.size or anchor.op not in _CHANNELS:
         return ()
-    products = integer_products(call, data, weight, stored.size // _CHANNELS[anchor.op](anchor, stored))
+    axis = _CHANNELS[anchor.op](anchor)
+    products = integer_products(call, data, weight, stored.size // stored.shape[axis])
     if products is None:
         return ()
     weights = scale_of(call, weight)
     at_once = requantized_at_once(call.group, products.scale, weights, products.bias)
-    return (
-        products.bias is not anchor.input(2),
-        at_once is not None,
-        sum_bits(call, data, weight) if anchor.op == "Conv" else 0,
-    )
+    bits = [sum_bits(call, data, weight, axis, keeps_zero_point=keeps) for keeps in (False, True)]
+    return (products.bias is not anchor.input(2), at_once is not None, *bits)

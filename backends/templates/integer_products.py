@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.dot_product import outruns_float
 from graphopt.backends.base.element_type import (
     Conversion,
     GivenZeroPoint,
@@ -27,10 +28,13 @@ from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.reading import (
     WithoutZeroPoint,
     constant_weight,
+    packed_weight,
     scale_of,
+    weight_row,
     zero_point_before,
     zero_point_value,
 )
+from graphopt.backends.templates.sum_bits import BITS_OF_SINGLE, sum_bits
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Value
 from graphopt.ops.context import known_array
@@ -46,7 +50,7 @@ class IntegerProducts:
     """A product of two dequantized operands.
 
     Attributes:
-        types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32.
+        types: of the kernel: integers of 16 bits, stored in 8 where they fit, their sums of 32; or whole numbers in float32.
         scale: of the data; a constant.
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
         keeps_zero_point: whether the zero point of the data is part of what is multiplied (`zero_point_offset`).
@@ -82,6 +86,39 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> 
         return None
     types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
     return replace(products, types=types, keeps_zero_point=of_data != 0)
+
+
+def single_products(
+    call: KernelCall, products: IntegerProducts | None, data: Value, weight: Value, axis: int = 0
+) -> IntegerProducts | None:
+    """The same products one by one: of whole numbers in float32 where all sums fit in its 24 bits, of 32-bit integers else.
+
+    Sums of products with data whose zero point was left in fit as well.
+
+    Float32 holds every product and every sum then, so that nothing is rounded: the order of additions and whether they are fused
+    with multiplications make no difference. It is the type that all processors multiply and add fastest in without dot products.
+
+    Args:
+        call: the group.
+        products: what `integer_products` found; None if it found nothing.
+        data, weight: the anchor's operands.
+        axis: of the weight, along which sums differ.
+    """
+    if products is None:
+        return None
+    bits = max(sum_bits(call, data, weight, axis), sum_bits(call, data, weight, axis, keeps_zero_point=True))
+    to = DType.f32 if bits <= BITS_OF_SINGLE else DType.i32
+    of_data = products.types.input.conversion
+    assert of_data is not None
+    row = converted_while_read(element_type(call.group.source(data).dtype), Conversion(to, of_data.zero_point))
+    stored = element_type(weight_row(call, weight).dtype)
+    types = KernelTypes(row, converted_while_read(stored, Conversion(to)), element_type(to), products.types.output)
+    return replace(products, types=types)
+
+
+def preferred(single: IntegerProducts | None, dot: str) -> bool:
+    """Whether products are left to a dot product: not if those of single numbers in float32 are as fast."""
+    return single is None or single.types.of_integers or outruns_float(dot)
 
 
 @dataclass(frozen=True)
@@ -189,13 +226,14 @@ def _integer_bias(call: KernelCall, bias: Value, weight: Value, data_scale: Valu
     return source if same and np.abs(source.data.astype(np.int64)).max(initial=0) <= most else None
 
 
-def integer_weight(call: KernelCall, weight: Value, packing: Packing) -> Packed:
-    """A constant operand in the order in which a kernel reads it: signed bytes, or 16 bits with the zero point subtracted."""
-    zero_point = zero_point_before(call, weight)
-    assert zero_point is not None
-    source = call.group.source(weight)
-    if source.dtype is DType.i8 and zero_point == 0:
-        return Packed(source, packing)
+def weight_of(call: KernelCall, products: IntegerProducts | None, weight: Value, packing: Packing) -> Packed:
+    """A constant operand in the order in which a kernel reads it, multiplied as ``products`` says.
+
+    Where pairs of 16 bits are multiplied, unsigned bytes have 16 bits even if their zero point is 0.
+    """
+    source, zero_point = call.group.source(weight), zero_point_before(call, weight)
+    if products is None or zero_point is None or products.types.weight.dtype is source.dtype:
+        return packed_weight(call, weight, packing)
     return Packed(source, WithoutZeroPoint(packing.shape, zero_point, packing))
 
 

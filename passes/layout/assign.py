@@ -153,9 +153,13 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, layout: Layout, poli
 
 
 def _pays_for_a_copy(group: Group) -> bool:
-    """Whether blocks are better even where nobody reads them so: sums over windows take longer than the copy."""
-    weight = group.anchor.input(1)
-    return _is_dense_conv(group) and weight is not None and any(d != 1 for d in weight.shape[2:])
+    """Whether blocks are better even where nobody reads them so: sums over windows take longer than the copy.
+
+    Convolutions in groups that ask for blocks have no other fast form for their data.
+    """
+    node, weight = group.anchor, group.anchor.input(1)
+    windows = weight is not None and any(d != 1 for d in weight.shape[2:])
+    return node.op == "Conv" and not node.domain and (windows or not _is_dense_conv(group))
 
 
 def _is_dense_conv(group: Group) -> bool:

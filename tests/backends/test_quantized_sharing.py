@@ -23,7 +23,7 @@ LAYERS = 3
 
 @functools.cache
 def quantized(activations: str, symmetric: bool) -> onnx.ModelProto:
-    """Blocks of 1x1, 3x3, depthwise and strided convolutions with residuals, SiLU, pools and products; each layer in its own range."""
+    """Blocks of 1x1, 3x3 and depthwise convolutions with residuals, SiLU, pools and products; each layer in a range of its own."""
     rng = np.random.default_rng(3)
     nodes, constants = [], {}
 

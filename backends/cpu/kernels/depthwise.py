@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import GivenZeroPoint, converted_while_read, element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
+from graphopt.backends.cpu.kernels.filter_packing import FilterVectorPacking, factor_type
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
-from graphopt.backends.cpu.kernels.vector_packing import VectorPacking
 from graphopt.backends.cpu.kernels.vector_tile import ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
@@ -64,9 +65,19 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
     return max(multiplies, moved / _BYTES_PER_SECOND)
 
 
-def packing(spec: Conv2dSpec, config: SlidingConfig) -> VectorPacking:
+def packing(spec: Conv2dSpec, config: SlidingConfig) -> FilterVectorPacking:
     """How weights are packed."""
-    return VectorPacking((spec.out_channels, 1, *spec.kernel), config.lanes, depthwise=True)
+    shape = (spec.out_channels, 1, *spec.kernel)
+    return FilterVectorPacking(shape, factor_type(spec), config.lanes)
+
+
+def _zero_point(spec: Conv2dSpec) -> tirx.Expr | None:
+    """Of the data, where integers are multiplied and no sum is rounded; None elsewhere."""
+    conversion = spec.types.input.conversion
+    if conversion is None or not spec.sums_integers or not conversion.zero_point:
+        return None
+    given = conversion.zero_point
+    return given.variable if isinstance(given, GivenZeroPoint) else tirx.const(given, "int32")
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,24 @@ class _Multiply:
     lanes: int
     data: View
     weight: View
-    start: float = 0.0
+    start: float | tirx.Expr = 0.0
     separable: bool = False
     written_out: bool = False
+
+    def on_data(self, vector: tirx.Expr) -> _Multiply:
+        """The zero point of the data is left in, and subtracted for all of the window at once."""
+        conversion, zero_point = self.spec.types.input.conversion, _zero_point(self.spec)
+        if conversion is None or zero_point is None:
+            return self
+        row = converted_while_read(element_type(self.data.type.dtype), replace(conversion, zero_point=0))
+        factor = tirx.Broadcast((tirx.const(0, "int32") - zero_point).astype(self.spec.types.accumulator.compute), self.lanes)
+        return replace(self, data=View(self.data.buffer, row), start=self._factors(vector, -1) * factor)
+
+    def _factors(self, vector: tirx.Expr, tap: tirx.Expr | int) -> tirx.Expr:
+        """A vector of the packed weights; that of tap -1 lies behind those of all taps."""
+        last = self.spec.kernel[0] * self.spec.kernel[1]
+        place = last if isinstance(tap, int) and tap < 0 else tap
+        return self.weight.load([vector, place, ramp(0, self.lanes)])
 
     def steps(self, vector: tirx.Expr) -> int:
         """One value a pixel."""
@@ -97,7 +123,7 @@ class _Multiply:
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A fused multiply-add."""
-        return old + value * self.weight.load([vector, ky, kx, ramp(0, self.lanes)])
+        return old + value * self._factors(vector, ky * self.spec.kernel[1] + kx)
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""
@@ -122,11 +148,11 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    weight = (spec.out_channels // config.lanes, *spec.kernel, config.lanes)
+    weight = (spec.out_channels // config.lanes, spec.kernel[0] * spec.kernel[1] + 1, config.lanes)
     return sliding_window.emit(
         spec,
         config,
-        [("data", spec.input_shape, spec.types.input), ("weight", weight, spec.types.weight)],
+        [("data", spec.input_shape, spec.types.input), ("weight", weight, factor_type(spec))],
         lambda buffers: _Multiply(spec, config.lanes, buffers[0], buffers[1]),
         epilogue,
         extras,

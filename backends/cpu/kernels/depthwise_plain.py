@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import plain_window
 from graphopt.backends.cpu.kernels.depthwise import seconds
+from graphopt.backends.cpu.kernels.filter_packing import FilterPacking, factor_type
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, supports
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
-from graphopt.ir.graph import Array
 
 __all__ = ["default_config", "emit", "packing", "predicted_seconds", "supports"]
 
@@ -42,18 +39,9 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
     return plain_window.configurations(spec, caps, spec.kernel[0] * spec.kernel[1])
 
 
-@dataclass(frozen=True)
-class FilterPacking(Packing):
-    """(C, 1, kernel height, kernel width) weights as (C, kernel height, kernel width)."""
-
-    def packed(self, array: Array) -> Array:
-        """Without the axis of one."""
-        return np.ascontiguousarray(array[:, 0])
-
-
 def packing(spec: Conv2dSpec, config: PlainWindowConfig) -> FilterPacking:
     """How weights are packed, the same for every configuration."""
-    return FilterPacking((spec.out_channels, 1, *spec.kernel))
+    return FilterPacking((spec.out_channels, 1, *spec.kernel), factor_type(spec))
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ def emit(
         config,
         [
             ("data", spec.input_shape, spec.types.input),
-            ("weight", (spec.out_channels, *spec.kernel), spec.types.weight),
+            ("weight", (spec.out_channels, *spec.kernel), factor_type(spec)),
         ],
         lambda buffers: _Multiply(config.lanes, buffers[1]),
         epilogue,

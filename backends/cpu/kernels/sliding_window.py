@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func
+from graphopt.backends.cpu.kernels.sliding_operator import Operator
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 from graphopt.backends.cpu.kernels.widened import widened
@@ -31,38 +32,6 @@ _MAX_CODE = 1500
 """Most accumulations in the text of a kernel that writes out all rows of its window."""
 
 _SPARE_REGISTERS = 4
-
-
-class Operator(Protocol):
-    """What is computed from the values under a window; vectors are TVM vector expressions of ``lanes`` elements to compute with."""
-
-    @property
-    def start(self) -> float:
-        """What an accumulator begins with."""
-
-    @property
-    def separable(self) -> bool:
-        """Whether accumulating is the same for all kernel elements, so that columns can be totalled first, for all windows."""
-
-    @property
-    def written_out(self) -> bool:
-        """Whether steps must be constants, each code of its own."""
-
-    def steps(self, vector: tirx.Expr) -> int:
-        """How many values an accumulator takes from each input pixel."""
-
-    def value(
-        self, image: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, y: tirx.Expr, x: tirx.Expr
-    ) -> tirx.Expr:
-        """The vector read at input pixel ``(y, x)`` for the output channels of ``vector``."""
-
-    def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
-    ) -> tirx.Expr:
-        """The accumulator after the value under kernel element ``(ky, kx)``."""
-
-    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
-        """One lane's result at output pixel ``(h, w)``; ``inside`` says that its window lies on the data for certain."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +220,14 @@ class _Kernel:
     def _tile(
         self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
     ) -> None:
-        spec, operator, lanes = self.spec, self.operator, self.config.lanes
+        spec, lanes = self.spec, self.config.lanes
         registers = VectorTile(column.tile, 1, lanes, spec.types.sum)
-        registers.fill(operator.start)
         padded = bool(spec.pads[0] or spec.pads[2])
+        whole = (inside or not padded) and column.taps is None and not column.clipped
+        if whole:
+            self = replace(self, operator=self.operator.on_data(vector))
+        operator = self.operator
+        registers.fill(operator.start)
         if operator.separable:
             self._columns_first(registers, image, vector, top, left, column, inside or not padded)
         elif operator.written_out:
@@ -263,7 +236,6 @@ class _Kernel:
         else:
             with serial_loop(operator.steps(vector)) as step:
                 self._kernel_rows(registers, image, vector, step, top, left, column, inside)
-        whole = (inside or not padded) and column.taps is None and not column.clipped
 
         (first_row, first_column), (down, across) = self.phase.first, self.phase.step
 

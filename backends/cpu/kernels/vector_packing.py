@@ -12,17 +12,14 @@ from graphopt.ir.graph import Array
 
 @dataclass(frozen=True)
 class VectorPacking(Packing):
-    """(O, I / groups, height, width) weights as (O / lanes, I / groups, height, width, lanes), one input without its axis.
+    """(O, I / groups, height, width) weights as (O / lanes, I / groups, height, width, lanes).
 
     Attributes:
         lanes: channels of a vector, a divisor of all of them.
-        depthwise: whether there is one input, whose axis goes.
     """
 
     lanes: int
-    depthwise: bool = False
 
     def packed(self, array: Array) -> Array:
         """Turned in one copy."""
-        inner = self.shape[2:] if self.depthwise else self.shape[1:]
-        return np.ascontiguousarray(np.moveaxis(array.reshape(-1, self.lanes, *inner), 1, -1))
+        return np.ascontiguousarray(np.moveaxis(array.reshape(-1, self.lanes, *self.shape[1:]), 1, -1))

@@ -43,11 +43,13 @@ class VectorTile:
         self.dtype = dtype
         self._registers = T.alloc_buffer((rows, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
 
-    def fill(self, start: float) -> None:
-        """Emits the start of every accumulator."""
+    def fill(self, start: float | tirx.Expr) -> None:
+        """Emits the start of every accumulator: a number in all lanes, or a vector."""
+        if isinstance(start, (int, float)):
+            start = broadcast(tirx.const(start, self.dtype), self.lanes)
         for row in range(self.rows):
             for vector in range(self.vectors):
-                self.set(row, vector, broadcast(tirx.const(start, self.dtype), self.lanes))
+                self.set(row, vector, start)
 
     def get(self, row: int, vector: int) -> tirx.Expr:
         """An accumulator."""

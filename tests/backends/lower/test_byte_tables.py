@@ -64,7 +64,9 @@ def test_another_kernel_starts_from_another_byte() -> None:
         assert found[0].name == byte
         part = "\n".join(text.splitlines()[first:])
         model = model_of({byte: "uint8[256]"}, part, "y:uint8", opset=21, **CONSTS)
-        np.testing.assert_array_equal(packed_array(found[1]), reference(model, {byte: np.arange(256, dtype=np.uint8)})["y"])
+        np.testing.assert_array_equal(
+            packed_array(found[1]), reference(model, {byte: np.arange(256, dtype=np.uint8)})["y"]
+        )
 
 
 def test_signed_bytes() -> None:

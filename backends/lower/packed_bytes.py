@@ -1,0 +1,43 @@
+"""Numbers that become bytes, by the instructions that CPUs have for it: conversion with rounding, and packing with saturation."""
+
+from __future__ import annotations
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.tensors.tensor import Expr, let
+
+BYTES = {"int8": (-128, 127), "uint8": (0, 255)}
+"""The types of results, and their bounds."""
+_BEYOND = 65536.0
+"""More than 16 bits, which saturate, and few enough bits for a conversion to integers that is defined."""
+
+
+def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: bool = False) -> Expr:
+    """A float32 that `bounded` may have made, rounded to even, plus a zero point, saturated.
+
+    LLVM's intrinsics are what it makes of them: ``cvtps2dq``, ``packssdw``, ``paddsw``, ``packuswb`` on x86; ``sqxtn``, ``sqadd``,
+    ``sqxtun`` on ARM. Of comparisons and additions it makes shuffles, twice as many instructions: it moves the addition behind the
+    bounds, which no instruction has then.
+
+    Args:
+        value: an expression; TVM vectorises what comes of it.
+        zero_point: a number of the result's type, in float32; None for 0.
+        dtype: of the result, ``int8`` or ``uint8``.
+        rectified: whether what is below the zero point counts as that.
+    """
+    whole = let(tirx.call_llvm_pure_intrin("int32", "llvm.lrint", value))
+    short = let(_clamped(whole, -(2**15), 2**15 - 1, "int32").astype("int16"))
+    if zero_point is not None:
+        short = let(tirx.call_llvm_pure_intrin("int16", "llvm.sadd.sat", short, zero_point.astype("int16")))
+    byte = _clamped(short, *BYTES[dtype], "int16").astype(dtype)
+    if not rectified or (zero_point is None and dtype == "uint8"):
+        return byte
+    return tirx.max(byte, tirx.const(0, dtype) if zero_point is None else zero_point.astype("int16").astype(dtype))
+
+
+def bounded(value: Expr) -> Expr:
+    """A float32 that isn't NaN, cut off so far out that it is saturated by `packed_byte`, which can convert it."""
+    return let(_clamped(let(value), -_BEYOND, _BEYOND, "float32"))
+
+
+def _clamped(value: Expr, low: float, high: float, dtype: str) -> Expr:
+    return tirx.max(tirx.min(value, tirx.const(high, dtype)), tirx.const(low, dtype))
