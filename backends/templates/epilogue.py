@@ -148,6 +148,10 @@ class Epilogue:
                 value = value.astype(self._sum) * (
                     factor if self._scale is None else along(self._scale, index) * factor
                 )
+                if (
+                    requantize is None
+                ):  # what follows may be an addition, which only some processors fuse with a product
+                    value = tirx.call_llvm_pure_intrin(self._sum, "llvm.arithmetic.fence", value)
             return value if bias is None else value + along(bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
