@@ -172,15 +172,17 @@ def _dequantize(c: LowerContext) -> Lowered:
     if m.is_float(x.dtype):
         raise c.unsupported(f"DequantizeLinear of {x.dtype}", "use integers")
     of = c.quantization()
+    added = dtype == "float32" and any(use.node.op in _ADDING for use in c.node.out.uses)
+    keep = _unfused if added else lambda value: value
     if x.steps is not None and x.steps[1] == known_zero_point(c.node) and x.steps[0].dtype == dtype:
         steps = x.steps[0]
         if of is not None:
-            return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * of.scale)
+            return Tensor(c.out_shape(), dtype, lambda *i: keep(steps(*i) * of.scale))
         one = c.x(1)
         along = _place(c, one, x.rank)
         return Tensor(c.out_shape(), dtype, lambda *i: steps(*i) * cast(one(*along(i)), dtype))
     if of is not None:
-        return Tensor(c.out_shape(), dtype, lambda *i: cast(_distance(x(*i), of) * of.scale, dtype))
+        return Tensor(c.out_shape(), dtype, lambda *i: keep(cast(_distance(x(*i), of) * of.scale, dtype)))
     scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
 
@@ -190,9 +192,23 @@ def _dequantize(c: LowerContext) -> Lowered:
         if zero_point is not None:
             value = value - cast(zero_point(*at), "int32")
         work = "float64" if dtype == "float64" else "float32"
-        return cast(value.astype(work) * cast(scale(*at), work), dtype)
+        return keep(cast(value.astype(work) * cast(scale(*at), work), dtype))
 
     return Tensor(c.out_shape(), dtype, element)
+
+
+_ADDING = frozenset({"Add", "Sub", "Sum"})
+_LARGEST = 3.4028234663852886e38
+"""Of float32."""
+
+
+def _unfused(product: Expr) -> Expr:
+    """A product in float32 that no addition is fused with: processors without a fused multiply-add would round otherwise.
+
+    The bound is one that every finite number keeps to, by an instruction that LLVM vectorises, and takes for one that matters.
+    """
+    value = let(product)
+    return tirx.Select(value > const(-_LARGEST, "float32"), value, const(-_LARGEST, "float32"))
 
 
 def _distance(x: Expr, of: Quantization) -> Expr:

@@ -148,6 +148,9 @@ class Epilogue:
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
                 value = value.astype(self._sum) * factors(index[self._axis])
+                if requantize is None:
+                    # what follows may be an addition, which only some processors fuse with a product
+                    value = tirx.call_llvm_pure_intrin(self._sum, "llvm.arithmetic.fence", value)
             return value if bias is None else value + along(bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)

@@ -68,9 +68,8 @@ def _is_epilogue(node: Node, multiplied: Collection[DType]) -> bool:
     dequantizing, where a product reads the result and the target multiplies the integers, or a pool, which is as long as it
     takes to read its operand.
     """
-    readers = [use.node for use in node.out.uses] if _dequantizes(node, multiplied) else []
-    if any(has_trait(r, LINEAR) or has_trait(r, POOL) for r in readers) and all(map(_may_convert, readers)):
-        return node.out.escapes > 0
+    if _left_to_readers(node, multiplied):
+        return False
     if (
         _widens(node)
         and node.out.uses
@@ -79,6 +78,14 @@ def _is_epilogue(node: Node, multiplied: Collection[DType]) -> bool:
     ):
         return node.out.escapes > 0
     return has_trait(node, ELEMENTWISE) and node.op != "Identity"
+
+
+def _left_to_readers(node: Node, multiplied: Collection[DType]) -> bool:
+    """Whether a node dequantizes what a product or pool reads as integers; others then dequantize for themselves."""
+    if not _dequantizes(node, multiplied) or node.out.escapes:
+        return False
+    readers = [use.node for use in node.out.uses]
+    return any(has_trait(r, LINEAR) or has_trait(r, POOL) for r in readers) and all(map(_may_convert, readers))
 
 
 def _widens(node: Node) -> bool:
@@ -122,6 +129,8 @@ def _host(
         if value is None or producer is None or producer.graph is not node.graph or producer not in group_of:
             continue
         group = group_of[producer]
+        if group.anchor is producer and _left_to_readers(producer, multiplied):
+            continue
         if group.kind is not GroupKind.kernel or len(group.nodes) >= MAX_NODES or not _takes_epilogue(group):
             continue
         if uneven and not has_trait(group.anchor, ELEMENTWISE):

@@ -98,7 +98,9 @@ class _Multiply:
         if conversion is None or zero_point is None:
             return self
         row = converted_while_read(element_type(self.data.type.dtype), replace(conversion, zero_point=0))
-        factor = tirx.Broadcast((tirx.const(0, "int32") - zero_point).astype(self.spec.types.accumulator.compute), self.lanes)
+        factor = tirx.Broadcast(
+            (tirx.const(0, "int32") - zero_point).astype(self.spec.types.accumulator.compute), self.lanes
+        )
         return replace(self, data=View(self.data.buffer, row), start=self._factors(vector, -1) * factor)
 
     def _factors(self, vector: tirx.Expr, tap: tirx.Expr | int) -> tirx.Expr:
