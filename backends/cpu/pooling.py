@@ -17,6 +17,7 @@ from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.pooling import GlobalPoolSpec, PoolSpec
+from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -27,6 +28,7 @@ from graphopt.backends.templates.fitted_epilogue import (
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.reading import plain_prologue
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.templates.whole_sums import types_of_sums
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Array
@@ -101,7 +103,7 @@ class _Pool(KernelTemplate[ConfigT]):
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         pool, dims = pool_of(call)
-        epilogue = Epilogue(call, caps, dims)
+        epilogue = Epilogue(call, caps, dims, integers=_scale(call), sums=pool.window.types.sum)
         function, constants = self.kernel_emit(
             pool, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
@@ -219,13 +221,31 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
     def emit(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         spec, dims = global_pool_of(call)
-        epilogue = Epilogue(call, caps, dims)
+        epilogue = Epilogue(call, caps, dims, integers=_scale(call), sums=spec.types.sum)
         function = global_pooling.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
         x = call.group.anchor.inputs[0]
         assert x is not None
         return Emitted(function, [x, *epilogue.values])
+
+
+def _types(call: KernelCall) -> tuple[KernelTypes, float | None]:
+    """Of a kernel's operands, and what its results are multiplied with: means of dequantized bytes are those of whole numbers."""
+    node = call.group.anchor
+    x = node.inputs[0]
+    assert x is not None
+    if node.op == "AveragePool":
+        return types_of_sums(call, x, math.prod(attr(node, "kernel_shape")))
+    if node.op != "GlobalAveragePool":
+        return types_of(call, x), None
+    extents = [d for d in x.shape[2:] if isinstance(d, int)]
+    return types_of_sums(call, x, math.prod(extents) if len(extents) == len(x.shape) - 2 else None)
+
+
+def _scale(call: KernelCall) -> float | None:
+    """What a kernel's results are multiplied with."""
+    return _types(call)[1]
 
 
 def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
@@ -238,7 +258,7 @@ def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
         for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
     )
     average = node.op == "GlobalAveragePool"
-    types = types_of(call, x)
+    types, _ = _types(call)
     return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average, types), dims
 
 
@@ -284,7 +304,7 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         groups=channels,
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
-        types=types_of(call, x),
+        types=_types(call)[0],
     )
     if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")
