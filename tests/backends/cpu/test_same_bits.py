@@ -47,3 +47,30 @@ def test_sums_after_products(target: str, with_float_bias: bool) -> None:
     model, x, want = _residual(with_float_bias)
     got = graphopt.compile(model, target, threads=1).run({"x": x})["y"]
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64"])
+def test_means(target: str) -> None:
+    """Of whole numbers, by one product with the number of elements' inverse and one with the scale."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (2, 16, 11, 13)).astype(np.uint8)
+    scale = np.float32(0.0137)
+    nodes = [
+        node("MaxPool", "x", "blocked", kernel_shape=[1, 1]),
+        node("DequantizeLinear", "blocked s z", "d"),
+        node("AveragePool", "d", "w", kernel_shape=[3, 5]),
+        node("AveragePool", "d", "p", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "wp"],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in {"s": scale, "z": np.uint8(100)}.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    got = graphopt.compile(onnx.shape_inference.infer_shapes(model), target, threads=1).run({"x": x})
+    centred = x.astype(np.int64) - 100
+    padded = np.pad(centred, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for name, data, window in (("w", centred, (3, 5)), ("p", padded, (3, 3))):
+        sums = np.lib.stride_tricks.sliding_window_view(data, window, axis=(2, 3)).sum((-1, -2))
+        want = sums.astype(np.float32) * np.float32(1 / (window[0] * window[1])) * scale
+        np.testing.assert_array_equal(got[name], want)
