@@ -213,6 +213,19 @@ def element_type(dtype: DType, node: str | None = None) -> ElementType:
     return found
 
 
+def with_turned_sign(row: ElementType) -> ElementType:
+    """The row of bytes that are read as bytes of the other kind, 128 more or less, by turning their highest bit."""
+    to = ELEMENT_TYPES[DType.i8 if row.dtype is DType.u8 else DType.u8]
+    bit = 128 if row.dtype is DType.u8 else -128
+
+    def widen(x: Expr) -> Expr:
+        return tirx.reinterpret(_with_lanes(to.storage, x), tirx.bitwise_xor(x, _constant(bit, row.storage, x)))
+
+    return ElementType(
+        row.dtype, row.storage, to.storage, to.accumulator, widen, widening=1, conversion=Conversion(to.dtype, bit)
+    )  # fmt: skip
+
+
 def converted_while_read(row: ElementType, conversion: Conversion) -> ElementType:
     """The row of an operand that is stored as ``row`` says and computed with after a conversion, which widens it.
 

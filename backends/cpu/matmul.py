@@ -108,7 +108,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         if integers is not None:
             call.read.difference_update((integers.scale, integers.zero_point))  # operands
         rows = [dims.get(d, d) for d in a.shape[:-1]]
-        offset = zero_point_offset(call, integers, axis=0 if _is_turned(node) else 1)
+        offset = zero_point_offset(call, integers, 0 if _is_turned(node) else 1, len(a.shape) - 1)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
             integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
@@ -158,12 +158,11 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     integers = integer_products(call, a, b, spec.k)
     if integers is None:
         return spec, dims, None
-    in_bytes = byte_products(call, integers, padded=False)
     single = single_products(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
     assert single is not None
-    for products in (in_bytes, integers):
-        dot = "" if products is None else dot_product_for(products.types, spec.k, caps)
-        if products is not None and dot and preferred(single, dot):
+    for products in (*byte_products(call, integers), integers):
+        dot = dot_product_for(products.types, spec.k, caps)
+        if dot and preferred(single, dot):
             return replace(spec, types=products.types), dims, products
     return replace(spec, types=single.types), dims, single
 

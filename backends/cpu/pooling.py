@@ -31,7 +31,7 @@ from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreS
 from graphopt.backends.templates.whole_sums import types_of_sums
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.graph import Array
+from graphopt.ir.graph import Array, Value
 from graphopt.ops.context import InferContext, attr
 from graphopt.ops.pool import pool_window
 
@@ -103,7 +103,7 @@ class _Pool(KernelTemplate[ConfigT]):
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         pool, dims = pool_of(call)
-        epilogue = Epilogue(call, caps, dims, integers=_scale(call), sums=pool.window.types.sum)
+        epilogue = Epilogue(call, caps, dims, axis=1, integers=_scale(call), sums=pool.window.types.sum)
         function, constants = self.kernel_emit(
             pool, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
@@ -221,7 +221,7 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
     def emit(self, call: KernelCall, config: GlobalPoolConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         spec, dims = global_pool_of(call)
-        epilogue = Epilogue(call, caps, dims, integers=_scale(call), sums=spec.types.sum)
+        epilogue = Epilogue(call, caps, dims, axis=1, integers=_scale(call), sums=spec.types.sum)
         function = global_pooling.emit(
             spec, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
@@ -230,8 +230,8 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
         return Emitted(function, [x, *epilogue.values])
 
 
-def _types(call: KernelCall) -> tuple[KernelTypes, float | None]:
-    """Of a kernel's operands, and what its results are multiplied with: means of dequantized bytes are those of whole numbers."""
+def _types(call: KernelCall) -> tuple[KernelTypes, Value | None]:
+    """Of a kernel's operands, and the scale of its results: means of dequantized bytes are those of whole numbers."""
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
@@ -243,7 +243,7 @@ def _types(call: KernelCall) -> tuple[KernelTypes, float | None]:
     return types_of_sums(call, x, math.prod(extents) if len(extents) == len(x.shape) - 2 else None)
 
 
-def _scale(call: KernelCall) -> float | None:
+def _scale(call: KernelCall) -> Value | None:
     """What a kernel's results are multiplied with."""
     return _types(call)[1]
 

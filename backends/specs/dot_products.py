@@ -51,4 +51,4 @@ def _factor(row: ElementType) -> DType | None:
     """What is multiplied: what is stored, also where it is converted to float32 first, or the integers that it is converted to."""
     if row.conversion in (None, Conversion(DType.f32)):
         return row.dtype
-    return row.conversion.dtype if row.conversion is not None and row.compute.startswith("int") else None
+    return row.conversion.dtype if row.conversion is not None and row.compute.startswith(("int", "uint")) else None

@@ -146,7 +146,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
             integers=None if integers is None else integers.scale, sums=spec.types.sum,
-            offset=zero_point_offset(call, integers, axis=0),
+            offset=zero_point_offset(call, integers, axis=0, out_axis=1, spec=spec),
         )  # fmt: skip
         parameters, operands = given_zero_point(spec.types, integers)
         extras = [*extra_operands(epilogue), *parameters]
@@ -164,10 +164,11 @@ class ConvTemplate(KernelTemplate[ConfigT]):
             return None
         single = single_products(call, found, x, w) if self.kernel.sums_products else None
         if self.kernel.integers is not None:
-            in_bytes = byte_products(call, found, any(spec.pads))
-            for products in (in_bytes, found):
-                dot = "" if products is None else self.kernel.integers(self._of_integers(call, spec, products), caps)
-                if products is not None and dot and preferred(single, dot):
+            for products in (*byte_products(call, found), found):
+                if products.keeps_zero_point and any(spec.pads) and spec.static_plane is None:
+                    continue  # how many products a sum has is known at run time
+                dot = self.kernel.integers(self._of_integers(call, spec, products), caps)
+                if dot and preferred(single, dot):
                     return products
         return single
 

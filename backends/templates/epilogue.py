@@ -14,6 +14,7 @@ from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.quantize import requantized
 from graphopt.backends.lower.scales import known_zero_point
 from graphopt.backends.templates.requantize import requantized_at_once, scales_of_sums
+from graphopt.backends.templates.zero_points import Offset
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
@@ -55,7 +56,7 @@ class Epilogue:
         integers: for sums of integers, the scale of the data, with which they are multiplied once they are float32; None for other
             sums.
         sums: TVM's name of the type that sums of integers are in, if there are any.
-        offset: integers that are added to such sums first, one a position along ``axis``.
+        offset: integers that are added to such sums first.
 
     Attributes:
         values: operands that it reads, in the order in which ``function`` wants their buffers; arrays are made for this kernel.
@@ -77,7 +78,7 @@ class Epilogue:
         axis: int = 0,
         integers: Value | None = None,
         sums: str = "int32",
-        offset: Computed | None = None,
+        offset: Offset | None = None,
     ) -> None:
         self._offset = offset
         self._call = call
@@ -129,7 +130,7 @@ class Epilogue:
 
         whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
         whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
-        offset = None if self._offset is None else lowering.pack(self._offset)
+        offset = None if self._offset is None else lowering.pack(self._offset.operand)
         requantize, factors = None, None
         if self._integers is not None:
             requantize = requantized_at_once(group, self._integers, self._scale, self._bias)
@@ -143,8 +144,8 @@ class Epilogue:
             else:
                 if whole_bias is not None:
                     value = value.astype("int32")  # the sum with it may have more bits than float32
-                if offset is not None:
-                    value = value + offset(index[self._axis])
+                if offset is not None and self._offset is not None:
+                    value = value + offset(*self._offset.place(index))
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
                 value = value.astype(self._sum) * factors(index[self._axis])

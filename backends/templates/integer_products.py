@@ -19,11 +19,12 @@ from graphopt.backends.base.element_type import (
     computed_type,
     converted_while_read,
     element_type,
+    with_turned_sign,
 )
-from graphopt.backends.base.formula import Formula
 from graphopt.backends.base.packing import Packing
-from graphopt.backends.base.template import Computed, KernelCall, Packed
+from graphopt.backends.base.template import KernelCall, Packed
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.reading import (
     WithoutZeroPoint,
@@ -35,8 +36,9 @@ from graphopt.backends.templates.reading import (
     zero_point_value,
 )
 from graphopt.backends.templates.sum_bits import BITS_OF_SINGLE, sum_bits
+from graphopt.backends.templates.zero_points import Offset, offset_along, offset_of_windows
 from graphopt.ir.dtypes import DType
-from graphopt.ir.graph import Array, Value
+from graphopt.ir.graph import Value
 from graphopt.ops.context import known_array
 
 _BYTES = (DType.i8, DType.u8)
@@ -55,6 +57,7 @@ class IntegerProducts:
         bias: what is added: integers of 32 bits in the steps of the sums if it is stored so, the anchor's operand else.
         keeps_zero_point: whether the zero point of the data is part of what is multiplied (`zero_point_offset`).
         zero_point: of the data, a constant; None if it is 0.
+        turned: what turned sign bits add to it.
     """
 
     types: KernelTypes
@@ -62,17 +65,14 @@ class IntegerProducts:
     bias: Value | None
     keeps_zero_point: bool = False
     zero_point: Value | None = None
+    turned: int = 0
 
 
-def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> IntegerProducts | None:
-    """The same products of bytes as they are stored, the zero point of the data left in; None if they can't be computed so.
+def byte_products(call: KernelCall, products: IntegerProducts) -> list[IntegerProducts]:
+    """The same products of bytes, the zero point of the data left in: as they are stored, or with their sign bits turned.
 
-    What the zero point adds to a sum is the same for all sums of an output channel, unless padding leaves products out.
-
-    Args:
-        call: the group.
-        products: what `integer_products` found.
-        padded: whether some sums have fewer products.
+    None where weights aren't signed bytes without zero point. Dot products are of unsigned data on some processors, and of signed
+    data on others; 128 added to either kind of byte, modulo 256, is the other kind.
     """
     data, weight = call.group.anchor.inputs[:2]
     assert data is not None
@@ -81,11 +81,16 @@ def byte_products(call: KernelCall, products: IntegerProducts, padded: bool) -> 
     stored = constant_weight(call, weight)
     assert stored is not None
     if stored.dtype != np.int8 or of_weight:
-        return None
-    if of_data and padded:
-        return None
-    types = replace(products.types, input=element_type(call.group.source(data).dtype), weight=element_type(DType.i8))
-    return replace(products, types=types, keeps_zero_point=of_data != 0)
+        return []
+    row = element_type(call.group.source(data).dtype)
+    turned = 128 if row.dtype is DType.i8 else -128
+    weights = element_type(DType.i8)
+    as_stored = replace(products.types, input=row, weight=weights)
+    moved = replace(products.types, input=with_turned_sign(row), weight=weights)
+    return [
+        replace(products, types=as_stored, keeps_zero_point=of_data != 0),
+        replace(products, types=moved, keeps_zero_point=True, turned=turned),
+    ]
 
 
 def single_products(
@@ -121,50 +126,26 @@ def preferred(single: IntegerProducts | None, dot: str) -> bool:
     return single is None or single.types.of_integers or outruns_float(dot)
 
 
-@dataclass(frozen=True)
-class ZeroPointOffset(Formula):
-    """What is added to the sums of each output channel for a zero point of the data that was left in.
-
-    Attributes:
-        axis: of the weight, along which sums differ.
-        channels: its extent.
-    """
-
-    axis: int
-    channels: int
-
-    @property
-    def dtype(self) -> DType:
-        """That of sums."""
-        return DType.i32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A number a channel."""
-        return (self.channels,)
-
-    def __call__(self, *arrays: Array) -> Array:
-        """The offsets for a weight of signed bytes and a zero point."""
-        weight, zero_point = arrays
-        others = tuple(i for i in range(weight.ndim) if i != self.axis)
-        sums: Array = weight.sum(others, dtype=np.int64)
-        return (-int(zero_point.reshape(-1)[0]) * sums).astype(np.int32)
-
-
-def zero_point_offset(call: KernelCall, products: IntegerProducts | None, axis: int) -> Computed | None:
-    """What is added to the sums of each output channel for the zero point that was left in, None if there is none.
+def zero_point_offset(
+    call: KernelCall, products: IntegerProducts | None, axis: int, out_axis: int, spec: Conv2dSpec | None = None
+) -> Offset | None:
+    """What is added to sums for the zero point that was left in, None if there is none.
 
     Args:
         call: the group.
         products: how its kernel multiplies.
         axis: of the weight, along which sums differ.
+        out_axis: the same of the result.
+        spec: of a convolution.
     """
-    if products is None or not products.keeps_zero_point or products.zero_point is None:
+    if products is None or not products.keeps_zero_point:
         return None
     weight = call.group.anchor.input(1)
     assert weight is not None
     source = call.group.source(weight)
-    return Computed((source, products.zero_point), ZeroPointOffset(axis, int(source.shape[axis])))  # type: ignore[arg-type]
+    if spec is not None and any(spec.pads):
+        return offset_of_windows(source, products.zero_point, products.turned, spec)
+    return offset_along(source, products.zero_point, products.turned, axis, out_axis)
 
 
 def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:

@@ -11,7 +11,7 @@ from graphopt.backends.base.element_type import Conversion, converted_while_read
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.kernel_types import types_of
-from graphopt.backends.templates.reading import conversion_before
+from graphopt.backends.templates.reading import conversion_before, scale_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 
@@ -19,8 +19,8 @@ _MOST = 2**24 // 255
 """Bytes in a sum, each at most 255 from its zero point."""
 
 
-def types_of_sums(call: KernelCall, data: Value, count: object) -> tuple[KernelTypes, float | None]:
-    """The types of a kernel that adds up its data, and what its results are multiplied with if these are of whole numbers.
+def types_of_sums(call: KernelCall, data: Value, count: object) -> tuple[KernelTypes, Value | None]:
+    """The types of a kernel that adds up its data, and the scale of its results if these are of whole numbers.
 
     Args:
         call: the group, whose prologue `plain_prologue` accepted.
@@ -34,4 +34,4 @@ def types_of_sums(call: KernelCall, data: Value, count: object) -> tuple[KernelT
     if not isinstance(count, int) or count > _MOST:
         return types, None
     row = converted_while_read(element_type(stored), Conversion(DType.f32, conversion.zero_point))
-    return replace(types, input=row), conversion.scale
+    return replace(types, input=row), scale_of(call, data)

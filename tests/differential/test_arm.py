@@ -71,14 +71,18 @@ def _one_node(op: str, inputs: dict[str, list[int]], output: list[int], **attrs:
 
 
 @pytest.mark.parametrize(
-    ("target", "cpu", "word", "dtype"),
-    [("arm:neoverse-v1", "max", "usdot", np.uint8), ("arm:neoverse-n1", "neoverse-n1", "sdot", np.int8)],
+    ("target", "cpu", "word", "dtype", "zero"),
+    [
+        ("arm:neoverse-v1", "max", "usdot", np.uint8, 117),
+        ("arm:neoverse-v1", "max", "sdot", np.int8, -5),
+        ("arm:neoverse-n1", "neoverse-n1", "sdot", np.uint8, 117),
+    ],
 )
-def test_bytes_give_the_bits_of_x86(target: str, cpu: str, word: str, dtype: Any) -> None:
+def test_bytes_give_the_bits_of_x86(target: str, cpu: str, word: str, dtype: Any, zero: int) -> None:
     """Convolutions that are in integers from end to end: sums, one float32 product a result, rounding."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
-    constants: dict[str, Any] = {"s": np.float32(0.02), "z": dtype(0)}
+    constants: dict[str, Any] = {"s": np.float32(0.02), "z": dtype(zero)}
     channels = 16
     for i, (outputs, kernel) in enumerate(((32, 1), (16, 3), (24, 1)), 1):
         constants |= {

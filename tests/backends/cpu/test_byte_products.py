@@ -61,7 +61,11 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (32, 48, 7, 1, 1, 0, "vpdpbusd"),
         (32, 48, 7, 1, 2, 117, "vpdpbusd"),
         (16, 24, 9, 3, 2, 0, "vpdpbusd"),
-        (16, 24, 9, 3, 2, 117, "vpmaddwd"),
+        (16, 24, 9, 3, 2, 117, "vpdpbusd"),
+        (16, 24, 9, 3, 1, 255, "vpdpbusd"),
+        (16, 24, 2, 5, 1, 117, "vpdpbusd"),
+        (3, 16, 11, 5, 2, 117, "vpdpbusd"),
+        (16, 5, 9, 5, 3, 1, "vpdpbusd"),
         (3, 16, 11, 5, 2, 0, "vpdpbusd"),
         (1, 24, 9, 3, 1, 0, "vpdpbusd"),
         (18, 5, 6, 1, 1, 3, "vpmaddwd"),
@@ -72,7 +76,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_convolutions_are_exact(
     anywhere: None, channels: int, outputs: int, extent: int, kernel: int, stride: int, zero: int, word: str
 ) -> None:
-    """Padding leaves products out, so that a zero point can stay in only where there is none."""
+    """Padding leaves products out: what the zero point adds to a sum depends on its place near a border."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (2, channels, extent, extent)).astype(np.uint8)
     w = rng.integers(-128, 128, (outputs, channels, kernel, kernel)).astype(np.int8)
@@ -83,12 +87,20 @@ def test_convolutions_are_exact(
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize(("dtype", "w_dtype", "w_zero"), [(np.int8, np.int8, 0), (np.uint8, np.uint8, 131)])
-def test_other_bytes_take_16_bits(anywhere: None, dtype: Any, w_dtype: Any, w_zero: int) -> None:
+@pytest.mark.parametrize(("channels", "kernel", "zero"), [(32, 1, 0), (16, 3, 0), (16, 3, -128), (3, 3, 100)])
+def test_sign_bits_of_signed_data_are_turned(anywhere: None, channels: int, kernel: int, zero: int) -> None:
     rng = np.random.default_rng(0)
-    x = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (1, 32, 7, 7)).astype(dtype)
-    w = rng.integers(np.iinfo(w_dtype).min, np.iinfo(w_dtype).max + 1, (16, 32, 1, 1)).astype(w_dtype)
-    got, want, kernels = _convolution(x, w, None, x_zero=0, w_zero=w_zero, pads=0, stride=1)
+    x = rng.integers(-128, 128, (1, channels, 7, 7)).astype(np.int8)
+    w = rng.integers(-128, 128, (16, channels, kernel, kernel)).astype(np.int8)
+    got, want, kernels = _convolution(x, w, None, x_zero=zero, w_zero=0, pads=kernel // 2, stride=1)
+    assert "vpdpbusd" in kernels
+    np.testing.assert_array_equal(got, want)
+
+
+def test_other_weights_take_16_bits(anywhere: None) -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((1, 32, 7, 7), (16, 32, 1, 1)))
+    got, want, kernels = _convolution(x, w, None, x_zero=0, w_zero=131, pads=0, stride=1)
     assert "vpmaddwd" in kernels
     np.testing.assert_array_equal(got, want)
 
