@@ -31,7 +31,7 @@ class Case:
         stored: type of the weight.
         zero: the data's zero point, from the least number of its type.
         weight_zero: the weight's zero point.
-        values: of data and weight; random numbers over their types where it is left out.
+        values: of data and weight, or one less; random numbers over their types where it is left out.
         turned: whether it is a transposed convolution.
         blocked: whether a 1x1 convolution before it gives data in blocks of channels.
         sums: type that the kernel adds up in.
@@ -67,12 +67,12 @@ CASES = {
     "unsigned weights": depthwise(4, (9, 9), (3, 3), attrs=SAME, stored=np.uint8),
     "depthwise, the largest": depthwise(4, (9, 9), (3, 3), attrs=SAME, zero=0, values=(255, -128)),
     "depthwise, the least": depthwise(4, (9, 9), (3, 3), attrs=SAME, zero=255, values=(0, -128)),
-    "depthwise in blocks": depthwise(32, (9, 13), (3, 3), attrs=SAME, blocked=True, template="conv2d-depthwise"),
+    "depthwise in blocks": depthwise(32, (9, 40), (3, 3), attrs=SAME, blocked=True, template="conv2d-depthwise"),
     "depthwise in blocks, stride 2": depthwise(
-        24, (12, 15), (5, 5), attrs={"pads": [2, 1, 2, 1], "strides": [2, 2]}, blocked=True, template="conv2d-depthwise"
+        24, (12, 61), (5, 5), attrs={"pads": [2, 1, 2, 1], "strides": [2, 2]}, blocked=True, template="conv2d-depthwise"
     ),
     "depthwise, sums of 26 bits": depthwise(
-        16, (30, 40), (23, 23), blocked=True, template="conv2d-depthwise", zero=0, values=(255, -128), sums="int32"
+        16, (30, 40), (23, 23), blocked=True, template="conv2d-depthwise", zero=2, values=(255, -128), sums="int32"
     ),
     "groups, 1x1": Case((2, 12, 7, 9), (18, 4, 1, 1), "conv2d-grouped-1x1", {"group": 3}),
     "groups of a block": Case((1, 32, 9, 7), (32, 16, 3, 3), "conv2d-grouped", {"group": 2, **SAME}, blocked=True),
@@ -96,7 +96,8 @@ CASES = {
 
 def _integers(rng: np.random.Generator, dtype: Any, shape: Sequence[int], value: int | None) -> Array:
     info = np.iinfo(dtype)
-    return rng.integers(info.min, info.max + 1, shape).astype(dtype) if value is None else np.full(shape, value, dtype)
+    least, most = (info.min, info.max) if value is None else (max(value - 1, info.min), max(value, info.min + 1))
+    return rng.integers(least, most + 1, shape).astype(dtype)
 
 
 def _sums(x: Array, w: Array, case: Case) -> Array:
