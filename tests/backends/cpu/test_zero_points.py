@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
-from graphopt.backends.templates.zero_points import offset_of_windows
+from graphopt.backends.templates.zero_points import Border, WindowOffset
 
 SMALL = st.integers(0, 4)
 SIZE = st.integers(1, 9)
@@ -30,7 +30,7 @@ def test_the_table_completes_sums_over_data_as_it_is_stored(
     assume(min(spec.static_plane) > 0)
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 256, (2, *size)), rng.integers(-128, 128, (3, 2, *kernel))
-    zero = 117
+    zero, turned = 117, -128
 
     def sums(data: np.ndarray) -> np.ndarray:
         """Over what is inside of the padding, whose elements are 0."""
@@ -41,8 +41,9 @@ def test_the_table_completes_sums_over_data_as_it_is_stored(
         return np.einsum("chwij,ocij->ohw", taken, w)
 
     want = sums(x - zero) - sums(x)
-    offset = offset_of_windows(w, zero, spec)
+    rows, columns = (Border.of(spec.window(axis), spec.static_plane[axis]) for axis in range(2))
+    array = WindowOffset(3, turned, rows, columns)(w.astype(np.int8), np.array([zero - turned]))
+    assert array.shape == WindowOffset(3, turned, rows, columns).shape
     for o, h, wide in np.ndindex(want.shape):
-        index = [tirx.const(i, "int64") for i in (0, o, h, wide)]
-        place = tuple(int(i) for i in offset.place(index))
-        assert offset.array[place] == want[o, h, wide]
+        place = (int(border.place(tirx.const(i, "int64"))) for border, i in ((rows, h), (columns, wide)))
+        assert array[(*place, o)] == want[o, h, wide]
