@@ -9,7 +9,7 @@ from dataclasses import replace
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
-from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, plane, segments
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, plane, segments
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.dot_products import dot_product_for
@@ -94,6 +94,7 @@ def vector_lanes(spec: Conv2dSpec, caps: Caps) -> int:
 
 def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     """Cycles of the whole convolution on all cores of ``caps``."""
+    spec = computed_form(spec, config)
     panels = -(-spec.out_channels // config.oc_panel)
     weights = float(spec.types.weight.bytes * spec.reduction * panels * config.oc_panel)
     batch = spec.batch if isinstance(spec.batch, int) else 1
@@ -122,6 +123,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
 
 def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
     """Vector multiply-adds in the text of the kernel: tiles that touch padding have each kernel element written out."""
+    spec = computed_form(spec, config)
     rows, columns = segments(spec, config)
     total = 0
     for row in rows:
@@ -133,6 +135,7 @@ def _code_size(spec: Conv2dSpec, config: Conv2dConfig) -> int:
 
 def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
     """Spatial tiles whose input fits half of L2, a whole number of rows; 0 if that is all of them."""
+    spec = computed_form(spec, config)
     out_rows, out_columns = _nominal_plane(spec)
     columns = -(-out_columns // config.ow_tile)
     rows = -(-out_rows // config.oh_tile)

@@ -16,7 +16,7 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importi
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.channels_together import channels_together
-from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, packed_weight_shape, segments
+from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, packed_weight_shape, segments
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import (
@@ -29,6 +29,7 @@ from graphopt.backends.cpu.kernels.register_tile import (
     guarded,
     tile_count,
 )
+from graphopt.backends.cpu.kernels.rows_together import rows_together
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
@@ -74,18 +75,21 @@ def emit(
         raise ValueError("tiles of several rows need a static output size")
     panels = packed_weight_shape(spec, config)[0]
     dot = DOT_PRODUCTS.get(config.dot)
+    form = computed_form(spec, config)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         rows, columns = (bind_segments(axis) for axis in segments(spec, config))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
-        if dot is not None and spec.in_block == 1:
+        if dot is not None and form is not spec:
+            data = rows_together(inputs[0], spec, form, dot, config.parallel)
+        elif dot is not None and spec.in_block == 1:
             data = channels_together(inputs[0], dot, config.lanes, config.parallel)
         else:
             data = factors_of(inputs[0], dot, config.lanes, config.parallel)
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
-        kernel = _Kernel(spec, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot)
+        kernel = _Kernel(form, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)

@@ -8,6 +8,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import multiplied_together
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
+from graphopt.backends.cpu.kernels.rows_together import RowPacking, row_form
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 
@@ -65,8 +66,14 @@ def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     return None
 
 
+def computed_form(spec: Conv2dSpec, config: Conv2dConfig) -> Conv2dSpec:
+    """The convolution that tiles cut: the problem, or that of its rows."""
+    return row_form(spec, config.together)
+
+
 def segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], list[Segment]]:
     """The tiles along rows and columns."""
+    spec = computed_form(spec, config)
     out_rows, out_columns = plane(spec)
     if isinstance(out_columns, int):
         columns = split_balanced(out_columns, config.ow_tile)
@@ -90,16 +97,19 @@ def plane(spec: Conv2dSpec) -> tuple[tirx.Expr | int, tirx.Expr | int]:
 
 
 def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, int, int, int, int, int]:
-    """Shape of the packed weights: (panels, C / g, kernel height, kernel width, g / t, panel width).
+    """Shape of the packed weights: (panels, C / g, kernel height, kernel width, g / t, panel width), of the computed form.
 
     ``g`` is `channel_group`; ``t`` channels lie together in 32 bits where there is a dot product.
     """
+    spec = computed_form(spec, config)
     panels = -(-spec.out_channels // config.oc_panel)
     group = channel_group(spec, config.together)
     return panels, -(-spec.in_channels // group), *spec.kernel, group // config.together, config.oc_panel
 
 
-def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking:
+def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking | RowPacking:
     """How weights are packed."""
-    shape = (spec.out_channels, spec.in_channels, *spec.kernel)
-    return PanelPacking(shape, config.oc_panel, channel_group(spec, config.together), config.together)
+    form = computed_form(spec, config)
+    shape = (spec.out_channels, form.in_channels, *form.kernel)
+    panels = PanelPacking(shape, config.oc_panel, channel_group(form, config.together), config.together)
+    return panels if form is spec else RowPacking((spec.out_channels, spec.in_channels, *spec.kernel), panels)
