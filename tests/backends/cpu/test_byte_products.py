@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, VPDPBUSD
 from graphopt.backends.base.element_type import ELEMENT_TYPES, computed_type
 from graphopt.backends.cpu.cost import direct
@@ -20,7 +21,7 @@ from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.ir.dtypes import DType
 from tests.backends.cpu.test_dot_products import _assembly
-from tests.backends.cpu.test_integer_products import _convolution, _model, _requantized, _run
+from tests.backends.cpu.test_integer_products import LEVEL, _conv_sums, _convolution, _model, _requantized, _run
 from tests.support.run_node import node
 
 INT32 = computed_type("int32")
@@ -171,3 +172,33 @@ def test_the_instruction_is_inlined_and_sums_stay_in_registers(target: str, regi
         loops = [max(loops, key=lambda block: block.count("vpdpbusd"))]
     spilled = [line for block in loops for line in block.splitlines() if register in line and "(%rsp)" in line]
     assert not spilled, spilled[:5]
+
+
+def test_padded_layers_that_differ_in_zero_points_share_a_kernel(anywhere: None) -> None:
+    rng = np.random.default_rng(0)
+    x = want = rng.integers(0, 256, (1, 16, 9, 8)).astype(np.uint8)
+    zeros, scale = (117, 90, 140, 60, 128), np.float32(0.01)
+    constants: dict[str, Any] = {"s": scale}
+    constants |= {f"z{i}": np.uint8(zero) for i, zero in enumerate(zeros)}
+    nodes = []
+    for i in range(4):
+        w = rng.integers(-128, 128, (16, 16, 3, 3)).astype(np.int8)
+        constants |= {f"w{i}": w, f"u{i}": np.full(16, 0.001 + 0.001 * i, np.float32)}
+        nodes += [
+            node("DequantizeLinear", f"{f'q{i}' if i else 'x'} s z{i}", f"d{i}"),
+            node("DequantizeLinear", f"w{i} u{i}", f"e{i}", axis=0),
+            node("Conv", f"d{i} e{i}", f"c{i}", pads=[1] * 4),
+            node("QuantizeLinear", f"c{i} s z{i + 1}", f"q{i + 1}" if i < 3 else "y"),
+        ]
+        sums = _conv_sums(want.astype(np.int64) - zeros[i], w.astype(np.int64), 1, 1)
+        steps = sums.astype(np.float32) * (constants[f"u{i}"] * (scale / scale)).reshape(-1, 1, 1)
+        want = np.clip(np.rint(steps) + zeros[i + 1], 0, 255).astype(np.uint8)
+    compiled = graphopt.compile(_model(nodes, x, constants), LEVEL, threads=1)
+    assert compiled.program is not None
+    kernels = compiled.program.kernels
+    assert all("vpdpbusd" in str(kernel.config) for kernel in kernels)
+    # the first reads plain data, the last one writes it; the two between are alike
+    assert len({str(kernel.function) for kernel in kernels}) == 3
+    got = compiled.run({"x": x})["y"]
+    assert want.std() > 10
+    np.testing.assert_array_equal(got, want)
