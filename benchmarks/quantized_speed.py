@@ -4,7 +4,7 @@
 
 A MODEL of the zoo is optimised, and quantized by ONNX Runtime's ``quantize_static`` (QDQ, a scale an output channel, data u8,
 weights s8; three inputs of the zoo). Every runtime has a process of its own; they take turns. SQNR is that of our first result
-against ONNX Runtime's without optimisation, which computes what the file says in float32.
+against ONNX Runtime's without optimisation, which computes what the file says in float32. Compile times are without any cache.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
-from commits import HERE, Runner, alternate
+from commits import HERE, Runner, alternate, environment
 from onnxruntime.quantization import QuantFormat, quantize_static
 from precision import by_onnxruntime, sqnr
 from quantization import PER_CHANNEL, Reader
@@ -38,6 +40,14 @@ compiled = graphopt.compile(path, "native", threads=threads)
 loaded = np.load(folder + "/feed.npz")
 feed = {s.name: loaded[s.name] for s in compiled.inputs}
 np.save(path + ".npy", next(iter(compiled.run(feed).values())))
+"""
+_COMPILE = """
+import sys, time
+import graphopt
+graphopt.compile(sys.argv[1], "native", level=0, cache=False)
+start = time.perf_counter()
+graphopt.compile(sys.argv[2], "native", threads=int(sys.argv[3]), cache=False)
+print(time.perf_counter() - start)
 """
 _PEER = """
 import json, sys, time
@@ -65,6 +75,25 @@ def prepare(name: str, folder: Path) -> None:
     quantize_static(source, done, Reader(feeds), quant_format=QuantFormat.QDQ, **PER_CHANNEL)
 
 
+def compile_seconds(folder: Path, threads: int, times: int) -> tuple[float, float]:
+    """Medians of what float and quantized take to compile, in processes of their own that have compiled a tiny model before."""
+    tiny = folder / "tiny.onnx"
+    onnx.save(
+        onnx.parser.parse_model(
+            "<ir_version: 9, opset_import: ['': 18]> t (float[4] x) => (float[4] y) { y = Relu(x) }"
+        ),
+        tiny,
+    )
+    files = ("float.onnx", "quantized.onnx")
+    found: dict[str, list[float]] = {file: [] for file in files}
+    for _ in range(times):
+        for file in files:
+            command = [sys.executable, "-c", _COMPILE, str(tiny), str(folder / file), str(threads)]
+            done = subprocess.run(command, env=environment(HERE), cwd=HERE, check=True, capture_output=True, text=True)
+            found[file].append(float(done.stdout.splitlines()[-1]))
+    return statistics.median(found[files[0]]), statistics.median(found[files[1]])
+
+
 def exactness(folder: Path) -> float:
     """Signal to noise of our quantized result in dB."""
     feed = dict(np.load(folder / "feed.npz"))
@@ -88,7 +117,19 @@ def main() -> None:
         "first run the same QDQ file. The ratios are of our float32, and of the best of all others (float32 too), over our time, "
         "above 1 we are faster.",
     )
-    report.head("model", "float32", "int8", "ONNX Runtime", "OpenVINO", "over float32", "over the best", "SQNR dB")
+    report.head(
+        "model",
+        "float32",
+        "int8",
+        "ONNX Runtime",
+        "OpenVINO",
+        "over float32",
+        "over the best",
+        "SQNR dB",
+        "compile float32 s",
+        "int8 s",
+        "ratio",
+    )
     over_float, over_best = [], []
     for name in args.models:
         with tempfile.TemporaryDirectory() as place:
@@ -108,12 +149,15 @@ def main() -> None:
             ms = [1e3 * statistics.median(times) for times in rounds]
             over_float.append(ms[0] / ms[1])
             over_best.append(min(ms[0], *ms[2:]) / ms[1])
+            seconds = compile_seconds(folder, args.threads, args.processes)
             report.row(
                 name,
                 *(f"{t:.3f}" for t in ms),
                 f"{over_float[-1]:.2f}",
                 f"{over_best[-1]:.2f}",
                 f"{exactness(folder):.1f}",
+                *(f"{t:.1f}" for t in seconds),
+                f"{seconds[1] / seconds[0]:.2f}",
             )
     report.add(
         "",
