@@ -31,8 +31,8 @@ def quantize_verb(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")],
     calib: DataOpt = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="Ranges by minmax, average, percentile, entropy or mse.")
-    ] = "minmax",
+        str, typer.Option("--method", metavar="NAME", help="Ranges by mse, minmax, average, percentile or entropy.")
+    ] = "mse",
     percentile: Annotated[
         float, typer.Option("--percentile", metavar="P", help="Part of the numbers in a range by percentile.")
     ] = 99.99,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,6 +101,7 @@ def plan_quantization(
     per_channel: bool = True,
     forms: Mapping[str, IntegerForm] | None = None,
     per_channel_of: Mapping[str, bool] | None = None,
+    wide_ranges: Mapping[str, Range] | None = None,
 ) -> QuantPlan:
     """Scales and zero points for a placement.
 
@@ -110,6 +111,7 @@ def plan_quantization(
         per_channel: a scale for each output channel of a weight.
         forms: by the name of a value, how it is stored instead; of a group's the one of the most bits.
         per_channel_of: by the name of a node, ``per_channel`` for its weight.
+        wide_ranges: those for values in 16 bits, where they are others than in 8.
 
     Raises:
         UserError: a weight or constant isn't finite.
@@ -118,17 +120,23 @@ def plan_quantization(
     plan = QuantPlan(placement)
     for group in placement.groups:
         seen = dict.fromkeys(seen_of(placement, value) for value in group)
-        found = [_constant_range(v) if v.is_const else ranges[v.name] for v in seen]
+        form = form_of_group(group, forms or {}, activations)
+        chosen = {**ranges, **wide_ranges} if wide_ranges and form.dtype.bits > 8 else ranges
+        found = [_constant_range(v) if v.is_const else chosen[v.name] for v in seen]
         shared = found[0]
         for other in found[1:]:
             shared = shared.with_other(other)
-        named = [forms[value.name] for value in group if value.name in forms] if forms else []
-        form = max(named, key=lambda f: f.dtype.bits, default=activations)
         parameters = parameters_of(shared.low, shared.high, form)
         for value in group:
             plan.values[value], plan.ranges[value] = parameters, shared
     _store_weights(plan, weights, per_channel, per_channel_of or {})
     return plan
+
+
+def form_of_group(group: Sequence[Value], forms: Mapping[str, IntegerForm], otherwise: IntegerForm) -> IntegerForm:
+    """How the values of a group are stored: in the form of the most bits that one of them is to have."""
+    named = [forms[value.name] for value in group if value.name in forms]
+    return max(named, key=lambda form: form.dtype.bits, default=otherwise)
 
 
 def _constant_range(value: Value) -> Range:

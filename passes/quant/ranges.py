@@ -14,6 +14,8 @@ from graphopt.passes.quant.parameters import IntegerForm
 from graphopt.passes.quant.squared_error import least_error_range
 from graphopt.passes.quant.statistics import ValueStatistics
 
+DEFAULT_METHOD = "mse"
+"""The method that ranges are chosen by where nobody says otherwise (ADR 24)."""
 PERCENTILE = 99.99
 """Part of the numbers that a range by percentile holds, in percent."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.driver.calibration import CompiledRunner, Feed, Progress, calibration_feeds, feeds_again
 from graphopt.driver.calibration_source import Source, goes_again
@@ -11,7 +11,6 @@ from graphopt.driver.quantize.range_table import RangeTable
 from graphopt.driver.quantize.value_statistics import gather_statistics
 from graphopt.errors import UserError
 from graphopt.ir.graph import Graph, Value
-from graphopt.passes.quant.ranges import Range
 from graphopt.passes.quant.statistics import ValueStatistics
 
 COMPARED_FEEDS = 8
@@ -48,34 +47,27 @@ class CalibrationData:
         self._whole = False  # whether all of the source went by
         self._evaluated: list[Feed] | None = None
 
-    def ranges(
-        self, needed: Sequence[Value], choose: Callable[[str, ValueStatistics], Range], histogram: bool,
-        known: RangeTable | None,
-    ) -> dict[str, Range]:  # fmt: skip
-        """Ranges of values, from a table as far as it has them.
+    def statistics(
+        self, needed: Sequence[Value], histogram: bool, known: RangeTable | None
+    ) -> dict[str, ValueStatistics]:
+        """What values take on the data, by name, those aside that a table has a range for.
 
         Args:
-            choose: the range for a value's statistics.
-            histogram: whether that takes one.
+            histogram: whether statistics have one.
 
         Raises:
             UserError: there is no data, and the table lacks one.
             InputError: a value isn't finite on the data.
         """
-        found = {v.name: known.ranges[v.name] for v in needed if v.name in known.ranges} if known is not None else {}
-        missing = [v for v in needed if v.name not in found]
-        if self.source is None:
-            if missing:
-                raise _no_data(known, [v.name for v in missing])
-            return found
+        missing = [v for v in needed if known is None or v.name not in known.ranges]
         if missing:
-            statistics = gather_statistics(self.graph, missing, self.feeds(), self.runner, histogram=histogram)
-            measured = {name: choose(name, s) for name, s in statistics.items()}
-            return {v.name: found[v.name] if v.name in found else measured[v.name] for v in needed}
-        for _ in self.feeds():
+            if self.source is None:
+                raise _no_data(known, [v.name for v in missing])
+            return gather_statistics(self.graph, missing, self.feeds(), self.runner, histogram=histogram)
+        for _ in self.feeds() if self.source is not None else ():
             if not self._wanted():
                 break
-        return found
+        return {}
 
     def feeds(self) -> Iterator[Feed]:
         """Feeds of the source, which is gone through; the first are kept."""

@@ -17,6 +17,7 @@ from graphopt.driver.quantize.data import CalibrationData
 from graphopt.driver.quantize.dynamically import quantize_with_dynamic_ranges, require_dynamic
 from graphopt.driver.quantize.goal import Asked, Goal, Metric, Outputs, noise_of
 from graphopt.driver.quantize.overrides import OverrideSource, read_overrides
+from graphopt.driver.quantize.range_choice import choose_ranges
 from graphopt.driver.quantize.range_table import RangeTable
 from graphopt.driver.quantize.recipe import Quantized, Recipe
 from graphopt.driver.quantize.report import GoalRow, LayerRow, QuantizationReport
@@ -28,9 +29,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.passes.quant.equalize import Pair
 from graphopt.passes.quant.equalize import equalize as equalize_graph
-from graphopt.passes.quant.plan import calibrated_values, possible_values
-from graphopt.passes.quant.ranges import PERCENTILE, Range, range_of
-from graphopt.passes.quant.statistics import ValueStatistics
+from graphopt.passes.quant.ranges import DEFAULT_METHOD, PERCENTILE, Range
 from graphopt.rewrite.passes import PassContext
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def quantize(
     src: ModelSource | Graph,
     calibration: Source | None = None,
     *,
-    method: str = "minmax",
+    method: str = DEFAULT_METHOD,
     percentile: float = PERCENTILE,
     per_channel: bool = True,
     activations: str | None = None,
@@ -78,7 +77,8 @@ def quantize(
         src: path, bytes, ModelProto or an imported graph. It is never changed.
         calibration: inputs like those that the model will see, see ``graphopt.driver.calibration_source``. They are gone through
             once, and no more than a batch is in memory. The float model is run on them by graphopt itself.
-        method: how ranges are chosen: ``minmax``, ``average`` (of the samples' bounds), ``percentile``, ``entropy`` or ``mse``.
+        method: how ranges are chosen: ``mse`` (of the least squared error), ``minmax``, ``average`` (of the samples' bounds),
+            ``percentile`` or ``entropy``.
         percentile: part of the numbers that a range by percentile holds, in percent.
         per_channel: a scale for each output channel of a weight, instead of one for the whole.
         activations: ``u8``, ``s8``, ``u16`` or ``s16``, by default ``u8`` or what the runtime takes; 16 bits need opset 21.
@@ -130,8 +130,9 @@ def quantize(
         require_dynamic({
             "calibration data": calibration is not None, "a table of ranges": table is not None, "a largest drop": max_drop,
             "a least SQNR": min_sqnr, "sensitivity": sensitivity, "bias correction": correct_bias,
-            "a method": method != "minmax", "another form of activations": activations not in (None, "u8") or symmetric is not None,
-            "a runtime": runtime, "an override": bool(recipe.overrides.entries),
+            "a method": method != DEFAULT_METHOD, "a runtime": runtime,
+            "another form of activations": activations not in (None, "u8") or symmetric is not None,
+            "an override": bool(recipe.overrides.entries),
         })  # fmt: skip
         made, told = quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
         return made, replace(told, notes=(*told.notes, *_equalized(pairs if equalize else None)))
@@ -140,7 +141,8 @@ def quantize(
         graph, calibration, evaluation, threads, compare=compare or controlled or metric is not None, again=correct_bias,
         progress=progress,
     )  # fmt: skip
-    ranges = _ranges(recipe, data, known, controlled)
+    ranges, wide = choose_ranges(recipe, data, known, all_possible=controlled, wide=fall_back == "16")
+    recipe = replace(recipe, wide_ranges=wide)
     if correct_bias:
         recipe = replace(recipe, errors=mean_errors(recipe.plan(ranges), data.again(), data.runner))
     report = QuantizationReport(
@@ -161,22 +163,6 @@ def quantize(
         table=RangeTable(ranges, report.method, level, _version()),
         notes=(*found.notes, *report.notes, *_equalized(pairs if equalize else None), *_corrected(recipe, data)),
     )  # fmt: skip
-
-
-def _ranges(recipe: Recipe, data: CalibrationData, known: RangeTable | None, controlled: bool) -> dict[str, Range]:
-    """Ranges of what a placement needs, and of what one with more in float may need."""
-    how, placement = recipe.how, recipe.place()
-    needed = possible_values(placement) if controlled else calibrated_values(placement)
-    wanted = recipe.overrides.resolve(placement, how)
-
-    def choose(name: str, statistics: ValueStatistics) -> Range:
-        method, percentile = wanted.methods.get(name, (how.method, how.percentile))
-        return range_of(statistics, how.activations, method, percentile)
-
-    measured = [value for value in needed if value.name not in wanted.ranges]
-    methods = [how.method, *(method for method, _ in wanted.methods.values())]
-    found = data.ranges(measured, choose, any(method.histogram for method in methods), known)
-    return {v.name: wanted.ranges[v.name] if v.name in wanted.ranges else found[v.name] for v in needed}
 
 
 def _compared(

@@ -51,6 +51,7 @@ class Recipe:
         how: what holds for the whole model.
         include, exclude: nodes and operators that a user named.
         overrides: what a user wants otherwise for some nodes and values.
+        wide_ranges: of values that are stored in 16 bits, where they are others than in 8.
         errors: by the name of a product, what is taken from its bias once it is quantized, for each output channel.
     """
 
@@ -59,6 +60,7 @@ class Recipe:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overrides: Overrides = field(default_factory=Overrides)
+    wide_ranges: Mapping[str, Range] = field(default_factory=dict)
     errors: Mapping[str, Array] = field(default_factory=dict)
 
     def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
@@ -95,7 +97,7 @@ class Recipe:
                 forms.update({value.name: self.how.wide for _, value in placement.operands(node)})
         return plan_quantization(
             placement, ranges, activations or self.how.activations, self.how.weights, per_channel=self.how.per_channel,
-            forms=forms, per_channel_of=resolved.per_channel,
+            forms=forms, per_channel_of=resolved.per_channel, wide_ranges=self.wide_ranges,
         )  # fmt: skip
 
     def carry_out(self, ranges: Mapping[str, Range], treatment: Treatment | None = None) -> Quantized:

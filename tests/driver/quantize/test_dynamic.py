@@ -138,7 +138,7 @@ def test_equalised_before() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"min_sqnr": 30}, {"correct_bias": True}, {"method": "mse"}, {"activations": "s8"}, {"sensitivity": True}],
+    [{"min_sqnr": 30}, {"correct_bias": True}, {"method": "minmax"}, {"activations": "s8"}, {"sensitivity": True}],
 )
 def test_what_needs_calibration_is_refused(options: dict[str, Any]) -> None:
     graph = graph_of({"x": "float[4,8]"}, "y = MatMul(x, w)", w=rand(8, 8))
