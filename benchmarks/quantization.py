@@ -1,41 +1,58 @@
-"""What 8-bit integers cost in accuracy: models quantized here and by ONNX Runtime on the same data, against float.
+"""What 8-bit integers cost in accuracy: models quantized here, by ONNX Runtime and by NNCF on the same data, against float.
 
-    python benchmarks/quantization.py [--write FILE] [--calibration N] [--samples N] [--no-task] [MODEL ...]
+    python benchmarks/quantization.py [--write FILE] [--calibration N] [--samples N] [--nncf-python PYTHON] [--no-task] [MODEL ...]
 
 A MODEL is one of the zoo. SQNR is the power of float's results over that of their difference, in dB, of the worst output, over
 inputs that were not calibrated on. ONNX Runtime without optimisation runs float and every quantized file, so that only the files
-are compared. Shown are default settings and the best of three named settings of each.
+are compared. Shown are default settings and the best of three named settings of each. NNCF has an environment of its own, since it
+may want other versions of packages: ``python -m venv nncf; nncf/bin/pip install nncf onnx onnxruntime``, then ``--nncf-python
+nncf/bin/python``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from precision import Arrays, by_onnxruntime, session, sqnr
-from report import Report, number
+from report import Report, listed, number
 from text_lines import Images, alphabet_of, error_rate, text_lines
 
 import graphopt
 from graphopt.models import zoo
 
-DEFAULT = ("squeezenet", "mobilenet_v2", "opennsfw", "nudenet", "ppocr_cls", "vit_tiny", "bert_tiny")
-OURS = ("minmax", "percentile", "mse")
+DEFAULT = (
+    "squeezenet", "mobilenet_v2", "opennsfw", "nudenet", "ppocr_cls", "vit_tiny", "bert_tiny", "digits", "shufflenet",
+    "silero_vad_openvino_16k",
+)  # fmt: skip
+METHODS = ("mse", "minmax", "percentile")
+OURS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "corrected bias": {"correct_bias": True},
+    "percentile, corrected bias": {"method": "percentile", "correct_bias": True},
+}
 LINES, CALIBRATION_LINES = 500, 32
 PER_CHANNEL = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-PEER: dict[str, dict[str, Any]] = {
+ONNXRUNTIME: dict[str, dict[str, Any]] = {
     "default": {},
     "per channel": PER_CHANNEL,
     "per channel, percentile": {**PER_CHANNEL, "calibrate_method": CalibrationMethod.Percentile},
 }
+NNCF = ("default", "mixed, accurate bias", "mixed, percentile")
+"""Settings that `nncf_quantize.py` knows."""
+TRANSFORMERS = ("vit_tiny", "bert_tiny")
+"""Models whose type NNCF is told, its default settings aside."""
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -49,7 +66,14 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self.left, None)
 
 
-def by_peer(model: onnx.ModelProto, feeds: Sequence[Arrays], options: dict[str, Any]) -> bytes:
+def by_graphopt(model: onnx.ModelProto, feeds: Sequence[Arrays], options: dict[str, Any]) -> bytes:
+    """What ``graphopt.quantize`` makes of a model."""
+    shapes = {name: array.shape for name, array in feeds[0].items()}
+    graph, _ = graphopt.quantize(model, feeds, compare=False, shapes=shapes, **options)
+    return graphopt.export_onnx(graph).SerializeToString()
+
+
+def by_onnxruntime_quantizer(model: onnx.ModelProto, feeds: Sequence[Arrays], options: dict[str, Any]) -> bytes:
     """What ``quantize_static`` makes of a model, pre-processed as its manual says."""
     with tempfile.TemporaryDirectory() as folder:
         source, ready, done = (str(Path(folder, name)) for name in ("model.onnx", "ready.onnx", "done.onnx"))
@@ -59,14 +83,39 @@ def by_peer(model: onnx.ModelProto, feeds: Sequence[Arrays], options: dict[str, 
         return Path(done).read_bytes()
 
 
+def by_nncf(python: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], settings: str) -> bytes:
+    """What NNCF makes of a model in an environment of its own.
+
+    Raises:
+        RuntimeError: it failed; with the last line of what it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, data, done = (str(Path(folder, name)) for name in ("model.onnx", "feeds.npz", "done.onnx"))
+        onnx.save_model(model, source)
+        arrays: dict[str, Any] = {f"{i} {n}": array for i, feed in enumerate(feeds) for n, array in feed.items()}
+        np.savez(data, **arrays)
+        command = [str(python), str(Path(__file__).with_name("nncf_quantize.py")), source, data, done, settings]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise RuntimeError((ran.stderr.strip() or "no message").splitlines()[-1])
+        return Path(done).read_bytes()
+
+
 def best(found: dict[str, float]) -> str:
     """The best figure with the name of its settings."""
+    if not found:
+        return "refused"
     name = max(found, key=lambda key: found[key])
     return f"{number(found[name], 1)} ({name})"
 
 
-def row_of(name: str, calibration: int, samples: int) -> list[str]:
-    """The cells of one model."""
+def row_of(name: str, calibration: int, samples: int, nncf: Path | None, refused: list[str]) -> list[str]:
+    """The cells of one model.
+
+    Args:
+        nncf: Python that has it; None leaves its cells out.
+        refused: told what a peer can't quantize.
+    """
     entry = zoo.get(name)
     feeds = [entry.inputs(i) for i in range(calibration + samples)]
     data, tried = feeds[:calibration], feeds[calibration:]
@@ -74,19 +123,28 @@ def row_of(name: str, calibration: int, samples: int) -> list[str]:
     if model.opset_import[0].version < 13:  # scales along an axis
         model = version_converter.convert_version(model, 17)
     want = by_onnxruntime(model.SerializeToString(), tried)
-    ours, peers, sizes = {}, {}, []
-    shapes = {n: a.shape for n, a in feeds[0].items()}
-    for method in OURS:
-        graph, _ = graphopt.quantize(model, data, method=method, compare=False, shapes=shapes)
-        quantized = graphopt.export_onnx(graph).SerializeToString()
-        ours[method] = sqnr(by_onnxruntime(quantized, tried), want)
-        sizes.append(len(quantized) / len(model.SerializeToString()))
-    for label, options in PEER.items():
-        try:
-            peers[label] = sqnr(by_onnxruntime(by_peer(model, data, options), tried), want)
-        except Exception:  # of any class: the peer's refusal is a result
-            peers[label] = float("-inf")
-    return [number(ours["minmax"], 1), best(ours), number(peers["default"], 1), best(peers), f"{sizes[0]:.2f}"]
+    makers: dict[str, dict[str, Callable[[], bytes]]] = {
+        "graphopt": {n: partial(by_graphopt, model, data, options) for n, options in OURS.items()},
+        "ONNX Runtime": {n: partial(by_onnxruntime_quantizer, model, data, o) for n, o in ONNXRUNTIME.items()},
+    }
+    if nncf is not None:
+        told = ", for a transformer" if name in TRANSFORMERS else ""
+        makers["NNCF"] = {n: partial(by_nncf, nncf, model, data, n + (told if n != "default" else "")) for n in NNCF}
+    cells, size = [], 0
+    for tool, settings in makers.items():
+        found = {}
+        for label, make in settings.items():
+            try:
+                quantized = make()
+                found[label] = sqnr(by_onnxruntime(quantized, tried), want)
+            except Exception as error:  # of any class: a peer's refusal is a result
+                if tool == "graphopt":
+                    raise
+                refused.append(f"{name} by {tool} ({label}): {str(error).strip().splitlines()[0][:140]}")
+                continue
+            size = size or len(quantized)
+        cells += [number(found["default"], 1) if "default" in found else "refused", best(found)]
+    return [*cells, f"{size / len(model.SerializeToString()):.2f}"]
 
 
 def task() -> Iterator[str]:
@@ -94,7 +152,7 @@ def task() -> Iterator[str]:
     images, labels = zoo.digits_test()
     model = onnx.load_model(zoo.get("digits").path())
     right = {}
-    for method in (None, *OURS):
+    for method in (None, *METHODS):
         graph = graphopt.import_onnx(model)
         if method is not None:
             graph, _ = graphopt.quantize(graph, {"image": images[:100]}, method=method, compare=False)
@@ -111,7 +169,7 @@ def text_task() -> Iterator[str]:
     alphabet = alphabet_of(model.proto())
     (name,) = (v.name for v in model.proto().graph.input)
     rates = {}
-    for method in (None, *OURS):
+    for method in (None, *METHODS):
         graph = graphopt.import_onnx(model.path(), shapes={name: (1, *lines.shape[1:])})
         if method is not None:
             graph, _ = graphopt.quantize(graph, [{name: x[None]} for x in others], method=method, compare=False)
@@ -134,7 +192,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=DEFAULT)
     parser.add_argument("--calibration", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--nncf-python", type=Path)
     parser.add_argument("--no-task", action="store_true")
     parser.add_argument("--write", type=Path)
     args = parser.parse_intermixed_args()
@@ -144,9 +203,15 @@ def main() -> None:
         f"Signal to quantisation noise in dB of the worst output, on {args.samples} inputs after {args.calibration} others for "
         "calibration; ONNX Runtime without optimisation runs all. Size is that of our file over float's.",
     )
-    report.head("model", "graphopt", "best of three", "quantize_static", "best of three", "size")
+    head = ["graphopt", "best of three", "quantize_static", "best of three"]
+    report.head("model", *head, *(() if args.nncf_python is None else ("NNCF", "best of three")), "size")
+    refused: list[str] = []
     for name in args.models:
-        report.row(name, *row_of(name, args.calibration, args.samples))
+        report.row(name, *row_of(name, args.calibration, args.samples, args.nncf_python, refused))
+    if args.nncf_python is None:
+        report.add("", "NNCF isn't compared: no environment that has it was named (--nncf-python).")
+    if refused:
+        report.add("", f"Refused: {listed(refused)}.")
     if not args.no_task:
         report.add("", *task(), *text_task())
     report.write(args.write)
