@@ -109,6 +109,16 @@ def best(found: dict[str, float]) -> str:
     return f"{number(found[name], 1)} ({name})"
 
 
+def calibrated(name: str, calibration: int, samples: int) -> tuple[onnx.ModelProto, list[Arrays], list[Arrays]]:
+    """A model of the zoo in an opset that has scales along an axis, inputs to calibrate it on, and others to compare on."""
+    entry = zoo.get(name)
+    feeds: list[Arrays] = [entry.inputs(i) for i in range(calibration + samples)]
+    model = entry.proto()
+    if model.opset_import[0].version < 13:
+        model = version_converter.convert_version(model, 17)
+    return model, feeds[:calibration], feeds[calibration:]
+
+
 def row_of(name: str, calibration: int, samples: int, nncf: Path | None, refused: list[str]) -> list[str]:
     """The cells of one model.
 
@@ -116,12 +126,7 @@ def row_of(name: str, calibration: int, samples: int, nncf: Path | None, refused
         nncf: Python that has it; None leaves its cells out.
         refused: told what a peer can't quantize.
     """
-    entry = zoo.get(name)
-    feeds = [entry.inputs(i) for i in range(calibration + samples)]
-    data, tried = feeds[:calibration], feeds[calibration:]
-    model = entry.proto()
-    if model.opset_import[0].version < 13:  # scales along an axis
-        model = version_converter.convert_version(model, 17)
+    model, data, tried = calibrated(name, calibration, samples)
     want = by_onnxruntime(model.SerializeToString(), tried)
     makers: dict[str, dict[str, Callable[[], bytes]]] = {
         "graphopt": {n: partial(by_graphopt, model, data, options) for n, options in OURS.items()},

@@ -157,6 +157,23 @@ class Editor:
             value.name = self.graph.fresh_name(name)
             self._touch()
 
+    def add_outputs(self, node: Node, total: int, count: int) -> list[Value]:
+        """New results at the end of a node's, whose bodies give them already; their types are inferred.
+
+        Args:
+            total: how many results the node then has; those in between that nobody asked for stay left out.
+            count: how many are new.
+        """
+        node.outputs += [None] * (total - count - len(node.outputs))
+        new = [self.value(f"{node.name}_seen") for _ in range(count)]
+        for value in new:
+            value.producer = node
+        node.outputs += new
+        self._touch()
+        if self._infer is not None:
+            self._infer(node)
+        return new
+
     def trim_outputs(self, node: Node, count: int) -> None:
         """Drop unused outputs from position ``count`` on.
 

@@ -44,7 +44,8 @@ def measure_errors(plan: QuantPlan, ctx: PassContext) -> dict[str, ErrorSums]:
     rounded = Rounded(graph, editor)
     found: dict[str, ErrorSums] = {}
     outputs: list[Value] = []
-    for node in [node for node in plan.weights if placement.weights[node] == 1 and _place(node) is not None]:
+    outermost = [node for node in plan.weights if node.graph is graph]  # sums of branches and loops aren't handed on
+    for node in [node for node in outermost if placement.weights[node] == 1 and _place(node) is not None]:
         operands = {i: rounded.value(v, plan.values[v], node) for i, v in placement.operands(node)}
         at = graph.position(node) + 1
         behind = graph.nodes[at] if at < len(graph.nodes) else None

@@ -12,6 +12,7 @@ from typing import Literal
 
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ops.registry import COMMUTATIVE, CONVOLUTION, MATRIX_PRODUCT, has_trait
+from graphopt.passes.quant.bodies import Bodies
 from graphopt.passes.quant.roles import Role, data_operands, is_float32, role_of
 from graphopt.passes.quant.runtimes import ANY, Runtime
 
@@ -68,8 +69,18 @@ class Placement:
         """The operand of a sum that its convolution adds up with the others, where the runtime does that: the last one computed."""
         if not self.runtime.adds_in_registers or node.op != "Add" or len(set(operands)) < 2:
             return None
-        results = [v for v in operands if v.only_use is not None and self._is_convolution(v.producer)]
-        return max(results, key=lambda v: self.graph.position(v.producer), default=None)  # type: ignore[arg-type]
+        found: dict[Value, Node] = {}
+        for value in operands:
+            maker = value.producer
+            if (
+                value.only_use is not None
+                and maker is not None
+                and maker.graph is node.graph
+                and self._is_convolution(maker)
+            ):
+                found[value] = maker
+        assert node.graph is not None
+        return max(found, key=lambda value: node.graph.position(found[value]), default=None)  # type: ignore[union-attr]
 
     def _is_convolution(self, node: Node | None) -> bool:
         return node is not None and self.roles.get(node) is Role.PRODUCT and has_trait(node, CONVOLUTION)
@@ -84,19 +95,27 @@ class Placement:
         return (role is Role.CLAMPS and use.index == 0) or (role is Role.COMPUTES and _with_constant(use.node))
 
 
-def place(graph: Graph, asked: Mapping[Node, Left] | None = None, runtime: Runtime = ANY) -> Placement:
-    """Decide on every node of the outermost graph. What branches and loops compute stays in float: no data shows it.
+def place(
+    graph: Graph, asked: Mapping[Node, Left] | None = None, runtime: Runtime = ANY, *, in_bodies: bool = True
+) -> Placement:
+    """Decide on every node, those in branches and loops too if data can show what they read.
 
     Args:
+        graph: the outermost one.
         asked: nodes that stay in float whatever the rules say.
         runtime: whose rules are followed.
+        in_bodies: whether any node of a branch or loop is quantized.
     """
-    placement = Placement(graph, runtime=runtime)
-    for node in graph.nodes:
+    placement, bodies = Placement(graph, runtime=runtime), Bodies(graph)
+    for node in graph.walk():
         role = role_of(node)
         if role is None:
             continue
         why = (asked or {}).get(node) or _left_alone(node, role)
+        if why is None and node.graph is not graph:
+            why = (
+                _unseen(node, role, bodies) if in_bodies else Left("rule", "what a branch or loop costs isn't measured")
+            )
         if why is None:
             placement.roles[node] = role
         else:
@@ -131,6 +150,14 @@ def _left_alone(node: Node, role: Role) -> Left | None:
     if role is Role.PRODUCT and all(v is None or v.is_const for v in node.inputs):
         return Left("rule", "it multiplies constants")
     return None
+
+
+def _unseen(node: Node, role: Role, bodies: Bodies) -> Left | None:
+    """What speaks against a node of a branch or loop: values that no data shows, which it reads or, if these may be stored in its
+    result's scale, gives."""
+    values = [node.input(i) for i in data_operands(node, role)] + (node.outputs if role is not Role.PRODUCT else [])
+    reasons = (bodies.hidden(v) for v in values if v is not None and not v.is_const and is_float32(v))
+    return next((Left("rule", reason) for reason in reasons if reason is not None), None)
 
 
 def _with_constant(node: Node) -> bool:

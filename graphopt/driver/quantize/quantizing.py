@@ -137,12 +137,13 @@ def quantize(
         made, told = quantize_with_dynamic_ranges(original, recipe, evaluation, asked, threads)
         return made, replace(told, notes=(*told.notes, *_equalized(pairs if equalize else None)))
     controlled = asked.limits or sensitivity
+    recipe = replace(recipe, in_bodies=not controlled)
     data = CalibrationData(
         graph, calibration, evaluation, threads, compare=compare or controlled or metric is not None, again=correct_bias,
         progress=progress,
     )  # fmt: skip
-    ranges, wide = choose_ranges(recipe, data, known, all_possible=controlled, wide=fall_back == "16")
-    recipe = replace(recipe, wide_ranges=wide)
+    chosen = choose_ranges(recipe, data, known, all_possible=controlled, wide=fall_back == "16")
+    recipe, ranges = replace(recipe, wide_ranges=chosen.wide, unseen=chosen.unseen), chosen.ranges
     if correct_bias:
         recipe = replace(recipe, errors=mean_errors(recipe.plan(ranges), data.again(), data.runner))
     report = QuantizationReport(

@@ -78,7 +78,9 @@ class RangeTable:
                 hint=f"give -O{self.level}, or write a new table",
             )  # fmt: skip
         names = {v.name for v in graph.inputs}
-        names.update(v.name for node in graph.nodes for v in node.outputs if v is not None)
+        for node in graph.walk():
+            names.update(v.name for v in node.outputs if v is not None)
+            names.update(v.name for body in node.subgraphs for v in body.inputs)
         for name in self.ranges:
             if name not in names:
                 raise UserError(

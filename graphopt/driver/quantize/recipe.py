@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.driver.quantize.accuracy_control import Treatment
@@ -16,6 +16,7 @@ from graphopt.ir.verifier import verify
 from graphopt.passes.precision.asked import asked_nodes
 from graphopt.passes.quant.apply import apply_quantization
 from graphopt.passes.quant.bias_correction import correct
+from graphopt.passes.quant.bodies import Bodies
 from graphopt.passes.quant.parameters import IntegerForm
 from graphopt.passes.quant.placement import Left, Placement, place
 from graphopt.passes.quant.plan import QuantPlan, plan_quantization
@@ -52,6 +53,8 @@ class Recipe:
         include, exclude: nodes and operators that a user named.
         overrides: what a user wants otherwise for some nodes and values.
         wide_ranges: of values that are stored in 16 bits, where they are others than in 8.
+        in_bodies: whether branches and loops are quantized too.
+        unseen: names of values in branches and loops that no data went through: all there stays in float.
         errors: by the name of a product, what is taken from its bias once it is quantized, for each output channel.
     """
 
@@ -61,16 +64,20 @@ class Recipe:
     exclude: Sequence[str] = ()
     overrides: Overrides = field(default_factory=Overrides)
     wide_ranges: Mapping[str, Range] = field(default_factory=dict)
+    in_bodies: bool = True
+    unseen: frozenset[str] = frozenset()
     errors: Mapping[str, Array] = field(default_factory=dict)
 
     def place(self, graph: Graph | None = None, treatment: Treatment | None = None) -> Placement:
         """Which nodes of the graph, or of a copy of it, compute on integers."""
         graph = self.graph if graph is None else graph
         asked = self.asked(graph)
-        for node in graph.nodes:
+        for node in graph.walk():
             if treatment is not None and node.name in treatment.in_float:
                 asked.setdefault(node, Left("accuracy", treatment.in_float[node.name]))
-        return place(graph, asked, self.how.runtime)
+        for node in self._unseen_nodes(graph):
+            asked.setdefault(node, Left("rule", "no calibration data goes through the branch or loop that it is in"))
+        return place(graph, asked, self.how.runtime, in_bodies=self.in_bodies)
 
     def plan(
         self, ranges: Mapping[str, Range], treatment: Treatment | None = None, activations: IntegerForm | None = None
@@ -111,6 +118,24 @@ class Recipe:
         verify(graph)
         return Quantized(graph, layers, values, said, empty)
 
+    def _unseen_nodes(self, graph: Graph) -> Iterator[Node]:
+        """Nodes of the branches and loops that values are computed in which no data went through, and of what is inside of them."""
+        if not self.unseen:
+            return
+        homes = Bodies(graph)
+        dark = {
+            homes.home(value)
+            for node in graph.walk()
+            for value in (*node.inputs, *node.outputs)
+            if value is not None and value.name in self.unseen
+        }
+        for node in graph.walk():
+            around = node.graph
+            while around is not None and around not in dark:
+                around = around.parent
+            if around is not None:
+                yield node
+
     def asked(self, graph: Graph) -> dict[Node, Left]:
         """Nodes that a user wants in float. What only moves values follows those around it, unless it is excluded itself."""
         found = {
@@ -121,7 +146,7 @@ class Recipe:
             found.setdefault(node, Left("asked", f"{item!r} is excluded by an override"))
         if self.include:
             wanted = asked_nodes(graph, self.include, "to quantize")
-            for node in graph.nodes:
+            for node in graph.walk():
                 if node not in wanted and role_of(node) in (Role.PRODUCT, Role.COMPUTES):
                     found.setdefault(node, Left("asked", "it isn't among what is to be quantized"))
         return found

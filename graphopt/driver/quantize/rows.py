@@ -14,7 +14,7 @@ def layer_rows(plan: QuantPlan) -> tuple[LayerRow, ...]:
     """One row a node that computes on integers or could, in order."""
     placement = plan.placement
     rows = []
-    for node in placement.graph.nodes:
+    for node in placement.graph.walk():
         if node in placement.left:
             left = placement.left[node]
             rows.append(LayerRow(node.name, node.qualified_op, "float32", left.kind, left.reason))
@@ -40,11 +40,13 @@ def notes(plan: QuantPlan) -> Iterator[str]:
     graph = plan.placement.graph
     if not plan.values:
         yield "nothing was quantized: there is no product that may be"
-    hidden = sum(1 for node in graph.walk() if role_of(node) is Role.PRODUCT) - sum(
-        1 for node in graph.nodes if role_of(node) is Role.PRODUCT
-    )
-    if hidden:
-        yield f"{hidden} products in branches and loops stay in float: data doesn't show what they compute"
+    left = [
+        node for node, why in plan.placement.left.items()
+        if node.graph is not graph and why.kind == "rule" and role_of(node) is Role.PRODUCT
+    ]  # fmt: skip
+    if left:
+        names = ", ".join(node.name for node in left[:3]) + (f" and {len(left) - 3} more" if left[3:] else "")
+        yield f"products of branches and loops stay in float: {names} ({plan.placement.left[left[0]].reason})"
     empty = [v.name for v in plan.values if plan.ranges[v].low == plan.ranges[v].high and not v.is_const]
     if empty:
         yield f"%{empty[0]} was zero on all data" + (f", as were {len(empty) - 1} more" if empty[1:] else "")
