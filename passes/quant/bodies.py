@@ -11,11 +11,14 @@ from collections.abc import Collection
 import numpy as np
 
 from graphopt.ir.atoms import SymbolKind
-from graphopt.ir.dims import kind_of
+from graphopt.ir.dims import kinds_in
 from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ops.registry import LOOP, has_trait
 from graphopt.rewrite.passes import PassContext
+
+_FIXED = {SymbolKind.named, SymbolKind.unnamed}
+"""What is the same in every iteration: extents of the model's inputs."""
 
 
 class Bodies:
@@ -47,7 +50,7 @@ class Bodies:
                 return f"data doesn't show what {owner.label} computes"
             elif branch:
                 return f"data doesn't show what is computed in some iterations of {owner.label} only"
-            elif any(kind_of(dim) is SymbolKind.measured for dim in value.shape if not isinstance(dim, int)):
+            elif kinds_in(*value.shape) - _FIXED:
                 return f"data doesn't show %{value.name}, whose shape may change from one iteration of {owner.label} to the next"
             body = body.parent
         return None

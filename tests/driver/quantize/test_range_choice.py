@@ -62,9 +62,12 @@ def test_a_value_in_16_bits_has_the_range_for_16_bits(ranges: dict[str, Any]) ->
     assert row(ranges["wide"]).high == OUTLIER, "steps are fine enough for all of it"
 
 
-def test_layers_that_go_back_to_16_bits_have_the_range_for_16_bits() -> None:
+def test_layers_that_go_back_to_16_bits_have_the_range_for_16_bits(ranges: dict[str, Any]) -> None:
     _, report = graphopt.quantize(net(), samples(), min_sqnr=36, fall_back="16", evaluation=samples()[2:3], threads=1)
     stored = {layer.node: layer.stored[:3] for layer in report.layers}
     assert stored["h"] == "u16"
     assert row((net(), report)).high == OUTLIER
     assert report.goal.in_float == 0
+    assert stored["y"] == "u8 "
+    bounds = [next(r for r in rows if r.name == "h").high for rows in (report.values, ranges["default"][1].values)]
+    assert bounds[0] == bounds[1], "8 bits keep theirs"
