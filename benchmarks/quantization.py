@@ -213,8 +213,8 @@ def main() -> None:
     report = Report(
         "8-bit integers against float: accuracy",
         f"Signal to quantisation noise in dB of the worst output, on {args.samples} inputs after {args.calibration} others for "
-        f"calibration, averages over {plural(args.sets, 'set')} of these; ONNX Runtime without optimisation runs all. Size is that of "
-        "our file over float's.",
+        f"calibration, averages over {plural(args.sets, 'set')} of these; ONNX Runtime without optimisation runs all. Size is "
+        "that of our file over float's.",
     )
     head = ["graphopt", "best of three", "quantize_static", "best of three"]
     report.head("model", *head, *(() if args.nncf_python is None else ("NNCF", "best of three")), "size")

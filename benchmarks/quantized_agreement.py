@@ -86,7 +86,9 @@ def row_of(name: str, calibration: int, samples: int, refused: list[str]) -> lis
     cells: list[Any] = [number(sqnr(exact, by_onnxruntime(model.SerializeToString(), tried)), 1)]
     for runtime, run in RUNTIMES.items():
         try:
-            found = run(file, tried)
+            found = [
+                dict(zip(exact[0], results.values(), strict=True)) for results in run(file, tried)
+            ]  # names may be aliases
         except Exception as error:  # of any class: a refusal is a result
             refused.append(f"{name} by {runtime}: {(str(error).strip() or type(error).__name__).splitlines()[0][:140]}")
             cells += ["refused", ""]
