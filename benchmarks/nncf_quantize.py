@@ -48,11 +48,21 @@ def feeds_of(path: str) -> list[dict[str, Any]]:
     return [found[index] for index in sorted(found)]
 
 
+def with_unique_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with another name for every node whose name another one has: NNCF takes no such model."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if node.name in taken:
+            node.name = f"{node.name}_{index}"
+        taken.add(node.name)
+    return model
+
+
 def main() -> None:
     """Quantize one model."""
     model, feeds, result, settings = sys.argv[1:]
     data = nncf.Dataset(feeds_of(feeds))
-    onnx.save_model(nncf.quantize(onnx.load_model(model), data, **options_of(settings)), result)
+    onnx.save_model(nncf.quantize(with_unique_names(onnx.load_model(model)), data, **options_of(settings)), result)
 
 
 if __name__ == "__main__":
