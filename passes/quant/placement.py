@@ -114,7 +114,9 @@ def place(
         why = (asked or {}).get(node) or _left_alone(node, role)
         if why is None and node.graph is not graph:
             why = (
-                _unseen(node, role, bodies) if in_bodies else Left("rule", "what a branch or loop costs isn't measured")
+                _unseen(node, role, bodies, runtime)
+                if in_bodies
+                else Left("rule", "what a branch or loop costs isn't measured")
             )
         if why is None:
             placement.roles[node] = role
@@ -152,10 +154,11 @@ def _left_alone(node: Node, role: Role) -> Left | None:
     return None
 
 
-def _unseen(node: Node, role: Role, bodies: Bodies) -> Left | None:
-    """What speaks against a node of a branch or loop: values that no data shows, which it reads or, if these may be stored in its
-    result's scale, gives."""
-    values = [node.input(i) for i in data_operands(node, role)] + (node.outputs if role is not Role.PRODUCT else [])
+def _unseen(node: Node, role: Role, bodies: Bodies, runtime: Runtime) -> Left | None:
+    """What speaks against a node of a branch or loop: values that no data shows, which it reads or, if
+    its results may be stored for its sake, gives."""
+    stores = role is not Role.PRODUCT or runtime.stores_results
+    values = [node.input(i) for i in data_operands(node, role)] + (node.outputs if stores else [])
     reasons = (bodies.hidden(v) for v in values if v is not None and not v.is_const and is_float32(v))
     return next((Left("rule", reason) for reason in reasons if reason is not None), None)
 
