@@ -103,6 +103,12 @@ def by_nncf(python: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], setti
         return Path(done).read_bytes()
 
 
+def version_of_nncf(python: Path) -> str:
+    """The version that an environment has."""
+    code = "from importlib.metadata import version; print(version('nncf'))"
+    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def best(found: dict[str, float]) -> str:
     """The best figure with the name of its settings."""
     if not found:
@@ -223,6 +229,8 @@ def main() -> None:
         report.row(name, *row_of(name, (args.calibration, args.samples, args.sets), args.nncf_python, refused))
     if args.nncf_python is None:
         report.add("", "NNCF isn't compared: no environment that has it was named (--nncf-python).")
+    else:
+        report.add("", f"NNCF {version_of_nncf(args.nncf_python)}.")
     if refused:
         report.add("", f"Refused: {listed(refused)}.")
     if not args.no_task:
