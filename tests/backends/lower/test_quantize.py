@@ -124,3 +124,30 @@ def test_integers_have_no_negative_zero() -> None:
     model = model_with(nodes, {"x": x}, {"one": np.float32(1), "zero": np.int8(0)})
     del model.graph.output[:2]
     np.testing.assert_array_equal(run(model, {"x": x})["y"], np.array([np.inf, np.inf, np.inf, -0.5], np.float32))
+
+
+@pytest.mark.parametrize("scale", [3e38, -3e38, np.inf, 1e-38])
+def test_what_overflows_stays_infinite_where_it_is_added(scale: float) -> None:
+    x, r = np.array([-128, 127, 0, 1], np.int8), np.array([1, -2, 0.5, 3], np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = x.astype(np.float32) * np.float32(scale) + r
+    nodes = [node("DequantizeLinear", "x s", "d"), node("Add", "d r", "y")]
+    model = model_with(nodes, {"x": x, "r": r}, {"s": np.float32(scale)})
+    del model.graph.output[0]
+    np.testing.assert_array_equal(run(model, {"x": x, "r": r})["y"], want)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_quotients_near_ties_are_those_of_a_division(dtype: str) -> None:
+    """Whether a division is left, or a product with the inverse is corrected."""
+    rng = np.random.default_rng(5)
+    scales = [*np.exp(rng.uniform(-12, 3, 6)), 0.1, 2.0**-7, 1.0000001, 1.9999999, 1.001e-30, 9.9e-31, 9.9e29, 3e-39]
+    info = np.iinfo(dtype)
+    ties = np.concatenate([np.arange(-3, 260), rng.integers(info.min, int(info.max) + 1, 200)]).astype(np.float64) + 0.5
+    for scale in np.array(scales, np.float32):
+        near = (ties * np.float64(scale)).astype(np.float32).view(np.int32)[:, None] + np.arange(-3, 4)
+        x = np.concatenate([near.astype(np.int32).view(np.float32).reshape(-1), np.array([np.inf, -np.inf, 0], np.float32)])
+        with np.errstate(over="ignore"):
+            want = np.clip(np.round(x / scale) + 1, info.min, info.max).astype(dtype)
+        model = model_with([node("QuantizeLinear", "x s z", "y")], {"x": x}, {"s": scale, "z": np.array(1, dtype)})
+        np.testing.assert_array_equal(run(model, {"x": x})["y"], want, err_msg=str(scale))
