@@ -80,7 +80,7 @@ def compile_seconds(folder: Path, threads: int, times: int) -> tuple[float, floa
     tiny = folder / "tiny.onnx"
     onnx.save(
         onnx.parser.parse_model(
-            "<ir_version: 9, opset_import: ['': 18]> t (float[4] x) => (float[4] y) { y = Relu(x) }"
+            '<ir_version: 9, opset_import: ["": 18]> t (float[4] x) => (float[4] y) { y = Relu(x) }'
         ),
         tiny,
     )
