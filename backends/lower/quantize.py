@@ -205,8 +205,8 @@ _LARGEST = 3.4028234663852886e38
 def _unfused(product: Expr) -> Expr:
     """A product in float32 that no addition is fused with: processors without a fused multiply-add would round otherwise.
 
-    The bound is one that every finite number keeps to, by an instruction that LLVM vectorises, and takes for one that matters. It is
-    for products with plain scales, which are finite.
+    The bound is one that every finite number keeps to, by an instruction that LLVM vectorises, and takes for one that matters. For
+    products with plain scales, which are finite.
     """
     value = let(product)
     return tirx.Select(value > const(-_LARGEST, "float32"), value, const(-_LARGEST, "float32"))

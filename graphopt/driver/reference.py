@@ -94,8 +94,15 @@ def _load(kind: str, makers: Mapping[str, Callable[[Any], Reference]], model: An
         raise UserError(
             f"the reference ({kind}) can't load the model: {_first_line(error)}",
             code="reference-failed",
-            hint="try the other one with --reference",
+            hint=_other(kind),
         ) from error
+
+
+def _other(kind: str) -> str:
+    """What to do where a reference can't load a model."""
+    if kind == "onnx" and not has_onnxruntime():
+        return 'pip install "graphopt[bench]" brings ONNX Runtime, which is the reference then'
+    return "try the other one with --reference"
 
 
 def _onnxruntime(model: Any) -> Reference:

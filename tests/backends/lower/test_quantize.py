@@ -146,7 +146,9 @@ def test_quotients_near_ties_are_those_of_a_division(dtype: str) -> None:
     ties = np.concatenate([np.arange(-3, 260), rng.integers(info.min, int(info.max) + 1, 200)]).astype(np.float64) + 0.5
     for scale in np.array(scales, np.float32):
         near = (ties * np.float64(scale)).astype(np.float32).view(np.int32)[:, None] + np.arange(-3, 4)
-        x = np.concatenate([near.astype(np.int32).view(np.float32).reshape(-1), np.array([np.inf, -np.inf, 0], np.float32)])
+        x = np.concatenate(
+            [near.astype(np.int32).view(np.float32).reshape(-1), np.array([np.inf, -np.inf, 0], np.float32)]
+        )
         with np.errstate(over="ignore"):
             want = np.clip(np.round(x / scale) + 1, info.min, info.max).astype(dtype)
         model = model_with([node("QuantizeLinear", "x s z", "y")], {"x": x}, {"s": scale, "z": np.array(1, dtype)})
