@@ -14,18 +14,14 @@ from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
 from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
 from graphopt.backends.specs.transposed_convolution import PatchSpec, TransposedSpec
 from graphopt.backends.specs.types import KernelTypes
-from graphopt.backends.templates.convolution import channel_layout
-from graphopt.backends.templates.epilogue import Epilogue
+from graphopt.backends.templates.convolution import channel_layout, emitted
 from graphopt.backends.templates.fitted_epilogue import (
-    extra_operands,
     plain_epilogue,
-    store_style,
     symbolic_operands_fit,
 )
-from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
-from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, single_products, weight_of
+from graphopt.backends.templates.integer_products import IntegerProducts, integer_products, single_products
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.reading import constant_weight, plain_prologue, weight_row
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -88,24 +84,8 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
-        node = call.group.anchor
         spec, dims = self.spec(call)
-        x, w = node.inputs[0], node.inputs[1]
-        bias = node.input(2)
-        assert x is not None
-        assert w is not None
-        integers = _integers(call)
-        if integers is not None:
-            call.read.difference_update((integers.scale, integers.zero_point))  # operands
-        epilogue = Epilogue(
-            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
-            integers=None if integers is None else integers.scale, sums=spec.types.sum,
-        )  # fmt: skip
-        parameters, operands = given_zero_point(spec.types, integers)
-        extras = [*extra_operands(epilogue), *parameters]
-        function = self.kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
-        weights = weight_of(call, integers, w, self.kernel.packing(spec, config))
-        return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
+        return emitted(call, caps, self.kernel, spec, config, dims, name, _integers(call))
 
 
 class PatchConvTranspose2d(_ConvTranspose[PatchConfig]):

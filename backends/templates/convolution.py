@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
@@ -37,6 +37,7 @@ from graphopt.backends.templates.kernel_types import computed_in_single, types_o
 from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.templates.sum_bits import sum_bits
+from graphopt.backends.templates.zero_points import Offset
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
@@ -134,25 +135,10 @@ class ConvTemplate(KernelTemplate[ConfigT]):
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""
-        node = call.group.anchor
         spec, dims = self.spec_of(call, caps)
-        x, w = node.inputs[0], node.inputs[1]
-        bias = node.input(2)
-        assert x is not None
-        assert w is not None
         integers = self._integers(call, spec, caps)
-        if integers is not None:
-            call.read.difference_update((integers.scale, integers.zero_point))  # operands
-        epilogue = Epilogue(
-            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
-            integers=None if integers is None else integers.scale, sums=spec.types.sum,
-            offset=zero_point_offset(call, integers, axis=0, out_axis=1, spec=spec),
-        )  # fmt: skip
-        parameters, operands = given_zero_point(spec.types, integers)
-        extras = [*extra_operands(epilogue), *parameters]
-        function = self.kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
-        weights = weight_of(call, integers, w, self.kernel.packing(spec, config))
-        return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
+        offset = zero_point_offset(call, integers, axis=0, out_axis=1, spec=spec)
+        return emitted(call, caps, self.kernel, spec, config, dims, name, integers, offset)
 
     def _integers(self, call: KernelCall, spec: Conv2dSpec, caps: Caps) -> IntegerProducts | None:
         """How the kernel multiplies integers, None if it doesn't."""
@@ -181,6 +167,39 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         if not self.kernel.stored_weight:
             types = replace(types, weight=element_type(DType.i16))
         return replace(spec, types=types, sum_bits=sum_bits(call, x, w))
+
+
+def emitted(
+    call: KernelCall, caps: Caps, kernel: Any, spec: Any, config: Any, dims: Mapping[Dim, Expr], name: str,
+    integers: IntegerProducts | None, offset: Offset | None = None,
+) -> Emitted:  # fmt: skip
+    """The kernel of a convolution, transposed or not; weights packed, bias and residuals as operands of the epilogue.
+
+    Args:
+        call: the group.
+        caps: of the target.
+        kernel: what emits the function and packs the weights.
+        spec: its specification.
+        config: its configuration.
+        dims: its expressions for symbolic dimensions.
+        name: of the function.
+        integers: how it multiplies integers, None if it doesn't.
+        offset: what is added to their sums.
+    """
+    x, w, bias = (call.group.anchor.input(i) for i in range(3))
+    assert x is not None
+    assert w is not None
+    if integers is not None:
+        call.read.difference_update((integers.scale, integers.zero_point))  # operands
+    epilogue = Epilogue(
+        call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, w), axis=1,
+        integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
+    )  # fmt: skip
+    parameters, operands = given_zero_point(spec.types, integers)
+    extras = [*extra_operands(epilogue), *parameters]
+    function = kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
+    weights = weight_of(call, integers, w, kernel.packing(spec, config))
+    return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:

@@ -134,7 +134,8 @@ class Epilogue:
         requantize, factors = None, None
         if self._integers is not None:
             requantize = requantized_at_once(group, self._integers, self._scale, self._bias)
-            channels = int(anchor.out.shape[self._axis])  # type: ignore[arg-type]
+            channels = anchor.out.shape[self._axis]
+            assert isinstance(channels, int)
             factors = lowering.pack(scales_of_sums(self._integers, self._scale, requantize, channels))
 
         def element(*index: Expr) -> Expr:

@@ -7,6 +7,7 @@ ones along an axis as rows or columns of a window can lie outside, which makes a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,9 @@ def offset_along(weight: Value, zero_point: Value | None, turned: int, axis: int
         axis: of the weight, along which sums differ.
         out_axis: the same of the result.
     """
-    formula = ChannelOffset(int(weight.shape[axis]), turned, axis)  # type: ignore[arg-type]
+    channels = weight.shape[axis]
+    assert isinstance(channels, int)
+    formula = ChannelOffset(channels, turned, axis)
     return Offset(_computed(weight, zero_point, formula), lambda index: (index[out_axis],))
 
 
@@ -86,9 +89,9 @@ class _OfWeight(Formula):
         """That of sums."""
         return DType.i32
 
+    @abstractmethod
     def sums(self, weight: Array) -> Array:
         """The sums."""
-        raise NotImplementedError
 
     def __call__(self, *arrays: Array) -> Array:
         """The offsets."""

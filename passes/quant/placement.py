@@ -79,8 +79,9 @@ class Placement:
                 and self._is_convolution(maker)
             ):
                 found[value] = maker
-        assert node.graph is not None
-        return max(found, key=lambda value: node.graph.position(found[value]), default=None)  # type: ignore[union-attr]
+        graph = node.graph
+        assert graph is not None
+        return max(found, key=lambda value: graph.position(found[value]), default=None)
 
     def _is_convolution(self, node: Node | None) -> bool:
         return node is not None and self.roles.get(node) is Role.PRODUCT and has_trait(node, CONVOLUTION)

@@ -68,7 +68,7 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
 def packing(spec: Conv2dSpec, config: SlidingConfig) -> FilterVectorPacking:
     """How weights are packed."""
     shape = (spec.out_channels, 1, *spec.kernel)
-    return FilterVectorPacking(shape, factor_type(spec), config.lanes)
+    return FilterVectorPacking(shape, factor_type(spec), config.lanes, summed=_zero_point(spec) is not None)
 
 
 def _zero_point(spec: Conv2dSpec) -> tirx.Expr | None:
@@ -150,7 +150,8 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    weight = (spec.out_channels // config.lanes, spec.kernel[0] * spec.kernel[1] + 1, config.lanes)
+    elements = spec.kernel[0] * spec.kernel[1] + (_zero_point(spec) is not None)
+    weight = (spec.out_channels // config.lanes, elements, config.lanes)
     return sliding_window.emit(
         spec,
         config,

@@ -34,20 +34,22 @@ class FilterPacking(Packing):
 
 @dataclass(frozen=True)
 class FilterVectorPacking(Packing):
-    """(C, 1, kernel height, kernel width) weights as (C / lanes, elements + 1, lanes), their sum last.
-
-    By it the products with data are corrected whose zero point is left in.
+    """(C, 1, kernel height, kernel width) weights as (C / lanes, elements, lanes).
 
     Attributes:
         type: of the packed weights.
         lanes: channels of a vector, a divisor of all of them.
+        summed: whether the sum of a filter follows its elements, by which products with data are corrected whose zero point is
+            left in.
     """
 
     type: ElementType
     lanes: int
+    summed: bool
 
     def packed(self, array: Array) -> Array:
         """Turned in one copy."""
-        taps = array.reshape(array.shape[0], -1).astype(self.type.dtype.numpy)
-        both = np.concatenate([taps, taps.sum(1, keepdims=True)], axis=1, dtype=taps.dtype)
-        return np.ascontiguousarray(both.reshape(-1, self.lanes, both.shape[1]).swapaxes(1, 2))
+        taps = array.reshape(array.shape[0], -1).astype(self.type.dtype.numpy, copy=False)
+        if self.summed:
+            taps = np.concatenate([taps, taps.sum(1, keepdims=True)], axis=1, dtype=taps.dtype)
+        return np.ascontiguousarray(taps.reshape(-1, self.lanes, taps.shape[1]).swapaxes(1, 2))
