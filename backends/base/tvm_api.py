@@ -24,6 +24,7 @@ __all__ = [
     "IRBuilder",
     "TensorLoad",
     "cpu_pass_context",
+    "cuda_pass_context",
     "get_global_func",
     "llvm_cpu_names",
     "llvm_features",
@@ -67,6 +68,20 @@ def cpu_pass_context() -> Any:
     return tvm.transform.PassContext(
         config={"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True},
         disabled_pass=["s_tir.CompactBufferAllocation", *IDLE_PASSES],
+    )
+
+
+def cuda_pass_context() -> Any:
+    """The ``PassContext`` that CUDA code must be compiled in.
+
+    CompactBufferAllocation shrinks a buffer to what is read and written element by element, and doesn't see what a device function
+    reads through an address. ThreadSync places barriers by the same incomplete knowledge: kernels place their own.
+    StorageRewrite lets buffers share memory by that knowledge too. Loops are unrolled by the compiler of CUDA C, whose source stays
+    short then.
+    """
+    return tvm.transform.PassContext(
+        config={"tirx.UnrollLoop": {"explicit_unroll": False}, "tirx.disable_storage_rewrite": True},
+        disabled_pass=["s_tir.CompactBufferAllocation", "s_tir.ThreadSync"],
     )
 
 

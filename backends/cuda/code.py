@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import relax
+from graphopt.backends.base.tvm_api import cuda_pass_context, relax
 from graphopt.backends.build.code_generation import Built, codegen_error
 from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
@@ -57,7 +57,7 @@ def build_for_cuda(mod: Any, target: Target) -> Any:
     """
     tvm_target = target.tvm_target()
     require_bound(mod)
-    with _source_only(), tvm_target:
+    with _source_only(), tvm_target, cuda_pass_context():
         return relax.build(mod, tvm_target, relax_pipeline=lowering_passes())
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphopt.backends.base.scratch import scratch_folder
+from graphopt.backends.cuda.device import with_device_functions
 from graphopt.errors import CompileError
 
 Compiler = Literal["nvrtc", "nvcc"]
@@ -90,11 +91,16 @@ def compile_cubin(source: str, arch: str, compiler: Compiler | None = None, *, f
         )
     options = [*_UNDEFINE, *(["--use_fast_math"] if fast_math else [])]
     chosen = compiler or present[0]
-    source = bits_by_value(source)
+    source = complete_source(source)
     cubin = _nvrtc(source, arch, options) if chosen == "nvrtc" else _nvcc(source, arch, options)
     if not cubin.startswith(b"\x7fELF"):
         raise CompileError(f"{chosen} returned something other than machine code", code="cuda-compile-failed")
     return cubin
+
+
+def complete_source(source: str) -> str:
+    """What TVM generated, with all that it needs to be compiled: the very text that compilers and the tests' simulator get."""
+    return with_device_functions(bits_by_value(source))
 
 
 def bits_by_value(source: str) -> str:
