@@ -9,6 +9,9 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.errors import TargetError
 
+MORE_ARCHES = "more_arches"
+"""Entry of `Target.config` that TVM doesn't know: architectures besides ``arch`` that get machine code of the same kernels."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -18,7 +21,7 @@ class Target:
         name: canonical specification; `parse_target` takes it back. ``"x86"`` stands for the processor it was parsed
             on, so compare `config` to compare targets.
         kind: architecture of the kernels: the platform that knows what to do with it.
-        config: TVM target of the kernels, as TVM's JSON dict.
+        config: TVM target of the kernels, as TVM's JSON dict; and `MORE_ARCHES`.
         host: TVM target of the code around the kernels; equal to ``config`` for CPUs.
         caps: what kernels may know.
     """
@@ -36,7 +39,13 @@ class Target:
         """The ``tvm.target.Target``, with its host (imports TVM)."""
         from graphopt.backends.base.tvm_api import tvm
 
-        return tvm.target.Target(self.config, host=tvm.target.Target(self.host))
+        config = {key: value for key, value in self.config.items() if key != MORE_ARCHES}
+        return tvm.target.Target(config, host=tvm.target.Target(self.host))
+
+    @property
+    def arches(self) -> tuple[str, ...]:
+        """Architectures of the device that get machine code, as in ``sm_80``, the oldest first; none for a CPU."""
+        return (str(self.config["arch"]), *self.config.get(MORE_ARCHES, ())) if "arch" in self.config else ()
 
     @property
     def arch(self) -> str:

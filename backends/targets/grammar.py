@@ -5,7 +5,8 @@ Grammar::
     native                          this machine's processor
     x86 | x86-64-v2 | x86-64-v3 | x86-64-v4 | x86:<llvm cpu>[,+feature|,-feature]...
     arm | arm:<llvm cpu>[,+feature|,-feature]...
-    cuda | cuda:sm_<NN>             each with an optional @<x86 or arm specification> for the host code
+    cuda | cuda:all | cuda:sm_<NN>[,sm_<NN>]...
+                                    each with an optional @<x86 or arm specification> for the host code
     {"kind": "llvm", ...}           a full TVM target as JSON text or dict
 
 Each platform reads its own; what they share is here.

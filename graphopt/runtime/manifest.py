@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.target import MORE_ARCHES
 from graphopt.backends.targets.platforms import CPUS, PLATFORMS
 from graphopt.ir.atoms import FUNCTIONS
 from graphopt.ir.dtypes import DType
@@ -51,7 +52,13 @@ _DTYPES = OneOf(frozenset(str(d) for d in DType if d is not DType.other))
 _TENSOR = {"name": str, "dtype": _DTYPES, "shape": [Dimension()]}
 _TVM_KINDS = OneOf(frozenset(platform.tvm_kind for platform in PLATFORMS.values()))
 _HOST_KINDS = OneOf(frozenset(platform.tvm_kind for platform in CPUS))
-_TVM_TARGET = {"kind": _TVM_KINDS, "mcpu": Optional(str), "mattr": Optional([str])}
+_TVM_TARGET = {
+    "kind": _TVM_KINDS,
+    "mcpu": Optional(str),
+    "mattr": Optional([str]),
+    "arch": Optional(str),
+    MORE_ARCHES: Optional([str]),
+}
 _CAPS = {field.name: Optional(bool if field.type == "bool" else _SIZE) for field in fields(Caps)}
 
 FILE_FORM: Mapping[str, Any] = {

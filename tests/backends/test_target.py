@@ -34,6 +34,8 @@ SPECS = (
         "cuda:sm_80",
         "cuda:sm_90a",
         "cuda:sm_87@arm",
+        "cuda:all",
+        "cuda:sm_80,sm_90a@arm:neoverse-v1",
     ),
     '{"kind": "llvm", "mcpu": "haswell"}',
 )
@@ -89,6 +91,16 @@ def test_armv7_through_a_tvm_target() -> None:
         ("aarch64", "arm"),
         ("x86-64-v33", "x86-64-v3"),
         ("cuda:sm_81", "sm_8"),
+        ("cuda:8.6", "'sm_86'"),
+        ("cuda:compute_90", "'sm_90'"),
+        ("cuda:al", "'all'"),
+        ("cuda:", "cuda:all"),
+        ("cuda:sm_80,", "cuda:sm_80,sm_90"),
+        ("cuda:sm_80,sm_80", "leave one"),
+        ("cuda:sm_90,sm_90a", "leave one"),
+        ("cuda:sm_80,all", "cuda:all"),
+        ("cuda:sm_80,x86", "cuda:sm_80@x86"),
+        ("cuda:sm_90,cuda:sm_80", "cuda:sm_90,sm_80"),
         ("arm:cortex-a67", "cortex-a"),
         ("arm,+dotprd", "dotprod"),
         ("arm,dotprod", r"\+feature"),
@@ -157,6 +169,41 @@ def test_gpu_code_runs_on_the_same_major_architecture(
 ) -> None:
     monkeypatch.setattr(cuda_caps, "detect_sm", lambda: here)
     assert bool(can_run_here(parse_target(f"cuda:sm_{wanted}"))) is ok
+
+
+@pytest.mark.parametrize(
+    ("spec", "runs", "stays"),
+    [
+        ("sm_80,sm_90", (80, 86, 89, 90, 100, 120), (75, 70)),  # what is newer than all takes the PTX
+        ("all", (75, 80, 86, 87, 89, 90, 103), (70, 72)),
+        ("sm_75,sm_80", (75, 80, 86, 89, 90), (72,)),
+        ("sm_90a", (90,), (80, 89, 100)),
+        ("sm_86", (86, 87, 89), (80, 90, 75)),
+    ],
+)
+def test_code_for_several_gpus(
+    spec: str, runs: tuple[int, ...], stays: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = parse_target(f"cuda:{spec}")
+    for here in (*runs, *stays):
+        monkeypatch.setattr(cuda_caps, "detect_sm", lambda sm=here: sm)
+        verdict = can_run_here(target)
+        assert bool(verdict) is (here in runs), here
+        assert verdict or all(arch in verdict.reason for arch in (*target.arches, f"sm_{here}"))
+
+
+def test_a_program_for_several_gpus_keeps_to_what_all_have() -> None:
+    alone = [parse_target(f"cuda:sm_{sm}").caps for sm in (80, 86, 90)]
+    together = parse_target("cuda:sm_90,sm_80,sm_86")
+    assert together.name == "cuda:sm_80,sm_86,sm_90"
+    assert together.arches == ("sm_80", "sm_86", "sm_90")
+    for name in ("shared_memory_bytes", "l1_bytes", "l2_bytes", "sm"):
+        assert getattr(together.caps, name) == min(getattr(caps, name) for caps in alone)
+    assert together.caps.cores == 108  # of 84, 108 and 132
+    assert together.caps.bf16
+    everything = parse_target("cuda:all")
+    assert len(everything.arches) == 5
+    assert (everything.caps.bf16, everything.caps.i8mm, everything.caps.sm) == (False, True, 75)
 
 
 def test_cuda_defaults_to_the_gpu_present(monkeypatch: pytest.MonkeyPatch) -> None:

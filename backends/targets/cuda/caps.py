@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 from graphopt.backends.base.caps import Caps
@@ -43,21 +44,27 @@ def parse_arch(arch: str) -> int | None:
     return sm if sm in _CHIPS else None
 
 
-def caps_of(sm: int) -> Caps:
-    """Capabilities of compute capability ``sm`` (a key of the table above)."""
-    shared, l1, l2, multiprocessors = _CHIPS[sm]
+def caps_of(sms: Collection[int]) -> Caps:
+    """What GPUs of all these compute capabilities (keys of the table above) have, so that one program runs on each of them.
+
+    Sizes and types of tensor cores are the least of all. How many multiprocessors to share work among is no limit, only what
+    kernels are planned for: the one in the middle is nearest to all of them, where the least would leave the largest GPUs idle.
+    """
+    chips = [_CHIPS[sm] for sm in sms]
+    shared, l1, l2 = (min(chip[i] for chip in chips) for i in range(3))
+    oldest = min(sms)
     return Caps(
         vector_bits=128,
         vector_registers=255,
         fma=True,
         dotprod=True,
         fp16=True,
-        i8mm=sm >= 72,
-        bf16=sm >= 80,
+        i8mm=oldest >= 72,
+        bf16=oldest >= 80,
         l1_bytes=l1,
         l2_bytes=l2,
-        cores=multiprocessors,
-        sm=sm,
+        cores=sorted(chip[3] for chip in chips)[len(chips) // 2],
+        sm=oldest,
         shared_memory_bytes=shared,
         max_threads_per_block=1024,
         warp=32,

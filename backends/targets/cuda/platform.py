@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphopt.backends.base.host import host_arch
 from graphopt.backends.base.runnable import Runnable
-from graphopt.backends.base.target import Target
+from graphopt.backends.base.target import MORE_ARCHES, Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.cpu.platform import CpuPlatform
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.targets.cuda import caps as cuda_caps
-from graphopt.errors import TargetError, did_you_mean
+from graphopt.backends.targets.cuda.architectures import ALL, newest_runs_on, parse_arches, runs_on
+from graphopt.errors import TargetError
 
 if TYPE_CHECKING:
     from graphopt.backends.base.cost import CostModel
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Cuda(Platform):
-    """``cuda`` and ``cuda:sm_<NN>``, each with an optional ``@`` and the specification of a CPU for the host code.
+    """``cuda``, ``cuda:all``, ``cuda:sm_<NN>[,sm_<NN>]...``, each with an optional ``@`` and the host code's CPU.
+
+    A target for several GPUs is one program with machine code for each: everything but the code is the same, so it keeps to what
+    all of them have.
 
     Args:
         hosts: the CPUs that may launch kernels; the first one stands for machines that are none of them.
@@ -44,8 +48,8 @@ class Cuda(Platform):
     # -- names --------------------------------------------------------------------------------------------------
     @property
     def names(self) -> Sequence[str]:
-        """The kind and all compute capabilities."""
-        return ("cuda", *(f"cuda:{arch}" for arch in cuda_caps.known_arches()))
+        """The kind, all GPUs at once, and all compute capabilities."""
+        return ("cuda", f"cuda:{ALL}", *(f"cuda:{arch}" for arch in cuda_caps.known_arches()))
 
     @property
     def described(self) -> Mapping[str, str]:
@@ -56,32 +60,30 @@ class Cuda(Platform):
             "cuda:sm_86": "NVIDIA Ampere (RTX 30, A10)",
             "cuda:sm_89": "NVIDIA Ada (RTX 40, L4)",
             "cuda:sm_90": "NVIDIA Hopper (H100)",
+            f"cuda:{ALL}": "these five in one file, and GPUs to come",
         }
 
     def parse(self, text: str, threads: int | None) -> Target | None:
         """The bare name means the GPU that is present. CPU threads don't concern it."""
         device, _, host_spec = text.partition("@")
         if device == "cuda":
-            arch = f"sm_{cuda_caps.detect_sm() or cuda_caps.DEFAULT_SM}"
+            spec = f"sm_{cuda_caps.detect_sm() or cuda_caps.DEFAULT_SM}"
         elif device.startswith("cuda:"):
-            arch = device[len("cuda:") :]
+            spec = device[len("cuda:") :]
         else:
             return None
-        sm = cuda_caps.parse_arch(arch)
-        if sm is None:
-            raise TargetError(
-                f"unknown CUDA architecture {arch!r}",
-                hint=did_you_mean(arch, cuda_caps.known_arches()) or f"known: {', '.join(cuda_caps.known_arches())}",
-            )
+        arches = parse_arches(spec)
         host = self._host(host_spec or self._home.portable_name)
         if host is None:
             kinds = " or ".join(h.kind for h in self._hosts)
             raise TargetError(f"the host of {text!r} must be an {kinds} target")
-        name = f"cuda:{arch}@{host.name}" if host_spec else f"cuda:{arch}"
-        caps = cuda_caps.caps_of(sm)
+        spec = ALL if spec == ALL else ",".join(arches)
+        name = f"cuda:{spec}@{host.name}" if host_spec else f"cuda:{spec}"
+        caps = cuda_caps.caps_of([sm for arch in arches if (sm := cuda_caps.parse_arch(arch)) is not None])
         config = {
             "kind": self.tvm_kind,
-            "arch": arch,
+            "arch": arches[0],
+            **({MORE_ARCHES: list(arches[1:])} if arches[1:] else {}),
             "max_num_threads": caps.max_threads_per_block,
             "max_threads_per_block": caps.max_threads_per_block,
             "thread_warp_size": caps.warp,
@@ -148,7 +150,7 @@ class Cuda(Platform):
         here = cuda_caps.detect_sm()
         if here is None:
             return Runnable(False, "no CUDA driver or GPU on this machine")
-        wanted = target.caps.sm or 0
-        if here // 10 != wanted // 10 or here < wanted:
-            return Runnable(False, f"machine code for sm_{wanted} doesn't run on this sm_{here} GPU")
+        arches = target.arches
+        if not any(runs_on(arch, here) for arch in arches) and not newest_runs_on(arches, here):
+            return Runnable(False, f"machine code for {', '.join(arches)} doesn't run on this sm_{here} GPU")
         return next((h for h in self._hosts if target.arch in h.machines), self._home).can_run(target)
