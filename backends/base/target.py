@@ -10,7 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.errors import TargetError
 
 MORE_ARCHES = "more_arches"
-"""Entry of `Target.config` that TVM doesn't know: architectures besides ``arch`` that get machine code of the same kernels."""
+"""Entry of `Target.config` that TVM doesn't know: architectures besides ``arch`` that get code of the same kernels."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Target:
 
     @property
     def arches(self) -> tuple[str, ...]:
-        """Architectures of the device that get machine code, as in ``sm_80``, the oldest first; none for a CPU."""
+        """Architectures of the device that get code, as in ``sm_80``, the oldest first; the last may be a virtual one, as in
+        ``compute_90``, for GPUs to come. None for a CPU."""
         return (str(self.config["arch"]), *self.config.get(MORE_ARCHES, ())) if "arch" in self.config else ()
 
     @property

@@ -151,6 +151,22 @@ class Built(ABC):
     def link(self, path: Path, linker: Linker) -> None:
         """Link the shared library ``path``; raises whatever TVM raises."""
 
+    def remarks_on(self, function: str) -> list[str]:
+        """What the compiler of a device reported of a function, a line each; nothing for CPUs.
+
+        Raises:
+            CompileError: the function has to be compiled first, and that fails.
+        """
+        return []
+
+    def device_facts(self) -> dict[str, Any] | None:
+        """JSON-ready facts about code for another device than the host, for an artefact's manifest; None if there is none.
+
+        Raises:
+            CompileError: as in `remarks_on`.
+        """
+        return None
+
     def export(self, path: str | Path, linker: Linker | None = None) -> None:
         """Write the shared library to ``path``.
 

@@ -1,4 +1,4 @@
-"""CUDA C to machine code (a cubin) without a GPU or driver: by NVRTC from pip, or by nvcc.
+"""CUDA C to machine code (a cubin) or PTX without a GPU or driver: by NVRTC from pip, or by nvcc.
 
 TVM's own driver of these compilers isn't used: it always turns fast math on, is steered by environment variables, and
 without a driver on the machine TVM silently leaves CUDA source in place of machine code.
@@ -12,44 +12,34 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.cuda.device import with_device_functions
+from graphopt.backends.cuda.headers import HEADERS, PREAMBLE
 from graphopt.errors import CompileError
 
 Compiler = Literal["nvrtc", "nvcc"]
 
 _HINT = 'pip install "graphopt[cuda]" brings NVRTC, or put nvcc on PATH'
 _TIMEOUT_S = 600
-_UNDEFINE = [
+OPTIONS = (
+    "--std=c++17",
+    # Kernels are compiled side by side, on all CPUs. The code is the same for any number of them, but is another one without.
+    "--split-compile=0",
     "-U__CUDA_NO_HALF_OPERATORS__",
     "-U__CUDA_NO_HALF_CONVERSIONS__",
     "-U__CUDA_NO_BFLOAT16_OPERATORS__",
     "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
     "-U__CUDA_NO_BFLOAT162_OPERATORS__",
     "-U__CUDA_NO_BFLOAT162_CONVERSIONS__",
-]
-# What TVM's source takes from headers of the host's C library, which NVRTC doesn't read.
-_NVRTC_PREAMBLE = """\
-#include <cuda/std/cstdint>
-#include <cuda/std/limits>
-using cuda::std::uint8_t;
-using cuda::std::uint16_t;
-using cuda::std::uint32_t;
-using cuda::std::uint64_t;
-using cuda::std::int8_t;
-using cuda::std::int16_t;
-using cuda::std::int32_t;
-using cuda::std::int64_t;
-#ifndef INFINITY
-#define INFINITY (::cuda::std::numeric_limits<float>::infinity())
-#endif
-#ifndef NAN
-#define NAN (::cuda::std::numeric_limits<float>::quiet_NaN())
-#endif
-"""
+)
+"""Options of both compilers."""
 # TVM reads a value's bits as another type through its address, which a constant doesn't have.
 _BITS_BY_ADDRESS = re.compile(r"\*\((\w+) \*\)\(&\(")
 _BITS_BY_VALUE = """\
@@ -70,32 +60,77 @@ def available_compilers() -> list[Compiler]:
     return found
 
 
-def compile_cubin(source: str, arch: str, compiler: Compiler | None = None, *, fast_math: bool = False) -> bytes:
-    """Compile CUDA C to a cubin.
+@dataclass(frozen=True)
+class DeviceCode:
+    """What a compiler made of CUDA C.
+
+    Attributes:
+        arch: what it is for: ``sm_80`` of machine code, ``compute_80`` of PTX.
+        content: a cubin, or PTX text.
+        log: what ptxas said of each kernel; see `graphopt.backends.cuda.resources`. Empty of PTX.
+    """
+
+    arch: str
+    content: bytes
+    log: str
+
+
+def compile_code(source: str, arch: str, compiler: Compiler | None = None, *, fast_math: bool = False) -> DeviceCode:
+    """Compile CUDA C to machine code or PTX. The same call makes the same bytes, on any number of CPUs.
 
     Args:
-        source: CUDA C.
-        arch: real architecture, as in ``sm_80``.
+        source: CUDA C as TVM generates it.
+        arch: real architecture, as in ``sm_80``, for machine code; a virtual one, as in ``compute_80``, for PTX.
         compiler: by default the first of `available_compilers`.
         fast_math: approximate division, square root and transcendental functions, and flush denormals; off by default.
 
     Raises:
-        CompileError: no compiler, or the source doesn't compile; the compiler's output is in the notes.
+        CompileError: no compiler, it knows no such architecture, or the source doesn't compile; the compiler's output is in the
+            notes.
+    """
+    chosen = chosen_compiler(compiler)
+    options = [*OPTIONS, *(["--use_fast_math"] if fast_math else [])]
+    compiled = (_nvrtc if chosen == "nvrtc" else _nvcc)(complete_source(source), arch, options)
+    if not compiled.content.startswith(b"\x7fELF") and not is_virtual(arch):
+        raise CompileError(f"{chosen} returned something other than machine code", code="cuda-compile-failed")
+    return compiled
+
+
+def compile_cubin(source: str, arch: str, compiler: Compiler | None = None, *, fast_math: bool = False) -> bytes:
+    """The cubin alone; arguments and errors as in `compile_code`."""
+    return compile_code(source, arch, compiler, fast_math=fast_math).content
+
+
+def is_virtual(arch: str) -> bool:
+    """Whether code for it is PTX."""
+    return arch.startswith("compute_")
+
+
+def chosen_compiler(wanted: Compiler | None = None) -> Compiler:
+    """``wanted`` if this machine has it, by default the preferred one.
+
+    Raises:
+        CompileError: it hasn't.
     """
     present = available_compilers()
-    if (compiler is None and not present) or (compiler is not None and compiler not in present):
+    if (wanted is None and not present) or (wanted is not None and wanted not in present):
         raise CompileError(
-            f"no CUDA compiler on this machine (looked for {compiler or 'NVRTC and nvcc'})",
+            f"no CUDA compiler on this machine (looked for {wanted or 'NVRTC and nvcc'})",
             code="no-cuda-compiler",
             hint=_HINT,
         )
-    options = [*_UNDEFINE, *(["--use_fast_math"] if fast_math else [])]
-    chosen = compiler or present[0]
-    source = complete_source(source)
-    cubin = _nvrtc(source, arch, options) if chosen == "nvrtc" else _nvcc(source, arch, options)
-    if not cubin.startswith(b"\x7fELF"):
-        raise CompileError(f"{chosen} returned something other than machine code", code="cuda-compile-failed")
-    return cubin
+    return wanted or present[0]
+
+
+@cache
+def compiler_identity(compiler: Compiler) -> str:
+    """A text that differs where the compiler or its headers do; raises CompileError where it can't be run."""
+    if compiler == "nvcc":
+        return _run_nvcc(["--version"])
+    packages = ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-cccl", "nvidia-cuda-crt", "cuda-bindings")
+    found = [f"{p} {metadata.version(p)}" for p in packages if importlib.util.find_spec("nvidia") and _installed(p)]
+    version = _call(_bindings().nvrtcVersion)
+    return f"nvrtc {version}, {', '.join(found) or _include_folders()}"
 
 
 def complete_source(source: str) -> str:
@@ -146,60 +181,92 @@ def _failed(compiler: str, log: str) -> CompileError:
     )
 
 
-def _nvrtc(source: str, arch: str, options: list[str]) -> bytes:
-    nvrtc = importlib.import_module("cuda.bindings.nvrtc")
+def _bindings() -> Any:
+    return importlib.import_module("cuda.bindings.nvrtc")
 
-    def call(function: Any, *arguments: Any) -> Any:
-        status, *results = function(*arguments)
-        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise CompileError(f"NVRTC: {function.__name__} failed with {status.name}", code="cuda-compile-failed")
-        return results[0] if results else None
 
+def _installed(package: str) -> bool:
     try:
-        program = call(nvrtc.nvrtcCreateProgram, (_NVRTC_PREAMBLE + source).encode(), b"kernels.cu", 0, None, None)
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    """Result of a function of NVRTC, several as a tuple."""
+    try:
+        status, *results = function(*arguments)
     except RuntimeError as error:  # cuda-bindings found no libnvrtc
         raise CompileError(f"NVRTC could not be loaded: {error}", code="no-cuda-compiler", hint=_HINT) from error
+    if status != _bindings().nvrtcResult.NVRTC_SUCCESS:
+        raise CompileError(f"NVRTC: {function.__name__} failed with {status.name}", code="cuda-compile-failed")
+    return tuple(results) if len(results) > 1 else results[0] if results else None
+
+
+def _text(size: Any, read: Any, program: Any) -> bytes:
+    content = bytearray(_call(size, program))
+    _call(read, program, content)
+    return bytes(content)
+
+
+def _nvrtc(source: str, arch: str, options: Sequence[str]) -> DeviceCode:
+    nvrtc = _bindings()
+    known = _call(nvrtc.nvrtcGetSupportedArchs)
+    number = int(re.sub(r"\D", "", arch))
+    if number not in known:
+        raise CompileError(
+            f"NVRTC {'.'.join(map(str, _call(nvrtc.nvrtcVersion)))} makes no code for {arch}",
+            code="cuda-compile-failed",
+            hint=f"it knows {', '.join(f'sm_{sm}' for sm in known)}",
+        )
+    names, texts = ([part.encode() for part in side] for side in (HEADERS, HEADERS.values()))
+    full = (PREAMBLE + source).encode()
+    program = _call(nvrtc.nvrtcCreateProgram, full, b"kernels.cu", len(names), texts, names)
     try:
-        includes = [f"-I{folder}" for folder in _include_folders()]
-        arguments = [
-            f"--gpu-architecture={arch}",
-            "-default-device",
-            "--device-int128",
-            "--std=c++17",
-            *includes,
-            *options,
-        ]
+        arguments = [f"--gpu-architecture={arch}", "-default-device", "--device-int128", "--disable-warnings", *options]
+        arguments += [f"-I{folder}" for folder in _include_folders()]
+        if not is_virtual(arch):
+            arguments.append("--ptxas-options=-v")
         # Silences host-only deprecation macros that the small-float headers use without including their definition.
         arguments += [
             f"-D__NV_SILENCE_{side}DEPRECATION_{edge}=" for side in ("", "HOST_") for edge in ("BEGIN", "END")
         ]
-        encoded = [argument.encode() for argument in arguments]
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(arguments), [a.encode() for a in arguments])
+        log = (
+            _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode(errors="replace").rstrip("\0")
+        )
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = bytearray(call(nvrtc.nvrtcGetProgramLogSize, program))
-            call(nvrtc.nvrtcGetProgramLog, program, log)
-            raise _failed("NVRTC", log.decode(errors="replace").rstrip("\0"))
-        cubin = bytearray(call(nvrtc.nvrtcGetCUBINSize, program))
-        call(nvrtc.nvrtcGetCUBIN, program, cubin)
-        return bytes(cubin)
+            raise _failed("NVRTC", log)
+        if is_virtual(arch):
+            return DeviceCode(arch, _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program).rstrip(b"\0"), "")
+        return DeviceCode(arch, _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _nvcc(source: str, arch: str, options: list[str]) -> bytes:
-    virtual = arch.replace("sm_", "compute_")
+def _nvcc(source: str, arch: str, options: Sequence[str]) -> DeviceCode:
     with scratch_folder() as folder:
-        text, cubin = folder / "kernels.cu", folder / "kernels.cubin"
+        text, code = folder / "kernels.cu", folder / "kernels.code"
         text.write_text(source)
-        command = ["nvcc", "--cubin", "-O3", "--std=c++17", "-gencode", f"arch={virtual},code={arch}", *options]
-        command += ["--expt-relaxed-constexpr", "-o", str(cubin), str(text)]
-        environment = {**os.environ, "TMPDIR": str(folder)}
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompileError(f"nvcc could not be run: {error}", code="cuda-compile-failed", hint=_HINT) from error
-        if done.returncode != 0:
-            raise _failed("nvcc", done.stderr + done.stdout)
-        return cubin.read_bytes()
+        if is_virtual(arch):
+            how = ["--ptx", f"-arch={arch}"]
+        else:
+            virtual = arch.replace("sm_", "compute_")
+            how = ["--cubin", "-gencode", f"arch={virtual},code={arch}", "-Xptxas", "-v"]
+        command = [*how, "-O3", *options, "--expt-relaxed-constexpr", "-o", str(code), str(text)]
+        log = _run_nvcc(command, {"TMPDIR": str(folder)})
+        return DeviceCode(arch, code.read_bytes(), "" if is_virtual(arch) else log)
+
+
+def _run_nvcc(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What nvcc prints."""
+    try:
+        done = subprocess.run(
+            ["nvcc", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(f"nvcc could not be run: {error}", code="cuda-compile-failed", hint=_HINT) from error
+    if done.returncode != 0:
+        raise _failed("nvcc", done.stderr + done.stdout)
+    return done.stderr + done.stdout

@@ -20,35 +20,55 @@ from typing import Any
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
 from graphopt.backends.build.shared_library import Packer, object_bytes
-from graphopt.backends.cuda.nvrtc import Compiler, compile_cubin
+from graphopt.backends.cuda.fatbin import MAGIC
 from graphopt.errors import CompileError, InternalError
 
 _ELF = b"\x7fELF"
 _EM_CUDA = 190
 _SOURCE = b"cuda"
-_MACHINE_CODE = b"cubin"
+_CUBIN, _FATBIN = b"cubin", b"fatbin"
 
 
-def device_code_packer(target: Target, compiler: Compiler | None = None) -> Packer:
-    """A packer that compiles the CUDA modules for ``target``.
+def device_code_packer(target: Target, compiled: Callable[[bytes], bytes]) -> Packer:
+    """A packer that puts machine code in the place of CUDA modules' source.
 
     Args:
-        target: its architecture and host count.
-        compiler: by default NVRTC, else nvcc.
+        target: its host counts.
+        compiled: from a source to what the driver loads.
     """
 
     def pack(module: Any) -> bytes:
-        blob = get_global_func("runtime.ModulePackImportsToTensor")(module).numpy().tobytes()
-        arch = str(target.config["arch"])
-        compiled = replace_sources(blob, lambda source: compile_cubin(source.decode(), arch, compiler))
+        blob = replace_sources(_blob(module), compiled)
         host = json.dumps(target.host, sort_keys=True)
-        return object_bytes(get_global_func("codegen.codegen_blob")(compiled, False, host, ""))
+        return object_bytes(get_global_func("codegen.codegen_blob")(blob, False, host, ""))
 
     return pack
 
 
+def cuda_source(module: Any) -> str:
+    """The CUDA C of a module and all that it imports.
+
+    Raises:
+        InternalError: it has none, or several sources, where TVM makes one.
+    """
+    found: list[bytes] = []
+
+    def see(source: bytes) -> bytes:
+        found.append(source)
+        return source
+
+    replace_sources(_blob(module), see)
+    if len(found) != 1:
+        raise InternalError(f"TVM made {len(found)} CUDA sources of a module, where there should be one")
+    return found[0].decode()
+
+
+def _blob(module: Any) -> bytes:
+    return bytes(get_global_func("runtime.ModulePackImportsToTensor")(module).numpy().tobytes())
+
+
 def cubins_in(library: bytes) -> list[bytes]:
-    """The headers (64 bytes each) of the CUDA machine-code images inside a library."""
+    """The headers (64 bytes each) of the CUDA machine-code images inside a library, those in a container too."""
     found = []
     at = library.find(_ELF)
     while at >= 0:
@@ -66,7 +86,7 @@ def require_machine_code(library: Path | bytes) -> None:
         CompileError: it doesn't.
     """
     content = library if isinstance(library, bytes) else library.read_bytes()
-    if not cubins_in(content) or b"__global__ void" in content:
+    if not cubins_in(content) or b"__global__" in content:
         raise CompileError("the exported library has no CUDA machine code", code="no-device-code")
 
 
@@ -109,7 +129,8 @@ def _compiled(content: bytes, compile_source: Callable[[bytes], bytes]) -> bytes
     source = reader.string()
     if reader.at != len(content):
         raise InternalError("TVM's CUDA module has unexpected trailing bytes")
-    return _string(_MACHINE_CODE) + table + _string(compile_source(source))
+    code = compile_source(source)
+    return _string(_FATBIN if code[:4] == struct.pack("<I", MAGIC) else _CUBIN) + table + _string(code)
 
 
 def _skip_function(reader: _Reader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,12 +172,15 @@ class Program:
         return found
 
 
-def format_program(program: Program, costs: bool = False) -> str:
+def format_program(
+    program: Program, costs: bool = False, remarks_on: Callable[[str], Sequence[str]] = lambda function: ()
+) -> str:
     """Text of the third level.
 
     Args:
         program: what to print.
         costs: with each kernel's operations and bytes, and what the templates that competed for it predicted.
+        remarks_on: further lines about a function, with ``costs``.
     """
     lines = [f"program {program.name} for {program.target.name} {{"]
     lines += [f"  input %{b.name}: {_text(b)}" for b in program.inputs]
@@ -191,7 +195,7 @@ def format_program(program: Program, costs: bool = False) -> str:
             how = f"{step.template}{' ' + step.config if step.config else ''}"
             lines.append(f"  {outs} = {step.function}({ins}){extra}  // {how}; {step.label}")
             if costs:
-                lines += _costs(step)
+                lines += _costs(step, remarks_on(step.function))
         elif isinstance(step, ViewStep):
             place = f" + {step.shift}" if step.shift else ""
             lines.append(f"  %{step.output.name}: {_text(step.output)} = view(%{step.input.name}{place})")
@@ -207,15 +211,16 @@ def format_program(program: Program, costs: bool = False) -> str:
     lines.append("}")
     for step in program.steps:
         if isinstance(step, BranchStep):
-            lines += [format_program(sub.program, costs) for sub in (step.then, step.otherwise)]
+            lines += [format_program(sub.program, costs, remarks_on) for sub in (step.then, step.otherwise)]
     return "\n".join(lines)
 
 
-def _costs(step: KernelStep) -> list[str]:
+def _costs(step: KernelStep, remarks: Sequence[str]) -> list[str]:
     work = [] if step.flops is None else [f"{step.flops / 1e6:.2f} MFLOP"]
     work += [] if step.bytes is None else [f"{step.bytes / 1e6:.2f} MB"]
     lines = [f"      // {', '.join(work) or 'size known at run time'}"]
-    return lines + [f"      // {candidate}" for candidate in step.candidates or ("no template: generic schedule",)]
+    known = (*(step.candidates or ("no template: generic schedule",)), *remarks)
+    return lines + [f"      // {line}" for line in known]
 
 
 def _call(sub: SubProgram) -> str:

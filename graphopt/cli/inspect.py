@@ -123,6 +123,11 @@ def stage_text(
             return format_fused(fused)
         from graphopt.backends.program.program import format_program
 
+        if costs and program.target.arches:
+            from graphopt.backends.build.object_cache import default_cache
+            from graphopt.backends.targets.compilation import build_program
+
+            return format_program(program, costs, build_program(program, default_cache()).remarks_on)
         return format_program(program, costs)
 
 
@@ -181,12 +186,26 @@ def _artifact(path: Path, json: bool) -> None:
             "source": f"{manifest['source']['name']} (sha256 {manifest['source']['sha256']})",
             "versions": manifest["versions"],
             "library_bytes": manifest["sections"]["library"]["size"],
+            **({"device_code": _device_code(manifest["device"])} if "device" in manifest else {}),
             "constants": len(artifact.constants),
             "constant_bytes": manifest["sections"]["constants"]["size"],
             **({"constants_as_bitmaps": bitmaps} if bitmaps else {}),
         },
         json,
     )
+
+
+def _device_code(device: dict[str, Any]) -> dict[str, str]:
+    """By architecture: bytes, and what the kernels take that takes most."""
+    found = {}
+    for code in device["code"]:
+        taken = [kernel[code["arch"]] for kernel in device["kernels"].values() if code["arch"] in kernel]
+        spilling = sum(kernel["spilled"] > 0 for kernel in taken)
+        most = max((kernel["registers"] for kernel in taken), default=0)
+        found[code["arch"]] = f"{code['bytes']} bytes" + (
+            f", {len(taken)} kernels, at most {most} registers, {spilling or 'none'} of them spilling" if taken else ""
+        )
+    return found
 
 
 def _print(facts: dict[str, Any], json: bool) -> None:

@@ -38,13 +38,22 @@ class Dimension:
 
 
 @dataclass(frozen=True)
+class Named:
+    """An object whose fields have names that the writer chose, and all the same form."""
+
+    form: Form
+
+
+@dataclass(frozen=True)
 class Optional:
     """A field that may be left out, or null."""
 
     form: Form
 
 
-Form: TypeAlias = "type | Integer | OneOf | Dimension | Optional | list[Any] | tuple[Any, ...] | Mapping[str, Any]"
+Form: TypeAlias = (
+    "type | Integer | OneOf | Dimension | Named | Optional | list[Any] | tuple[Any, ...] | Mapping[str, Any]"
+)
 """A Python type; a list of one form for arrays of it; a tuple for an array of exactly these; a mapping for an object."""
 
 _SIZE = Integer(0, (1 << 62) - 1)
@@ -90,6 +99,7 @@ MODEL_FORM: Mapping[str, Any] = {
             "flops": Optional(Integer()), "bytes": Optional(Integer()), "written": Optional(Integer()),
         }
     ]),
+    "device": Optional({"code": [{"arch": str, "bytes": _SIZE}], "kernels": Named(Named(Named(_SIZE)))}),
 }  # fmt: skip
 """What the artefact of a model has besides."""
 
@@ -108,6 +118,10 @@ def require(data: Any, form: Form, place: str = "") -> None:
     if isinstance(form, Optional):
         if data is not None:
             require(data, form.form, place)
+    elif isinstance(form, Named):
+        _is(isinstance(data, dict), place, data, "an object")
+        for key, item in data.items():
+            require(item, form.form, _inside(place, key))
     elif isinstance(form, Mapping):
         _is(isinstance(data, dict), place, data, "an object")
         for key, part in form.items():

@@ -17,7 +17,8 @@ from graphopt.backends.base.tvm_api import relax, te, tirx, topi, tvm
 from graphopt.backends.build.link import find_linker
 from graphopt.backends.build.shared_library import host_objects, link_objects
 from graphopt.backends.cuda import nvrtc, pack
-from graphopt.backends.cuda.nvrtc import Compiler, available_compilers, compile_cubin
+from graphopt.backends.cuda.fatbin import fatbin
+from graphopt.backends.cuda.nvrtc import Compiler, DeviceCode, available_compilers, compile_cubin
 from graphopt.backends.cuda.pack import cubins_in, device_code_packer, replace_sources, require_machine_code
 from graphopt.backends.targets.compilation import build_module
 from graphopt.backends.targets.cuda.caps import detect_sm
@@ -46,7 +47,7 @@ def test_library_holds_machine_code(arch: str, compiler: Compiler, tmp_path: Pat
     target = parse_target(f"cuda:{arch}")
     built = build_module(bound_demo(None), target)
     path = tmp_path / "library.so"
-    packer = device_code_packer(target, compiler)
+    packer = device_code_packer(target, lambda source: compile_cubin(source.decode(), arch, compiler))
     module = built.executable.mod
     link_objects([*host_objects(module), packer(module)], path, find_linker(target))
     library = path.read_bytes()
@@ -92,6 +93,7 @@ def test_fast_math_is_off_unless_asked_for(compiler: Compiler) -> None:
     _need(compiler)
     strict, fast = (compile_cubin(KERNEL, "sm_80", compiler, fast_math=fast_math) for fast_math in (False, True))
     assert len(strict) > len(fast)  # exact division takes a subroutine
+    assert strict == compile_cubin(KERNEL, "sm_80", compiler)
 
 
 @pytest.mark.parametrize("compiler", ["nvrtc", "nvcc"])
@@ -227,6 +229,9 @@ def test_only_cuda_sources_are_replaced() -> None:
     got = replace_sources(_blob(_string(b"_lib"), CUDA, other), lambda source: b"<" + source + b">")
     compiled = _string(b"cuda") + _string(_string(b"cubin") + TABLE + _string(b"<source>"))
     assert got == _blob(_string(b"_lib"), compiled, other)
+    several = fatbin([DeviceCode("sm_80", b"\x7fELF" + bytes(60), "")])
+    got = replace_sources(_blob(CUDA), lambda source: several)
+    assert got == _blob(_string(b"cuda") + _string(_string(b"fatbin") + TABLE + _string(several)))
 
 
 @pytest.mark.parametrize("blob", [_blob(CUDA) + b"x", _blob(CUDA)[:-3], _blob(_string(b"cuda") + _string(b"junk"))])

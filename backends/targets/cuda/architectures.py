@@ -9,6 +9,7 @@ from graphopt.backends.targets.cuda.caps import known_arches, parse_arch
 from graphopt.errors import TargetError, did_you_mean
 
 ALL = "all"
+_VIRTUAL = "compute_"
 ALL_ARCHES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90")
 """What `ALL` stands for: T4, A100, A10, L4 and H100, and with PTX of the last one whatever comes later."""
 
@@ -39,28 +40,29 @@ def parse_arches(text: str) -> tuple[str, ...]:
     return tuple(found[sm] for sm in sorted(found))
 
 
-def runs_on(arch: str, sm: int) -> bool:
-    """Whether machine code for an architecture runs on a GPU of compute capability ``sm``.
+def with_ptx(arches: Sequence[str]) -> tuple[str, ...]:
+    """What a target for these architectures gets code of: machine code for each and, if they are several, PTX of the newest."""
+    return (*arches, f"{_VIRTUAL}{parse_arch(arches[-1])}") if len(arches) > 1 else tuple(arches)
 
-    It does on the same major version from its own minor version on (CUDA C++ Programming Guide, "Binary Compatibility"); with a
-    letter behind the number (``sm_90a``) on exactly that one, and with an ``f`` as without.
+
+def runs_on(arch: str, sm: int) -> bool:
+    """Whether code for an architecture runs on a GPU of compute capability ``sm``.
+
+    Machine code does on the same major version from its own minor version on (CUDA C++ Programming Guide, "Binary Compatibility"),
+    with an ``a`` behind the number (``sm_90a``) on exactly that one. PTX becomes machine code for that GPU and all later ones.
     """
+    if arch.startswith(_VIRTUAL):
+        return sm >= int(arch.removeprefix(_VIRTUAL))
     made_for = parse_arch(arch)
     if made_for is None:
         return False
     return sm == made_for if arch.endswith("a") else sm // 10 == made_for // 10 and sm >= made_for
 
 
-def newest_virtual(arches: Sequence[str]) -> str | None:
-    """The virtual architecture whose PTX goes along, for GPUs to come; None of a target for one GPU, which gets no more."""
-    if len(arches) < 2:
-        return None
-    return f"compute_{parse_arch(arches[-1])}"
-
-
-def newest_runs_on(arches: Sequence[str], sm: int) -> bool:
-    """Whether the PTX that goes along becomes machine code for a GPU of compute capability ``sm`` when it is loaded."""
-    return newest_virtual(arches) is not None and sm >= (parse_arch(arches[-1]) or sm + 1)
+def listed(arches: Sequence[str]) -> str:
+    """For messages: ``sm_80, sm_90 and newer GPUs``."""
+    real = [arch for arch in arches if not arch.startswith(_VIRTUAL)]
+    return ", ".join(real) + (" and newer GPUs" if len(real) < len(arches) else "")
 
 
 def _unknown(word: str, words: Sequence[str]) -> TargetError:

@@ -13,7 +13,7 @@ from graphopt.backends.build.code_generation import Built
 from graphopt.backends.cpu.platform import CpuPlatform
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.targets.cuda import caps as cuda_caps
-from graphopt.backends.targets.cuda.architectures import ALL, newest_runs_on, parse_arches, runs_on
+from graphopt.backends.targets.cuda.architectures import ALL, listed, parse_arches, runs_on, with_ptx
 from graphopt.errors import TargetError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Cuda(Platform):
         config = {
             "kind": self.tvm_kind,
             "arch": arches[0],
-            **({MORE_ARCHES: list(arches[1:])} if arches[1:] else {}),
+            **({MORE_ARCHES: list(with_ptx(arches)[1:])} if arches[1:] else {}),
             "max_num_threads": caps.max_threads_per_block,
             "max_threads_per_block": caps.max_threads_per_block,
             "thread_warp_size": caps.warp,
@@ -131,10 +131,10 @@ class Cuda(Platform):
 
     # -- code ---------------------------------------------------------------------------------------------------
     def generate(self, mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built:
-        """CUDA C, of which `Built.export` makes machine code."""
+        """CUDA C, of which machine code is made when it is asked for: as a rule for `Built.export`."""
         from graphopt.backends.cuda.code import CudaBuilt, build_for_cuda
 
-        return CudaBuilt(target, self, executable=build_for_cuda(mod, target))
+        return CudaBuilt(target, self, executable=build_for_cuda(mod, target), cache=cache, jobs=jobs)
 
     def device(self) -> Any:
         """The first GPU."""
@@ -150,7 +150,6 @@ class Cuda(Platform):
         here = cuda_caps.detect_sm()
         if here is None:
             return Runnable(False, "no CUDA driver or GPU on this machine")
-        arches = target.arches
-        if not any(runs_on(arch, here) for arch in arches) and not newest_runs_on(arches, here):
-            return Runnable(False, f"machine code for {', '.join(arches)} doesn't run on this sm_{here} GPU")
+        if not any(runs_on(arch, here) for arch in target.arches):
+            return Runnable(False, f"machine code for {listed(target.arches)} doesn't run on this sm_{here} GPU")
         return next((h for h in self._hosts if target.arch in h.machines), self._home).can_run(target)
