@@ -1,0 +1,93 @@
+// Events and graphs.
+#include <time.h>
+
+#include "device.h"
+
+namespace sim {
+
+static long events, graphs, records;
+
+static double now_in_milliseconds() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1e3 + time.tv_nsec * 1e-6;
+}
+
+Event* create_event() {
+  events++;
+  return new Event;
+}
+
+int destroy_event(Event* event) {
+  // work that still names the event would find it gone
+  if (event->is_recorded && !event->has_passed) synchronise(event);
+  events--;
+  delete event;
+  return kSuccess;
+}
+
+long live_events() { return events; }
+
+int record(Event* event, Stream* stream) {
+  event->is_recorded = true;
+  event->has_passed = false;
+  event->stream = stream;
+  long number = event->record = ++records;
+  return enqueue(stream, [=] {
+    if (event->record == number) {
+      event->has_passed = true;
+      event->milliseconds = now_in_milliseconds();
+    }
+    return int(kSuccess);
+  });
+}
+
+int wait_for(Stream* stream, Event* event) {
+  if (!event->is_recorded || event->stream == stream) return kSuccess;
+  if (event->stream->capture) {
+    // the work of the two streams becomes one sequence of the graph
+    stream->capture = event->stream->capture;
+    return kSuccess;
+  }
+  return enqueue(stream, [=] { return event->has_passed ? int(kSuccess) : synchronise(event->stream); });
+}
+
+int synchronise(Event* event) {
+  if (!event->is_recorded || event->has_passed) return kSuccess;
+  return synchronise(event->stream);
+}
+
+int begin_capture(Stream* stream) {
+  if (stream->capture || stream == device(stream->device).default_stream) return kCaptureUnsupported;
+  stream->capture = new Graph;
+  graphs++;
+  return kSuccess;
+}
+
+int end_capture(Stream* stream, Graph** graph) {
+  if (!stream->capture) return kInvalidValue;
+  *graph = stream->capture;
+  stream->capture = nullptr;
+  return kSuccess;
+}
+
+Graph* copy_of(const Graph* graph) {
+  graphs++;
+  return new Graph(*graph);
+}
+
+void destroy_graph(Graph* graph) {
+  graphs--;
+  delete graph;
+}
+
+long live_graphs() { return graphs; }
+
+int launch_graph(const Graph* graph, Stream* stream) {
+  for (const Work& work : graph->work) {
+    if (int status = enqueue(stream, work)) return status;
+  }
+  return kSuccess;
+}
+
+}  // namespace sim

@@ -1,0 +1,171 @@
+"""Processes that have simulated GPUs: TVM's CUDA runtime, virtual machine, streams and graphs run there on the simulated driver.
+
+The driver's libraries must be in a process before TVM is, and everything in it then sees a GPU, so that tests don't get them into
+their own process: a worker serves them. ``call`` runs any function of a test module there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.support.cuda_on_cpu.images import simulated_compiler
+from tests.support.cuda_on_cpu.toolchain import driver_libraries
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+SCHEDULES = (0, 1, 2)
+"""The orders of threads that results are compared over: as they come, reversed, shuffled."""
+
+
+class Finding(Exception):
+    """The simulator found something wrong with a kernel.
+
+    Attributes:
+        kind: ``race``, ``bounds``, ``misaligned``, ``uninitialised``, ``not-arrived``, ``divergence``, ``left-early``, ``mask``,
+            ``launch``, ``trap`` or ``schedule`` (results that depend on the order of threads).
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Finding, (self.kind, self.text)
+
+
+class SimulatedGpus:
+    """A process with simulated GPUs.
+
+    Args:
+        devices: compute capabilities, separated by commas, as in ``"8.0,9.0"``; empty: a driver without devices.
+        driver: the driver's version as CUDA counts it; TVM needs 13000.
+        memory: bytes of each device; 0: no limit.
+    """
+
+    def __init__(self, devices: str = "8.0", driver: int = 13000, memory: int = 0) -> None:
+        settings = {
+            "CUDA_ON_CPU_DEVICES": devices,
+            "CUDA_ON_CPU_DRIVER": str(driver),
+            "CUDA_ON_CPU_MEMORY": str(memory),
+        }
+        command = [sys.executable, "-m", "tests.support.cuda_on_cpu.worker", *map(str, driver_libraries())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **settings},
+            cwd=Path(__file__).parents[3],
+        )
+        atexit.register(self.close)
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The result of a module's function, called in the process; what it raises is raised here.
+
+        Raises:
+            Finding: the simulator found something while it ran.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = pickle.dumps((function.__module__, function.__qualname__, arguments))
+        self._process.stdin.write(struct.pack("<Q", len(request)) + request)
+        self._process.stdin.flush()
+        head = self._process.stdout.read(8)
+        if len(head) < 8:
+            raise RuntimeError(f"the process with simulated GPUs ended with {self._process.wait()}")
+        succeeded, value = pickle.loads(self._process.stdout.read(struct.unpack("<Q", head)[0]))
+        if succeeded:
+            result: T = value
+            return result
+        raise value
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(timeout=60)
+
+
+@functools.cache
+def shared_gpu(devices: str = "8.0") -> SimulatedGpus:
+    """A process that all tests of this one share; each should leave nothing behind."""
+    return SimulatedGpus(devices)
+
+
+def run_on_simulated_gpu(
+    model: Any,
+    feed: Mapping[str, Array],
+    *,
+    arch: int = 80,
+    schedules: Sequence[int] = SCHEDULES,
+    checked: bool = True,
+    gpus: SimulatedGpus | None = None,
+    **options: Any,
+) -> dict[str, Array]:
+    """Compile a model for a GPU, load the artefact where there is a simulated one, and run it.
+
+    Args:
+        model: whatever ``graphopt.compile`` takes, a ``CompiledModel`` for CUDA, or the path of a ``.gopt`` file that was compiled
+            within ``simulated_compiler``.
+        feed: arrays by input name.
+        arch: the GPU's compute capability, times ten.
+        schedules: the orders of threads to run in; results must be the same bits.
+        checked: whether every access is checked.
+        gpus: the process; by default one that tests share.
+        options: further arguments of ``graphopt.compile``.
+
+    Raises:
+        Finding: what the simulator found.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = (
+            model
+            if isinstance(model, (str, Path)) and str(model).endswith(".gopt")
+            else compiled_for_simulator(model, Path(folder, "model.gopt"), arch=arch, checked=checked, **options)
+        )
+        process = gpus or shared_gpu(f"{arch // 10}.{arch % 10}")
+        results = [process.call(run_file, str(path), dict(feed), schedule) for schedule in schedules]
+    for schedule, other in zip(schedules[1:], results[1:]):
+        for name, value in results[0].items():
+            if value.tobytes() != other[name].tobytes():
+                raise Finding(
+                    "schedule", f"output {name!r} of schedule {schedule} has other bits than that of {schedules[0]}"
+                )
+    return results[0]
+
+
+def compiled_for_simulator(model: Any, path: Path, *, arch: int = 80, checked: bool = True, **options: Any) -> Path:
+    """An artefact of a model for simulated GPUs, at ``path``."""
+    import graphopt
+
+    with simulated_compiler(checked=checked):
+        if isinstance(model, graphopt.CompiledModel):
+            compiled = model
+        else:
+            compiled = graphopt.compile(model, f"cuda:sm_{arch}", **options)
+        compiled.save(path)
+    return path
+
+
+def run_file(path: str, feed: Mapping[str, Array], schedule: int) -> dict[str, Array]:
+    """For the process with GPUs: load an artefact and run it once."""
+    import graphopt
+    from tests.support.cuda_on_cpu.worker import set_schedule
+
+    set_schedule(schedule)
+    outputs = graphopt.load(path).run(feed)
+    return {name: np.array(value) for name, value in outputs.items()}

@@ -1,0 +1,45 @@
+"""Compiling for simulated GPUs: what graphopt puts into an artefact in the place of machine code.
+
+Such an image is the file header of CUDA machine code, by which graphopt and fat binaries know what it is, a marker, the
+architecture and the path of a kernel library. The simulated driver reads it; a real one refuses it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from graphopt.backends.cuda import nvrtc, pack
+from tests.support.cuda_on_cpu.toolchain import kernel_library
+
+_MARKER = b"cuda_on_cpu image\0"
+_EM_CUDA = 190
+
+
+def image(source: str, arch: str, *, checked: bool = True) -> bytes:
+    """The image of a source's kernels for the architecture ``sm_<NN>``."""
+    number = int("".join(c for c in arch if c.isdigit()))
+    library = kernel_library(complete(source), arch=number, checked=checked)
+    header = bytearray(64)
+    header[:7] = b"\x7fELF\x02\x01\x01"
+    struct.pack_into("<H", header, 18, _EM_CUDA)
+    return bytes(header) + _MARKER + struct.pack("<I", number) + str(library).encode() + b"\0"
+
+
+def complete(source: str) -> str:
+    """What a compiler for GPUs gets of the CUDA C that TVM generated."""
+    return nvrtc.bits_by_value(source)
+
+
+@contextmanager
+def simulated_compiler(*, checked: bool = True) -> Iterator[None]:
+    """While it lasts, CUDA C is compiled for the simulator."""
+
+    def compile_for_cpu(source: str, arch: str, *_: Any, **__: Any) -> bytes:
+        return image(source, arch, checked=checked)
+
+    with mock.patch.object(pack, "compile_cubin", compile_for_cpu):
+        yield
