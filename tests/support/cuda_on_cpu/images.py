@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from graphopt.backends.cuda import nvrtc, pack
+from graphopt.backends.base.target import Target
+from graphopt.backends.cuda import code, machine_code, nvrtc
+from graphopt.backends.cuda.nvrtc import DeviceCode
 from tests.support.cuda_on_cpu.toolchain import kernel_library
 
 _MARKER = b"cuda_on_cpu image\0"
@@ -22,24 +24,29 @@ _EM_CUDA = 190
 def image(source: str, arch: str, *, checked: bool = True) -> bytes:
     """The image of a source's kernels for the architecture ``sm_<NN>``."""
     number = int("".join(c for c in arch if c.isdigit()))
-    library = kernel_library(complete(source), arch=number, checked=checked)
+    library = kernel_library(nvrtc.complete_source(source), arch=number, checked=checked)
     header = bytearray(64)
     header[:7] = b"\x7fELF\x02\x01\x01"
     struct.pack_into("<H", header, 18, _EM_CUDA)
     return bytes(header) + _MARKER + struct.pack("<I", number) + str(library).encode() + b"\0"
 
 
-def complete(source: str) -> str:
-    """What a compiler for GPUs gets of the CUDA C that TVM generated."""
-    return nvrtc.bits_by_value(source)
-
-
 @contextmanager
 def simulated_compiler(*, checked: bool = True) -> Iterator[None]:
-    """While it lasts, CUDA C is compiled for the simulator."""
+    """While it lasts, CUDA C is compiled for the simulator. PTX, which no simulated GPU takes, is an empty text."""
 
-    def compile_for_cpu(source: str, arch: str, *_: Any, **__: Any) -> bytes:
-        return image(source, arch, checked=checked)
+    def compile_for_cpu(source: str, arch: str, *_: Any, **__: Any) -> DeviceCode:
+        content = b".version 9.0\n" if nvrtc.is_virtual(arch) else image(source, arch, checked=checked)
+        return DeviceCode(arch, content, "")
 
-    with mock.patch.object(pack, "compile_cubin", compile_for_cpu):
+    def without_cache(
+        source: str, target: Target, _cache: Any = None, jobs: int | None = None
+    ) -> machine_code.MachineCode:
+        return machine_code.machine_code(source, target, None, jobs)
+
+    with (
+        mock.patch.object(machine_code, "compile_code", compile_for_cpu),
+        mock.patch.object(machine_code, "chosen_compiler", return_value="nvrtc"),
+        mock.patch.object(code, "machine_code", without_cache),
+    ):
         yield

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from importlib.resources import files
 from pathlib import Path
+
+from graphopt.backends.cuda import device
 
 HERE = Path(__file__).parent
 RUNTIME = "libcuda_on_cpu.so"
 DRIVERS = ("libcuda.so.1", "libcudart.so.13")
-PRIMITIVES = Path("backends", "cuda", "device", "primitives.cuh")
 
 _COMMON = [
     "-fPIC",
@@ -133,7 +135,7 @@ def for_cpu(source: str, checked: bool = True) -> str:
 
 @functools.cache
 def _primitives() -> str:
-    return (HERE.parents[2] / PRIMITIVES).read_text(encoding="utf-8")
+    return (files(device) / "primitives.cuh").read_text(encoding="utf-8")
 
 
 def _digest(files: Iterable[Path], more: Iterable[str]) -> str:
