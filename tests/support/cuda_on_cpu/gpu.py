@@ -21,30 +21,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tests.support.cuda_on_cpu.finding import SCHEDULES, Finding
 from tests.support.cuda_on_cpu.images import simulated_compiler
 from tests.support.cuda_on_cpu.toolchain import driver_libraries
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-SCHEDULES = (0, 1, 2)
-"""The orders of threads that results are compared over: as they come, reversed, shuffled."""
-
-
-class Finding(Exception):
-    """The simulator found something wrong with a kernel.
-
-    Attributes:
-        kind: ``race``, ``bounds``, ``misaligned``, ``uninitialised``, ``not-arrived``, ``divergence``, ``left-early``, ``mask``,
-            ``launch``, ``trap`` or ``schedule`` (results that depend on the order of threads).
-    """
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"{kind}: {text}")
-        self.kind = kind
-        self.text = text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Finding, (self.kind, self.text)
 
 
 class SimulatedGpus:

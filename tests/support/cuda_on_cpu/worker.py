@@ -12,6 +12,8 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
+from tests.support.cuda_on_cpu.finding import Finding
+
 
 def main() -> None:
     """Serve."""
@@ -62,8 +64,6 @@ def _answer(request: bytes, sink: BinaryIO) -> None:
     except BaseException as error:
         payload = _failure(error)
     if found := finding():
-        from tests.support.cuda_on_cpu.gpu import Finding
-
         payload = pickle.dumps((False, Finding(*found)))
     simulator().sim_reset()
     sink.write(struct.pack("<Q", len(payload)) + payload)

@@ -29,7 +29,7 @@ typedef unsigned long size_t;
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__ __restrict
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 // Blocks run one after the other, so one copy of shared memory is enough. It has a section of its own, whose bounds the runtime
 // knows; `extern __shared__` arrays are rewritten to calls of sim_dynamic_shared before the source comes here.
 #define __shared__ static __attribute__((section("sim_shared"), used))

@@ -16,6 +16,23 @@
     T x, y, z, w;                                                              \
   };                                                                           \
   static inline NAME make_##NAME(T x, T y, T z, T w) { return {x, y, z, w}; }
+typedef unsigned sim_word16 __attribute__((ext_vector_type(4), aligned(16)));
+// Keeps the compiler from splitting the access that a word comes from or goes to.
+#define SIM_WHOLE(WORD, REGISTER)                                              \
+  __attribute__((always_inline)) static inline WORD sim_whole(WORD word) {     \
+    __asm__("" : "+" REGISTER(word));                                          \
+    return word;                                                               \
+  }
+#if defined(__x86_64__)
+SIM_WHOLE(sim_word16, "x")
+#else
+SIM_WHOLE(sim_word16, "w")
+#endif
+SIM_WHOLE(unsigned long, "r")
+SIM_WHOLE(unsigned, "r")
+SIM_WHOLE(unsigned short, "r")
+#undef SIM_WHOLE
+
 // A copy constructor over one machine word: without it a struct's copy is a memcpy, of which nothing tells the alignment.
 #define SIM_WIDE2(NAME, T, WORD)                                               \
   struct alignas(sizeof(WORD)) NAME {                                          \
@@ -27,9 +44,9 @@
     };                                                                         \
     NAME() = default;                                                          \
     NAME(T x, T y) : x(x), y(y) {}                                             \
-    NAME(const NAME& other) : word(other.word) {}                              \
+    NAME(const NAME& other) : word(sim_whole(other.word)) {}                   \
     NAME& operator=(const NAME& other) {                                       \
-      word = other.word;                                                       \
+      word = sim_whole(other.word);                                            \
       return *this;                                                            \
     }                                                                          \
   };                                                                           \
@@ -44,15 +61,14 @@
     };                                                                         \
     NAME() = default;                                                          \
     NAME(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {}                       \
-    NAME(const NAME& other) : word(other.word) {}                              \
+    NAME(const NAME& other) : word(sim_whole(other.word)) {}                   \
     NAME& operator=(const NAME& other) {                                       \
-      word = other.word;                                                       \
+      word = sim_whole(other.word);                                            \
       return *this;                                                            \
     }                                                                          \
   };                                                                           \
   static inline NAME make_##NAME(T x, T y, T z, T w) { return NAME(x, y, z, w); }
 
-typedef unsigned sim_word16 __attribute__((ext_vector_type(4), aligned(16)));
 SIM_WIDE4(float4, float, sim_word16)
 SIM_WIDE4(int4, int, sim_word16)
 SIM_WIDE4(uint4, unsigned, sim_word16)

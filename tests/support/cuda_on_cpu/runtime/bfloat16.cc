@@ -1,0 +1,24 @@
+// Rounding to bfloat16, which clang calls on CPUs without such an instruction and zig's support library lacks.
+#include <cstdint>
+
+static __bf16 rounded(uint32_t bits) {
+  bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  uint32_t even = bits + 0x7fffu + (bits >> 16 & 1);  // to nearest, ties to even
+  return __builtin_bit_cast(__bf16, uint16_t((is_nan ? bits | 0x400000u : even) >> 16));
+}
+
+extern "C" {
+__bf16 __truncsfbf2(float value) { return rounded(__builtin_bit_cast(uint32_t, value)); }
+
+// By way of a float32 that keeps in its last bit whether anything was cut off, so that nothing is rounded twice.
+__bf16 __truncdfbf2(double value) {
+  float narrow = float(value);
+  uint32_t bits = __builtin_bit_cast(uint32_t, narrow);
+  if (double(narrow) != value && value == value && (bits & 0x7f800000u) != 0x7f800000u) {
+    double magnitude = value < 0 ? -value : value, kept = narrow < 0 ? -double(narrow) : double(narrow);
+    if (kept > magnitude) bits--;  // towards zero
+    bits |= 1;
+  }
+  return rounded(bits);
+}
+}
