@@ -55,7 +55,7 @@ COLLECTIVES: dict[str, tuple[str, Any]] = {
     "popc": ("__popc(t) * 100 + __clz(t + 1)", [bin(i).count("1") * 100 + 32 - int(i + 1).bit_length() for i in range(32)]),
     "float2int": ("__float2int_rn(t / 2.0f) * 100 + __float2int_rz(-t / 2.0f)", np.rint(LANES / 2) * 100 - LANES // 2),
     "saturates": ("__float2int_rn(t % 2 ? 1e20f : -1e20f)", np.where(LANES % 2, 2**31 - 1, -(2**31))),
-    "mulhi": ("__mulhi(t << 26, 1 << 9) * 10 + (int)(__umul64hi((uint64_t)t << 60, 16))", (LANES << 35 >> 32) * 10 + LANES),
+    "mulhi": ("__mulhi(t << 26, 1 << 9) * 10 + (int)(__umul64hi((uint64_t)t << 59, 32))", (LANES << 35 >> 32) * 10 + LANES),
     "min_of_nan": ("(int)min(CUDART_NAN_F, (float)t) + (int)max((float)t, CUDART_NAN_F)", 2 * LANES),
 }  # fmt: skip
 

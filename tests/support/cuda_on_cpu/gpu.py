@@ -95,6 +95,7 @@ def run_on_simulated_gpu(
     arch: int = 80,
     schedules: Sequence[int] = SCHEDULES,
     checked: bool = True,
+    edit: Callable[[str], str] | None = None,
     gpus: SimulatedGpus | None = None,
     **options: Any,
 ) -> dict[str, Array]:
@@ -107,6 +108,7 @@ def run_on_simulated_gpu(
         arch: the GPU's compute capability, times ten.
         schedules: the orders of threads to run in; results must be the same bits.
         checked: whether every access is checked.
+        edit: what becomes of the kernels' source first.
         gpus: the process; by default one that tests share.
         options: further arguments of ``graphopt.compile``.
 
@@ -117,7 +119,9 @@ def run_on_simulated_gpu(
         path = (
             model
             if isinstance(model, (str, Path)) and str(model).endswith(".gopt")
-            else compiled_for_simulator(model, Path(folder, "model.gopt"), arch=arch, checked=checked, **options)
+            else compiled_for_simulator(
+                model, Path(folder, "model.gopt"), arch=f"sm_{arch}", checked=checked, edit=edit, **options
+            )
         )
         process = gpus or shared_gpu(f"{arch // 10}.{arch % 10}")
         results = [process.call(run_file, str(path), dict(feed), schedule) for schedule in schedules]
@@ -130,15 +134,32 @@ def run_on_simulated_gpu(
     return results[0]
 
 
-def compiled_for_simulator(model: Any, path: Path, *, arch: int = 80, checked: bool = True, **options: Any) -> Path:
-    """An artefact of a model for simulated GPUs, at ``path``."""
+def compiled_for_simulator(
+    model: Any,
+    path: Path,
+    *,
+    arch: str = "sm_80",
+    checked: bool = True,
+    edit: Callable[[str], str] | None = None,
+    **options: Any,
+) -> Path:
+    """An artefact of a model for simulated GPUs, at ``path``.
+
+    Args:
+        model: whatever ``graphopt.compile`` takes, or a ``CompiledModel`` for CUDA.
+        path: the file to write.
+        arch: what stands behind ``cuda:`` in the target's name.
+        checked: whether every access is checked.
+        edit: what becomes of the kernels' source first.
+        options: further arguments of ``graphopt.compile``.
+    """
     import graphopt
 
-    with simulated_compiler(checked=checked):
+    with simulated_compiler(checked=checked, edit=edit):
         if isinstance(model, graphopt.CompiledModel):
             compiled = model
         else:
-            compiled = graphopt.compile(model, f"cuda:sm_{arch}", **options)
+            compiled = graphopt.compile(model, f"cuda:{arch}", **options)
         compiled.save(path)
     return path
 

@@ -7,7 +7,7 @@ architecture and the path of a kernel library. The simulated driver reads it; a 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -32,11 +32,18 @@ def image(source: str, arch: str, *, checked: bool = True) -> bytes:
 
 
 @contextmanager
-def simulated_compiler(*, checked: bool = True) -> Iterator[None]:
-    """While it lasts, CUDA C is compiled for the simulator. PTX, which no simulated GPU takes, is an empty text."""
+def simulated_compiler(*, checked: bool = True, edit: Callable[[str], str] | None = None) -> Iterator[None]:
+    """While it lasts, CUDA C is compiled for the simulator. PTX, which no simulated GPU takes, is an empty text.
+
+    Args:
+        checked: whether accesses are checked.
+        edit: what becomes of the source first, for mistakes that tests put in.
+    """
+
+    edited = edit or str
 
     def compile_for_cpu(source: str, arch: str, *_: Any, **__: Any) -> DeviceCode:
-        content = b".version 9.0\n" if nvrtc.is_virtual(arch) else image(source, arch, checked=checked)
+        content = b".version 9.0\n" if nvrtc.is_virtual(arch) else image(edited(source), arch, checked=checked)
         return DeviceCode(arch, content, "")
 
     def without_cache(

@@ -106,9 +106,7 @@ class Kernels:
         counters = None
         for schedule in schedules:
             copies = [_aligned(a) for a in arrays]
-            with self._registered(
-                [c for c in copies], [n for n, a in zip(names, arguments) if isinstance(a, np.ndarray)]
-            ):
+            with self._registered(copies, [n for n, a in zip(names, arguments) if isinstance(a, np.ndarray)]):
                 self._run(name, arguments, copies, _three(grid), _three(block), shared, schedule)
             counters = counters or self._counters()
             results.append(copies)
