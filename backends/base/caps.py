@@ -23,6 +23,7 @@ class Caps:
         fp16: arithmetic (not only conversion) on vectors of float16.
         i8mm: ARM ``smmla``, or int8 tensor cores.
         bf16: bfloat16 dot products, or bfloat16 tensor cores.
+        tf32: tensor cores that multiply float32 with 11 bits of precision.
         l1_bytes: first-level data cache of a core.
         l2_bytes: second-level cache of a core, or of the cluster where cores share it.
         l3_bytes: last-level cache of the machine; 0 when there is none.
@@ -44,6 +45,7 @@ class Caps:
     fp16: bool = False
     i8mm: bool = False
     bf16: bool = False
+    tf32: bool = False
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
     l3_bytes: int = 0

@@ -33,11 +33,11 @@ from graphopt.backends.templates.integer_products import (
     zero_point_offset,
 )
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
+from graphopt.backends.templates.matrix_rows import is_turned, product, unflattened
 from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
 from graphopt.ops.registry import MATRIX_PRODUCT
 from graphopt.ops.table import ops_with
@@ -55,7 +55,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         """Yes, or why not."""
         node = call.group.anchor
         reason = plain_epilogue(call.group) or plain_prologue(
-            call, weights={1: 0 if _is_turned(node) else 1}, biases=(2,)
+            call, weights={1: 0 if is_turned(node) else 1}, biases=(2,)
         )
         if reason is not None:
             return No(reason)
@@ -108,7 +108,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         if integers is not None:
             call.read.difference_update((integers.scale, integers.zero_point))  # operands
         rows = [dims.get(d, d) for d in a.shape[:-1]]
-        offset = zero_point_offset(call, integers, 0 if _is_turned(node) else 1, len(a.shape) - 1)
+        offset = zero_point_offset(call, integers, 0 if is_turned(node) else 1, len(a.shape) - 1)
         epilogue = Epilogue(
             call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
             integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
@@ -117,7 +117,7 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
         def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
             row, column = index
-            return apply(accumulator, (*_unflatten(row, rows), column), operands)
+            return apply(accumulator, (*unflattened(row, rows), column), operands)
 
         parameters, operands = given_zero_point(spec.types, integers)
         extras = [*extra_operands(epilogue), *parameters]
@@ -125,9 +125,9 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
         if len(rows) > 1:
             shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
-            defined = {} if spec.static_m is not None else {spec.m: _product(rows)}
+            defined = {} if spec.static_m is not None else {spec.m: product(rows)}
             function = with_shapes(function, shapes, defined)
-        weights = weight_of(call, integers, b, packing(spec, config, _is_turned(node)))
+        weights = weight_of(call, integers, b, packing(spec, config, is_turned(node)))
         return Emitted(function, [a, weights, *epilogue.values, *operands])
 
 
@@ -140,7 +140,7 @@ def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:
         if isinstance(d, SymExpr):
             dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
     lead = [dims.get(d, d) for d in a.shape[:-1]]
-    m = _product(lead)
+    m = product(lead)
     if not isinstance(m, int) and len(lead) > 1:
         m = tirx.Var("m", "int64")
     b = node.inputs[1]
@@ -158,30 +158,10 @@ def _spec_of(call: KernelCall, caps: Caps) -> tuple[MatmulSpec, dict[Dim, Expr],
     integers = integer_products(call, a, b, spec.k)
     if integers is None:
         return spec, dims, None
-    single = single_products(call, integers, a, b, axis=0 if _is_turned(call.group.anchor) else 1)
+    single = single_products(call, integers, a, b, axis=0 if is_turned(call.group.anchor) else 1)
     assert single is not None
     for products in (*byte_products(call, integers), integers):
         dot = dot_product_for(products.types, spec.k, caps)
         if dot and preferred(single, dot):
             return replace(spec, types=products.types), dims, products
     return replace(spec, types=single.types), dims, single
-
-
-def _is_turned(node: Node) -> bool:
-    """Whether the second operand has a row for each column of the result."""
-    return node.op == "Gemm" and bool(attr(node, "transB"))
-
-
-def _product(dims: Sequence[Expr]) -> Expr:
-    total: Expr = 1
-    for d in dims:
-        total = total * d
-    return total
-
-
-def _unflatten(row: Expr, extents: Sequence[Expr]) -> list[Expr]:
-    index: list[Expr] = []
-    for extent in reversed(extents[1:]):
-        index.append(tirx.floormod(row, extent))
-        row = tirx.floordiv(row, extent)
-    return [row, *reversed(index)]

@@ -42,7 +42,7 @@ from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
-from graphopt.ir.layout import PLAIN, Layout, channel_blocks
+from graphopt.ir.layout import PLAIN, Layout, channel_blocks, channels_last
 from graphopt.ops.context import InferContext
 from graphopt.ops.conv import conv_window
 
@@ -203,7 +203,9 @@ def emitted(
 
 
 def channel_layout(channels: Dim, caps: Caps) -> Layout:
-    """The layout for a number of channels: blocks of 16, of 8 where 16 does not divide them, else plain."""
+    """The layout for a number of channels: on CPUs blocks of 16, of 8 if 16 does not divide them, or plain; on GPUs innermost."""
+    if caps.warp:
+        return channels_last(4)
     if not isinstance(channels, int):
         return PLAIN
     for block in (16, 8):

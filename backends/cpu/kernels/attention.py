@@ -17,7 +17,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
-from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, for_each_tile, tile_count
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.tiling import Segment
@@ -25,6 +25,7 @@ from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.attention import AttentionSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import GROUPED, View, grouped
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr

@@ -23,7 +23,6 @@ from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
     bind_segments,
-    build_prim_func,
     each_tile,
     for_each_tile,
     guarded,
@@ -34,6 +33,7 @@ from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.templates.operand import View, grouped_weight
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import (
     EpilogueFn,
     ExtraOperand,

@@ -18,15 +18,7 @@ from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
-from graphopt.backends.cpu.kernels.register_tile import (
-    ON_STACK,
-    RegisterTile,
-    bind,
-    build_prim_func,
-    for_each_tile,
-    guarded,
-    tile_count,
-)
+from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
@@ -35,6 +27,7 @@ from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View, grouped, grouped_weight
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 

@@ -10,11 +10,12 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.pooling import combine
-from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
+from graphopt.backends.cpu.kernels.register_tile import bind
 from graphopt.backends.cpu.kernels.sliding_window import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile, ramp
 from graphopt.backends.specs.pooling import GlobalPoolSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _CHAINS = 8

@@ -18,7 +18,6 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
 from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.vector_tile import (
@@ -32,6 +31,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.ir.graph import Array
 

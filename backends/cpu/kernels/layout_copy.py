@@ -12,10 +12,11 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles
-from graphopt.backends.cpu.kernels.register_tile import bind, build_prim_func
+from graphopt.backends.cpu.kernels.register_tile import bind
 from graphopt.backends.cpu.kernels.transpose_tile import QUAD, transposed_tile
 from graphopt.backends.specs.layout_copy import LayoutCopySpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 
 _TASK_POINTS = 1024
 """Points of a block of channels that a thread takes at a time: 64 KB of each side."""

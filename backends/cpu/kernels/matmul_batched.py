@@ -18,13 +18,14 @@ from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, default_config, most_tile, row_tiles, share
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
-from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
 from graphopt.backends.cpu.kernels.tiling import register_tiles
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import BatchedSpec, MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import GROUPED, View, grouped, side_by_side
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 from graphopt.backends.tensors.tensor import Expr
 

@@ -18,13 +18,14 @@ from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, is_split
 from graphopt.backends.cpu.kernels.column_packing import ColumnPacking
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
-from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func, tile_count
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
 from graphopt.backends.cpu.kernels.widened import factors_of
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import GROUPED, View, grouped_weight
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STORE_CYCLES = 2.0

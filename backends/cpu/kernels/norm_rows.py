@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.specs.normalization import NormSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.tensors.tensor import Expr, let
 
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import split_balanced
 from graphopt.backends.cpu.kernels.vector_tile import (
@@ -29,6 +28,7 @@ from graphopt.backends.cpu.kernels.vector_tile import (
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import Parameter, View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _STRIP_BYTES = 16 * 1024

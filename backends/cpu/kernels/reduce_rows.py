@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import Row, with_row
 from graphopt.backends.specs.reduction import ReduceSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.tensors.tensor import Expr, let
 
 

@@ -16,13 +16,14 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, build_prim_func
+from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments
 from graphopt.backends.cpu.kernels.sliding_operator import Operator
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import Parameter, View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
 _MAX_TILE = 16

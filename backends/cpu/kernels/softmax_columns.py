@@ -5,10 +5,10 @@ from __future__ import annotations
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, let
 

@@ -104,14 +104,14 @@ __device__ __forceinline__ gopt_word gopt_tf32(gopt_word bits) {
 // d += a b of float16, 16 x 8 x 16, sums in float32.
 __device__ __forceinline__ void gopt_mma_f16(float* d, const gopt_word* a, const gopt_word* b) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
   }
@@ -121,7 +121,7 @@ __device__ __forceinline__ void gopt_mma_f16(float* d, const gopt_word* a, const
 // d += a b of bfloat16, 16 x 8 x 16, sums in float32.
 __device__ __forceinline__ void gopt_mma_bf16(float* d, const gopt_word* a, const gopt_word* b) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -147,7 +147,7 @@ __device__ __forceinline__ void gopt_mma_bf16(float* d, const gopt_word* a, cons
 // d += a b of tf32 (the upper 19 bits of a float32), 16 x 8 x 8, sums in float32.
 __device__ __forceinline__ void gopt_mma_tf32(float* d, const gopt_word* a, const gopt_word* b) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -170,7 +170,7 @@ __device__ __forceinline__ void gopt_mma_tf32(float* d, const gopt_word* a, cons
 #if __CUDA_ARCH__ >= 800
 #define GOPT_MMA_BYTES(NAME, A, B)                                                                                   \
   __device__ __forceinline__ void NAME(int* d, const gopt_word* a, const gopt_word* b) {                             \
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." A "." B                                                    \
+    asm("mma.sync.aligned.m16n8k32.row.col.s32." A "." B                                                    \
                  ".s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"                                           \
                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                    \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                \
@@ -179,7 +179,7 @@ __device__ __forceinline__ void gopt_mma_tf32(float* d, const gopt_word* a, cons
 #define GOPT_MMA_BYTES(NAME, A, B)                                                                                   \
   __device__ __forceinline__ void NAME(int* d, const gopt_word* a, const gopt_word* b) {                             \
     for (int i = 0; i < 4; i++) {                                                                                    \
-      asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." A "." B ".s32 {%0,%1},{%2},{%3},{%0,%1};"                 \
+      asm("mma.sync.aligned.m8n8k16.row.col.s32." A "." B ".s32 {%0,%1},{%2},{%3},{%0,%1};"                 \
                    : "+r"(d[2 * (i % 2)]), "+r"(d[2 * (i % 2) + 1])                                                  \
                    : "r"(a[i]), "r"(b[i / 2]));                                                                      \
     }                                                                                                                \

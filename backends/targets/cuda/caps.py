@@ -60,7 +60,9 @@ def caps_of(sms: Collection[int]) -> Caps:
         dotprod=True,
         fp16=True,
         i8mm=oldest >= 72,
-        bf16=oldest >= 80,
+        # where some of them lack it, the same instruction is computed in float32
+        bf16=max(sms) >= 80,
+        tf32=max(sms) >= 80,
         l1_bytes=l1,
         l2_bytes=l2,
         cores=sorted(chip[3] for chip in chips)[len(chips) // 2],

@@ -112,8 +112,10 @@ class Cuda(Platform):
 
     # -- kernels ------------------------------------------------------------------------------------------------
     def templates(self) -> Sequence[KernelTemplate[Any]]:
-        """None yet."""
-        return ()
+        """Those of `cuda/templates.py`."""
+        from graphopt.backends.cuda.templates import TEMPLATES
+
+        return TEMPLATES
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -125,7 +127,7 @@ class Cuda(Platform):
     @cached_property
     def costs(self) -> CostModel:
         """Bytes and operations."""
-        from graphopt.backends.cuda.cost import CudaCosts
+        from graphopt.backends.cuda.cost.model import CudaCosts
 
         return CudaCosts()
 

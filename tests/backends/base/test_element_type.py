@@ -9,8 +9,8 @@ import pytest
 from graphopt.backends.base.element_type import ELEMENT_TYPES, FLOAT32, ElementType
 from graphopt.backends.base.tvm_api import tirx, tvm
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import build_prim_func
 from graphopt.backends.templates.operand import View
+from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.ir.dtypes import DType
 from tests.support.conv_kernels import LEVELS, build, caps_of
 

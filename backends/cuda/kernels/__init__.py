@@ -1,0 +1,1 @@
+"""Loops of CUDA kernels; templates beside this folder say which calls they compute."""
