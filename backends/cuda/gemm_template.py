@@ -12,12 +12,13 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import ElementType, element_type
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
+from graphopt.backends.base.template import Computed, Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cuda.cost.gemm import configurations, default_config, seconds
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
-from graphopt.backends.cuda.kernels.implicit_gemm import emit
+from graphopt.backends.cuda.kernels.implicit_gemm import emit, tile_count
 from graphopt.backends.cuda.kernels.products import Product, product_of
 from graphopt.backends.cuda.kernels.row_packing import RowPacking, packed_shape
+from graphopt.backends.cuda.kernels.sliced import Counters
 from graphopt.backends.cuda.kernels.thread_block import LARGEST_POSITION
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.templates.convolution import NOMINAL_SECONDS
@@ -164,7 +165,10 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
             rounds=problem.product.rounds,
             turned=self.weight_axis(call) == 1,
         )
-        return Emitted(function, [data, weight_of(call, integers, weight, packing), *epilogue.values])
+        operands = [data, weight_of(call, integers, weight, packing), *epilogue.values]
+        if config.slices > 1:
+            operands.append(Computed((call.group.source(weight),), Counters(tile_count(spec, config))))
+        return Emitted(function, operands)
 
     def problem(self, call: KernelCall, caps: Caps) -> Problem | str:
         """The call as a product of matrices, or why it is none."""

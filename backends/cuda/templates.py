@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.backends.base.template import KernelTemplate
+from graphopt.backends.cuda.batched_matmul import GemmBatched
 from graphopt.backends.cuda.conv import GemmConv
 from graphopt.backends.cuda.matmul import GemmMatmul
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GemmConv(),
     GemmMatmul(),
+    GemmBatched(),
 )
 """In no particular order: the cheapest that can compute a call is taken."""

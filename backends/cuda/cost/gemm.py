@@ -32,6 +32,8 @@ _LATENCY = 600
 """Cycles from the request of data in memory to their arrival in shared memory."""
 _STEP_LATENCY = 90
 """Cycles of a barrier, of the way from shared memory into fragments and through the tensor cores."""
+_CYCLES_APART = 2.0
+"""Between instructions of one warp, as they depend on one another."""
 _MOST_STAGES = 4
 _SHAPES = (
     (256, 128, 4, 2), (128, 256, 2, 4), (128, 128, 2, 2), (128, 128, 2, 4), (256, 64, 4, 1), (64, 256, 1, 4), (128, 64, 2, 2),
@@ -39,6 +41,11 @@ _SHAPES = (
     (64, 16, 4, 1), (16, 128, 1, 4), (16, 64, 1, 2),
 )  # fmt: skip
 """Rows, columns, warps along both."""
+_SLICES = (2, 3, 4, 6, 8, 12, 16)
+_FEWEST_STEPS = 4
+"""Of a slice."""
+_MOST_SLICED = 4
+"""Blocks a multiprocessor up to which slices may help."""
 
 
 def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iterator[GemmConfig]:
@@ -48,8 +55,16 @@ def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iter
         for stages in range(2, _MOST_STAGES + 1):
             config = GemmConfig(product.name, rows, columns, warp_rows, warp_columns, stages)
             sums = config.tile_rows * config.tile_columns // 32
-            if sums <= _MOST_SUMS and config.shared_bytes <= caps.shared_memory_bytes and stages <= max(2, steps):
-                yield config
+            if sums > _MOST_SUMS or config.shared_bytes > caps.shared_memory_bytes or stages > max(2, steps):
+                continue
+            yield config
+            if spec.static_rows is not None and stages == _MOST_STAGES:
+                for slices in _SLICES:
+                    if (
+                        steps >= slices * _FEWEST_STEPS
+                        and block_count(spec, config) * slices <= _MOST_SLICED * caps.cores
+                    ):
+                        yield replace(config, slices=slices)
 
 
 def default_config(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> GemmConfig:
@@ -74,7 +89,7 @@ def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:
     waves = blocks / (chip.multiprocessors * busy)
     # a wave that is not full takes as long as a full one
     waves = math.ceil(waves) if waves < 4 else waves + 0.5
-    steps = -(-spec.depth // config.step)
+    steps = math.ceil(math.ceil(spec.depth / config.step) / config.slices)
     cycles = waves * (steps * step_cycles(spec, config, chip, busy) + _edge_cycles(spec, config, chip, busy))
     memory = moved_bytes(spec, config) / chip.memory
     return max(cycles / chip.clock, memory) + LAUNCH_SECONDS
@@ -83,7 +98,8 @@ def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:
 def block_count(spec: ImplicitGemmSpec, config: GemmConfig) -> int:
     """Blocks of a launch."""
     assert spec.static_rows is not None
-    return -(-spec.static_rows // config.block_rows) * -(-spec.columns // config.block_columns) * spec.groups
+    tiles = -(-spec.static_rows // config.block_rows) * -(-spec.columns // config.block_columns) * spec.groups
+    return tiles * config.slices
 
 
 def resident_blocks(config: GemmConfig, chip: Chip) -> int:
@@ -107,6 +123,7 @@ def step_cycles(spec: ImplicitGemmSpec, config: GemmConfig, chip: Chip, busy: in
         busy * max(products, shared, cache, issued),
         _STEP_LATENCY,
         _LATENCY / (config.stages - 1),
+        _CYCLES_APART * issued * 4 / warps,
     )
 
 
@@ -132,6 +149,11 @@ def _copy_instructions(spec: ImplicitGemmSpec, config: GemmConfig) -> float:
 def _edge_cycles(spec: ImplicitGemmSpec, config: GemmConfig, chip: Chip, busy: int) -> float:
     """Of a block's way in and out."""
     stored = config.block_rows * config.block_columns * (spec.types.output.bytes + 8) / _SHARED_BYTES_A_CYCLE
+    if config.slices > 1:
+        # sums on their way to the second-level cache, and those of all slices on their way back to the last block
+        part = config.block_rows * config.block_columns * 4
+        stored += part * (1 + config.slices) / chip.l2
+        stored += 3 * _LATENCY / busy
     return _LATENCY + 400 + busy * stored
 
 

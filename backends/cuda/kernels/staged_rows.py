@@ -22,6 +22,8 @@ CHUNKS = ROW_BYTES // CHUNK
 _OUTSIDE = -(2**30)
 """Where the window of a row begins that isn't there."""
 _COPIED = (16, 8, 4)
+_BANK_GROUPS = 8
+"""Of 16 bytes, which memory hands out at once."""
 
 
 def place(row: Expr, chunk: Expr) -> Expr:
@@ -30,7 +32,15 @@ def place(row: Expr, chunk: Expr) -> Expr:
     return row * ROW_BYTES + moved * CHUNK
 
 
-class _Copier:
+def place_in_rows(row: Expr, chunk: Expr, columns: int) -> Expr:
+    """Where a chunk of a row of ``columns`` 16-bit elements lies in a stage, in bytes; rows are steps of the reduction."""
+    chunks = columns * 2 // CHUNK
+    turn = row if chunks >= _BANK_GROUPS else tirx.floordiv(row, number(_BANK_GROUPS // chunks))
+    moved = tirx.bitwise_xor(chunk, tirx.bitwise_and(turn, number(min(chunks, _BANK_GROUPS) - 1)))
+    return (row * chunks + moved) * CHUNK
+
+
+class Copier:
     """Shares the chunks of a tile out among the threads of a block: a thread has one chunk of every ``threads / 4``-th row."""
 
     def __init__(self, config: GemmConfig, rows: int, thread: Expr, shared: tirx.Buffer) -> None:
@@ -55,7 +65,7 @@ class _Copier:
         return address(self._shared, stage + place(row, self.chunk) + byte)
 
 
-class WeightRows(_Copier):
+class WeightRows(Copier):
     """Rows of the weights: ``(groups, columns, depth)``, filled up so that every chunk is whole."""
 
     def __init__(
@@ -79,6 +89,11 @@ class WeightRows(_Copier):
         self.each(row)
 
 
+def side_by_side(together: int, size: int) -> int:
+    """Elements of ``size`` bytes that can be copied at once where runs of ``together`` bytes begin at multiples of themselves."""
+    return next((width // size for width in _COPIED if together % width == 0), 1)
+
+
 def group_size(weight: View) -> int:
     """Elements of an operand of known shape."""
     total = 1
@@ -87,7 +102,7 @@ def group_size(weight: View) -> int:
     return total
 
 
-class DataRows(_Copier):
+class DataRows(Copier):
     """Rows of the data as a convolution's windows take them, zeros where these lie outside."""
 
     def __init__(
@@ -131,13 +146,13 @@ class DataRows(_Copier):
         if not spec.data_last and spec.windows:
             return 1
         together = gcd(spec.group_channels, spec.in_channels) * self._size
-        return next((width // self._size for width in _COPIED if together % width == 0), 1)
+        return side_by_side(together, self._size)
 
     def copy(self, k_tile: Expr, stage: Expr) -> None:
         """Emits the copy of a step of the reduction."""
         elements, vector = CHUNK // self._size, self.vector
         k = bound(k_tile * self._step + self.chunk * elements)
-        if vector * self._size < _COPIED[-1]:
+        if vector * self._size < _COPIED[-1]:  # narrower than any copy
             self._gather(k, stage, elements)
             return
         for part in range(0, elements, vector):
