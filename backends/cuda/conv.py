@@ -28,6 +28,11 @@ _FEWEST_CHANNELS = 4
 """Of a group, below which most of a tile is padding: such layers have kernels of their own."""
 
 
+def takes_channels_last(layout: Layout) -> bool:
+    """Whether a layout is plain, or has channels innermost and nothing else moved."""
+    return layout.is_plain or (layout.order is not None and layout == channels_last(len(layout.order)))
+
+
 class GemmConv(GemmTemplate):
     """Conv as an implicit product of matrices."""
 
@@ -36,7 +41,7 @@ class GemmConv(GemmTemplate):
 
     def takes(self, layout: Layout) -> bool:
         """Channels in their place, or innermost."""
-        return layout.is_plain or (layout.order is not None and layout == channels_last(len(layout.order)))
+        return takes_channels_last(layout)
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
         """Channels innermost."""
@@ -66,43 +71,7 @@ class GemmConv(GemmTemplate):
 
     def spec_of(self, call: KernelCall) -> tuple[ImplicitGemmSpec, dict[Dim, Expr]]:
         """Windows along all spatial axes."""
-        node = call.group.anchor
-        assert node.graph is not None
-        context = InferContext(node, node.graph)
-        window = conv_window(context)
-        x, w = context.value(0), context.value(1)
-        dims: dict[Dim, Any] = {}
-
-        def extent(dim: Dim, name: str) -> Any:
-            if isinstance(dim, int):
-                return dim
-            if dim not in dims:
-                dims[dim] = tirx.Var(name, "int64")
-            return dims[dim]
-
-        if not all(isinstance(p, int) for p in (*window.pads_begin, *window.pads_end)):
-            raise context.unsupported("padding that depends on a symbolic size")
-        windows = tuple(
-            Window(
-                extent(d, f"d{i}"), window.kernel[i], window.strides[i], window.dilations[i], int(window.pads_begin[i])  # type: ignore[arg-type]
-            )
-            for i, d in enumerate(x.shape[2:])
-        )  # fmt: skip
-        spec = ImplicitGemmSpec(
-            batch=extent(x.shape[0], "n"),
-            in_channels=int(x.shape[1]),  # type: ignore[arg-type]
-            out_channels=int(w.shape[0]),  # type: ignore[arg-type]
-            windows=windows,
-            trails=tuple(int(p) for p in window.pads_end),  # type: ignore[arg-type]
-            groups=int(context.attr("group") or 1),
-            data_last=not call.layout(x).is_plain,
-            result_last=not call.layout(call.group.outputs[0]).is_plain,
-            types=types_of(call, x),
-        )
-        for dim, value in zip(node.out.shape[2:], spec.outputs):
-            if isinstance(dim, SymExpr):
-                dims.setdefault(dim, value)
-        return spec, dims
+        return convolution_spec(call)
 
     def offset(self, call: KernelCall, problem: Problem) -> Offset | None:
         """Near borders, that of the weights which meet data."""
@@ -129,3 +98,48 @@ class GemmConv(GemmTemplate):
     ) -> Any:  # fmt: skip
         """The function."""
         return self.function(problem, config, epilogue, name)
+
+
+def convolution_spec(call: KernelCall) -> tuple[ImplicitGemmSpec, dict[Dim, Expr]]:
+    """A Conv with windows along all its spatial axes, and the kernel's expressions for symbolic dimensions.
+
+    Raises:
+        UnsupportedOpError: padding depends on a symbolic size.
+    """
+    node = call.group.anchor
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    window = conv_window(context)
+    x, w = context.value(0), context.value(1)
+    dims: dict[Dim, Any] = {}
+
+    def extent(dim: Dim, name: str) -> Any:
+        if isinstance(dim, int):
+            return dim
+        if dim not in dims:
+            dims[dim] = tirx.Var(name, "int64")
+        return dims[dim]
+
+    if not all(isinstance(p, int) for p in (*window.pads_begin, *window.pads_end)):
+        raise context.unsupported("padding that depends on a symbolic size")
+    windows = tuple(
+        Window(
+            extent(d, f"d{i}"), window.kernel[i], window.strides[i], window.dilations[i], int(window.pads_begin[i])  # type: ignore[arg-type]
+        )
+        for i, d in enumerate(x.shape[2:])
+    )  # fmt: skip
+    spec = ImplicitGemmSpec(
+        batch=extent(x.shape[0], "n"),
+        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
+        out_channels=int(w.shape[0]),  # type: ignore[arg-type]
+        windows=windows,
+        trails=tuple(int(p) for p in window.pads_end),  # type: ignore[arg-type]
+        groups=int(context.attr("group") or 1),
+        data_last=not call.layout(x).is_plain,
+        result_last=not call.layout(call.group.outputs[0]).is_plain,
+        types=types_of(call, x),
+    )
+    for dim, value in zip(node.out.shape[2:], spec.outputs):
+        if isinstance(dim, SymExpr):
+            dims.setdefault(dim, value)
+    return spec, dims

@@ -17,7 +17,7 @@ from graphopt.backends.cuda.cost.gemm import configurations, default_config, sec
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.implicit_gemm import emit, tile_count
 from graphopt.backends.cuda.kernels.products import Product, product_of
-from graphopt.backends.cuda.kernels.row_packing import RowPacking, packed_shape
+from graphopt.backends.cuda.kernels.row_packing import RowOrder, RowPacking, packed_shape
 from graphopt.backends.cuda.kernels.sliced import Counters
 from graphopt.backends.cuda.kernels.thread_block import LARGEST_POSITION
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
@@ -97,6 +97,10 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
     ) -> Any:  # fmt: skip
         """The function."""
 
+    def order(self, problem: Problem, weight_axis: int) -> RowOrder:
+        """How rows are taken out of the constant."""
+        return RowOrder(weight_axis)
+
     # -- the template -------------------------------------------------------------------------------------------
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -121,7 +125,7 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
         spec = problem.spec
         if min(spec.depth, spec.columns) < 1 or spec.static_rows == 0:
             return No("an empty dimension")
-        if spec.groups > MOST_GROUPS:
+        if spec.parts > MOST_GROUPS:
             return No("more groups than a launch has blocks along an axis")
         for shape in (spec.data_shape, spec.result_shape):
             if math.prod(d for d in shape if isinstance(d, int)) > LARGEST_POSITION:
@@ -162,8 +166,9 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
             tuple(int(d) for d in weight.shape),  # type: ignore[arg-type]  # of a constant
             packed_shape(spec, config),
             spec.types.weight,
+            groups=spec.groups,
             rounds=problem.product.rounds,
-            turned=self.weight_axis(call) == 1,
+            order=self.order(problem, self.weight_axis(call)),
         )
         operands = [data, weight_of(call, integers, weight, packing), *epilogue.values]
         if config.slices > 1:

@@ -7,10 +7,14 @@ from typing import Any
 from graphopt.backends.base.template import KernelTemplate
 from graphopt.backends.cuda.batched_matmul import GemmBatched
 from graphopt.backends.cuda.conv import GemmConv
+from graphopt.backends.cuda.conv_transpose import GemmConvTranspose
+from graphopt.backends.cuda.depthwise import DepthwiseConv
 from graphopt.backends.cuda.matmul import GemmMatmul
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GemmConv(),
+    GemmConvTranspose(),
+    DepthwiseConv(),
     GemmMatmul(),
     GemmBatched(),
 )

@@ -17,6 +17,29 @@ from graphopt.backends.specs.window import Window
 
 
 @dataclass(frozen=True)
+class Phases:
+    """A transposed convolution as convolutions of stride 1, one for each place of a result within a stride.
+
+    Result ``q * stride + phase`` of an axis meets elements ``r, r + stride, ...`` of the kernel, where ``r`` is the rest of
+    ``phase + lead`` by the stride: the windows of a phase move by one as ``q`` does, over as many elements as the longest has.
+
+    Attributes:
+        strides: of the transposed convolution, by spatial axis.
+        leads: its padding before the result.
+        extents: of the result.
+    """
+
+    strides: tuple[int, ...]
+    leads: tuple[int, ...]
+    extents: tuple[tirx.Expr | int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return math.prod(self.strides)
+
+
+@dataclass(frozen=True)
 class ImplicitGemmSpec:
     """``out[row, n] = sum over k of data(row, k) * weight[n, k]``, in ``groups`` independent parts.
 
@@ -30,6 +53,7 @@ class ImplicitGemmSpec:
         data_last: whether the channels of the data are innermost in memory; else outside of the spatial axes.
         result_last: the same of the result.
         types: element types of data, weights, sums and result.
+        phases: of a transposed convolution; rows, windows and weights are those of one phase then.
     """
 
     batch: tirx.Expr | int
@@ -41,10 +65,13 @@ class ImplicitGemmSpec:
     data_last: bool = True
     result_last: bool = True
     types: KernelTypes = field(default=SINGLE)
+    phases: Phases | None = None
 
     @property
     def outputs(self) -> tuple[tirx.Expr | int, ...]:
-        """Extents of the result's spatial axes."""
+        """Extents of the spatial axes that rows are points of: those of the result, or of a phase."""
+        if self.phases is not None:
+            return tuple((e + (s - 1)) // s for e, s in zip(self.phases.extents, self.phases.strides))
         return tuple(
             (w.extent + w.lead + trail - ((w.kernel - 1) * w.dilation + 1)) // w.stride + 1
             for w, trail in zip(self.windows, self.trails)
@@ -84,9 +111,14 @@ class ImplicitGemmSpec:
         return self.rows if isinstance(self.rows, int) else None
 
     @property
+    def parts(self) -> int:
+        """Products that have weights of their own: groups, and phases of each."""
+        return self.groups * (1 if self.phases is None else self.phases.count)
+
+    @property
     def flops(self) -> int | None:
         """Multiplies plus additions, those with padding included; None if a size is symbolic."""
-        return None if self.static_rows is None else 2 * self.static_rows * self.out_channels * self.depth
+        return None if self.static_rows is None else 2 * self.static_rows * self.columns * self.parts * self.depth
 
     @property
     def data_shape(self) -> tuple[tirx.Expr | int, ...]:
@@ -97,7 +129,7 @@ class ImplicitGemmSpec:
     @property
     def result_shape(self) -> tuple[tirx.Expr | int, ...]:
         """Physical shape of the result."""
-        outputs = self.outputs
+        outputs = self.outputs if self.phases is None else self.phases.extents
         return (
             (self.batch, *outputs, self.out_channels) if self.result_last else (self.batch, self.out_channels, *outputs)
         )

@@ -98,7 +98,7 @@ def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:
 def block_count(spec: ImplicitGemmSpec, config: GemmConfig) -> int:
     """Blocks of a launch."""
     assert spec.static_rows is not None
-    tiles = -(-spec.static_rows // config.block_rows) * -(-spec.columns // config.block_columns) * spec.groups
+    tiles = -(-spec.static_rows // config.block_rows) * -(-spec.columns // config.block_columns) * spec.parts
     return tiles * config.slices
 
 

@@ -46,12 +46,14 @@ class Place:
         physical: where the first one lies in the result's buffer.
         flat: the same in the result as one dimension.
         channel: position of the first along their own axis.
+        condition: whether they are there; None if they certainly are.
     """
 
     logical: Callable[[Expr], tuple[Expr, ...]]
     physical: Sequence[Expr]
     flat: Expr
     channel: Expr
+    condition: Expr | None = None
 
 
 @dataclass(frozen=True)

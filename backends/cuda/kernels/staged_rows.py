@@ -6,7 +6,7 @@ from lie in eight different groups of banks (the usual XOR swizzle).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import gcd
 
@@ -107,8 +107,9 @@ class DataRows(Copier):
 
     def __init__(
         self, spec: ImplicitGemmSpec, config: GemmConfig, data: View, thread: Expr, shared: tirx.Buffer,
-        group: Expr, first_row: Expr,
+        group: Expr, first_row: Expr, moved: Sequence[Expr] = (),
     ) -> None:  # fmt: skip
+        """See the class; ``moved`` is how much further windows begin, by spatial axis."""
         super().__init__(config, config.block_rows, thread, shared)
         self._spec, self._step, self._size = spec, config.step, config.kind.element
         total: Expr = number(1)
@@ -129,6 +130,8 @@ class DataRows(Copier):
             base = image * number(_image_stride(spec)) + channels * number(self._channel_stride)
             for axis, (window, at) in enumerate(zip(spec.windows, places)):
                 start = at * window.stride - window.lead
+                if moved:
+                    start = start + moved[axis]
                 base = base + start * number(self._strides[axis])
                 if axis == 0:
                     start = tirx.Select(there, start, number(_OUTSIDE))
@@ -206,7 +209,7 @@ class DataRows(Copier):
         if not spec.windows:
             return tirx.And(meets, self._starts[0][i] >= 0)
         for axis, (window, trail) in enumerate(zip(spec.windows, spec.trails)):
-            if axis and window.lead <= 0 and isinstance(trail, int) and trail <= 0:
+            if axis and spec.phases is None and window.lead <= 0 and trail <= 0:
                 continue
             at = self._starts[axis][i] + steps[axis]
             # one unsigned comparison, which TVM's simplifier would make a division of

@@ -163,7 +163,10 @@ class Block:
                 column = bound(first_column + vector * width)
                 guard(stack, tirx.And(point < number(ends[0]), column < number(ends[1])))
                 at = bound(start + (row * line + vector * width) * 4)
-                finish.emit(lambda i: address(self.shared, at + i * 4), place(point, column))
+                target = place(point, column)
+                if target.condition is not None:
+                    guard(stack, target.condition)
+                finish.emit(lambda i: address(self.shared, at + i * 4), target)
 
 
 def guard(stack: ExitStack, condition: Expr) -> None:
