@@ -205,7 +205,14 @@ def test_a_program_for_several_gpus_keeps_to_what_all_have() -> None:
     everything = parse_target("cuda:all")
     assert everything.arches == ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_90")
     assert parse_target("cuda:sm_90").arches == ("sm_90",)
-    assert (everything.caps.bf16, everything.caps.i8mm, everything.caps.sm) == (False, True, 75)
+    # bfloat16 and tf32 are products of tensor cores where there are any, and float32 on the others
+    assert (everything.caps.bf16, everything.caps.tf32, everything.caps.i8mm, everything.caps.sm) == (
+        True,
+        True,
+        True,
+        75,
+    )
+    assert not parse_target("cuda:sm_75").caps.tf32
 
 
 def test_cuda_defaults_to_the_gpu_present(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,14 +69,13 @@ def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iter
 
 def default_config(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> GemmConfig:
     """The tiles with the least predicted time."""
-    return _default(_nominal(spec), product, caps)
+    return _default(_nominal(spec), product, caps, spec.static_rows is not None)
 
 
 @lru_cache(maxsize=4096)
-def _default(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> GemmConfig:
-    return min(
-        configurations(spec, product, caps), key=lambda c: (seconds(spec, c, caps), c.block_rows * c.block_columns)
-    )
+def _default(spec: ImplicitGemmSpec, product: Product, caps: Caps, slices: bool) -> GemmConfig:
+    found = (c for c in configurations(spec, product, caps) if slices or c.slices == 1)
+    return min(found, key=lambda c: (seconds(spec, c, caps), c.block_rows * c.block_columns))
 
 
 def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:

@@ -40,6 +40,7 @@ class Cuda(Platform):
     shares_memory: ClassVar[bool] = False
     runs_on_pool: ClassVar[bool] = False
     is_synchronous: ClassVar[bool] = False
+    multiplies_bytes: ClassVar[bool] = True
     aliases: ClassVar[Mapping[str, str]] = {"gpu": "cuda", "nvidia": "cuda"}
 
     def __init__(self, hosts: Sequence[CpuPlatform]) -> None:
