@@ -14,7 +14,16 @@ from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.finished_rows import move
-from graphopt.backends.cuda.kernels.thread_block import LARGEST_POSITION, address, blocks, bound, number, registers
+from graphopt.backends.cuda.kernels.thread_block import (
+    LARGEST_POSITION,
+    address,
+    blocks,
+    bound,
+    number,
+    quotient,
+    registers,
+    rest,
+)
 from graphopt.backends.cuda.kernels.tile_loop import guard, tiles
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.templates.operand import View
@@ -97,7 +106,7 @@ def emit(
                         place = bound(from_ + x)
                         inside = tirx.call_pure_extern("bool", "gopt_inside", place, number(columns.extent))
                         with T.If(inside), T.Then():
-                            element = _position(spec, at[image], tirx.floordiv(channel, multiple), y, place)
+                            element = _position(spec, at[image], quotient(channel, multiple), y, place)
                             own = View(registers(config.channels, data.type.storage), data.type)
                             _load(flat, own.buffer, bound(element), config.channels, data.type)
                             with T.unroll(0, config.channels) as c:
@@ -124,8 +133,8 @@ def emit(
 def _split(index: Expr, extents: Sequence[Expr]) -> list[Expr]:
     places: list[Expr] = []
     for extent in reversed(extents[1:]):
-        places.insert(0, bound(tirx.floormod(index, number(extent))))
-        index = tirx.floordiv(index, number(extent))
+        places.insert(0, bound(rest(index, number(extent))))
+        index = quotient(index, number(extent))
     return [bound(index), *places]
 
 

@@ -12,7 +12,7 @@ from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.row_packing import packed_shape
 from graphopt.backends.cuda.kernels.sliced import Slices
 from graphopt.backends.cuda.kernels.staged_rows import DataRows, WeightRows, unravelled
-from graphopt.backends.cuda.kernels.thread_block import blocks, bound, number
+from graphopt.backends.cuda.kernels.thread_block import blocks, bound, number, quotient, rest
 from graphopt.backends.cuda.kernels.tile_loop import Block, guard, raster, tiles
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec, Phases
 from graphopt.backends.templates.operand import View
@@ -107,11 +107,11 @@ def _phase(spec: ImplicitGemmSpec, part: Expr) -> tuple[Expr, list[Expr]]:
     if spec.phases is None:
         return part, []
     phase: list[Expr] = []
-    rest = part
+    left = part
     for stride in reversed(spec.phases.strides):
-        phase.insert(0, bound(tirx.floormod(rest, number(stride))))
-        rest = tirx.floordiv(rest, number(stride))
-    return bound(rest), phase
+        phase.insert(0, bound(rest(left, number(stride))))
+        left = quotient(left, number(stride))
+    return bound(left), phase
 
 
 def _moved(spec: ImplicitGemmSpec, phase: Sequence[Expr]) -> list[Expr]:
@@ -119,7 +119,7 @@ def _moved(spec: ImplicitGemmSpec, phase: Sequence[Expr]) -> list[Expr]:
     if spec.phases is None:
         return []
     axes = zip(phase, spec.phases.leads, spec.phases.strides)
-    return [bound(tirx.floordiv(at + lead, number(stride))) for at, lead, stride in axes]
+    return [bound(quotient(at + lead, number(stride))) for at, lead, stride in axes]
 
 
 def _spread(phases: Phases, phase: Sequence[Expr], places: Sequence[Expr]) -> tuple[list[Expr], Expr | None]:

@@ -11,7 +11,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.gemm_config import CHUNK, PADDING, ROW_BYTES, GemmConfig
 from graphopt.backends.cuda.kernels.products import ROWS
 from graphopt.backends.cuda.kernels.staged_rows import CHUNKS, place
-from graphopt.backends.cuda.kernels.thread_block import address, bound, call, registers
+from graphopt.backends.cuda.kernels.thread_block import address, bound, call, quotient, registers, rest
 from graphopt.backends.tensors.tensor import Expr
 
 _DOWN, _ACROSS = 4, 8
@@ -27,8 +27,8 @@ class LaneTile:
         self.sums = registers(self._rows * self._columns, config.kind.sums)
         self._a = registers(_TOGETHER, "float32")
         self._b = registers(self._columns * _TOGETHER, "float32")
-        self._down = bound(tirx.floordiv(lane, _ACROSS))
-        self._across = bound(tirx.floormod(lane, _ACROSS))
+        self._down = bound(quotient(lane, _ACROSS))
+        self._across = bound(rest(lane, _ACROSS))
         self._data_row = bound(warp_row * config.tile_rows + self._down)
         self._weight_row = bound(warp_column * config.tile_columns + self._across)
 

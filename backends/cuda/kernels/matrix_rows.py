@@ -13,7 +13,16 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.gemm_config import CHUNK, GemmConfig
 from graphopt.backends.cuda.kernels.staged_rows import Copier, place_in_rows, side_by_side
-from graphopt.backends.cuda.kernels.thread_block import LARGEST_POSITION, address, bound, call, number, registers
+from graphopt.backends.cuda.kernels.thread_block import (
+    LARGEST_POSITION,
+    address,
+    bound,
+    call,
+    number,
+    quotient,
+    registers,
+    rest,
+)
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr
 
@@ -113,7 +122,7 @@ class DepthRows:
             if total % config.threads:
                 stack.enter_context(T.If(index < total))
                 stack.enter_context(T.Then())
-            row, chunk = bound(tirx.floordiv(index, chunks)), bound(tirx.floormod(index, chunks))
+            row, chunk = bound(quotient(index, chunks)), bound(rest(index, chunks))
             k, column = bound(step * config.step + row), bound(self._first + chunk * elements)
             source = bound(matrix.base + k * rows + column)
             target = stage + place_in_rows(row, chunk, config.block_columns)

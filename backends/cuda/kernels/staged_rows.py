@@ -13,7 +13,7 @@ from math import gcd
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.gemm_config import CHUNK, ROW_BYTES, GemmConfig
-from graphopt.backends.cuda.kernels.thread_block import INDEX, address, bound, call, number, registers
+from graphopt.backends.cuda.kernels.thread_block import INDEX, address, bound, call, number, quotient, registers, rest
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr
@@ -35,7 +35,7 @@ def place(row: Expr, chunk: Expr) -> Expr:
 def place_in_rows(row: Expr, chunk: Expr, columns: int) -> Expr:
     """Where a chunk of a row of ``columns`` 16-bit elements lies in a stage, in bytes; rows are steps of the reduction."""
     chunks = columns * 2 // CHUNK
-    turn = row if chunks >= _BANK_GROUPS else tirx.floordiv(row, number(_BANK_GROUPS // chunks))
+    turn = row if chunks >= _BANK_GROUPS else quotient(row, number(_BANK_GROUPS // chunks))
     moved = tirx.bitwise_xor(chunk, tirx.bitwise_and(turn, number(min(chunks, _BANK_GROUPS) - 1)))
     return (row * chunks + moved) * CHUNK
 
@@ -47,8 +47,8 @@ class Copier:
         self._rows, self._shared = rows, shared
         self._apart = config.threads // CHUNKS
         self.own = -(-rows // self._apart)
-        self.chunk = bound(tirx.floormod(thread, number(CHUNKS)))
-        self.first = bound(tirx.floordiv(thread, number(CHUNKS)))
+        self.chunk = bound(rest(thread, number(CHUNKS)))
+        self.first = bound(quotient(thread, number(CHUNKS)))
 
     def each(self, body: Callable[[Expr, Expr], None]) -> None:
         """Emits ``body(i, row)`` for the thread's rows."""
@@ -191,13 +191,13 @@ class DataRows(Copier):
         spec = self._spec
         if spec.taps == 1:
             return k < spec.depth, bound(k * self._channel_stride), [number(0) for _ in spec.windows]
-        tap, channel = bound(tirx.floordiv(k, spec.group_channels)), tirx.floormod(k, spec.group_channels)
+        tap, channel = bound(quotient(k, spec.group_channels)), rest(k, spec.group_channels)
         shift: Expr = channel * self._channel_stride
         steps: list[Expr] = []
         for axis in reversed(range(len(spec.windows))):
             window = spec.windows[axis]
-            step = bound((tirx.floormod(tap, window.kernel) if axis else tap) * window.dilation)
-            tap = tirx.floordiv(tap, window.kernel)
+            step = bound((rest(tap, window.kernel) if axis else tap) * window.dilation)
+            tap = quotient(tap, window.kernel)
             steps.insert(0, step)
             shift = shift + step * number(self._strides[axis])
         return k < spec.depth, bound(shift), steps
@@ -222,8 +222,8 @@ def unravelled(spec: ImplicitGemmSpec, point: Expr) -> tuple[Expr, list[Expr]]:
     places: list[Expr] = []
     for extent in reversed(spec.outputs):
         divisor = number(extent)
-        places.insert(0, tirx.floormod(point, divisor))
-        point = tirx.floordiv(point, divisor)
+        places.insert(0, rest(point, divisor))
+        point = quotient(point, divisor)
     return point, places
 
 

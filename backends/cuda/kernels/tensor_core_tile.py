@@ -11,7 +11,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.gemm_config import PADDING, ROW_BYTES, GemmConfig
 from graphopt.backends.cuda.kernels.products import COLUMNS, ROWS, STEP_BYTES
 from graphopt.backends.cuda.kernels.staged_rows import place, place_in_rows
-from graphopt.backends.cuda.kernels.thread_block import address, bound, call, number, registers
+from graphopt.backends.cuda.kernels.thread_block import address, bound, call, number, quotient, registers, rest
 from graphopt.backends.tensors.tensor import Expr
 
 _MATRIX_ROWS = 8
@@ -40,8 +40,8 @@ class TensorCoreTile:
         self.sums = registers(self._row_tiles * self._column_tiles * 4, config.kind.sums)
         self._a = registers(self._row_tiles * 4, "uint32")
         self._b = registers(self._column_tiles * 2, "uint32")
-        matrix, row = tirx.floordiv(lane, _MATRIX_ROWS), tirx.floormod(lane, _MATRIX_ROWS)
-        low, high = tirx.floormod(matrix, 2), tirx.floordiv(matrix, 2)
+        matrix, row = quotient(lane, _MATRIX_ROWS), rest(lane, _MATRIX_ROWS)
+        low, high = rest(matrix, 2), quotient(matrix, 2)
         # the upper and lower half of 16 rows of data, then the second chunk of both; of weights both chunks first
         self._data_row = bound(warp_row * config.tile_rows + low * _MATRIX_ROWS + row)
         self._data_chunk = bound(high)
@@ -94,7 +94,7 @@ class TensorCoreTile:
     def stage_band(self, band: Expr, start: Expr) -> None:
         """Emits the writing of 16 rows of sums to shared memory, row by row, from byte ``start``."""
         width = self._config.tile_columns + PADDING
-        group, word = tirx.floordiv(self._lane, number(4)), tirx.floormod(self._lane, number(4))
+        group, word = quotient(self._lane, number(4)), rest(self._lane, number(4))
         with T.unroll(0, self._column_tiles) as column, T.unroll(0, 2) as half:
             source = address(self.sums, (band * self._column_tiles + column) * 4 + half * 2)
             at = (group + half * _MATRIX_ROWS) * width + column * COLUMNS + word * 2

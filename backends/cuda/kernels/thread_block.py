@@ -22,6 +22,16 @@ def number(value: Expr) -> Expr:
     return value if str(value.ty.dtype) == INDEX else value.astype(INDEX)
 
 
+def quotient(value: Expr, divisor: Expr) -> Expr:
+    """``value / divisor`` of numbers that aren't negative: C's division, where TVM's own rounds down with several comparisons."""
+    return tirx.truncdiv(value, number(divisor))
+
+
+def rest(value: Expr, divisor: Expr) -> Expr:
+    """What is left of ``value`` after the division; as `quotient`."""
+    return tirx.truncmod(value, number(divisor))
+
+
 @contextmanager
 def blocks(grid: tuple[Expr, Expr, Expr], threads: int) -> Iterator[tuple[Expr, Expr, Expr, Expr]]:
     """A launch of ``grid`` blocks of ``threads`` threads: positions of the block along x, y and z, and the thread's."""

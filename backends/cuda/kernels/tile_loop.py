@@ -26,6 +26,8 @@ from graphopt.backends.cuda.kernels.thread_block import (
     bound,
     call,
     number,
+    quotient,
+    rest,
     shared_bytes,
     warp_barrier,
 )
@@ -49,15 +51,15 @@ def raster(block: Expr, row_tiles: Expr, column_tiles: Expr) -> tuple[Expr, Expr
     if isinstance(column_tiles, int) and column_tiles == 1:
         return block, number(0)
     band_tiles = number(column_tiles) * RASTER_ROWS
-    band = bound(tirx.floordiv(block, band_tiles))
-    within = bound(tirx.floormod(block, band_tiles))
+    band = bound(quotient(block, band_tiles))
+    within = bound(rest(block, band_tiles))
     rows = bound(tirx.min(row_tiles - band * RASTER_ROWS, number(RASTER_ROWS)))
-    return bound(band * RASTER_ROWS + tirx.floormod(within, rows)), bound(tirx.floordiv(within, rows))
+    return bound(band * RASTER_ROWS + rest(within, rows)), bound(quotient(within, rows))
 
 
 def tiles(extent: Expr, size: int) -> Expr:
     """How many tiles cover an extent."""
-    return number(-(-extent // size)) if isinstance(extent, int) else tirx.floordiv(number(extent) + (size - 1), size)
+    return number(-(-extent // size)) if isinstance(extent, int) else quotient(number(extent) + (size - 1), size)
 
 
 @dataclass
@@ -79,10 +81,10 @@ class Block:
     def __post_init__(self) -> None:
         config = self.config
         self.shared = shared_bytes(config.shared_bytes)
-        self.lane = bound(tirx.floormod(self.thread, WARP))
-        self.warp = bound(tirx.floordiv(self.thread, WARP))
-        self.warp_row = bound(tirx.floordiv(self.warp, config.warp_columns))
-        self.warp_column = bound(tirx.floormod(self.warp, config.warp_columns))
+        self.lane = bound(rest(self.thread, WARP))
+        self.warp = bound(quotient(self.thread, WARP))
+        self.warp_row = bound(quotient(self.warp, config.warp_columns))
+        self.warp_column = bound(rest(self.warp, config.warp_columns))
 
     def tile(self) -> Tile:
         """Accumulators of zeros."""
@@ -120,9 +122,9 @@ class Block:
             call("gopt_copy_wait", number(ahead - 1))
             barrier()  # the stage has arrived for all threads, and the one before has been read by all
             if not isinstance(steps, int) or steps > ahead:
-                copy(bound(step + ahead), bound(tirx.floormod(step + ahead, number(config.stages))))
+                copy(bound(step + ahead), bound(rest(step + ahead, number(config.stages))))
             call("gopt_copy_commit")
-            tile.multiply(bound(tirx.floormod(step, number(config.stages)) * config.stage_bytes))
+            tile.multiply(bound(rest(step, number(config.stages)) * config.stage_bytes))
         call("gopt_copy_wait", number(0))
         barrier()  # sums take the place of the stages
 
@@ -156,9 +158,9 @@ class Block:
                 if total % WARP:
                     guard(stack, index < total)
                 if along_rows:
-                    row, vector = bound(tirx.floormod(index, ROWS)), bound(tirx.floordiv(index, ROWS))
+                    row, vector = bound(rest(index, ROWS)), bound(quotient(index, ROWS))
                 else:
-                    row, vector = bound(tirx.floordiv(index, vectors)), bound(tirx.floormod(index, vectors))
+                    row, vector = bound(quotient(index, vectors)), bound(rest(index, vectors))
                 point = bound(first_row + band * ROWS + row)
                 column = bound(first_column + vector * width)
                 guard(stack, tirx.And(point < number(ends[0]), column < number(ends[1])))
