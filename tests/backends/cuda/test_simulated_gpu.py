@@ -64,7 +64,7 @@ def test_a_mistake_in_a_model_is_found() -> None:
 
     with pytest.raises(Finding) as caught:
         run_on_simulated_gpu(DIGITS, FEED, edit=without_conditions)
-    assert caught.value.kind == "bounds"
+    assert caught.value.kind in ("bounds", "race")  # blocks write behind the end, or where others do
     assert "_kernel, block (" in caught.value.text
 
 
