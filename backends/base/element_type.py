@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.errors import InternalError, UnsupportedOpError
 from graphopt.ir.dtypes import DType
@@ -124,6 +125,8 @@ def _widen_bfloat16(x: Expr) -> Expr:
 
     TVM 0.27 sees its bits as an integer: its own conversion turns some NaN into zeros, and fails on some vectors and variables.
     """
+    if dialect.has_functions():
+        return dialect.call("float32", "gopt_from_bfloat16", x)
     bits = x.astype(_with_lanes("uint32", x))
     return tirx.reinterpret(_with_lanes("float32", x), tirx.shift_left(bits, _constant(16, "uint32", x)))
 
@@ -137,6 +140,8 @@ def _narrow_bfloat16(x: Expr) -> Expr:
     if isinstance(x, tirx.FloatImm):
         known = int(np.float32(x.value).astype(DType.bf16.numpy).view(np.uint16))
         return tirx.const(known, "uint16")
+    if dialect.has_functions():
+        return dialect.call("uint16", "gopt_bfloat16", x)
     unsigned = _with_lanes("uint32", x)
     bits = tirx.reinterpret(unsigned, x)
 

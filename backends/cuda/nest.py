@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dialect import CUDA_C
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.one_thread import in_one_thread
 from graphopt.backends.tensors.loops import loop, seq, store_all
@@ -22,6 +23,7 @@ class CudaSchedule(Schedule):
     """The schedule of GPUs: kernels can't call the process that launches them, nor choose among launches."""
 
     calls_back = picks_loops = merges_copies = False
+    dialect = CUDA_C
 
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
         """A launch with a thread an element."""

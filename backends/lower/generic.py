@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dialect import written_in
 from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Computed, Emitted, KernelCall, Operand
@@ -232,11 +233,12 @@ def emit_generic(call: KernelCall, caps: Caps, name: str, schedule: Schedule) ->
         UnsupportedOpError: an operator has no lowering.
     """
     lowering = GroupLowering(call, caps, schedule)
-    for value in call.group.outputs:
-        lowering.builder.name_dims(value.shape)
-    for node in call.group.nodes:
-        lowering.lower(node)
-    outputs = lowering.store(call.group.outputs)
+    with written_in(schedule.dialect):
+        for value in call.group.outputs:
+            lowering.builder.name_dims(value.shape)
+        for node in call.group.nodes:
+            lowering.lower(node)
+        outputs = lowering.store(call.group.outputs)
     names, symbols = lowering.symbol_params()
     inputs: list[Operand] = [*lowering.buffers, *(array for array, _ in lowering.packed)]
     params = [*lowering.buffers.values(), *(buffer for _, buffer in lowering.packed), *outputs, *symbols]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.backends.base.dialect import has_functions
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.tensor import Expr, let
 
@@ -9,6 +10,11 @@ BYTES = {"int8": (-128, 127), "uint8": (0, 255)}
 """The types of results, and their bounds."""
 _BEYOND = 65536.0
 """More than 16 bits, which saturate, and few enough bits for a conversion to integers that is defined."""
+
+
+def can_pack(dtype: str) -> bool:
+    """Whether `packed_byte` makes results of this type on the target: GPUs have other instructions."""
+    return dtype in BYTES and not has_functions()
 
 
 def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: bool = False) -> Expr:

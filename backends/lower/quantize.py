@@ -8,7 +8,7 @@ from functools import partial
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
-from graphopt.backends.lower.packed_bytes import BYTES, bounded, packed_byte
+from graphopt.backends.lower.packed_bytes import bounded, can_pack, packed_byte
 from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.lower.scales import Quantization, known_zero_point, step_bounds
@@ -33,9 +33,7 @@ def saturated(value: Expr, zero_point: Expr, dtype: str) -> Expr:
     return tirx.Select(kept < const(high, work), kept, const(high, work)).astype("int32").astype(dtype)
 
 
-def requantized(
-    steps: Tensor, into: Quantization, zero_point: int, dtype: str, *, rectified: bool, packs: bool
-) -> Tensor:
+def requantized(steps: Tensor, into: Quantization, zero_point: int, dtype: str, *, rectified: bool) -> Tensor:
     """Numbers in steps of a quantization as integers of at most 16 bits, rounded to the nearest, ties to even.
 
     The bounds are moved instead of the numbers, so that the result less its zero point is at hand without any conversion for
@@ -47,12 +45,11 @@ def requantized(
         zero_point: its zero point.
         dtype: of the result.
         rectified: whether what is below 0 counts as 0.
-        packs: whether the target has LLVM's instructions that saturate.
     """
     low = const(0.0, "float32") if rectified else into.low_step  # a zero point is no less than the lowest integer
     inside = Tensor(steps.shape, "float32", lambda *i: _between(steps(*i), low, into.high_step))
     found = _rounded(inside, into.zero_point, zero_point, dtype, packs=False)
-    if not packs or dtype not in BYTES:
+    if not can_pack(dtype):
         return found
     packed = partial(packed_byte, zero_point=into.zero_point, dtype=dtype, rectified=rectified)
     return Tensor(steps.shape, dtype, lambda *i: packed(bounded(steps(*i))), steps=found.steps)
@@ -76,14 +73,14 @@ def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str, *,
         offset: the zero point as an expression, None if it is 0.
         zero_point: the zero point.
         dtype: of the result.
-        packs: whether the target has LLVM's instructions that saturate.
+        packs: whether to use the instructions that saturate, where the target has some.
     """
 
     def moved(*i: Expr) -> Expr:
         return let(opaque(steps(*i) + const(m.ROUNDER, "float32")))
 
     def element(*i: Expr) -> Expr:
-        if packs and dtype in BYTES:
+        if packs and can_pack(dtype):
             return packed_byte(steps(*i), offset, dtype)
         sum_ = moved(*i) if offset is None else opaque(moved(*i) + offset)
         return (tirx.reinterpret("int32", sum_) - const(m.ROUNDER_BITS, "int32")).astype(dtype)
@@ -125,7 +122,7 @@ def _quantize(c: LowerContext) -> Lowered:
     into = c.quantization()
     if into is not None:
         return _rounded(
-            _divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype, packs=not c.k.caps.sm
+            _divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype, packs=True
         )
     scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
@@ -152,18 +149,13 @@ def _divided(c: LowerContext, x: Tensor, into: Quantization) -> Tensor:
 
     def element(*i: Expr) -> Expr:
         value = let(_between(cast(x(*i), "float32"), into.low, into.high))
-        if not c.k.caps.fma or c.k.caps.sm:
+        if not c.k.caps.fma:
             return exact.divide(value, into.scale)
         quotient = let(value * into.inverse)
-        rest = let(_fma(m.like(-1.0, value) * quotient, into.scale, value))
-        return _fma(rest, into.inverse, quotient)
+        rest = let(m.fma(m.like(-1.0, value) * quotient, into.scale, value))
+        return m.fma(rest, into.inverse, quotient)
 
     return Tensor(x.shape, "float32", element)
-
-
-def _fma(a: Expr, b: Expr, c: Expr) -> Expr:
-    """a * b + c of float32, rounded once."""
-    return tirx.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
 
 
 @lowers("DequantizeLinear")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.dialect import written_in
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.target import Target
@@ -50,7 +51,8 @@ def lower(fused: FusedGraph, target: Target, platform: Platform, templates: Sequ
     Raises:
         UnsupportedOpError: an operator, element type or shape form has no kernel.
     """
-    return Lowering(fused, target, platform, templates).program()
+    with written_in(platform.schedule.dialect):
+        return Lowering(fused, target, platform, templates).program()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from graphopt.backends.lower.quantize import requantized
 from graphopt.backends.lower.scales import known_zero_point
 from graphopt.backends.templates.requantize import requantized_at_once, scales_of_sums
 from graphopt.backends.templates.zero_points import Offset
+from graphopt.backends.tensors.math import rounded_product
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
 from graphopt.backends.tensors.tensor import Expr, Scope, Tensor, named, weight
 from graphopt.errors import InternalError
@@ -149,10 +151,9 @@ class Epilogue:
                     value = value + offset(*self._offset.place(index))
                 if whole_bias is not None:
                     value = value + along(whole_bias, index)
-                value = value.astype(self._sum) * factors(index[self._axis])
-                if requantize is None:
-                    # what follows may be an addition, which only some processors fuse with a product
-                    value = tirx.call_llvm_pure_intrin(self._sum, "llvm.arithmetic.fence", value)
+                # what follows may be an addition, which only some processors fuse with a product
+                product = operator.mul if requantize is not None else rounded_product
+                value = product(value.astype(self._sum), factors(index[self._axis]))
             return value if bias is None else value + along(bias, index)
 
         lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
@@ -198,7 +199,7 @@ def _quantized(lowering: GroupLowering, source: Value, node: Node) -> Tensor:
     assert into is not None
     assert zero_point is not None
     dtype, rectified = element_type(node.out.dtype).storage, node.inputs[0] is not source
-    return requantized(lowering.tensors[source], into, zero_point, dtype, rectified=rectified, packs=True)
+    return requantized(lowering.tensors[source], into, zero_point, dtype, rectified=rectified)
 
 
 def _iteration() -> tuple[Expr, int] | None:

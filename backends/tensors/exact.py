@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.opaque import opaque
 from graphopt.backends.tensors.tensor import Expr, let
@@ -56,6 +57,8 @@ def hidden(x: Expr) -> Expr:
     if number is None:
         return opaque(x)
     dtype = _dtype(x)
+    if dialect.has_functions():
+        return dialect.call_of(dtype, "gopt_value", x)
     if dtype in _BITS:
         return tirx.reinterpret(dtype, tirx.reinterpret(_BITS[dtype], x))
     if dtype in ("int32", "int64") and number == np.iinfo(dtype).min:
@@ -123,6 +126,7 @@ def _multiply_halves(a: Expr, b: Expr) -> Expr:
 
 
 _HALVED = {"int64", "uint64"}
+_WRAPPING = {*_HALVED, "int32", "uint32"}
 _LOW = (1 << 32) - 1
 
 
@@ -132,8 +136,10 @@ def _guarded(x: Expr) -> Expr:
     return x if value is not None and value != 0 else hidden(x)
 
 
-def _integers(halves: Combine, fn: Combine, a: Expr, b: Expr) -> Expr:
-    """By ``halves`` where there is no wider type to compute ``fn`` in."""
+def _integers(name: str, halves: Combine, fn: Combine, a: Expr, b: Expr) -> Expr:
+    """By the device's function where it has one, by ``halves`` where there is no wider type to compute ``fn`` in."""
+    if dialect.has_functions() and _dtype(a) in _WRAPPING:
+        return dialect.call_of(_dtype(a), name, a, b)
     return halves(a, b) if _dtype(a) in _HALVED else _wrapping(fn, a, b)
 
 
@@ -142,7 +148,11 @@ def add(a: Expr, b: Expr) -> Expr:
     found = _folded(np.add, a, b)
     if found is not None:
         return found
-    return _guarded(a) + _guarded(b) if _dtype(a) in _BITS else _integers(_add_halves, lambda x, y: x + y, a, b)
+    return (
+        _guarded(a) + _guarded(b)
+        if _dtype(a) in _BITS
+        else _integers("gopt_add", _add_halves, lambda x, y: x + y, a, b)
+    )
 
 
 def subtract(a: Expr, b: Expr) -> Expr:
@@ -151,7 +161,9 @@ def subtract(a: Expr, b: Expr) -> Expr:
     if found is not None:
         return found
     return (
-        hidden(a) - hidden(hidden(b)) if _dtype(a) in _BITS else _integers(_subtract_halves, lambda x, y: x - y, a, b)
+        hidden(a) - hidden(hidden(b))
+        if _dtype(a) in _BITS
+        else _integers("gopt_subtract", _subtract_halves, lambda x, y: x - y, a, b)
     )
 
 
@@ -160,7 +172,11 @@ def multiply(a: Expr, b: Expr) -> Expr:
     found = _folded(np.multiply, a, b)
     if found is not None:
         return found
-    return _guarded(a) * _guarded(b) if _dtype(a) in _BITS else _integers(_multiply_halves, lambda x, y: x * y, a, b)
+    return (
+        _guarded(a) * _guarded(b)
+        if _dtype(a) in _BITS
+        else _integers("gopt_multiply", _multiply_halves, lambda x, y: x * y, a, b)
+    )
 
 
 def divide(a: Expr, b: Expr) -> Expr:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.opaque import opaque
 from graphopt.backends.tensors.tensor import Expr, let, scalar_loops
@@ -52,6 +53,8 @@ def maximum(a: Expr, b: Expr) -> Expr:
     if not is_float(dtype_of(a)):
         return tirx.max(a, b)
     a, b = let(a), let(b)
+    if dialect.has_functions():
+        return dialect.call(dtype_of(a), "gopt_max", a, b)
     return tirx.Select(is_nan(a), a, tirx.Select(a > b, a, b))
 
 
@@ -60,6 +63,8 @@ def minimum(a: Expr, b: Expr) -> Expr:
     if not is_float(dtype_of(a)):
         return tirx.min(a, b)
     a, b = let(a), let(b)
+    if dialect.has_functions():
+        return dialect.call(dtype_of(a), "gopt_min", a, b)
     return tirx.Select(is_nan(a), a, tirx.Select(a < b, a, b))
 
 
@@ -88,6 +93,8 @@ def reinterpret(dtype: str, x: Expr) -> Expr:
 
 def is_nan(x: Expr) -> Expr:
     """Whether x is NaN. Told from the bits: TVM folds ``x != x`` to false and can't vectorise its own isnan."""
+    if dialect.has_functions():
+        return dialect.call("bool", "gopt_is_nan", x)
     kind, magnitude, infinity = BITS[dtype_of(x)]
     return (reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
 
@@ -96,14 +103,32 @@ def libm(name: str, *args: Expr) -> Expr:
     """A function of the C library, by its name for doubles; loops around it run one lane at a time."""
     dtype = dtype_of(args[0])
     scalar_loops()
+    call = dialect.call if dialect.has_functions() else tirx.call_pure_extern
     if dtype == "float64":
-        return tirx.call_pure_extern(dtype, name, *args)
-    out = tirx.call_pure_extern("float32", name + "f", *(a.astype("float32") for a in args))
+        return call(dtype, name, *args)
+    out = call("float32", name + "f", *(a.astype("float32") for a in args))
     return out if dtype == "float32" else out.astype(dtype)
 
 
-def _by_precision(x: Expr, single: Callable[[Expr], Expr], double: Callable[[Expr], Expr]) -> Expr:
+def fma(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a * b + c of float32, rounded once."""
+    if dialect.has_functions():
+        return dialect.call("float32", "gopt_fma", a, b, c)
+    return tirx.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
+
+
+def rounded_product(a: Expr, b: Expr) -> Expr:
+    """a * b of floats, rounded before anything is added to it, whether or not the processor would fuse the two."""
+    if dialect.has_functions():
+        return dialect.call(dtype_of(a), "gopt_product", a, b)
+    return tirx.call_llvm_pure_intrin(dtype_of(a), "llvm.arithmetic.fence", a * b)
+
+
+def _by_precision(name: str, x: Expr, single: Callable[[Expr], Expr], double: Callable[[Expr], Expr]) -> Expr:
+    """The function ``name`` of ``x``: the device's own where it has some, else ``single`` or ``double`` of it."""
     dtype = dtype_of(x)
+    if dialect.has_functions():
+        single = double = lambda v: dialect.call(dtype_of(v), f"gopt_{name}", v)
     if dtype == "float64":
         return double(let(x))
     return single(let(x)) if dtype == "float32" else single(let(x.astype("float32"))).astype(dtype)
@@ -111,12 +136,12 @@ def _by_precision(x: Expr, single: Callable[[Expr], Expr], double: Callable[[Exp
 
 def exp(x: Expr) -> Expr:
     """e**x."""
-    return _by_precision(x, _exp, lambda v: libm("exp", v))
+    return _by_precision("exp", x, _exp, lambda v: libm("exp", v))
 
 
 def expm1(x: Expr) -> Expr:
     """e**x - 1, exact near 0."""
-    return _by_precision(x, _expm1, lambda v: libm("expm1", v))
+    return _by_precision("expm1", x, _expm1, lambda v: libm("expm1", v))
 
 
 def _split_exponent(x: Expr) -> tuple[Expr, Expr, Expr]:
@@ -165,7 +190,7 @@ def _expm1(x: Expr) -> Expr:
 
 def log(x: Expr) -> Expr:
     """Natural logarithm."""
-    return _by_precision(x, _log, lambda v: libm("log", v))
+    return _by_precision("log", x, _log, lambda v: libm("log", v))
 
 
 def _log(x: Expr) -> Expr:
@@ -203,12 +228,12 @@ def log1p(x: Expr) -> Expr:
         plain = tirx.Or(tirx.EQ(d, like(0.0, v)), tirx.EQ(d, like(math.inf, v)))
         return tirx.Select(plain, v, log(w) * (v / tirx.Select(plain, like(1.0, v), d)))
 
-    return _by_precision(x, single, lambda v: libm("log1p", v))
+    return _by_precision("log1p", x, single, lambda v: libm("log1p", v))
 
 
 def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent."""
-    return _by_precision(x, _tanh, lambda v: libm("tanh", v))
+    return _by_precision("tanh", x, _tanh, lambda v: libm("tanh", v))
 
 
 def _tanh(x: Expr) -> Expr:
@@ -223,7 +248,7 @@ def _tanh(x: Expr) -> Expr:
 
 def erf(x: Expr) -> Expr:
     """Gauss error function."""
-    return _by_precision(x, _erf, lambda v: libm("erf", v))
+    return _by_precision("erf", x, _erf, lambda v: libm("erf", v))
 
 
 def with_sign(magnitude: Expr, x: Expr) -> Expr:
@@ -247,7 +272,7 @@ def _erf(x: Expr) -> Expr:
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e**-x), exact for very negative x too."""
-    return _by_precision(x, _sigmoid, _sigmoid64)
+    return _by_precision("sigmoid", x, _sigmoid, _sigmoid64)
 
 
 def _sigmoid(x: Expr) -> Expr:
@@ -270,7 +295,7 @@ def softplus(x: Expr) -> Expr:
     def single(v: Expr) -> Expr:
         return at_least(v, like(0.0, v)) + log1p(exp(like(0.0, v) - tirx.abs(v)))
 
-    return _by_precision(x, single, single)
+    return _by_precision("softplus", x, single, single)
 
 
 def power(x: Expr, y: Expr) -> Expr:

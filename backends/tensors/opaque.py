@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 
 Expr = Any
@@ -27,6 +28,8 @@ def opaque(x: Expr) -> Expr:
     if isinstance(x, (tirx.IntImm, tirx.FloatImm)):
         return x
     dtype = str(x.ty.dtype)
+    if dialect.has_functions():
+        return dialect.call_of(dtype, "gopt_value", x)
     if dtype not in _BITS:
         # not reinterpreted: TVM has no code for that where the simplifier finds that the integer is always 0
         return tirx.bitwise_or(x, tirx.const(0, dtype))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dialect import LLVM, Dialect
 from graphopt.backends.tensors.tensor import Expr, Index, Scope
 
 
@@ -52,11 +53,13 @@ class Schedule(ABC):
         picks_loops: a kernel may hold two sets of loops and pick one at run time (`graphopt.backends.tensors.uneven`).
         merges_copies: a tensor that lies in a buffer already is copied by loops over merged dimensions, in tiles where it is
             transposed; else an element at a time like any other.
+        dialect: the language that its loops are compiled from.
     """
 
     calls_back: ClassVar[bool]
     picks_loops: ClassVar[bool]
     merges_copies: ClassVar[bool]
+    dialect: ClassVar[Dialect] = LLVM
 
     @abstractmethod
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import TensorLoad, tirx, tvm_ffi
 from graphopt.backends.tensors.opaque import opaque
 
@@ -148,14 +149,15 @@ class Scope:
         dtype = str(value.ty.dtype)
         data = dtype.startswith("float") or _depends_on_data(value)
         cheap = self.lane is not None or self.branches or self.scalar
-        large = work > MAX_WEIGHT or (data and cheap and size > MAX_SCALAR_WEIGHT)
+        large = not dialect.has_functions() and (work > MAX_WEIGHT or (data and cheap and size > MAX_SCALAR_WEIGHT))
         if (large or dtype == "bool") and not self.inline:
             return self._through_memory(value, work)
         if data and not isinstance(value, TensorLoad):
             value = opaque(value)
         var = tirx.Var(f"t{len(self.binds)}", value.ty)
         self.binds.append((var, value))
-        _WEIGHTS[var], _OPERATIONS[var] = size, work
+        # nothing looks through a call of a device function, by which data are hidden
+        _WEIGHTS[var], _OPERATIONS[var] = 1 if data and dialect.has_functions() else size, work
         if data:
             _OF_DATA[var] = True
         return var

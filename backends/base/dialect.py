@@ -1,0 +1,62 @@
+"""What the language that kernels are compiled from has of its own: TVM writes LLVM's for CPUs and CUDA C for GPUs.
+
+LLVM's has no elementary functions for vectors, so kernels for CPUs write them out as arithmetic. CUDA C has accurate ones, and
+graphopt puts device functions in front of what TVM writes (``backends/cuda/device``). A call of one is also what TVM's passes don't
+look through: they would copy a variable's value to every use of it, and chains of such values grow exponentially.
+
+Lowerings are the same for all targets and know nothing of this. Those few helpers that have two forms ask here which one is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.backends.base.tvm_api import tirx
+
+Expr = Any
+"""A TVM scalar expression."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A language that TVM writes kernels in.
+
+    Attributes:
+        has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
+    """
+
+    has_functions: bool
+
+
+LLVM = Dialect(has_functions=False)
+CUDA_C = Dialect(has_functions=True)
+_CURRENT: ContextVar[Dialect] = ContextVar("dialect", default=LLVM)
+
+
+@contextmanager
+def written_in(dialect: Dialect) -> Iterator[None]:
+    """Have everything that is lowered inside written for ``dialect``."""
+    token = _CURRENT.set(dialect)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def has_functions() -> bool:
+    """Whether what is being written may call device functions."""
+    return _CURRENT.get().has_functions
+
+
+def call(dtype: str, name: str, *arguments: Expr) -> Expr:
+    """A call of a device function. Not declared pure, although it is: TVM would copy a pure one to every use of its result."""
+    return tirx.call_extern(dtype, name, *arguments)
+
+
+def call_of(dtype: str, name: str, *arguments: Expr) -> Expr:
+    """A call of a device function that is a template. Integers are passed as that type, though TVM may narrow variables."""
+    return call(dtype, name if dtype.startswith("float") else f"{name}<{dtype}_t>", *arguments)
