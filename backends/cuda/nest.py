@@ -9,6 +9,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dialect import CUDA_C
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cuda.elementwise import elementwise
 from graphopt.backends.cuda.one_thread import in_one_thread
 from graphopt.backends.tensors.loops import loop, seq, store_all
 from graphopt.backends.tensors.reducers import REDUCERS
@@ -36,6 +37,9 @@ class CudaSchedule(Schedule):
 
 def _nest(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
     """Statements that compute every element of a physical shape, the last axis along neighbouring threads."""
+    index = tuple(0 if isinstance(d, int) and d == 1 else tirx.Var(f"p{a}", "int64") for a, d in enumerate(shape))
+    if evaluate(index, lambda dt: tirx.const(0, dt)).reduction is None:
+        return elementwise(shape, evaluate, caps)
     total: Expr = math.prod(shape) if all(isinstance(d, int) for d in shape) else _product(shape)
     threads = min(THREADS, caps.max_threads_per_block or THREADS)
     if isinstance(total, int):

@@ -121,9 +121,7 @@ def _quantize(c: LowerContext) -> Lowered:
     _narrow(c, dtype)
     into = c.quantization()
     if into is not None:
-        return _rounded(
-            _divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype, packs=True
-        )
+        return _rounded(_divided(c, x, into), into.zero_point, known_zero_point(c.node) or 0, dtype, packs=True)
     scale, zero_point = c.x(1), c.x(2) if c.has(2) else None
     place = _place(c, scale, x.rank)
     code = int(c.attr("precision") or 0)
