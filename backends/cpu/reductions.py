@@ -8,63 +8,31 @@ from typing import ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
 from graphopt.backends.cpu.kernels import reduce_columns
-from graphopt.backends.cpu.kernels.reduce_rows import REDUCTIONS, emit
-from graphopt.backends.cpu.rows import RowConfig, RowTemplate, matrix, row_types, single_node
-from graphopt.backends.specs.reduction import ColumnSpec, ReduceSpec
+from graphopt.backends.cpu.kernels.reduce_rows import emit
+from graphopt.backends.cpu.rows import RowConfig, RowTemplate
+from graphopt.backends.specs.reduction import ColumnSpec
+from graphopt.backends.templates.reduced import REDUCTIONS
+from graphopt.backends.templates.reduced_rows import axes_of, reduction_refusal, row_reduction, shape_of
+from graphopt.backends.templates.rows import row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
-from graphopt.ops.context import InferContext
-from graphopt.ops.reduction import reduced_axes
 
 
 class RowReduction(RowTemplate):
-    """Sum, mean, norms and extremes over one or several trailing axes, at least ``MIN_LENGTH`` elements long."""
+    """Sum, mean, norms and extremes over one or several trailing axes, long ones."""
 
     name: ClassVar[str] = "reduce-rows"
     anchors: ClassVar[frozenset[str]] = REDUCTIONS
     seconds_per_vector: ClassVar[float] = 2e-9
-    MIN_LENGTH: ClassVar[int] = 32
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = single_node(call, data=1)
-        if reason is not None:
-            return No(reason)
-        if not call.group.anchor.out.shape:
-            return No("a scalar result")
-        axes = _axes(call)
-        rank = len(_shape(call))
-        if not axes or axes != tuple(range(rank - len(axes), rank)):
-            return No("not over trailing axes")
-        length = 1
-        for d in _shape(call)[rank - len(axes) :]:
-            if not isinstance(d, int):
-                return No("a reduction of unknown length")
-            length *= d
-        return Yes() if length >= self.MIN_LENGTH else No("a short reduction")
+        reason = reduction_refusal(call)
+        return Yes() if reason is None else No(reason)
 
     def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""
-        node = call.group.anchor
-        x = node.inputs[0]
-        assert x is not None
-        m = matrix(x.shape, len(x.shape) - len(_axes(call)))
-        spec = ReduceSpec(node.op, m.rows, m.length, row_types(call))
-        function = emit(spec, config.lanes, config.parallel, config.prefetch, name)
-        kept = m.shape[: len(x.shape) - len(_axes(call))]
-        out = kept if len(node.out.shape) == len(kept) else (*kept, *(1,) * len(_axes(call)))
-        return Emitted(with_shapes(function, {0: m.shape, 1: out}, m.defined), [x])
-
-
-def _shape(call: KernelCall) -> tuple[object, ...]:
-    x = call.group.anchor.inputs[0]
-    assert x is not None
-    return x.shape
-
-
-def _axes(call: KernelCall) -> tuple[int, ...]:
-    node = call.group.anchor
-    assert node.graph is not None
-    return tuple(sorted(reduced_axes(InferContext(node, node.graph))))
+        problem = row_reduction(call)
+        return problem.emitted(emit(problem.spec, config.lanes, config.parallel, config.prefetch, name))
 
 
 class ColumnReduction(RowTemplate):
@@ -79,10 +47,10 @@ class ColumnReduction(RowTemplate):
         reason = single_node(call, data=1)
         if reason is not None:
             return No(reason)
-        axes = _axes(call)
-        if not axes or axes != tuple(range(axes[0], axes[-1] + 1)) or axes[-1] == len(_shape(call)) - 1:
+        axes = axes_of(call)
+        if not axes or axes != tuple(range(axes[0], axes[-1] + 1)) or axes[-1] == len(shape_of(call)) - 1:
             return No("not over neighbouring axes before the last")
-        if not all(isinstance(d, int) for d in _shape(call)):
+        if not all(isinstance(d, int) for d in shape_of(call)):
             return No("unknown extents")
         _, rows, columns = _parts(call)
         if rows == 1 or columns < row_types(call).lanes(caps):
@@ -108,6 +76,6 @@ def column_vectors(matrices: int, columns: int, config: RowConfig, caps: Caps, m
 
 
 def _parts(call: KernelCall) -> tuple[int, int, int]:
-    shape, axes = [d for d in _shape(call) if isinstance(d, int)], _axes(call)
+    shape, axes = [d for d in shape_of(call) if isinstance(d, int)], axes_of(call)
     first, behind = axes[0], axes[-1] + 1
     return math.prod(shape[:first]), math.prod(shape[first:behind]), math.prod(shape[behind:])

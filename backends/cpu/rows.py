@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.packing import Packing
-from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Packed, Support, Yes
-from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
-from graphopt.backends.specs.normalization import NormSpec
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
-from graphopt.backends.specs.types import KernelTypes
-from graphopt.backends.templates.kernel_types import computed_in_single, types_of
-from graphopt.backends.templates.reading import plain_prologue, row_of
-from graphopt.backends.templates.writing import converted_result
+from graphopt.backends.templates.norm_rows import NORMALISATIONS, norm_problem, norm_refusal
+from graphopt.backends.templates.rows import flattened, matrix, nominal_elements, row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
-from graphopt.backends.tensors.tensor import Expr
-from graphopt.ir.dims import Dim, SymExpr
-from graphopt.ir.graph import Array, Value
-from graphopt.ops.context import attr, known_array
+from graphopt.ops.context import attr
 
 WORTH_TWO_THREADS = 1e-5
 """Seconds of work on one thread above which starting others pays."""
@@ -45,75 +35,6 @@ class RowConfig:
     prefetch: bool = False
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A tensor seen as rows of trailing axes.
-
-    Attributes:
-        shape: as the kernel's parameters are declared.
-        rows, length: products of leading and trailing axes: an int, a variable, or a product of these.
-        defined: variables that stand for products, with their values.
-    """
-
-    shape: tuple[Expr, ...]
-    rows: Expr
-    length: Expr
-    defined: dict[Any, Expr]
-
-
-def matrix(shape: Sequence[Dim], axis: int) -> Matrix:
-    """``shape`` cut in two at ``axis``."""
-    dims: dict[Dim, Expr] = {}
-    for d in shape:
-        if isinstance(d, SymExpr):
-            dims.setdefault(d, tirx.Var(f"d{len(dims)}", "int64"))
-    nd = tuple(dims.get(d, d) for d in shape)
-    defined: dict[Any, Expr] = {}
-
-    def merged(part: Sequence[Expr], name: str) -> Expr:
-        if all(isinstance(d, int) for d in part):
-            return math.prod(part)
-        if len(part) == 1:
-            return part[0]
-        total: Expr = 1
-        for d in part:
-            total = total * d
-        defined[var := tirx.Var(name, "int64")] = total
-        return var
-
-    return Matrix(nd, merged(nd[:axis], "rows"), merged(nd[axis:], "length"), defined)
-
-
-def flattened(function: Any, m: Matrix) -> Any:
-    """A kernel over ``(rows, length)`` with its first and last parameter in the tensor's own shape."""
-    return with_shapes(function, {0: m.shape, len(function.params) - 1: m.shape}, m.defined)
-
-
-def single_node(call: KernelCall, data: int | None = None) -> str | None:
-    """Why a group is not one node over plain data that the row kernels take, None if it is; they may round what they store.
-
-    Args:
-        call: the group.
-        data: how many of the node's inputs are data; by default all.
-    """
-    node = call.group.anchor
-    x = node.inputs[0]
-    assert x is not None
-    result = converted_result(call.group)
-    if call.group.outputs != [result]:
-        return "more than one result"
-    reason = plain_prologue(call)
-    if reason is not None:
-        return reason
-    if not computed_in_single(*node.inputs[:data], node.out, result):
-        return "needs float32"
-    if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
-        return "needs plain layouts"
-    if any(d == 0 for d in x.shape):
-        return "no elements"
-    return None
-
-
 class RowTemplate(KernelTemplate[RowConfig]):
     """What the row kernels have in common.
 
@@ -131,7 +52,7 @@ class RowTemplate(KernelTemplate[RowConfig]):
         """Whole registers; threads where the work pays for them."""
         types = row_types(call)
         worth = caps.cores > 1 and self._seconds(call, caps) > WORTH_TWO_THREADS
-        return RowConfig(types.lanes(caps), worth, types.input.bytes * _elements(call) > caps.l2_bytes // 2)
+        return RowConfig(types.lanes(caps), worth, types.input.bytes * nominal_elements(call) > caps.l2_bytes // 2)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[RowConfig]:
         """With threads or without, and with prefetching or without where the kernel knows it."""
@@ -144,21 +65,7 @@ class RowTemplate(KernelTemplate[RowConfig]):
         return self._seconds(call, caps) / max(caps.cores, 1)
 
     def _seconds(self, call: KernelCall, caps: Caps) -> float:
-        return _elements(call) / row_types(call).lanes(caps) * self.seconds_per_vector
-
-
-def row_types(call: KernelCall, weight: Value | None = None) -> KernelTypes:
-    """The types of a kernel over the first operand of its only node."""
-    node = call.group.anchor
-    x = node.inputs[0]
-    assert x is not None
-    return types_of(call, x, None if weight is None else row_of(call, weight))
-
-
-def _elements(call: KernelCall) -> int:
-    x = call.group.anchor.inputs[0]
-    assert x is not None
-    return math.prod(d if isinstance(d, int) else 64 for d in x.shape)
+        return nominal_elements(call) / row_types(call).lanes(caps) * self.seconds_per_vector
 
 
 class RowSoftmax(RowTemplate):
@@ -232,100 +139,18 @@ class RowNorm(RowTemplate):
     """LayerNormalization, RMSNormalization, InstanceNormalization and GroupNormalization with one result."""
 
     name: ClassVar[str] = "norm-rows"
-    anchors: ClassVar[frozenset[str]] = frozenset(
-        {"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"}
-    )
+    anchors: ClassVar[frozenset[str]] = NORMALISATIONS
     seconds_per_vector: ClassVar[float] = 4e-9
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        node = call.group.anchor
-        reason = single_node(call)
-        if reason is not None:
-            return No(reason)
-        x, scale, bias = node.inputs[0], node.inputs[1], node.input(2)
-        assert x is not None
-        assert scale is not None
-        if attr(node, "stash_type") not in (None, 1):
-            return No("statistics in another type than float32")
-        if _by_channel(call):
-            if not isinstance(x.shape[1], int):
-                return No("needs a known number of channels")
-            groups = _groups(call)
-            if groups < 1 or x.shape[1] % groups:
-                return No("channels do not divide into the groups")
-            return Yes()
-        trailing = x.shape[_axis(call) :]
-        for value in (scale, bias):
-            if value is not None and value.shape[-len(trailing) :] != trailing:
-                return No("scale or bias is broadcast")
-            if value is not None and any(d != 1 for d in value.shape[: -len(trailing)]):
-                return No("scale or bias differs from row to row")
-        return Yes()
+        reason = norm_refusal(call)
+        return Yes() if reason is None else No(reason)
 
     def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
         """The kernel; scale and bias flat."""
-        node = call.group.anchor
-        x, scale, bias = node.inputs[0], node.inputs[1], node.input(2)
-        assert x is not None
-        assert scale is not None
-        factors = [scale] if bias is None else [scale, bias]
-        types = row_types(call, scale)
-        if _by_channel(call):
-            groups, channels = _groups(call), int(x.shape[1])  # type: ignore[arg-type]
-            m = matrix(x.shape, 2)
-            parts = channels // groups
-            spatial = m.length
-            rows = tirx.floordiv(m.rows, parts) if not isinstance(m.rows, int) else m.rows // parts
-            spec = NormSpec(
-                rows, parts, spatial, channels, float(attr(node, "epsilon")), bias=bias is not None, types=types
-            )
-        else:
-            m = matrix(x.shape, _axis(call))
-            centered = node.op == "LayerNormalization"
-            spec = NormSpec(m.rows, 0, m.length, 0, float(attr(node, "epsilon")), centered, bias is not None, types)
-        function = flattened(norm_rows.emit(spec, config.lanes, config.parallel, config.prefetch, name), m)
-        shapes = {
-            i + 1: self._declared(call, v, m) for i, v in enumerate(factors) if _array(v) is None and len(v.shape) > 1
-        }
-        if shapes:
-            function = with_shapes(function, shapes, {})
-        return Emitted(function, [x, *(_flat(v) for v in factors)])
-
-    def _declared(self, call: KernelCall, value: Value, m: Matrix) -> tuple[Expr, ...]:
-        trailing = m.shape[_axis(call) :]
-        return (*(1,) * (len(value.shape) - len(trailing)), *trailing)
-
-
-def _array(value: Value) -> Array | None:
-    return known_array(value)
-
-
-def _flat(value: Value) -> Value | Packed:
-    array = _array(value)
-    return value if array is None or len(value.shape) == 1 else Packed(value, _Flat(array.shape))
-
-
-@dataclass(frozen=True)
-class _Flat(Packing):
-    """All elements in one row."""
-
-    def packed(self, array: Array) -> Array:
-        """A copy only if they do not lie so."""
-        return np.ascontiguousarray(array.reshape(-1))
-
-
-def _by_channel(call: KernelCall) -> bool:
-    return call.group.anchor.op in ("InstanceNormalization", "GroupNormalization")
-
-
-def _groups(call: KernelCall) -> int:
-    node = call.group.anchor
-    if node.op == "GroupNormalization":
-        return int(attr(node, "num_groups"))
-    x = node.inputs[0]
-    assert x is not None
-    return int(x.shape[1])  # type: ignore[arg-type]
+        problem = norm_problem(call)
+        return problem.emitted(norm_rows.emit(problem.spec, config.lanes, config.parallel, config.prefetch, name))
 
 
 def _axis(call: KernelCall) -> int:

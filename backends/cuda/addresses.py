@@ -97,6 +97,6 @@ def _terms(e: Expr, bound: Mapping[Any, Expr]) -> tuple[int, dict[Any, int]] | N
         a, b = _terms(e.a, bound), _terms(e.b, bound)
         if a is None or b is None or (a[1] and b[1]):
             return None
-        (number, none), (constant, factors) = (a, b) if not a[1] else (b, a)
+        number, (constant, factors) = (a[0], b) if not a[1] else (b[0], a)
         return number * constant, {v: number * f for v, f in factors.items()}
     return None

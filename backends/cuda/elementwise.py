@@ -1,8 +1,8 @@
 """Nests without a reduction: a thread computes several neighbouring elements, and reads and writes them 16 bytes at a time.
 
-An element's body is written once, over the position of an element among those of its thread. What it reads or writes at neighbouring
-places is moved between memory and an array of the thread, whose loops the compiler unrolls, so that the array becomes registers.
-All else (broadcast operands, gathers, what is read on a condition) is read element by element.
+An element's body is written once, over the position of an element among those of its thread. What it reads or writes at
+neighbouring places is moved between memory and an array of the thread, whose loops the compiler unrolls, so that the array becomes
+registers. All else (broadcast operands, gathers, what is read on a condition) is read element by element.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ BUSY_THREADS = 128
 def elementwise(shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
     """A launch that computes every element of a physical shape."""
     nest = _Nest(shape, evaluate)
-    ways = [_Way(nest, kept, width) for kept in range(len(nest.axes)) for width in WIDTHS if nest.allows(kept, width, caps)]
+    ways = [
+        _Way(nest, kept, width) for kept in range(len(nest.axes)) for width in WIDTHS if nest.allows(kept, width, caps)
+    ]
     best = min((w for w in ways if w.moved), key=lambda w: w.reads_per_element, default=None)
     if best is None or best.reads_per_element >= nest.reads_of_one:
         return [_thread_an_element(shape, evaluate)]
@@ -115,7 +117,11 @@ class _Nest:
     def known(self, access: _Access) -> int | None:
         """The number of an access among `accesses`."""
         for n, other in enumerate(self.accesses):
-            if other.buffer.same_as(access.buffer) and other.is_whole == access.is_whole and other.address == access.address:
+            if (
+                other.buffer.same_as(access.buffer)
+                and other.is_whole == access.is_whole
+                and other.address == access.address
+            ):
                 return n
         return None
 
@@ -242,7 +248,8 @@ class _Way:
         nest, lane = self._nest, tirx.Var("lane", "int64")
         accesses = [nest.accesses[n] for n in self.moved]
         own = {
-            n: tirx.decl_buffer((self.width,), str(a.buffer.dtype), f"own{n}", scope="local") for n, a in zip(self.moved, accesses)
+            n: tirx.decl_buffer((self.width,), str(a.buffer.dtype), f"own{n}", scope="local")
+            for n, a in zip(self.moved, accesses)
         }
         stored = {n for n in self.moved if any(nest.accesses[n].buffer.same_as(b) for b, _, _ in nest.body.stores)}
 
@@ -254,7 +261,7 @@ class _Way:
             return tirx.Evaluate(tirx.call_extern("void", f"gopt_move<{access.bytes * self.width}>", to, origin))
 
         def array_of(buffer: Any, index: Sequence[Expr]) -> Any:
-            return own.get(nest.known(nest.access(buffer, index)), None) if buffer.scope() == "global" else None
+            return own.get(nest.known(nest.access(buffer, index))) if buffer.scope() == "global" else None
 
         def read(load: Any) -> Any:
             array = array_of(load.source, load.indices)

@@ -8,7 +8,7 @@ share one, and a second launch combines what they found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -31,7 +31,14 @@ STEPS_OF_THREAD = 4
 BUSY_THREADS = 1024
 """Threads of a multiprocessor that keep memory busy."""
 MAX_BLOCK = 1024
-COMBINED = {"sum": "gopt_sum", "prod": "gopt_prod", "max": "gopt_maximum", "min": "gopt_minimum", "or": "gopt_any", "and": "gopt_every"}
+COMBINED = {
+    "sum": "gopt_sum",
+    "prod": "gopt_prod",
+    "max": "gopt_maximum",
+    "min": "gopt_minimum",
+    "or": "gopt_any",
+    "and": "gopt_every",
+}
 """Device functions that combine two values, by the kind of a reduction."""
 
 
@@ -259,7 +266,11 @@ def _in_two_launches(nest: _Nest, plan: Plan) -> list[Any]:
         return tirx.IfThenElse(tirx.EQ(thread, as_expr(0)), tirx.BufferStore(parts, value, [block]), None)
 
     first = launch(
-        block, nest.outputs * plan.blocks, thread, plan.threads, _shared_total(nest, plan.threads, body, keep, nest.reduction.init)
+        block,
+        nest.outputs * plan.blocks,
+        thread,
+        plan.threads,
+        _shared_total(nest, plan.threads, body, keep, nest.reduction.init),
     )
     return [tirx.AllocBuffer(parts), first, _combined(nest, plan, parts)]
 
@@ -305,7 +316,9 @@ def _shared_total(
     total, shared = _cell(nest, "acc"), tirx.decl_buffer((WARP,), nest.dtype, "shared", scope="shared")
     ctype = c_type(nest.dtype)
     address = tirx.address_of(tirx.BufferLoad(shared, [as_expr(0)]))
-    whole = tirx.call_extern(nest.dtype, f"gopt_of_threads<{COMBINED[kind]}, {threads}, {ctype}>", _load(total), address)
+    whole = tirx.call_extern(
+        nest.dtype, f"gopt_of_threads<{COMBINED[kind]}, {threads}, {ctype}>", _load(total), address
+    )
     start = nest.reduction.init if init is None else identity_of(kind, nest.dtype)
     return seq([
         tirx.AllocBuffer(total),

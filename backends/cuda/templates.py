@@ -10,6 +10,7 @@ from graphopt.backends.cuda.conv import GemmConv
 from graphopt.backends.cuda.conv_transpose import GemmConvTranspose
 from graphopt.backends.cuda.depthwise import DepthwiseConv
 from graphopt.backends.cuda.matmul import GemmMatmul
+from graphopt.backends.cuda.rows import RowNorm, RowReduction, RowSoftmax
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GemmConv(),
@@ -17,5 +18,8 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     DepthwiseConv(),
     GemmMatmul(),
     GemmBatched(),
+    RowSoftmax(),
+    RowNorm(),
+    RowReduction(),
 )
 """In no particular order: the cheapest that can compute a call is taken."""

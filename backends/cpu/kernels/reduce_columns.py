@@ -5,11 +5,11 @@ from __future__ import annotations
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.columns import Columns, for_columns
-from graphopt.backends.cpu.kernels.reduce_rows import before, finished, kind_of
 from graphopt.backends.cpu.kernels.row import COMBINE, NEUTRAL, bound
 from graphopt.backends.specs.reduction import ColumnSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.prim_func import build_prim_func
+from graphopt.backends.templates.reduced import before, finished, kind_of
 
 
 def emit(
