@@ -261,7 +261,8 @@ class _Way:
             return tirx.Evaluate(tirx.call_extern("void", f"gopt_move<{access.bytes * self.width}>", to, origin))
 
         def array_of(buffer: Any, index: Sequence[Expr]) -> Any:
-            return own.get(nest.known(nest.access(buffer, index))) if buffer.scope() == "global" else None
+            known = nest.known(nest.access(buffer, index)) if buffer.scope() == "global" else None
+            return None if known is None else own.get(known)
 
         def read(load: Any) -> Any:
             array = array_of(load.source, load.indices)
@@ -274,11 +275,11 @@ class _Way:
             array = array_of(buffer, index)
             to, place = (buffer, [as_expr(i) for i in index]) if array is None else (array, [lane])
             statements.append(tirx.BufferStore(to, value, place))
-        index = [tirx.Bind(v, as_expr(i)) for (v, _), i in zip(nest.axes, self._position(outer, first + lane))]
+        at = [tirx.Bind(v, as_expr(i)) for (v, _), i in zip(nest.axes, self._position(outer, first + lane))]
         return tirx.SeqStmt([
             *(tirx.AllocBuffer(array) for array in own.values()),
             *(move(n) for n in self.moved if n not in stored),
-            loop(lane, self.width, seq([*index, *statements]), tirx.ForKind.UNROLLED),
+            loop(lane, self.width, seq([*at, *statements]), tirx.ForKind.UNROLLED),
             *(move(n) for n in self.moved if n in stored),
         ])  # fmt: skip
 

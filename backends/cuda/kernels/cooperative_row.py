@@ -27,7 +27,7 @@ ELEMENTS = 16
 """Elements of a row that a thread keeps, where the row is long enough."""
 MOST_THREADS = 1024
 MOST_ELEMENTS = 32
-"""What a thread of the largest block has registers for, beside those of its arithmetic."""
+"""What a thread of the largest block has registers for beside those of its arithmetic, and what a warp may have for its row."""
 FEWEST_THREADS = 4
 COMBINED = {"sum": "gopt_sum", "max": "gopt_maximum", "min": "gopt_minimum"}
 
@@ -68,8 +68,8 @@ def row_threads(length: Expr, *types: ElementType) -> RowThreads:
     threads = FEWEST_THREADS
     while threads < MOST_THREADS and threads * ELEMENTS < length:
         threads *= 2
-    if threads == 2 * WARP:
-        threads *= 2  # blocks of two warps leave schedulers idle
+    if threads > WARP and length <= WARP * MOST_ELEMENTS:
+        threads = WARP  # which needs no barrier
     held = -(-accesses // threads)
     return RowThreads(threads, width, held if held * width <= MOST_ELEMENTS else 0)
 
