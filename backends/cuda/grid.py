@@ -21,6 +21,11 @@ def positions() -> tuple[Any, Any]:
     return tirx.Var("block", "int64"), tirx.Var("thread", "int64")
 
 
+def barrier() -> Any:
+    """The statement at which all threads of a block wait for one another."""
+    return tirx.Evaluate(tirx.call_extern("void", "__syncthreads"))
+
+
 def per_thread(count: Expr, threads: int = THREADS) -> tuple[Expr, int]:
     """Blocks, and threads of each, of a grid with at least ``count`` threads; few threads make one small block."""
     if isinstance(count, int):

@@ -8,17 +8,19 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dialect import CUDA_C
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cuda.copies import copied
 from graphopt.backends.cuda.elementwise import elementwise
 from graphopt.backends.cuda.one_thread import in_one_thread
 from graphopt.backends.cuda.reduction import reduction
-from graphopt.backends.tensors.schedule import Evaluate, Schedule
+from graphopt.backends.tensors.schedule import Evaluate, Schedule, StridedCopy
 from graphopt.backends.tensors.tensor import Expr
 
 
 class CudaSchedule(Schedule):
     """The schedule of GPUs: kernels can't call the process that launches them, nor choose among launches."""
 
-    calls_back = picks_loops = merges_copies = False
+    calls_back = picks_loops = False
+    merges_copies = True
     dialect = CUDA_C
 
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
@@ -26,6 +28,10 @@ class CudaSchedule(Schedule):
         index = tuple(0 if isinstance(d, int) and d == 1 else tirx.Var(f"p{a}", "int64") for a, d in enumerate(shape))
         probe = evaluate(index, lambda dt: tirx.const(0, dt))
         return (elementwise if probe.reduction is None else reduction)(shape, evaluate, caps)
+
+    def copy(self, copy: StridedCopy, caps: Caps) -> list[Any] | None:
+        """A launch, by tiles of shared memory where the copy transposes."""
+        return copied(copy, caps)
 
     def serial(self, statements: Sequence[Any]) -> list[Any]:
         """A launch of one thread."""

@@ -16,7 +16,7 @@ from typing import Any
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import TensorLoad, tirx, tvm_ffi
 from graphopt.backends.cuda.addresses import address_of, divided, index_of
-from graphopt.backends.cuda.grid import THREADS, launch, per_thread, positions
+from graphopt.backends.cuda.grid import THREADS, barrier, launch, per_thread, positions
 from graphopt.backends.tensors.index import product
 from graphopt.backends.tensors.loops import loop, seq, store_all
 from graphopt.backends.tensors.reducers import REDUCERS, identity_of
@@ -329,11 +329,6 @@ def _shared_total(
         _store(total, REDUCERS[kind](start, _load(total))),
         use(_load(total)),
     ])  # fmt: skip
-
-
-def barrier() -> Any:
-    """All threads of the block get here before any goes on."""
-    return tirx.Evaluate(tirx.call_extern("void", "__syncthreads"))
 
 
 def c_type(dtype: str) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cuda.cost.model import BYTES_PER_SECOND, LAUNCH_SECONDS
-from graphopt.backends.cuda.kernels import norm_rows, reduce_rows, softmax_rows
+from graphopt.backends.cuda.kernels import norm_rows, reduce_rows, softmax_columns, softmax_rows
 from graphopt.backends.cuda.kernels.cooperative_row import RowThreads, row_threads
-from graphopt.backends.specs.softmax import SoftmaxSpec
+from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
 from graphopt.backends.templates.norm_rows import NORMALISATIONS, NormProblem, norm_problem, norm_refusal
 from graphopt.backends.templates.reduced import REDUCTIONS
 from graphopt.backends.templates.reduced_rows import reduction_refusal, row_reduction
 from graphopt.backends.templates.rows import flattened, matrix, nominal_elements, row_types, single_node
+from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import attr
 
 
@@ -68,6 +71,67 @@ class RowSoftmax(RowTemplate):
         assert x is not None
         m = matrix(x.shape, len(x.shape) - 1)
         return SoftmaxSpec(m.rows, m.length, node.op == "LogSoftmax", row_types(call)), m
+
+
+@dataclass(frozen=True)
+class ColumnThreads:
+    """How threads share columns.
+
+    Attributes:
+        slices: threads of a column.
+    """
+
+    slices: int
+
+
+class ColumnSoftmax(KernelTemplate[ColumnThreads]):
+    """Softmax and LogSoftmax over another axis than the last, every extent known."""
+
+    name: ClassVar[str] = "softmax-columns"
+    anchors: ClassVar[frozenset[str]] = RowSoftmax.anchors
+    config_type: ClassVar[type[Any]] = ColumnThreads
+    converts: ClassVar[bool] = True
+
+    def supports(self, call: KernelCall, caps: Caps) -> Support:
+        """Yes, or why not."""
+        reason = single_node(call)
+        if reason is not None:
+            return No(reason)
+        shape = call.group.anchor.out.shape
+        if not all(isinstance(d, int) for d in shape):
+            return No("unknown extents")
+        return Yes() if shape and self._spec(call).columns > 1 else No("over the last axis")
+
+    def default(self, call: KernelCall, caps: Caps) -> ColumnThreads:
+        """At least four rows a thread."""
+        rows = self._spec(call).rows
+        slices = 1
+        while slices < MOST_SLICES and slices * 8 <= rows:
+            slices *= 2
+        return ColumnThreads(slices)
+
+    def cost(self, call: KernelCall, config: ColumnThreads, caps: Caps) -> float:
+        """Bytes read and written once: what is read again comes from a cache."""
+        types = row_types(call)
+        moved = nominal_elements(call) * (types.input.bytes + types.output.bytes)
+        return moved / (BYTES_PER_SECOND * max(caps.cores, 1)) + LAUNCH_SECONDS
+
+    def emit(self, call: KernelCall, config: ColumnThreads, caps: Caps, name: str) -> Emitted:
+        """The kernel."""
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        function = softmax_columns.emit(self._spec(call), config.slices, name)
+        return Emitted(with_shapes(function, {0: x.shape, 1: x.shape}, {}), [x])
+
+    def _spec(self, call: KernelCall) -> ColumnSoftmaxSpec:
+        node = call.group.anchor
+        shape = [d for d in node.out.shape if isinstance(d, int)]
+        axis = int(attr(node, "axis")) % len(shape)
+        matrices, columns = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        return ColumnSoftmaxSpec(matrices, shape[axis], columns, node.op == "LogSoftmax", row_types(call))
+
+
+MOST_SLICES = 16
 
 
 class RowNorm(RowTemplate):

@@ -10,7 +10,7 @@ from graphopt.backends.cuda.conv import GemmConv
 from graphopt.backends.cuda.conv_transpose import GemmConvTranspose
 from graphopt.backends.cuda.depthwise import DepthwiseConv
 from graphopt.backends.cuda.matmul import GemmMatmul
-from graphopt.backends.cuda.rows import RowNorm, RowReduction, RowSoftmax
+from graphopt.backends.cuda.rows import ColumnSoftmax, RowNorm, RowReduction, RowSoftmax
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GemmConv(),
@@ -19,6 +19,7 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GemmMatmul(),
     GemmBatched(),
     RowSoftmax(),
+    ColumnSoftmax(),
     RowNorm(),
     RowReduction(),
 )

@@ -44,6 +44,25 @@ Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
 """``evaluate(index, accumulator)``: the body at one physical index; ``accumulator(dtype)`` stands for the reduction's result."""
 
 
+@dataclass(frozen=True)
+class StridedCopy:
+    """``target[write_offset + i * write] = source[read_offset + i * read]`` for every ``i`` in ``extents``.
+
+    Attributes:
+        source, target: buffers of one dimension.
+        extents: those of dimensions that could be merged are.
+        read, write: strides, in elements.
+    """
+
+    source: Any
+    target: Any
+    read_offset: Expr
+    write_offset: Expr
+    extents: Index
+    read: Index
+    write: Index
+
+
 class Schedule(ABC):
     """Turns what a kernel computes into loops. Total: every operator that has a lowering then runs on the target.
 
@@ -64,6 +83,10 @@ class Schedule(ABC):
     @abstractmethod
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
         """Statements that compute every element of a physical shape."""
+
+    def copy(self, copy: StridedCopy, caps: Caps) -> list[Any] | None:
+        """Statements that do a copy with merged dimensions; None to have them made of `nest`, by tiles that suit caches."""
+        return None
 
     @abstractmethod
     def serial(self, statements: Sequence[Any]) -> list[Any]:

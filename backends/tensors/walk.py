@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.backends.base.tvm_api import tirx, tvm_ffi
 from graphopt.backends.tensors.index import floordiv, floormod, i64, product, row_major
-from graphopt.backends.tensors.schedule import NestBody
+from graphopt.backends.tensors.schedule import NestBody, StridedCopy
 from graphopt.backends.tensors.tensor import Expr, Index, Scope
 from graphopt.ir.layout import PLAIN, Layout
 
@@ -85,6 +85,11 @@ def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, str
     """Copy to ``buffer`` at ``offset + i * strides``."""
     source, target = builder.flat(walk.buffer), builder.flat(buffer)
     extents, src, dst = _merged(walk.extents, walk.strides, strides)
+    copy = StridedCopy(source, target, walk.offset, offset, extents, src, dst)
+    statements = builder.schedule.copy(copy, builder.caps)
+    if statements is not None:
+        builder.statements.extend(statements)
+        return
     for shape, axes, rows, row_axis, first in _loops(extents, src):
 
         def evaluate(
