@@ -10,7 +10,7 @@ from graphopt.backends.base.dialect import CUDA_C
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.copies import copied
 from graphopt.backends.cuda.elementwise import elementwise
-from graphopt.backends.cuda.one_thread import in_one_thread
+from graphopt.backends.cuda.hand_written import independent, launches
 from graphopt.backends.cuda.reduction import reduction
 from graphopt.backends.tensors.schedule import Evaluate, Schedule, StridedCopy
 from graphopt.backends.tensors.tensor import Expr
@@ -20,7 +20,7 @@ class CudaSchedule(Schedule):
     """The schedule of GPUs: kernels can't call the process that launches them, nor choose among launches."""
 
     calls_back = picks_loops = False
-    merges_copies = True
+    merges_copies = spreads_work = True
     dialect = CUDA_C
 
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
@@ -33,6 +33,10 @@ class CudaSchedule(Schedule):
         """A launch, by tiles of shared memory where the copy transposes."""
         return copied(copy, caps)
 
+    def each(self, variables: Sequence[Any], extents: Sequence[Expr], body: Any) -> Any:
+        """A loop that `serial` gives a thread for each iteration."""
+        return independent(variables, extents, body)
+
     def serial(self, statements: Sequence[Any]) -> list[Any]:
-        """A launch of one thread."""
-        return in_one_thread(statements)
+        """A launch of one thread, or of a thread for each iteration of what is independent."""
+        return launches(statements)

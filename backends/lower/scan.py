@@ -56,10 +56,7 @@ def _scan(c: LowerContext) -> Lowered:
 
     if not any(isinstance(d, int) and d == 0 for d in x.shape):
         others = [tirx.Var(f"i{a}", "int64") for a in range(x.rank)]
-        body = column(others)
-        for a in reversed(range(x.rank)):
-            if a != axis:
-                body = loop(others[a], x.shape[a], body)
-        c.k.raw(body)
+        along = [a for a in range(x.rank) if a != axis]
+        c.k.raw(c.k.schedule.each([others[a] for a in along], [x.shape[a] for a in along], column(others)))
     total = reader(buffer, x.shape, dtype)
     return total if dtype == dtype else elementwise(lambda v: cast(v, dtype), dtype, x.shape, total)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.registry import LowerContext, Lowered, lowers, measures
+from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.tensors import exact
 from graphopt.backends.tensors.imperative import Code, result
 from graphopt.backends.tensors.index import i64, product, unflatten
 from graphopt.backends.tensors.math import is_nan
-from graphopt.backends.tensors.tensor import Expr, Tensor
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
 
 HEAP_FACTOR = 4
 """With fewer than a quarter of the elements wanted, a heap of these beats sorting all."""
@@ -107,6 +107,8 @@ def _topk(c: LowerContext) -> Lowered:
     if isinstance(extent, int) and isinstance(k, int) and k > extent:
         raise c.invalid(f"TopK of {k} out of {extent} elements")
     others = (*x.shape[:axis], *x.shape[axis + 1 :])
+    if c.k.schedule.spreads_work:
+        return _by_counting(c, axis, largest)
     code = Code(c.k)
     indices = code.scratch((product(others), k), "int64")
     order, spare = code.scratch((extent,), "int64"), code.scratch((extent,), "int64")
@@ -137,6 +139,36 @@ def _topk(c: LowerContext) -> Lowered:
 
     positions = Tensor(shape, "int64", index)
     values = Tensor(shape, x.dtype, lambda *i: x(*i[:axis], index(*i), *i[axis + 1 :]))
+    return [values, positions]
+
+
+def _by_counting(c: LowerContext, axis: int, largest: bool) -> Lowered:
+    """TopK as reductions: how many elements come before each one is its place, and each place's element the only one that has it.
+
+    Quadratic in the number of elements, but done by as many threads as there are.
+    """
+    x, shape = c.x(0), c.out_shape()
+    extent = x.shape[axis]
+    counter = "int32" if isinstance(extent, int) and extent < 1 << 31 else "int64"
+
+    def along(i: Index, p: Expr) -> Index:
+        return (*i[:axis], p, *i[axis + 1 :])
+
+    def precedes(i: Index, r: Index) -> Expr:
+        here, other = let(x(*i)), let(x(*along(i, r[0])))
+        ahead = numbers_first(other, here, x.dtype, largest)
+        behind = numbers_first(here, other, x.dtype, largest)
+        before = tirx.Or(ahead, tirx.And(exact.negation(behind), i64(r[0]) < i64(i[axis])))
+        return tirx.Select(before, const(1, counter), const(0, counter))
+
+    place = c.k.stage(c.k.reduce(x.shape, counter, (extent,), precedes))
+
+    def chosen(i: Index, r: Index) -> Expr:
+        has_it = tirx.EQ(i64(place(*along(i, r[0]))), i64(i[axis]))
+        return tirx.Select(has_it, i64(r[0]), i64(0))
+
+    positions = c.k.stage(c.k.reduce(shape, "int64", (extent,), chosen))
+    values = Tensor(shape, x.dtype, lambda *i: x(*along(i, positions(*i))))
     return [values, positions]
 
 

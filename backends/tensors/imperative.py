@@ -115,6 +115,14 @@ class Code:
         self.add(body)
 
     @contextmanager
+    def each(self, shape: Sequence[Expr]) -> Iterator[tuple[Any, ...]]:
+        """Loops over a shape whose iterations don't depend on one another: a GPU gives each one a thread."""
+        variables = [tirx.Var(self.fresh("i"), "int64") for _ in shape]
+        self._blocks.append([])
+        yield tuple(variables)
+        self.add(self.builder.schedule.each(variables, shape, self._close()))
+
+    @contextmanager
     def while_(self, condition: Expr) -> Iterator[None]:
         """``while condition`` (read from cells and buffers anew each time)."""
         self._blocks.append([])

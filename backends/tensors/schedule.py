@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dialect import LLVM, Dialect
-from graphopt.backends.tensors.tensor import Expr, Index, Scope
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.tensors.tensor import Expr, Index, Scope, as_expr
 
 
 @dataclass
@@ -72,12 +73,15 @@ class Schedule(ABC):
         picks_loops: a kernel may hold two sets of loops and pick one at run time (`graphopt.backends.tensors.uneven`).
         merges_copies: a tensor that lies in a buffer already is copied by loops over merged dimensions, in tiles where it is
             transposed; else an element at a time like any other.
+        spreads_work: there are so many threads that work which only they can do at once is better than less work one after the
+            other: counting what comes before each element beats sorting.
         dialect: the language that its loops are compiled from.
     """
 
     calls_back: ClassVar[bool]
     picks_loops: ClassVar[bool]
     merges_copies: ClassVar[bool]
+    spreads_work: ClassVar[bool] = False
     dialect: ClassVar[Dialect] = LLVM
 
     @abstractmethod
@@ -87,6 +91,12 @@ class Schedule(ABC):
     def copy(self, copy: StridedCopy, caps: Caps) -> list[Any] | None:
         """Statements that do a copy with merged dimensions; None to have them made of `nest`, by tiles that suit caches."""
         return None
+
+    def each(self, variables: Sequence[Any], extents: Sequence[Expr], body: Any) -> Any:
+        """A loop of `serial` statements over all positions, which may run in any order."""
+        for var, extent in reversed(list(zip(variables, extents))):
+            body = tirx.For(var, as_expr(0), as_expr(extent), tirx.ForKind.SERIAL, body)
+        return body
 
     @abstractmethod
     def serial(self, statements: Sequence[Any]) -> list[Any]:
