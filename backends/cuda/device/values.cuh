@@ -58,7 +58,6 @@ __device__ __forceinline__ T gopt_softplus(T x) {
 
 // A product that no addition behind it is fused with.
 __device__ __forceinline__ float gopt_product(float a, float b) { return __fmul_rn(a, b); }
-__device__ __forceinline__ double gopt_product(double a, double b) { return __dmul_rn(a, b); }
 
 // a * b + c, rounded once.
 __device__ __forceinline__ float gopt_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }

@@ -114,16 +114,17 @@ def kernel_library(source: str, *, arch: int = 80, checked: bool = True, contrac
 
 
 def for_cpu(source: str, checked: bool = True) -> str:
-    """The source as the simulator compiles it: the same text but for three things.
+    """The source as the simulator compiles it: the same text but for four things.
 
     The functions of ``primitives.cuh``, which hold PTX, give way to the simulator's. ``extern __shared__`` arrays, of which C++ has
-    no notion, become pointers. An entry point is added to each kernel.
+    no notion, become pointers. Alignment is said before ``__shared__``. An entry point is added to each kernel.
     """
     primitives = _primitives()
     if primitives in source:
         source = source.replace(primitives, '#include "primitives.h"\n')
     else:
         source = '#include "primitives.h"\n' + source
+    source = source.replace("__shared__ alignas(64)", "alignas(64) __shared__")  # C++ wants what is aligned to say so first
     source = _DYNAMIC.sub(r"\1* \2 = (\1*)sim_dynamic_shared();", source)
     entries: dict[str, str] = {}
     for bound, name in _KERNEL.findall(source):
