@@ -22,11 +22,21 @@ struct gopt_every {
   template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a && b; }
 };
 
+// What a value is exchanged as between the threads of a warp: there is nothing narrower than 32 bits for integers.
+template <typename T> struct gopt_exchanged { typedef T type; };
+template <> struct gopt_exchanged<bool> { typedef int type; };
+template <> struct gopt_exchanged<int8_t> { typedef int type; };
+template <> struct gopt_exchanged<uint8_t> { typedef int type; };
+template <> struct gopt_exchanged<int16_t> { typedef int type; };
+template <> struct gopt_exchanged<uint16_t> { typedef int type; };
+
 // What COUNT neighbouring threads of a warp (1, 2, 4, ... 32) have, combined; all of them get it. All threads of the warp call it.
 template <typename KIND, int COUNT, typename T>
 __device__ __forceinline__ T gopt_of_lanes(T x) {
 #pragma unroll
-  for (int step = COUNT / 2; step > 0; step /= 2) x = KIND::of(x, (T)__shfl_xor_sync(0xffffffffu, x, step));
+  for (int step = COUNT / 2; step > 0; step /= 2) {
+    x = KIND::of(x, (T)__shfl_xor_sync(0xffffffffu, (typename gopt_exchanged<T>::type)x, step));
+  }
   return x;
 }
 
