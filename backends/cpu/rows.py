@@ -11,10 +11,12 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cpu.kernels import norm_rows, softmax_columns, softmax_rows
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
-from graphopt.backends.templates.norm_rows import NORMALISATIONS, norm_problem, norm_refusal
+from graphopt.backends.templates.norm_rows import norm_problem, norm_refusal
 from graphopt.backends.templates.rows import flattened, matrix, nominal_elements, row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import attr
+from graphopt.ops.registry import NORMALISES, SOFTMAX
+from graphopt.ops.table import ops_with
 
 WORTH_TWO_THREADS = 1e-5
 """Seconds of work on one thread above which starting others pays."""
@@ -72,7 +74,7 @@ class RowSoftmax(RowTemplate):
     """Softmax and LogSoftmax over the last axis."""
 
     name: ClassVar[str] = "softmax-rows"
-    anchors: ClassVar[frozenset[str]] = frozenset({"Softmax", "LogSoftmax"})
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(SOFTMAX))
     seconds_per_vector: ClassVar[float] = 1e-8
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
@@ -139,7 +141,7 @@ class RowNorm(RowTemplate):
     """LayerNormalization, RMSNormalization, InstanceNormalization and GroupNormalization with one result."""
 
     name: ClassVar[str] = "norm-rows"
-    anchors: ClassVar[frozenset[str]] = NORMALISATIONS
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(NORMALISES))
     seconds_per_vector: ClassVar[float] = 4e-9
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

@@ -200,8 +200,12 @@ class _Way:
             if access.address.factor(variable) != stride or not isinstance(extent, int):
                 return False
             stride *= extent
-        outer = [access.address.factor(variable) for variable, _ in self._outer]
-        return all(number % self.width == 0 for number in (access.address.constant, *outer))
+        others = [factor for _, factor in self._steady(access.address)]
+        return all(number % self.width == 0 for number in (access.address.constant, *others))
+
+    def _steady(self, address: Address) -> list[tuple[Any, int]]:
+        """What an address depends on beside the run: positions along outer axes, and what the host counts."""
+        return [(v, f) for v, f in address.factors if not any(v.same_as(inner) for inner, _ in self._inner)]
 
     @property
     def reads_per_element(self) -> float:
@@ -291,6 +295,7 @@ class _Way:
         else:
             assert access.address is not None
             flat = access.address.constant + first
-            for (variable, _), at in zip(self._outer, outer):
-                flat = flat + at * access.address.factor(variable)
+            where = {hash(variable): at for (variable, _), at in zip(self._outer, outer)}
+            for variable, factor in self._steady(access.address):
+                flat = flat + where.get(hash(variable), variable) * factor
         return [as_expr(i) for i in index_of(flat, shape)]

@@ -13,12 +13,14 @@ from graphopt.backends.cuda.cost.model import BYTES_PER_SECOND, LAUNCH_SECONDS
 from graphopt.backends.cuda.kernels import norm_rows, reduce_rows, softmax_columns, softmax_rows
 from graphopt.backends.cuda.kernels.cooperative_row import RowThreads, row_threads
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
-from graphopt.backends.templates.norm_rows import NORMALISATIONS, NormProblem, norm_problem, norm_refusal
+from graphopt.backends.templates.norm_rows import NormProblem, norm_problem, norm_refusal
 from graphopt.backends.templates.reduced import REDUCTIONS
 from graphopt.backends.templates.reduced_rows import reduction_refusal, row_reduction
 from graphopt.backends.templates.rows import flattened, matrix, nominal_elements, row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.ops.context import attr
+from graphopt.ops.registry import NORMALISES, SOFTMAX
+from graphopt.ops.table import ops_with
 
 
 class RowTemplate(KernelTemplate[RowThreads]):
@@ -40,7 +42,7 @@ class RowSoftmax(RowTemplate):
     """Softmax and LogSoftmax over the last axis."""
 
     name: ClassVar[str] = "softmax-rows"
-    anchors: ClassVar[frozenset[str]] = frozenset({"Softmax", "LogSoftmax"})
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(SOFTMAX))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -138,7 +140,7 @@ class RowNorm(RowTemplate):
     """LayerNormalization, RMSNormalization, InstanceNormalization and GroupNormalization with one result."""
 
     name: ClassVar[str] = "norm-rows"
-    anchors: ClassVar[frozenset[str]] = NORMALISATIONS
+    anchors: ClassVar[frozenset[str]] = frozenset(ops_with(NORMALISES))
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""

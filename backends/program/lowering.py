@@ -97,10 +97,9 @@ class Lowering:
         """The program, its buffers planned."""
         graph = self.fused.graph
         inputs = [self.buffer(v) for v in graph.inputs]
-        out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
-        self.out, self.written = out, Written(out.steps)
-        for value in graph.inputs:
-            self.defined |= symbols_of(*value.shape)
+        self.out = out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
+        self.written = Written(out.steps)
+        self.defined |= symbols_of(*(d for value in graph.inputs for d in value.shape))
         entry = frozenset(self.defined)
         for value in graph.inputs:
             self._bind(value)
@@ -118,8 +117,8 @@ class Lowering:
         for value in graph.outputs:
             out.outputs.append(self._result(value))
         self._check_at_entry(entry)
-        copied = self.copied or [True] * len(out.outputs)
         if self.platform.plans_memory:
+            copied = self.copied or [True] * len(out.outputs)
             plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
         return out
 
@@ -198,8 +197,7 @@ class Lowering:
         source = self.buffer(value)
         if value.dtype is not DType.i64 or len(value.shape) != 1 or not self.fused.layout(value).is_plain:
             call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
-            lowering = GroupLowering(call, self.target.caps, self.platform.schedule)
-            kernel = elements_kernel(lowering, value)
+            kernel = elements_kernel(GroupLowering(call, self.target.caps, self.platform.schedule), value)
             self._settle(value.name)
             source = self._vector(*kernel, len(names), value.name)
         self._define(source, names)

@@ -17,9 +17,6 @@ from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.graph import Array, Value
 from graphopt.ops.context import attr, known_array
 
-NORMALISATIONS = frozenset({"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"})
-"""Operators that the kernels compute."""
-
 
 def norm_refusal(call: KernelCall) -> str | None:
     """Why a group is no normalisation of rows with one result, None if it is."""

@@ -6,7 +6,7 @@ from graphopt.ir.dims import mod
 from graphopt.ir.dtypes import DType
 from graphopt.ir.types import TensorType, Type
 from graphopt.ops.context import InferContext
-from graphopt.ops.registry import ANY_LAYOUT, REDUCTION, register
+from graphopt.ops.registry import ANY_LAYOUT, NORMALISES, REDUCTION, SOFTMAX, register
 
 
 @register("BatchNormalization", traits=(ANY_LAYOUT,))
@@ -15,25 +15,26 @@ def _batch_norm(c: InferContext) -> list[Type]:
     return [c.type(0), c.type(3), c.type(4)] if c.attr("training_mode") else [c.type(0)]
 
 
-@register("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", traits=(REDUCTION,))
+@register("Softmax", "LogSoftmax", traits=(REDUCTION, SOFTMAX))
+@register("Hardmax", "LpNormalization", traits=(REDUCTION,))
 def _along_axis(c: InferContext) -> list[Type]:
     c.axis(int(c.attr("axis")), c.rank(0))
     return [c.type(0)]
 
 
-@register("RMSNormalization", traits=(REDUCTION,))
+@register("RMSNormalization", traits=(REDUCTION, NORMALISES))
 def _rms_norm(c: InferContext) -> list[Type]:
     c.broadcast_to(c.shape(1), c.shape(0), "the scale")
     return _along_axis(c)
 
 
-@register("InstanceNormalization", traits=(REDUCTION,))
+@register("InstanceNormalization", traits=(REDUCTION, NORMALISES))
 def _instance_norm(c: InferContext) -> list[Type]:
     _by_channel(c, "scale", "bias")
     return [c.type(0)]
 
 
-@register("GroupNormalization", traits=(REDUCTION,))
+@register("GroupNormalization", traits=(REDUCTION, NORMALISES))
 def _group_norm(c: InferContext) -> list[Type]:
     _by_channel(c, "scale", "bias")
     groups, channels = int(c.attr("num_groups")), c.shape(0)[1]
@@ -56,7 +57,7 @@ def _same(c: InferContext) -> list[Type]:
     return [c.type(0)]
 
 
-@register("LayerNormalization", traits=(REDUCTION,))
+@register("LayerNormalization", traits=(REDUCTION, NORMALISES))
 def _layer_norm(c: InferContext) -> list[Type]:
     x = c.type(0)
     axis = c.axis(int(c.attr("axis")), c.rank(0))

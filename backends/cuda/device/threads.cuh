@@ -25,10 +25,10 @@ struct gopt_every {
 // What a value is exchanged as between the threads of a warp: there is nothing narrower than 32 bits for integers.
 template <typename T> struct gopt_exchanged { typedef T type; };
 template <> struct gopt_exchanged<bool> { typedef int type; };
-template <> struct gopt_exchanged<int8_t> { typedef int type; };
-template <> struct gopt_exchanged<uint8_t> { typedef int type; };
-template <> struct gopt_exchanged<int16_t> { typedef int type; };
-template <> struct gopt_exchanged<uint16_t> { typedef int type; };
+template <> struct gopt_exchanged<signed char> { typedef int type; };
+template <> struct gopt_exchanged<unsigned char> { typedef int type; };
+template <> struct gopt_exchanged<short> { typedef int type; };
+template <> struct gopt_exchanged<unsigned short> { typedef int type; };
 
 // What COUNT neighbouring threads of a warp (1, 2, 4, ... 32) have, combined; all of them get it. All threads of the warp call it.
 template <typename KIND, int COUNT, typename T>

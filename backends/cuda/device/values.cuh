@@ -73,10 +73,12 @@ __device__ __forceinline__ float gopt_from_bfloat16(unsigned short bits) { retur
 
 // Sums, differences and products of integers modulo their width.
 template <typename T> struct gopt_unsigned;
-template <> struct gopt_unsigned<int32_t> { typedef uint32_t type; };
-template <> struct gopt_unsigned<uint32_t> { typedef uint32_t type; };
-template <> struct gopt_unsigned<int64_t> { typedef uint64_t type; };
-template <> struct gopt_unsigned<uint64_t> { typedef uint64_t type; };
+template <> struct gopt_unsigned<int> { typedef unsigned type; };
+template <> struct gopt_unsigned<unsigned> { typedef unsigned type; };
+template <> struct gopt_unsigned<long> { typedef unsigned long type; };
+template <> struct gopt_unsigned<unsigned long> { typedef unsigned long type; };
+template <> struct gopt_unsigned<long long> { typedef unsigned long long type; };
+template <> struct gopt_unsigned<unsigned long long> { typedef unsigned long long type; };
 template <typename T>
 __device__ __forceinline__ T gopt_add(T a, T b) {
   typedef typename gopt_unsigned<T>::type U;

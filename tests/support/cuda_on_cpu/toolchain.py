@@ -124,7 +124,8 @@ def for_cpu(source: str, checked: bool = True) -> str:
         source = source.replace(primitives, '#include "primitives.h"\n')
     else:
         source = '#include "primitives.h"\n' + source
-    source = source.replace("__shared__ alignas(64)", "alignas(64) __shared__")  # C++ wants what is aligned to say so first
+    # C++ wants what is aligned to say so first
+    source = source.replace("__shared__ alignas(64)", "alignas(64) __shared__")
     source = _DYNAMIC.sub(r"\1* \2 = (\1*)sim_dynamic_shared();", source)
     entries: dict[str, str] = {}
     for bound, name in _KERNEL.findall(source):
