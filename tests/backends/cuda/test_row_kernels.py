@@ -15,6 +15,8 @@ from tests.support.cuda_on_cpu.gpu import run_on_simulated_gpu
 from tests.support.many_nodes import Array, Fixed, ManyNodes
 
 TYPES = (np.float32, np.float16, bfloat16)
+LONG: dict[Any, tuple[list[int], ...]] = {np.float32: ([1, 33000],)}
+"""Rows that threads have no registers for."""
 
 
 def _numbers(shape: Sequence[int], dtype: Any, *, spread: float = 1.0, around: float = 0.0, seed: int = 0) -> Array:
@@ -42,7 +44,7 @@ def _normalised(x: Array, axes: tuple[int, ...], *, centered: bool = True) -> Ar
 def test_softmax(dtype: Any) -> None:
     """Short rows several a warp, rows of a warp, of blocks, too long for registers; lengths that 16 bytes don't divide; columns."""
     nodes = ManyNodes()
-    for shape in ([3, 5, 7], [9, 64], [2, 3, 1000], [5, 333], [2, 4096], [1, 33000]):
+    for shape in ([3, 5, 7], [9, 64], [2, 3, 1000], [5, 333], [2, 4096], *LONG.get(dtype, ())):
         x = _numbers(shape, dtype, spread=4)
         nodes.add("Softmax", x, want=_softmax, reduction=shape[-1], depth=3)
         nodes.add("LogSoftmax", x, want=_log_softmax, reduction=shape[-1], depth=4)
@@ -61,7 +63,13 @@ def test_softmax(dtype: Any) -> None:
 def test_normalisations(dtype: Any) -> None:
     """Data far from 0, where the mean of squares less the squared mean would have no digit left."""
     nodes = ManyNodes(23)
-    for shape, axis in (([3, 7, 768], -1), ([5, 33], -1), ([2, 4, 24], -2), ([2, 3000], -1), ([2, 40001], -1)):
+    for shape, axis in (
+        ([3, 768], -1),
+        ([5, 33], -1),
+        ([2, 4, 24], -2),
+        ([2, 3000], -1),
+        *((shape, -1) for shape in LONG.get(dtype, ())),
+    ):
         x = _numbers(shape, dtype, around=100)
         scale, bias = (_numbers(shape[axis:], dtype, seed=i, around=1) for i in (1, 2))
         axes = tuple(range(len(shape) + axis, len(shape)))
@@ -77,7 +85,7 @@ def test_normalisations(dtype: Any) -> None:
         nodes.add("LayerNormalization", x, Fixed(scale), want=lambda x, s=scale: layer(x, s.astype(float)), axis=axis,
                   reduction=count, depth=20)  # fmt: skip
         nodes.add("RMSNormalization", x, scale, want=rms, axis=axis, reduction=count, depth=4)
-    for shape, groups in (([2, 3, 9, 9], 0), ([2, 8, 5, 6], 4), ([1, 6, 11], 2), ([2, 4, 96, 97], 2)):
+    for shape, groups in (([2, 3, 9, 9], 0), ([2, 8, 5, 6], 4), ([1, 6, 11], 2)):
         x = _numbers(shape, dtype, around=10)
         scale, bias = (_numbers(shape[1:2], dtype, seed=i) for i in (1, 2))
 
@@ -109,7 +117,7 @@ SHAPES: tuple[tuple[list[int], tuple[int, ...]], ...] = (
     ([40, 100, 3], (1, 2)),
     ([2, 300, 5, 7], (1, 3)),
     ([2, 5, 6], (2,)),
-    ([3, 70000], (0, 1)),
+    ([2, 20011], (0, 1)),
 )
 """Rows, columns, axes apart from one another, a few steps, and a reduction that many blocks share."""
 
@@ -118,7 +126,7 @@ SHAPES: tuple[tuple[list[int], tuple[int, ...]], ...] = (
 def test_reductions(dtype: Any) -> None:
     nodes = ManyNodes()
     for number, (shape, axes) in enumerate(SHAPES):
-        for op in REDUCTIONS if number < 3 else ("ReduceMean", "ReduceMax"):
+        for op in REDUCTIONS if number < 3 and dtype is np.float32 else ("ReduceMean", "ReduceMax"):
             keep = number % 2
             spread, around = (0.02, 1.0) if op == "ReduceProd" else (1.0, 0.5)
             x = _numbers(shape, dtype, spread=spread, around=around)
