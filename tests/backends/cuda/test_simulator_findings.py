@@ -176,6 +176,8 @@ def test_the_simulator_goes_on_after_a_finding() -> None:
         y = np.zeros(128, np.float32)
         with pytest.raises(Finding):
             _kernels().launch("left_warp", [x, y, np.int32(128)], block=128)
+        with pytest.raises(Finding, match="not-arrived"):  # not the copies that the last launch didn't wait for
+            _kernels().launch("not_committed", [x, y, np.int32(128)], block=128)
         _kernels().launch("barrier_right", [x, y, np.int32(128)], block=128)
         np.testing.assert_array_equal(y, x[::-1])
 

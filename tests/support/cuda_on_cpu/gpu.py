@@ -10,6 +10,7 @@ import atexit
 import functools
 import os
 import pickle
+import select
 import struct
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.support.cuda_on_cpu.toolchain import driver_libraries
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+LONGEST_CALL_S = 600
 
 
 class SimulatedGpus:
@@ -65,6 +67,11 @@ class SimulatedGpus:
         request = pickle.dumps((function.__module__, function.__qualname__, arguments))
         self._process.stdin.write(struct.pack("<Q", len(request)) + request)
         self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], LONGEST_CALL_S)[0]:
+            self._process.kill()
+            raise TimeoutError(
+                f"{function.__qualname__} takes more than {LONGEST_CALL_S} s in the process with simulated GPUs"
+            )
         head = self._process.stdout.read(8)
         if len(head) < 8:
             raise RuntimeError(f"the process with simulated GPUs ended with {self._process.wait()}")
@@ -73,6 +80,11 @@ class SimulatedGpus:
             result: T = value
             return result
         raise value
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take calls."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""
@@ -83,9 +95,16 @@ class SimulatedGpus:
 
 
 @functools.cache
+def _shared(devices: str) -> list[SimulatedGpus]:
+    return [SimulatedGpus(devices)]
+
+
 def shared_gpu(devices: str = "8.0") -> SimulatedGpus:
-    """A process that all tests of this one share; each should leave nothing behind."""
-    return SimulatedGpus(devices)
+    """A process that all tests of this one share; each should leave nothing behind. One that ended is replaced."""
+    kept = _shared(devices)
+    if not kept[0].is_alive:
+        kept[0] = SimulatedGpus(devices)
+    return kept[0]
 
 
 def run_on_simulated_gpu(
@@ -164,11 +183,23 @@ def compiled_for_simulator(
     return path
 
 
-def run_file(path: str, feed: Mapping[str, Array], schedule: int) -> dict[str, Array]:
-    """For the process with GPUs: load an artefact and run it once."""
-    import graphopt
-    from tests.support.cuda_on_cpu.worker import set_schedule
+def run_file(path: str, feed: Mapping[str, Array], schedule: int, kernels: str = "") -> dict[str, Array]:
+    """For the process with GPUs: load an artefact and run it once.
 
-    set_schedule(schedule)
-    outputs = graphopt.load(path).run(feed)
+    Args:
+        path: of the artefact.
+        feed: arrays by input name.
+        schedule: the order of threads.
+        kernels: a library of kernels to take instead of the artefact's.
+    """
+    import graphopt
+    from tests.support.cuda_on_cpu import worker
+
+    worker.set_schedule(schedule)
+    worker.replace_kernels(kernels)
+    worker.allocate_exactly()
+    try:
+        outputs = graphopt.load(path).run(feed)
+    finally:
+        worker.replace_kernels("")
     return {name: np.array(value) for name, value in outputs.items()}

@@ -34,6 +34,22 @@ def set_schedule(schedule: int) -> None:
     simulator().sim_set_schedule(schedule)
 
 
+@functools.cache
+def allocate_exactly() -> None:
+    """Have virtual machines allocate each tensor by itself: TVM's pool rounds sizes up, and an access beyond a tensor would be one
+    within an allocation."""
+    from graphopt.backends.base.tvm_api import relax, tvm
+    from graphopt.backends.build import loaded_module
+
+    for index in range(8):
+        loaded_module._ALLOCATORS[tvm.cuda(index)] = relax.VirtualMachine.NAIVE_ALLOCATOR
+
+
+def replace_kernels(library: str) -> None:
+    """Load this library of kernels in the place of those that images name; an empty path ends it."""
+    ctypes.CDLL(sys.argv[2]).cuSimulateReplacement(library.encode())
+
+
 def finding() -> tuple[str, str] | None:
     """What the simulator found wrong since the last reset: a word for the kind, and a sentence."""
     kind = simulator().sim_finding_kind().decode()

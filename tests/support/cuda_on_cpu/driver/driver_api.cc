@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <string>
+#include <vector>
 
 #include "../runtime/finding.h"
 #include "../runtime/launch.h"
@@ -25,7 +25,7 @@ struct Module {
 
 struct Function {
   Module* module;
-  std::string name;
+  const char* name;
   Kernel kernel;
   int dynamic_limit = 48 << 10;
 };
@@ -76,6 +76,9 @@ Entry choose(const void* data, const Device& device, int& status) {
   }
   return best;
 }
+
+// A library that is loaded in the place of the one that an image names.
+char replacement[4096];
 
 int attribute(const Device& device, int which) {
   bool is_turing = device.major == 7, is_small = device.major == 8 && device.minor != 0 && device.minor != 7;
@@ -140,7 +143,7 @@ int cuModuleLoadData(void** module, const void* data) {
   int status;
   Entry entry = choose(data, device(current_device()), status);
   if (status) return status;
-  Image* image = load_image(entry.path);
+  Image* image = load_image(*replacement ? replacement : entry.path);
   if (!image) {
     fprintf(stderr, "cuda_on_cpu: %s\n", finding_text());
     return kInvalidImage;
@@ -149,6 +152,8 @@ int cuModuleLoadData(void** module, const void* data) {
   *module = new Module{image, 0};
   return kSuccess;
 }
+// Not of CUDA: for tests that run an artefact with other kernels. An empty path ends it.
+void cuSimulateReplacement(const char* path) { snprintf(replacement, sizeof(replacement), "%s", path); }
 int cuModuleLoadDataEx(void** module, const void* data, unsigned, void*, void*) { return cuModuleLoadData(module, data); }
 int cuModuleUnload(void* module) {
   synchronise_device();
@@ -162,7 +167,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   auto* owner = static_cast<Module*>(module);
   Kernel kernel = owner->image->kernel(name);
   if (!kernel.call) return kNotFound;
-  *function = new Function{owner, name, kernel};
+  *function = new Function{owner, strdup(name), kernel};
   return kSuccess;
 }
 int cuFuncSetAttribute(void* function, int which, int value) {
@@ -190,7 +195,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** parameters
     for (auto& value : values) addresses.push_back(value.data());
     Launch launch{function->module->image,
                   function->kernel,
-                  function->name.c_str(),
+                  function->name,
                   {copied.grid[0], copied.grid[1], copied.grid[2]},
                   {copied.block[0], copied.block[1], copied.block[2]},
                   copied.shared_bytes,

@@ -132,9 +132,12 @@ static void remember_read(Cell& cell, unsigned lanes) {
   cell.read_time = warp.now;
 }
 
+// Whether a copy of this block will write the place: what an earlier block or launch didn't wait for is forgotten.
+static bool is_pending(const Cell& cell) { return cell.pending && cell.write_epoch >= block_start; }
+
 static void check_cell(Cell& cell, const Place& place, Access access) {
   if (access == Access::kRead || access == Access::kWarpRead) {
-    if (__builtin_expect(cell.pending, 0)) {
+    if (__builtin_expect(is_pending(cell), 0)) {
       char where[300];
       say_place(place, where, sizeof(where));
       found("not-arrived", "reads %s, where an asynchronous copy of thread %d hasn't arrived", where, cell.pending - 1);
@@ -149,7 +152,7 @@ static void check_cell(Cell& cell, const Place& place, Access access) {
     return;
   }
   if (access != Access::kArrival) {
-    if (cell.pending) {
+    if (is_pending(cell)) {
       char where[300];
       say_place(place, where, sizeof(where));
       found("race", "writes %s, where an asynchronous copy of thread %d hasn't arrived", where, cell.pending - 1);
