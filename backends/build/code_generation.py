@@ -16,6 +16,7 @@ from graphopt.backends.build.link import Linker, find_linker
 from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 if TYPE_CHECKING:
+    from graphopt.backends.base.accelerator import Accelerator
     from graphopt.backends.build.loaded_module import LoadedModule
     from graphopt.backends.build.object_cache import ObjectCache
 
@@ -47,8 +48,8 @@ class CodeGenerator(ABC):
     here: ClassVar[str] = "native"
 
     @abstractmethod
-    def can_run(self, target: Target) -> Runnable:
-        """Whether code for ``target`` would run in this process, without running it."""
+    def can_run(self, target: Target, index: int = 0) -> Runnable:
+        """Whether code for ``target`` would run in this process on its device of that number, without running it."""
 
     @abstractmethod
     def generate(self, mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built:
@@ -59,8 +60,29 @@ class CodeGenerator(ABC):
         """
 
     @abstractmethod
-    def device(self) -> Any:
-        """The TVM device that kernels run on."""
+    def device(self, index: int = 0) -> Any:
+        """The TVM device that kernels run on.
+
+        Raises:
+            DeviceError: there is none of that number.
+        """
+
+    def accelerator(self, index: int = 0) -> Accelerator | None:
+        """The device of that number, if it has memory of its own; None if kernels run on the host.
+
+        Raises:
+            DeviceError: there is none, or running on it takes something that is missing.
+        """
+        return None
+
+    def require_device(self, index: int) -> None:
+        """Refuse a device that this machine, which has such devices, doesn't have.
+
+        Raises:
+            DeviceError: it has fewer, or the system can't run anything on them.
+        """
+        if index != 0:
+            raise DeviceError(f"there is no device {index} of this kind", code="no-device", hint="leave device out")
 
     @abstractmethod
     def use_threads(self, module: Any, target: Target, count: int) -> None:
@@ -94,26 +116,27 @@ class CodeGenerator(ABC):
         except Exception as error:  # TVM raises any class
             raise codegen_error(error, target) from error
 
-    def open_library(self, path: Path, target: Target, threads: int | None = None) -> LoadedModule:
+    def open_library(self, path: Path, target: Target, threads: int | None = None, device: int = 0) -> LoadedModule:
         """Load an exported library; the file may be deleted afterwards.
 
         Args:
             path: what `Built.export` wrote. The library is unloaded with the last object that came out of it.
             target: what it was compiled for; that it runs here has been checked.
             threads: CPU threads, by default those planned for; no more than this process may use.
+            device: number of the device that kernels run on, where there are several.
 
         Raises:
-            DeviceError: the system can't load the library.
+            DeviceError: the device is absent, or the system can't load the library.
         """
-        from graphopt.backends.base.tvm_api import tvm_ffi
+        from graphopt.backends.base.tvm_runtime import tvm_ffi
         from graphopt.backends.build.loaded_module import LoadedModule
 
-        device = self.device()
+        accelerator = self.accelerator(device)
         try:
             # Left to itself, TVM keeps every library that it loads until the process ends.
             module = tvm_ffi.load_module(os.path.realpath(path), keep_module_alive=False)
             self.use_threads(module, target, min(threads or target.caps.cores, default_threads()))
-            return LoadedModule(module, device)
+            return LoadedModule(module, self.device(device), accelerator)
         except Exception as error:  # TVM raises any class
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise DeviceError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from graphopt.backends.base.host import default_threads
-from graphopt.backends.base.tvm_api import get_global_func
+from graphopt.backends.base.tvm_runtime import get_global_func
 
 
 def set_threads(count: int) -> int:

@@ -47,6 +47,7 @@ class CpuPlatform(Platform):
 
     tvm_kind: ClassVar[str] = "llvm"
     plans_memory: ClassVar[bool] = True
+    copies_small_results: ClassVar[bool] = True
     shares_memory: ClassVar[bool] = True
     runs_on_pool: ClassVar[bool] = True
     is_synchronous: ClassVar[bool] = True
@@ -127,9 +128,9 @@ class CpuPlatform(Platform):
                 return built
         return BuiltWhole(target, self, executable=whole_module(mod, target))
 
-    def device(self) -> Any:
+    def device(self, index: int = 0) -> Any:
         """TVM's CPU."""
-        from graphopt.backends.base.tvm_api import tvm
+        from graphopt.backends.base.tvm_runtime import tvm
 
         return tvm.cpu()
 
@@ -143,12 +144,16 @@ class CpuPlatform(Platform):
         else:
             set_threads(count)
 
-    def can_run(self, target: Target) -> Runnable:
+    def can_run(self, target: Target, index: int = 0) -> Runnable:
         """Whether this is such a machine and has the features; asks for nothing but the host's code."""
-        from graphopt.backends.base.tvm_api import llvm_features
-
         if self.kind != host_arch() or target.arch not in self.machines:
             return Runnable(False, f"the code is for {target.arch}, this machine is {platform.machine()}")
+        from graphopt.backends.base.tvm_runtime import has_compiler
+
+        if not has_compiler():  # nobody here knows what features a processor's name stands for
+            return Runnable(True)
+        from graphopt.backends.base.tvm_api import llvm_features
+
         present = self.host_features()
         required = self.required_features(llvm_features(target.host))
         missing = sorted(name for name in required if present.get(name) is False)

@@ -118,7 +118,7 @@ class Lowering:
             out.outputs.append(self._result(value))
         self._check_at_entry(entry)
         if self.platform.plans_memory:
-            copied = self.copied or [True] * len(out.outputs)
+            copied = self.copied or [self.platform.copies_small_results] * len(out.outputs)
             plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
         return out
 
@@ -275,7 +275,7 @@ class Lowering:
     def _may_be_of_branch(self, buffer: Buffer) -> bool:
         """Whether it may lie in the arena of a branch, which keeps it until it runs again only."""
         root = buffer.root[0]
-        return not self.written.is_planned(root) and is_copied(root) and self.platform.plans_memory
+        return not self.written.is_planned(root) and is_copied(root) and self.platform.copies_small_results
 
     def plain(self, value: Value) -> Buffer:
         """A buffer with the value's elements in plain layout, made if it has none."""

@@ -28,6 +28,8 @@ class Platform(CodeGenerator):
         kind: what `Target.kind` says.
         tvm_kind: ``kind`` of TVM's targets for its kernels.
         plans_memory: the arena of a program is planned here; else TVM allocates each buffer as it runs.
+        copies_small_results: small results lie in that arena too, and callers get copies; else callers get all results as kernels
+            wrote them, so that nothing waits for the device.
         shares_memory: kernels and the code around them read the same memory. Kernels may then read a caller's arrays where
             they lie, and compute dimensions that the code around them reads.
         runs_on_pool: parallel loops run on the thread pool of compiled models, which wants to know how long they take.
@@ -41,6 +43,7 @@ class Platform(CodeGenerator):
     kind: ClassVar[str]
     tvm_kind: ClassVar[str]
     plans_memory: ClassVar[bool]
+    copies_small_results: ClassVar[bool]
     shares_memory: ClassVar[bool]
     runs_on_pool: ClassVar[bool]
     is_synchronous: ClassVar[bool]

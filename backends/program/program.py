@@ -162,6 +162,11 @@ class Program:
         """Kernel calls in order."""
         return [s for s in self.steps if isinstance(s, KernelStep)]
 
+    @property
+    def waits(self) -> bool:
+        """Whether the host reads values while it runs: which branch is taken, and sizes that kernels compute."""
+        return any(isinstance(step, (BindStep, BranchStep)) for step in self.steps)
+
     def choices(self) -> dict[str, KernelChoice]:
         """How kernels are computed, those of branches too, by the name of their anchor."""
         found = {s.anchor: s.choice for s in self.kernels if s.choice is not None}

@@ -53,6 +53,6 @@ def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, job
     return platform_of(target).build(mod, target, cache, jobs)
 
 
-def open_library(path: Path, target: Target, threads: int | None = None) -> LoadedModule:
+def open_library(path: Path, target: Target, threads: int | None = None, device: int = 0) -> LoadedModule:
     """Load an exported library; see `CodeGenerator.open_library`."""
-    return platform_of(target).open_library(path, target, threads)
+    return platform_of(target).open_library(path, target, threads, device)

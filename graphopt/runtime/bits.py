@@ -13,6 +13,11 @@ def travels_as_bits(dtype: np.dtype[Any]) -> bool:
     return dtype.isbuiltin != 1 and dtype.kind not in "OUS"
 
 
+def bits_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that kernels know for it: itself, or that of its bits."""
+    return np.dtype(f"u{dtype.itemsize}") if travels_as_bits(dtype) else dtype
+
+
 def as_bits(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array as kernels take it: itself, or a view of its bits."""
     return array.view(f"u{array.dtype.itemsize}") if travels_as_bits(array.dtype) else array

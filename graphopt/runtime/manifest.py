@@ -99,6 +99,7 @@ MODEL_FORM: Mapping[str, Any] = {
             "flops": Optional(Integer()), "bytes": Optional(Integer()), "written": Optional(Integer()),
         }
     ]),
+    "waits": Optional(bool),
     "device": Optional({"code": [{"arch": str, "bytes": _SIZE}], "kernels": Named(Named(Named(_SIZE)))}),
 }  # fmt: skip
 """What the artefact of a model has besides."""

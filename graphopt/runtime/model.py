@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from graphopt.errors import InputError
 from graphopt.runtime.bits import as_bits, travels_as_bits
+from graphopt.runtime.device.executor import DeviceExecutor
 from graphopt.runtime.executor import Executor
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
     from graphopt.backends.build.code_generation import Built
+    from graphopt.backends.build.loaded_module import LoadedModule
     from graphopt.backends.program.program import Program
     from graphopt.ir.kernel_plan import KernelPlan
     from graphopt.runtime.artifact import Artifact
+    from graphopt.runtime.device.graph import ModelGraph
 
 
 class CompiledModel:
@@ -40,7 +44,7 @@ class CompiledModel:
         *,
         built: Built | None = None,
         program: Program | None = None,
-        executor: Executor | None = None,
+        executor: Executor | DeviceExecutor | None = None,
         source: str = "<model>",
         artifact: Artifact | None = None,
         target: Target | None = None,
@@ -75,14 +79,28 @@ class CompiledModel:
         """What ``run`` returns."""
         return self.signature.outputs
 
-    def run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, feed: Mapping[str, Any], *, stream: object = None) -> dict[str, Any]:
         """Run on named arrays. Several threads may run a model at once (see ``graphopt.runtime.executor.Executor``).
+
+        Args:
+            feed: numpy arrays. A model for a GPU also takes tensors that lie there, of any library with DLPack, and reads them
+                where they are.
+            stream: of a GPU: where to run, as a stream of torch or cupy, or a handle. By default torch's or cupy's current one if
+                they made the tensors, else the default stream.
+
+        Returns:
+            numpy arrays; of a model on a GPU that got a tensor there, tensors that any library with DLPack takes, before they are
+            computed (``graphopt.runtime.device.result.DeviceTensor``).
 
         Raises:
             InputError: wrong names, dtypes or shapes.
-            DeviceError: the target's code can't run on this machine, or failed.
+            DeviceError: the target's code can't run on this machine, or failed; a tensor or stream of another device.
         """
         run = self._executor or self._loaded()
+        if isinstance(run, DeviceExecutor):
+            return run.run(feed, stream)
+        if stream is not None:
+            raise _no_gpu("run on a stream", self.target)
         arrays = self.signature.check(feed)
         for i in self._bits_in:
             arrays[i] = as_bits(arrays[i])
@@ -94,16 +112,39 @@ class CompiledModel:
             outputs[name] = results[i]
         return outputs
 
-    def __call__(self, *args: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-        """Run on arrays in input order; returns the outputs in order."""
-        from graphopt.errors import InputError
+    def graph(self, feed: Mapping[str, Any] | None = None) -> ModelGraph:
+        """A run on a GPU, recorded as a CUDA graph: called, it starts as a whole, on inputs and outputs that stay in place.
 
+        Args:
+            feed: inputs for a first run, which isn't recorded; zeros by default.
+
+        Raises:
+            InputError: the model is for a processor, has dimensions that only run time knows, or reads values while it runs, as
+                one with control flow does.
+            DeviceError: no memory.
+        """
+        from graphopt.runtime.device.graph import ModelGraph
+
+        run = self._executor or self._loaded()
+        if not isinstance(run, DeviceExecutor):
+            raise _no_gpu("be recorded", self.target)
+        return ModelGraph(run, feed)
+
+    def __call__(self, *args: Any, stream: object = None) -> tuple[Any, ...]:
+        """Run on arrays in input order; returns the outputs in order. Otherwise as `run`."""
         if len(args) != len(self.inputs):
             raise InputError(
                 f"{len(args)} arrays for {len(self.inputs)} inputs",
                 hint="inputs are " + ", ".join(map(str, self.inputs)),
             )
-        return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}).values())
+        return tuple(self.run({spec.name: a for spec, a in zip(self.inputs, args)}, stream=stream).values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether the host reads values that the model computes while it runs; True if that isn't known."""
+        if self.program is not None:
+            return self.program.waits
+        return self.artifact is None or self.artifact.manifest.get("waits", True) is not False
 
     @property
     def plan(self) -> KernelPlan | None:
@@ -124,10 +165,33 @@ class CompiledModel:
 
         save_model(self, path, compressed=compressed)
 
-    def _loaded(self) -> Executor:
+    def _loaded(self) -> Executor | DeviceExecutor:
         if self._executor is None:
             with self._loading:
                 if self._executor is None:
                     assert self.built is not None
-                    self._executor = Executor(self.built.load(), self.constants, all_planned=self.signature.is_fixed)
+                    self._executor = executor_of(self.built.load(), self.constants, self.signature, self.waits)
         return self._executor
+
+
+def executor_of(
+    loaded: LoadedModule, constants: Sequence[npt.NDArray[Any]], signature: Signature, waits: bool
+) -> Executor | DeviceExecutor:
+    """What runs a loaded model: on the host, or on a device with memory of its own.
+
+    Args:
+        waits: the host reads values of the device while the model runs.
+
+    Raises:
+        DeviceError: no memory, or the code can't be used.
+    """
+    if loaded.accelerator is not None:
+        return DeviceExecutor(loaded, constants, signature, waits)
+    return Executor(loaded, constants, all_planned=signature.is_fixed)
+
+
+def _no_gpu(wanted: str, target: Target | None) -> InputError:
+    return InputError(
+        f"a model for {target.name if target else 'a processor'} can't {wanted}: that is for models on a GPU",
+        hint="compile it with --target cuda",
+    )

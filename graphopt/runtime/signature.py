@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,22 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+
+
+class Shaped(Protocol):
+    """What is compared with a `TensorSpec`: an array, or a tensor elsewhere."""
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Element type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +90,29 @@ class Signature:
 
     def _checked(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         require_names(feed, [s.name for s in self.inputs])
-        arrays = []
+        arrays = {spec.name: as_array(spec.name, feed[spec.name]) for spec in self.inputs if spec.name in feed}
+        self.require_fit(arrays)
+        return [np.ascontiguousarray(array).reshape(array.shape) for array in arrays.values()]
+
+    def require_fit(self, given: Mapping[str, Shaped]) -> None:
+        """Refuse inputs of other dtypes or shapes, or that don't fit one another.
+
+        Args:
+            given: what has a dtype and a shape, by name.
+
+        Raises:
+            InputError: the first mismatch, naming the input and what is expected.
+        """
         symbols: dict[str, Dim] = {}
         for spec in self.inputs:
-            if spec.name not in feed:
+            if spec.name not in given:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
-            arrays.append(_checked(spec, feed[spec.name], symbols))
-        shapes = [a.shape for a in arrays]
+            _require_fit(spec, given[spec.name], symbols)
+        shapes = [given[spec.name].shape for spec in self.inputs]
         if shapes not in self.fitted:
             for left, right, why in self.constraints:
                 self._require(left, right, why, symbols)
             self.fitted[:] = [shapes, *self.fitted[: _KEPT - 1]]
-        return arrays
 
     def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, Dim]) -> None:
         try:
@@ -105,8 +132,7 @@ class Signature:
         )  # fmt: skip
 
 
-def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.NDArray[Any]:
-    array = as_array(spec.name, array)
+def _require_fit(spec: TensorSpec, array: Shaped, symbols: dict[str, Dim]) -> None:
     if array.dtype != spec.dtype.numpy:
         raise InputError(
             f"input {spec.name!r} has dtype {array.dtype}, the model expects {spec.dtype.numpy}",
@@ -129,7 +155,6 @@ def _checked(spec: TensorSpec, array: object, symbols: dict[str, Dim]) -> npt.ND
                 f"dimension {axis} must be {expected}",
                 notes=note, hint="compile for this shape with --shape, or export the model with a dynamic dimension",
             )  # fmt: skip
-    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def dim_to_json(dim: Dim) -> Any:

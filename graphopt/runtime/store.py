@@ -41,7 +41,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         )
     if model.artifact is not None:
         own = model.artifact.manifest
-        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device") if key in own}
+        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device", "waits") if key in own}
         library = model.artifact.library
     else:
         if model.built is None:
@@ -57,6 +57,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         }
         if (device := model.built.device_facts()) is not None:
             manifest["device"] = device
+            manifest["waits"] = model.waits
     write_artifact(path, library=library, constants=model.constants, manifest=manifest, compressed=compressed)
 
 

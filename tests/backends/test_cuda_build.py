@@ -18,6 +18,7 @@ from graphopt.backends.build.link import find_linker
 from graphopt.backends.build.shared_library import host_objects, link_objects
 from graphopt.backends.cuda import nvrtc, pack
 from graphopt.backends.cuda.fatbin import fatbin
+from graphopt.backends.cuda.gpu.driver import driver
 from graphopt.backends.cuda.nvrtc import Compiler, DeviceCode, available_compilers, compile_cubin
 from graphopt.backends.cuda.pack import cubins_in, device_code_packer, replace_sources, require_machine_code
 from graphopt.backends.targets.compilation import build_module
@@ -255,9 +256,9 @@ def test_detection_survives_a_machine_without_a_driver(monkeypatch: pytest.Monke
         raise OSError("no such library")
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    detect_sm.cache_clear()
+    driver.cache_clear()
     try:
         assert detect_sm() is None
     finally:
-        detect_sm.cache_clear()
+        driver.cache_clear()
     assert pack.cubins_in(b"") == []

@@ -230,9 +230,9 @@ def test_an_artefact_for_all_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[
     # an artefact that is saved again says the same
     again = tmp_path / "again.gopt"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphopt.runtime.load._require_runnable", lambda target, path: None)
+        patch.setattr("graphopt.runtime.load._require_runnable", lambda *_: None)
         patch.setattr("graphopt.backends.targets.compilation.open_library", lambda *_: None)
-        patch.setattr("graphopt.runtime.load.Executor", lambda *_, **__: None)
+        patch.setattr("graphopt.runtime.load.executor_of", lambda *_: None)
         load(path).save(again)
     assert read_artifact(again).manifest["device"] == device
     assert np.array_equal(read_artifact(again).library, artifact.library)

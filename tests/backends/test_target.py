@@ -167,7 +167,7 @@ def test_other_machines_code_is_refused() -> None:
 def test_gpu_code_runs_on_the_same_major_architecture(
     here: int | None, wanted: int, ok: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_caps, "detect_sm", lambda: here)
+    monkeypatch.setattr(cuda_caps, "detect_sm", lambda index: here)
     assert bool(can_run_here(parse_target(f"cuda:sm_{wanted}"))) is ok
 
 
@@ -186,7 +186,7 @@ def test_code_for_several_gpus(
 ) -> None:
     target = parse_target(f"cuda:{spec}")
     for here in (*runs, *stays):
-        monkeypatch.setattr(cuda_caps, "detect_sm", lambda sm=here: sm)
+        monkeypatch.setattr(cuda_caps, "detect_sm", lambda index, sm=here: sm)
         verdict = can_run_here(target)
         assert bool(verdict) is (here in runs), here
         named = [arch for arch in target.arches if not arch.startswith("compute")]

@@ -1,13 +1,12 @@
-"""CUDA: compute capability to `Caps`, and detection of the GPU that is present."""
+"""CUDA: compute capability to `Caps`, and that of the GPU that is present."""
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Collection
-from functools import lru_cache
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.cuda.gpu.driver import driver
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -73,27 +72,7 @@ def caps_of(sms: Collection[int]) -> Caps:
     )
 
 
-@lru_cache(maxsize=1)
-def detect_sm() -> int | None:
-    """Compute capability of GPU 0 asked from the driver, or None without a driver or GPU.
-
-    Asks libcuda itself: TVM can't answer when its CUDA runtime fails to load, which is the case worth telling apart.
-    """
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        device, value = ctypes.c_int(), ctypes.c_int()
-        try:
-            if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-                return None
-            numbers = []
-            for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-                if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
-                    return None
-                numbers.append(value.value)
-        except AttributeError:  # a stub library without these symbols
-            return None
-        return numbers[0] * 10 + numbers[1]
-    return None
+def detect_sm(index: int = 0) -> int | None:
+    """Compute capability of a GPU of this machine; None where there is no such GPU, or no driver."""
+    found = driver()
+    return found.gpus[index].sm if found is not None and 0 <= index < len(found.gpus) else None

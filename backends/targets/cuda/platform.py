@@ -11,12 +11,14 @@ from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.target import MORE_ARCHES, Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.cpu.platform import CpuPlatform
+from graphopt.backends.cuda.gpu.driver import driver, gpu_at
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.targets.cuda import caps as cuda_caps
 from graphopt.backends.targets.cuda.architectures import ALL, listed, parse_arches, runs_on, with_ptx
 from graphopt.errors import TargetError
 
 if TYPE_CHECKING:
+    from graphopt.backends.base.accelerator import Accelerator
     from graphopt.backends.base.cost import CostModel
     from graphopt.backends.base.template import KernelTemplate
     from graphopt.backends.build.object_cache import ObjectCache
@@ -36,7 +38,8 @@ class Cuda(Platform):
     kind: ClassVar[str] = "cuda"
     tvm_kind: ClassVar[str] = "cuda"
     here: ClassVar[str] = "cuda"
-    plans_memory: ClassVar[bool] = False
+    plans_memory: ClassVar[bool] = True
+    copies_small_results: ClassVar[bool] = False
     shares_memory: ClassVar[bool] = False
     runs_on_pool: ClassVar[bool] = False
     is_synchronous: ClassVar[bool] = False
@@ -139,18 +142,27 @@ class Cuda(Platform):
 
         return CudaBuilt(target, self, executable=build_for_cuda(mod, target), cache=cache, jobs=jobs)
 
-    def device(self) -> Any:
-        """The first GPU."""
-        from graphopt.backends.base.tvm_api import tvm
+    def device(self, index: int = 0) -> Any:
+        """A GPU."""
+        return self.accelerator(index).tvm_device
 
-        return tvm.cuda()
+    def accelerator(self, index: int = 0) -> Accelerator:
+        """A GPU through CUDA's runtime, which is loaded if need be."""
+        from graphopt.backends.cuda.gpu.accelerator import CudaAccelerator
+
+        return CudaAccelerator(index)
+
+    def require_device(self, index: int) -> None:
+        """On a machine with GPUs; one without is the business of `can_run`, as the artefact may be for another one."""
+        if (found := driver()) is not None and found.gpus:
+            gpu_at(index)
 
     def use_threads(self, module: Any, target: Target, count: int) -> None:
         """Nothing: the host's code is serial."""
 
-    def can_run(self, target: Target) -> Runnable:
+    def can_run(self, target: Target, index: int = 0) -> Runnable:
         """Whether there is such a GPU, and the host's code runs here."""
-        here = cuda_caps.detect_sm()
+        here = cuda_caps.detect_sm(index)
         if here is None:
             return Runnable(False, "no CUDA driver or GPU on this machine")
         if not any(runs_on(arch, here) for arch in target.arches):

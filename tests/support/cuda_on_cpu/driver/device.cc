@@ -45,6 +45,13 @@ bool is_in(const std::map<size_t, size_t>& memory, const void* place, size_t byt
 // Whether the address lies within an allocation, so that it is one of the device's.
 bool is_of_device(const void* place) { return is_in(device_memory, place, 1); }
 
+// Threads of a process call the driver one after the other: what runs kernels knows of one thread only.
+pthread_mutex_t turns = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+struct Turn {
+  Turn() { pthread_mutex_lock(&turns); }
+  ~Turn() { pthread_mutex_unlock(&turns); }
+};
+
 }  // namespace
 
 const char* status_name(int status) {
@@ -132,6 +139,7 @@ Device& device(int index) {
 int sticky_status() { return sticky; }
 
 int allocate(size_t bytes, void** memory) {
+  Turn turn;
   need_configuration();
   if (sticky) return sticky;
   if (is_capturing()) return kCaptureUnsupported;
@@ -149,6 +157,7 @@ int allocate(size_t bytes, void** memory) {
 }
 
 int deallocate(void* memory) {
+  Turn turn;
   if (!memory) return kSuccess;
   if (is_capturing()) return kCaptureUnsupported;
   // A real driver would report a failed launch here too. TVM calls this from destructors, which end the process then, and the finding
@@ -179,6 +188,7 @@ size_t memory_limit() { return limit ? limit : size_t(16) << 30; }
 size_t memory_used() { return used; }
 
 int copy(void* to, const void* from, size_t bytes, Stream* stream) {
+  Turn turn;
   if (!bytes) return kSuccess;
   bool to_device = is_of_device(to), from_device = is_of_device(from);
   if ((to_device && !is_in(device_memory, to, bytes)) || (from_device && !is_in(device_memory, from, bytes))) return kInvalidValue;
@@ -212,12 +222,14 @@ static std::vector<Stream*>& streams() {
 }
 
 Stream* create_stream(bool waits_for_default) {
+  Turn turn;
   auto* stream = new Stream{current, waits_for_default, {}, nullptr, false};
   streams().push_back(stream);
   return stream;
 }
 
 int destroy_stream(Stream* stream) {
+  Turn turn;
   drain(stream);
   auto& all = streams();
   for (size_t i = 0; i < all.size(); i++) {
@@ -225,6 +237,17 @@ int destroy_stream(Stream* stream) {
   }
   delete stream;
   return kSuccess;
+}
+
+// A stream that was destroyed has nothing left to do.
+bool is_living(const Stream* stream) {
+  for (const Device& each : devices) {
+    if (each.default_stream == stream) return true;
+  }
+  for (const Stream* each : streams()) {
+    if (each == stream) return true;
+  }
+  return false;
 }
 
 long live_streams() { return long(streams().size()); }
@@ -235,6 +258,7 @@ Stream* stream_of(void* handle) {
 }
 
 int enqueue(Stream* stream, Work work) {
+  Turn turn;
   if (sticky) return sticky;
   if (stream->capture) {
     stream->capture->work.push_back(work);
@@ -255,11 +279,13 @@ int enqueue(Stream* stream, Work work) {
 }
 
 int synchronise(Stream* stream) {
+  Turn turn;
   if (stream->capture) return kCaptureUnsupported;
   return drain(stream);
 }
 
 int synchronise_device() {
+  Turn turn;
   for (Stream* stream : streams()) {
     if (!stream->capture) drain(stream);
   }

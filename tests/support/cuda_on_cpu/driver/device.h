@@ -83,6 +83,7 @@ long live_graphs();
 
 Stream* create_stream(bool waits_for_default);
 int destroy_stream(Stream* stream);
+bool is_living(const Stream* stream);
 // The stream, or the device's default one for the handles 0, 1 and 2 that mean it.
 Stream* stream_of(void* handle);
 int enqueue(Stream* stream, Work work);

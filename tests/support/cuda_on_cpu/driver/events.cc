@@ -18,11 +18,8 @@ Event* create_event() {
   return new Event;
 }
 
-int destroy_event(Event* event) {
-  // work that still names the event would find it gone
-  if (event->is_recorded && !event->has_passed) synchronise(event);
-  events--;
-  delete event;
+int destroy_event(Event*) {
+  events--;  // the object stays, as work may still name it
   return kSuccess;
 }
 
@@ -43,17 +40,23 @@ int record(Event* event, Stream* stream) {
 }
 
 int wait_for(Stream* stream, Event* event) {
-  if (!event->is_recorded || event->stream == stream) return kSuccess;
+  if (!event->is_recorded || event->stream == stream || !is_living(event->stream)) return kSuccess;
   if (event->stream->capture) {
     // the work of the two streams becomes one sequence of the graph
     stream->capture = event->stream->capture;
     return kSuccess;
   }
-  return enqueue(stream, [=] { return event->has_passed ? int(kSuccess) : synchronise(event->stream); });
+  // what counts is where the event is now, wherever it is recorded next
+  long number = event->record;
+  Stream* other = event->stream;
+  return enqueue(stream, [=] {
+    if ((event->record == number && event->has_passed) || !is_living(other)) return int(kSuccess);
+    return synchronise(other);
+  });
 }
 
 int synchronise(Event* event) {
-  if (!event->is_recorded || event->has_passed) return kSuccess;
+  if (!event->is_recorded || event->has_passed || !is_living(event->stream)) return kSuccess;
   return synchronise(event->stream);
 }
 

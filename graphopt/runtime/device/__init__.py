@@ -1,0 +1,1 @@
+"""Running models on devices with memory of their own: tensors by DLPack, streams, recorded runs."""
