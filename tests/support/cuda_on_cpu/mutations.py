@@ -104,16 +104,38 @@ MUTATIONS = (
         "matmul",
         replaced(r"(gopt_mma_f16\(\(&\(_ptr_\d+\[)\((v_\d+) \* 4\)", r"\1((1 - \2) * 4)"),
     ),
-    Mutation("rows of ldmatrix from the first half only", "matmul", replaced(r"(gopt_load_matrix4\(.*?)(?:& 15|% 16)\)", r"\1% 8)", 0)),
-    Mutation("another swizzle where A is written", "matmul", replaced(rf"(gopt_copy_async16\(.*){_SWIZZLE}(.*data_ptr)", _SHIFTED)),
-    Mutation("another swizzle where B is read", "matmul", replaced(rf"(gopt_load_matrix4\(.*){_SWIZZLE}(.*4096)", _SHIFTED)),
+    Mutation(
+        "rows of ldmatrix from the first half only",
+        "matmul",
+        replaced(r"(gopt_load_matrix4\(.*?)(?:& 15|% 16)\)", r"\1% 8)", 0),
+    ),
+    Mutation(
+        "another swizzle where A is written",
+        "matmul",
+        replaced(rf"(gopt_copy_async16\(.*){_SWIZZLE}(.*data_ptr)", _SHIFTED),
+    ),
+    Mutation(
+        "another swizzle where B is read", "matmul", replaced(rf"(gopt_load_matrix4\(.*){_SWIZZLE}(.*4096)", _SHIFTED)
+    ),
     Mutation("rows beyond the matrix are read", "matmul", replaced(r"\(0 <= _ptr_\d+\[v_\d+\]\)", "(bool)1")),
     Mutation("columns beyond the matrix are written", "matmul", replaced(r" < (\d+)\)\) \{", more(), _LAST)),
     Mutation("rows beyond the matrix are written", "matmul", replaced(r" < (\d+)\) && \(\S.*\)\) \{", more(), _LAST)),
     Mutation("elements beyond k are read", "ragged", replaced(r" < (\d+)\) && \(0 <= _ptr", more(by=7))),
     Mutation("no zeros beyond k", "ragged", without_zero_fill),
-    Mutation("results in rows that are too long", "matmul", replaced(r"(output_ptr\[.*threadIdx\.x\) (?:>> 1|/ 2)\) \* )(\d+)\)", more(2), _LAST)),
+    Mutation(
+        "results in rows that are too long",
+        "matmul",
+        replaced(r"(output_ptr\[.*threadIdx\.x\) (?:>> 1|/ 2)\) \* )(\d+)\)", more(2), _LAST),
+    ),
     Mutation("the bias of the next channel", "convolution", replaced(r"e0_ptr\[", "e0_ptr[1 + ")),
-    Mutation("a row of the border is taken from the image", "convolution", replaced(r"gopt_inside\(([^;{]*?), (9)\)", more(2))),
-    Mutation("results staged at another pitch than they are read", "matmul", replaced(r"(gopt_move8\(.*) \* (80)\)", r"\1 * 64)")),
-)  # fmt: skip
+    Mutation(
+        "a row of the border is taken from the image",
+        "convolution",
+        replaced(r"gopt_inside\(([^;{]*?), (9)\)", more(2)),
+    ),
+    Mutation(
+        "results staged at another pitch than they are read",
+        "matmul",
+        replaced(r"(gopt_move8\(.*) \* (80)\)", r"\1 * 64)"),
+    ),
+)
