@@ -41,6 +41,11 @@ _SHAPES = (
     (64, 16, 4, 1), (16, 128, 1, 4), (16, 64, 1, 2),
 )  # fmt: skip
 """Rows, columns, warps along both."""
+_LANE_SHAPES = (
+    (128, 128, 2, 4), (128, 64, 2, 2), (64, 128, 2, 2), (64, 64, 2, 2), (32, 128, 1, 4), (32, 32, 1, 1), (64, 16, 4, 1),
+    (16, 128, 1, 4), (16, 64, 1, 2),
+)  # fmt: skip
+"""The same without tensor cores: those that the compiler finds registers for."""
 _SLICES = (2, 3, 4, 6, 8, 12, 16)
 _FEWEST_STEPS = 4
 """Of a slice."""
@@ -51,7 +56,7 @@ _MOST_SLICED = 4
 def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iterator[GemmConfig]:
     """Tiles that fit the registers and the shared memory."""
     steps = -(-spec.depth * product.element // ROW_BYTES)
-    for rows, columns, warp_rows, warp_columns in _SHAPES:
+    for rows, columns, warp_rows, warp_columns in _SHAPES if product.function else _LANE_SHAPES:
         for stages in range(2, _MOST_STAGES + 1):
             config = GemmConfig(product.name, rows, columns, warp_rows, warp_columns, stages)
             sums = config.tile_rows * config.tile_columns // 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
@@ -52,6 +53,11 @@ def bound(value: Expr) -> Expr:
     variable = tirx.Var("at", value.ty)
     T.add_to_parent(tirx.Bind(variable, value))
     return variable
+
+
+def rolled(extent: Expr) -> Any:
+    """A loop that stays one: unrolled, its copies would want more registers than there are."""
+    return T.serial(number(0), number(extent), annotations={"disable_unroll": True})
 
 
 def registers(count: int, dtype: str) -> tirx.Buffer:

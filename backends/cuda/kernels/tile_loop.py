@@ -28,6 +28,7 @@ from graphopt.backends.cuda.kernels.thread_block import (
     number,
     quotient,
     rest,
+    rolled,
     shared_bytes,
     warp_barrier,
 )
@@ -118,7 +119,7 @@ class Block:
         for step in range(ahead):
             copy(step, step)
             call("gopt_copy_commit")
-        with T.serial(number(0), number(steps)) as step:
+        with rolled(number(steps)) as step:
             call("gopt_copy_wait", number(ahead - 1))
             barrier()  # the stage has arrived for all threads, and the one before has been read by all
             if not isinstance(steps, int) or steps > ahead:
