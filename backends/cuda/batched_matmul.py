@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cuda.cost.gemm import configurations, default_config, seconds
+from graphopt.backends.cuda.gemm_template import epilogue_bytes
 from graphopt.backends.cuda.kernels.batched_gemm import emit
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.products import Product, product_of
@@ -48,7 +49,7 @@ class GemmBatched(KernelTemplate[GemmConfig]):
         """The tiles with the least predicted time."""
         spec, product = _problem(call, caps)
         assert product is not None
-        return default_config(_alike(spec), product, caps)
+        return default_config(_alike(spec), product, caps, epilogue_bytes(call))
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[GemmConfig]:
         """Tiles that fit the registers and the shared memory."""
@@ -58,7 +59,7 @@ class GemmBatched(KernelTemplate[GemmConfig]):
 
     def cost(self, call: KernelCall, config: GemmConfig, caps: Caps) -> float:
         """The kernel's predicted time."""
-        return seconds(_alike(_problem(call, caps)[0]), config, caps)
+        return seconds(_alike(_problem(call, caps)[0]), config, caps, epilogue_bytes(call))
 
     def emit(self, call: KernelCall, config: GemmConfig, caps: Caps, name: str) -> Emitted:
         """The kernel."""

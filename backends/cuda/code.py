@@ -101,12 +101,12 @@ def build_for_cuda(mod: Any, target: Target) -> Any:
     """
     tvm_target = target.tvm_target()
     require_bound(mod)
-    with _source_only(), tvm_target, cuda_pass_context():
+    with source_only(), tvm_target, cuda_pass_context():
         return relax.build(mod, tvm_target, relax_pipeline=lowering_passes())
 
 
 @contextmanager
-def _source_only() -> Iterator[None]:
+def source_only() -> Iterator[None]:
     """Keep TVM from compiling CUDA C itself where there is a driver: `Built.export` does it, the same everywhere."""
     name = "TVM_COMPILE_FORCE_FALLBACK"
     before = os.environ.get(name)

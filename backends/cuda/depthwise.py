@@ -39,6 +39,7 @@ from graphopt.ops.context import attr
 
 _WIDEST = 16
 _PIXELS = 4
+_LONGEST = 32
 _ENOUGH_THREADS = 1024
 """Of a multiprocessor, that keep its memory busy."""
 
@@ -95,6 +96,8 @@ class DepthwiseConv(KernelTemplate[DepthwiseConfig]):
             return No(e.message)
         if spec.types.sum not in ("float32", "int32"):
             return No(f"sums of {spec.types.sum}")
+        if any(w.kernel > _LONGEST for w in spec.windows):
+            return No("a long window, whose elements would each be code of their own")
         if spec.static_rows == 0 or math.prod(d for d in spec.data_shape if isinstance(d, int)) > LARGEST_POSITION // 2:
             return No("an empty result, or positions of more than 31 bits")
         if spec.data_last != spec.result_last:

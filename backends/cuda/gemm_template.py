@@ -135,7 +135,7 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
     def default(self, call: KernelCall, caps: Caps) -> GemmConfig:
         """The tiles with the least predicted time."""
         problem = self._problem(call, caps)
-        return default_config(problem.spec, problem.product, caps)
+        return default_config(problem.spec, problem.product, caps, epilogue_bytes(call))
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[GemmConfig]:
         """Tiles that fit the registers and the shared memory."""
@@ -144,7 +144,7 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
 
     def cost(self, call: KernelCall, config: GemmConfig, caps: Caps) -> float:
         """The kernel's predicted time."""
-        predicted = seconds(self._problem(call, caps).spec, config, caps)
+        predicted = seconds(self._problem(call, caps).spec, config, caps, epilogue_bytes(call))
         return predicted if math.isfinite(predicted) else NOMINAL_SECONDS
 
     def emit(self, call: KernelCall, config: GemmConfig, caps: Caps, name: str) -> Emitted:
@@ -215,6 +215,13 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
         """The kernel of a product with an epilogue; ``apply`` stands in for the epilogue's function."""
         extras = extra_operands(epilogue)
         return emit(problem.spec, config, apply or epilogue.function(), extras, name, shape)
+
+
+def epilogue_bytes(call: KernelCall) -> int:
+    """Bytes of the operands of known size that an epilogue reads, the anchor's own aside."""
+    own = {call.group.source(v) for v in call.group.anchor.inputs[:2] if v is not None}
+    others = [v for v in call.group.inputs if v not in own]
+    return sum((v.tensor.num_elements or 0) * v.dtype.numpy.itemsize for v in others)
 
 
 def _packed_type(call: KernelCall, data: Value, weight: Value, row: ElementType) -> ElementType | None:

@@ -72,19 +72,23 @@ def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iter
                         yield replace(config, slices=slices)
 
 
-def default_config(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> GemmConfig:
-    """The tiles with the least predicted time."""
-    return _default(_nominal(spec), product, caps, spec.static_rows is not None)
+def default_config(spec: ImplicitGemmSpec, product: Product, caps: Caps, others: int = 0) -> GemmConfig:
+    """The tiles with the least predicted time; arguments as of `seconds`."""
+    return _default(_nominal(spec), product, caps, others, spec.static_rows is not None)
 
 
 @lru_cache(maxsize=4096)
-def _default(spec: ImplicitGemmSpec, product: Product, caps: Caps, slices: bool) -> GemmConfig:
+def _default(spec: ImplicitGemmSpec, product: Product, caps: Caps, others: int, slices: bool) -> GemmConfig:
     found = (c for c in configurations(spec, product, caps) if slices or c.slices == 1)
-    return min(found, key=lambda c: (seconds(spec, c, caps), c.block_rows * c.block_columns))
+    return min(found, key=lambda c: (seconds(spec, c, caps, others), c.block_rows * c.block_columns, -c.stages))
 
 
-def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:
-    """Predicted time, a launch included; a symbolic number of rows is taken for a usual one."""
+def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps, others: int = 0) -> float:
+    """Predicted time, a launch included; a symbolic number of rows is taken for a usual one.
+
+    Args:
+        others: bytes of the operands that the epilogue reads.
+    """
     chip = chip_of(caps)
     spec = _nominal(spec)
     blocks = block_count(spec, config)
@@ -95,7 +99,7 @@ def seconds(spec: ImplicitGemmSpec, config: GemmConfig, caps: Caps) -> float:
     waves = math.ceil(waves) if waves < 4 else waves + 0.5
     steps = math.ceil(math.ceil(spec.depth / config.step) / config.slices)
     cycles = waves * (steps * step_cycles(spec, config, chip, busy) + _edge_cycles(spec, config, chip, busy))
-    memory = moved_bytes(spec, config) / chip.memory
+    memory = (moved_bytes(spec, config) + others) / chip.memory
     return max(cycles / chip.clock, memory) + LAUNCH_SECONDS
 
 

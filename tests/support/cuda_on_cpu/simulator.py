@@ -120,6 +120,13 @@ class Kernels:
         assert counters is not None
         return counters
 
+    def parameters(self, name: str) -> list[str]:
+        """Names of a kernel's parameters."""
+        sizes = (ctypes.c_int * _MOST_PARAMETERS)()
+        return self._parameter_names(
+            name, self._simulator.sim_parameters(self._image, name.encode(), sizes, _MOST_PARAMETERS)
+        )
+
     def _run(
         self,
         name: str,
