@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.resources import files
 
-_FILES = ("primitives.cuh", "chunks.cuh", "slices.cuh", "values.cuh", "memory.cuh", "threads.cuh")
+_FILES = ("lanes.cuh", "primitives.cuh", "chunks.cuh", "slices.cuh", "values.cuh", "memory.cuh", "threads.cuh")
 _PREFIX = "gopt_"
 
 

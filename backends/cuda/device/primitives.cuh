@@ -126,21 +126,7 @@ __device__ __forceinline__ void gopt_mma_bf16(float* d, const gopt_word* a, cons
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-  for (int word = 0; word < 8; word++) {
-    int from = word % 4, register_ = word / 4;
-    gopt_word rows[2], columns[2];
-    for (int i = 0; i < 2; i++) {
-      rows[i] = __shfl_sync(0xffffffffu, a[2 * register_ + i], 4 * g + from);
-      columns[i] = __shfl_sync(0xffffffffu, b[register_], 4 * (2 * q + i) + from);
-    }
-    for (int i = 0; i < 4; i++) {
-      gopt_word x = rows[i / 2], y = columns[i % 2];
-      d[i] += __uint_as_float(x << 16) * __uint_as_float(y << 16);
-      d[i] += __uint_as_float(x & 0xffff0000u) * __uint_as_float(y & 0xffff0000u);
-    }
-  }
+  gopt_lanes_mma_bf16(d, a, b);
 #endif
 }
 
@@ -152,17 +138,7 @@ __device__ __forceinline__ void gopt_mma_tf32(float* d, const gopt_word* a, cons
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-  int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll
-  for (int k = 0; k < 8; k++) {
-    int from = k % 4, register_ = k / 4;
-    float rows[2], columns[2];
-    for (int i = 0; i < 2; i++) {
-      rows[i] = __uint_as_float(__shfl_sync(0xffffffffu, a[2 * register_ + i], 4 * g + from));
-      columns[i] = __uint_as_float(__shfl_sync(0xffffffffu, b[register_], 4 * (2 * q + i) + from));
-    }
-    for (int i = 0; i < 4; i++) d[i] += rows[i / 2] * columns[i % 2];
-  }
+  gopt_lanes_mma_tf32(d, a, b);
 #endif
 }
 

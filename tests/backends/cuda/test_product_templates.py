@@ -74,7 +74,7 @@ def model() -> tuple[Any, dict[str, Any]]:
 
 
 TYPES: dict[str, dict[str, Any]] = {
-    "float16": {"precision": "fp16"}, "bfloat16": {"precision": "bf16"}, "tf32": {}, "float32": {"exact": True},
+    "float16": {"precision": "fp16"}, "tf32": {}, "float32": {"exact": True},
 }  # fmt: skip
 
 
@@ -90,12 +90,11 @@ def test_all_products(type_: str) -> None:
     )
 
 
-@pytest.mark.parametrize("type_", ["float16", "bfloat16"])
-def test_before_asynchronous_copies(type_: str) -> None:
-    """Turing: copies through registers, tensor cores of half the size, bfloat16 in float32."""
+def test_before_asynchronous_copies() -> None:
+    """Turing: copies through registers, tensor cores of half the size; bfloat16, which it multiplies in float32."""
     proto, feed = model()
     want = graphopt.compile(proto, "x86", level=0).run(feed)
-    compare(run_on_simulated_gpu(proto, feed, arch=75, **TYPES[type_], schedules=(2,)), want)
+    compare(run_on_simulated_gpu(proto, feed, arch=75, precision="bf16", schedules=(2,)), want)
 
 
 def compare(got: dict[str, Any], want: dict[str, Any]) -> None:

@@ -53,8 +53,13 @@ static inline gopt_word gopt_tf32(gopt_word bits) {
     sim_mma(KIND, d, a, b);                                                                     \
   }
 SIM_PRODUCT(gopt_mma_f16, float, SIM_F16)
+#if __CUDA_ARCH__ < 800 && defined(GOPT_LANES_MULTIPLY)
+static inline void gopt_mma_bf16(float* d, const gopt_word* a, const gopt_word* b) { gopt_lanes_mma_bf16(d, a, b); }
+static inline void gopt_mma_tf32(float* d, const gopt_word* a, const gopt_word* b) { gopt_lanes_mma_tf32(d, a, b); }
+#else
 SIM_PRODUCT(gopt_mma_bf16, float, SIM_BF16)
 SIM_PRODUCT(gopt_mma_tf32, float, __CUDA_ARCH__ >= 800 ? SIM_TF32 : SIM_F32)
+#endif
 SIM_PRODUCT(gopt_mma_s8s8, int, SIM_S8S8)
 SIM_PRODUCT(gopt_mma_u8s8, int, SIM_U8S8)
 SIM_PRODUCT(gopt_mma_s8u8, int, SIM_S8U8)
