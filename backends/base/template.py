@@ -105,11 +105,13 @@ class Emitted:
         inputs: values, constants to be packed, arrays to be computed of constants, and arrays that were made for this kernel. For
             a value that the group's prologue makes, the kernel gets what is converted.
         symbols: names of the dimensions that it takes after its tensors.
+        scratch: TIR buffers that it takes behind its outputs, for values between its launches.
     """
 
     function: Any
     inputs: Sequence[Operand]
     symbols: Sequence[str] = ()
+    scratch: Sequence[Any] = ()
 
 
 class KernelTemplate(ABC, Generic[ConfigT]):

@@ -27,6 +27,7 @@ from graphopt.backends.lower.generic import emit_generic
 from graphopt.backends.program.call_signature import Key, Signature, Signatures
 from graphopt.backends.program.planned import choice_of, planned
 from graphopt.backends.program.platform import Platform
+from graphopt.backends.program.scratch import scratch_outside
 from graphopt.backends.program.work import rough_seconds
 from graphopt.backends.tensors.builder import SCRATCH
 from graphopt.errors import InternalError
@@ -76,8 +77,7 @@ class Emission:
             first, kernel = known
             others = dict(zip(first.values, signature.values))
             inputs = [_instead(operand, others) for operand in kernel.emitted.inputs]
-            emitted = Emitted(kernel.emitted.function, inputs, kernel.emitted.symbols)
-            return Kernel(emitted, kernel.candidates, kernel.chosen, kernel.choice)
+            return Kernel(replace(kernel.emitted, inputs=inputs), kernel.candidates, kernel.chosen, kernel.choice)
         kernel = self._made(call, asked_for)
         if _is_shareable(kernel.emitted, call, signature):
             self._known[key] = signature, kernel
@@ -95,7 +95,9 @@ class Emission:
         return Kernel(self._timed(emitted, rough_seconds(call.group), 1), tuple(candidates), None, choice)
 
     def _timed(self, emitted: Emitted, seconds: float | None, threads: int) -> Emitted:
-        """The kernel with what it is predicted to take on ``threads`` threads."""
+        """The kernel with what it is predicted to take on ``threads`` threads, its scratch memory as the platform wants it."""
+        if self._platform.plans_scratch:
+            emitted = scratch_outside(emitted)
         if self._caps.cores < 2 or not self._platform.runs_on_pool or seconds is None:
             return emitted
         return replace(emitted, function=with_duration(emitted.function, seconds * threads))

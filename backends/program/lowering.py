@@ -27,6 +27,7 @@ from graphopt.backends.program.placement import place
 from graphopt.backends.program.plan import is_copied, plan_buffers
 from graphopt.backends.program.platform import Platform
 from graphopt.backends.program.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.program.scratch import scratch_buffers
 from graphopt.backends.program.work import kernel_bytes
 from graphopt.backends.program.written import Written
 from graphopt.backends.tensors.unaligned import accept_unaligned
@@ -322,9 +323,8 @@ class Lowering:
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
         how, text = ("generic", "") if chosen is None else (chosen.template.name, str(chosen.config))
         step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
-        step.candidates = tuple(map(str, kernel.candidates))
-        step.anchor, step.choice = group.anchor.name, kernel.choice
-        step.seconds = chosen.seconds if chosen is not None else None
+        step.anchor, step.choice, step.scratch = group.anchor.name, kernel.choice, scratch_buffers(emitted, name)
+        step.candidates, step.seconds = tuple(map(str, kernel.candidates)), None if chosen is None else chosen.seconds
         self.out.steps.append(step)
 
     def _view(self, group: Group) -> None:

@@ -120,7 +120,9 @@ class _Placed:
 
 
 def _writes(step: Step) -> list[Buffer]:
-    if isinstance(step, (KernelStep, BranchStep)):
+    if isinstance(step, KernelStep):
+        return [*step.outputs, *step.scratch]
+    if isinstance(step, BranchStep):
         return step.outputs
     return [step.output] if isinstance(step, (ViewStep, JoinStep)) else []
 

@@ -30,6 +30,7 @@ class Platform(CodeGenerator):
         plans_memory: the arena of a program is planned here; else TVM allocates each buffer as it runs.
         copies_small_results: small results lie in that arena too, and callers get copies; else callers get all results as kernels
             wrote them, so that nothing waits for the device.
+        plans_scratch: memory that kernels need between their launches is part of the arena too.
         shares_memory: kernels and the code around them read the same memory. Kernels may then read a caller's arrays where
             they lie, and compute dimensions that the code around them reads.
         runs_on_pool: parallel loops run on the thread pool of compiled models, which wants to know how long they take.
@@ -44,6 +45,7 @@ class Platform(CodeGenerator):
     tvm_kind: ClassVar[str]
     plans_memory: ClassVar[bool]
     copies_small_results: ClassVar[bool]
+    plans_scratch: ClassVar[bool] = False
     shares_memory: ClassVar[bool]
     runs_on_pool: ClassVar[bool]
     is_synchronous: ClassVar[bool]

@@ -53,7 +53,7 @@ class Buffer:
 
 @dataclass(eq=False)
 class KernelStep:
-    """Call ``function(*inputs, *outputs, *symbols)``.
+    """Call ``function(*inputs, *outputs, *scratch, *symbols)``.
 
     Attributes:
         flops: operations that the nodes ask for (`graphopt.ops.flops`), None when sizes are symbolic.
@@ -61,6 +61,7 @@ class KernelStep:
         candidates: what each template for the anchor predicted, cheapest first, or why it can't.
         seconds: what the template taken predicted, at the nominal clock of the cost models; None of the generic schedule.
         anchor: name of the node that decides the kernel.
+        scratch: what it writes and nobody reads afterwards.
         choice: template and configuration as a plan holds them; None of kernels that leave no choice (copies, sizes).
     """
 
@@ -78,6 +79,7 @@ class KernelStep:
     seconds: float | None = None
     anchor: str = ""
     choice: KernelChoice | None = None
+    scratch: list[Buffer] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -197,6 +199,7 @@ def format_program(
             outs = ", ".join(f"%{b.name}: {_text(b)}{_place(b)}" for b in step.outputs)
             ins = ", ".join(f"%{b.name}" for b in step.inputs)
             extra = f" [{', '.join(step.symbols)}]" if step.symbols else ""
+            extra += "".join(f" using {_text(b)}{_place(b)}" for b in step.scratch)
             how = f"{step.template}{' ' + step.config if step.config else ''}"
             lines.append(f"  {outs} = {step.function}({ins}){extra}  // {how}; {step.label}")
             if costs:

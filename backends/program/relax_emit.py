@@ -61,7 +61,7 @@ def _used(program: Program) -> list[Buffer]:
     for step in program.steps:
         found: Sequence[Buffer] = ()
         if isinstance(step, KernelStep):
-            found = (*step.inputs, *step.outputs)
+            found = (*step.inputs, *step.outputs, *step.scratch)
         elif isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
             found = (step.input,)
         elif isinstance(step, BranchStep):
@@ -210,7 +210,7 @@ class _Emitter:
         for b in step.outputs:
             if b.offset is None:
                 self.vars[b] = self._allocated(b)
-        args = [self.vars[b] for b in (*step.inputs, *step.outputs)]
+        args = [self.vars[b] for b in (*step.inputs, *step.outputs, *step.scratch)]
         args += [
             relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols
         ]

@@ -101,10 +101,10 @@ class _Run:
         return _Run(sub.program, self.code).outputs([self.arrays[b] for b in sub.arguments], symbols)
 
     def _kernel(self, step: KernelStep) -> None:
-        outputs = [_unwritten(self._shape(b), b.type.dtype.numpy) for b in step.outputs]
+        outputs = [_unwritten(self._shape(b), b.type.dtype.numpy) for b in (*step.outputs, *step.scratch)]
         tensors = [tvm.runtime.tensor(a) for a in (*(self.arrays[b] for b in step.inputs), *outputs)]
         self.code[step.function](*tensors, *(self.symbols[s] for s in step.symbols))
-        for buffer, tensor in zip(step.outputs, tensors[len(step.inputs) :], strict=True):
+        for buffer, tensor in zip(step.outputs, tensors[len(step.inputs) :]):
             self.arrays[buffer] = tensor.numpy()
 
 

@@ -40,6 +40,7 @@ class Cuda(Platform):
     here: ClassVar[str] = "cuda"
     plans_memory: ClassVar[bool] = True
     copies_small_results: ClassVar[bool] = False
+    plans_scratch: ClassVar[bool] = True
     shares_memory: ClassVar[bool] = False
     runs_on_pool: ClassVar[bool] = False
     is_synchronous: ClassVar[bool] = False
