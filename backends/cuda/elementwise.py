@@ -87,6 +87,7 @@ class _Nest:
         axes: variable and extent of each axis that has more than one position.
         body: bindings and stores.
         accesses: every access once, stores first.
+        read, written: which of these are reads and which are stores; state that is updated is both.
         unknown: how many reads there are beside these: conditional ones.
     """
 
@@ -98,6 +99,8 @@ class _Nest:
         self.body = evaluate(self._index, None)
         self._bound = {target: value for target, value in self.body.scope.binds if isinstance(target, tirx.Var)}
         self.accesses: list[_Access] = []
+        self.read: set[int] = set()
+        self.written: set[int] = set()
         self.unknown = 0
         self._look()
 
@@ -139,16 +142,20 @@ class _Nest:
         return not isinstance(total, int) or total >= width * caps.cores * BUSY_THREADS or width == WIDTHS[-1]
 
     def _look(self) -> None:
-        def note(buffer: Any, index: Sequence[Expr]) -> None:
+        def note(buffer: Any, index: Sequence[Expr], among: set[int]) -> None:
             access = self.access(buffer, index)
             if access.address is None and not access.is_whole:
                 self.unknown += 1
-            elif self.known(access) is None:
+                return
+            known = self.known(access)
+            if known is None:
+                known = len(self.accesses)
                 self.accesses.append(access)
+            among.add(known)
 
         def read(load: Any) -> None:
             if load.source.scope() == "global":
-                note(load.source, load.indices)
+                note(load.source, load.indices, self.read)
 
         def condition(call: Any) -> Any:
             if not str(getattr(call.op, "name", "")).endswith("if_then_else"):
@@ -157,7 +164,7 @@ class _Nest:
             return tvm_ffi.WalkResult.SKIP
 
         for buffer, _, index in self.body.stores:
-            note(buffer, index)
+            note(buffer, index, self.written)
         values = [*(value for _, value in self.body.scope.binds), *(value for _, value, _ in self.body.stores)]
         for value in values:
             tvm_ffi.structural_walk(value, [(TensorLoad, read), (tvm.ir.Call, condition)], order="pre")
@@ -255,13 +262,12 @@ class _Way:
             n: tirx.decl_buffer((self.width,), str(a.buffer.dtype), f"own{n}", scope="local")
             for n, a in zip(self.moved, accesses)
         }
-        stored = {n for n in self.moved if any(nest.accesses[n].buffer.same_as(b) for b, _, _ in nest.body.stores)}
 
-        def move(n: int) -> Any:
+        def move(n: int, out: bool) -> Any:
             access = nest.accesses[n]
             memory = tirx.address_of(tirx.BufferLoad(access.buffer, self._place(access, outer, first)))
             array = tirx.address_of(tirx.BufferLoad(own[n], [as_expr(0)]))
-            to, origin = (memory, array) if n in stored else (array, memory)
+            to, origin = (memory, array) if out else (array, memory)
             return tirx.Evaluate(tirx.call_extern("void", f"gopt_move<{access.bytes * self.width}>", to, origin))
 
         def array_of(buffer: Any, index: Sequence[Expr]) -> Any:
@@ -282,9 +288,9 @@ class _Way:
         at = [tirx.Bind(v, as_expr(i)) for (v, _), i in zip(nest.axes, self._position(outer, first + lane))]
         return tirx.SeqStmt([
             *(tirx.AllocBuffer(array) for array in own.values()),
-            *(move(n) for n in self.moved if n not in stored),
+            *(move(n, False) for n in self.moved if n in nest.read),
             loop(lane, self.width, seq([*at, *statements]), tirx.ForKind.UNROLLED),
-            *(move(n) for n in self.moved if n in stored),
+            *(move(n, True) for n in self.moved if n in nest.written),
         ])  # fmt: skip
 
     def _place(self, access: _Access, outer: Sequence[Expr], first: Expr) -> list[Expr]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.bounds import check_indices
 from graphopt.backends.lower.casts import convert
+from graphopt.backends.lower.compaction import compact
 from graphopt.backends.lower.registry import LowerContext, Lowered, lowers, measures
 from graphopt.backends.tensors.imperative import Code, result
-from graphopt.backends.tensors.index import i64, product, unflatten, wrapped
+from graphopt.backends.tensors.index import i64, product, smallest, unflatten, wrapped
 from graphopt.backends.tensors.tensor import Expr, Tensor
 
 
@@ -54,16 +56,13 @@ def _gather_nd(c: LowerContext) -> Lowered:
 
 @measures("Compress")
 def _compress_count(c: LowerContext) -> Tensor:
-    code, positions = _kept(c)
-    code.finish()
-    return Tensor((1,), "int64", lambda _: code.load(positions, positions.shape[0] - 1))
+    return result(_kept(c)[2], (1,), "int64")
 
 
 @lowers("Compress")
 def _compress(c: LowerContext) -> Lowered:
     x = c.x(0)
-    code, positions = _kept(c)
-    code.finish()
+    code, positions, _ = _kept(c)
     flat = c.attr("axis") is None
     axis = 0 if flat else c.axis(int(c.attr("axis")), x.rank)
 
@@ -74,31 +73,21 @@ def _compress(c: LowerContext) -> Lowered:
     return Tensor(c.out_shape(), x.dtype, element)
 
 
-def _kept(c: LowerContext) -> tuple[Code, Any]:
-    """Positions whose condition holds, then (at the end of the buffer) how many there are."""
+def _kept(c: LowerContext) -> tuple[Code, Any, Any]:
+    """Positions whose condition holds, and how many there are."""
     x, condition = c.x(0), c.x(1)
     limit = product(x.shape) if c.attr("axis") is None else x.shape[c.axis(int(c.attr("axis")), x.rank)]
     code = Code(c.k)
-    positions = code.scratch((condition.shape[0] + 1,), "int64")
-    count = code.cell("int64", i64(0))
-    with code.loop(condition.shape[0]) as i, code.when(i < i64(limit)), code.when(condition(i)):
-        code.store(positions, i, count.get())
-        count.set(count.get() + 1)
-    code.store(positions, count.get(), condition.shape[0])
-    return code, positions
+    positions = code.scratch((condition.shape[0],), "int64")
+    total = smallest(condition.shape[0], limit)
+    number = compact(code, total, condition, lambda i, count: code.store(positions, i, count))
+    return code, positions, number
 
 
 @measures("NonZero")
 def _nonzero_count(c: LowerContext) -> Tensor:
     x = c.x(0)
-    code = Code(c.k)
-    count = code.cell("int64", i64(0))
-    out = code.scratch((1,), "int64")
-    with code.nest(x.shape) as i, code.when(_truth(x, i)):
-        count.set(count.get() + 1)
-    code.store(out, count.get(), 0)
-    code.finish()
-    return result(out, (1,), "int64")
+    return c.k.reduce((1,), "int64", x.shape, lambda _, i: tirx.Select(_truth(x, i), i64(1), i64(0)))
 
 
 @lowers("NonZero")
@@ -106,12 +95,12 @@ def _nonzero(c: LowerContext) -> Lowered:
     x, shape = c.x(0), c.out_shape()
     code = Code(c.k)
     out = code.scratch(shape, "int64")
-    count = code.cell("int64", i64(0))
-    with code.nest(x.shape) as i, code.when(_truth(x, i)):
-        for axis, p in enumerate(i):
-            code.store(out, p, axis, count.get())
-        count.set(count.get() + 1)
-    code.finish()
+
+    def store(position: Expr, number: Expr) -> None:
+        for axis, p in enumerate(unflatten(position, x.shape)):
+            code.store(out, p, axis, number)
+
+    compact(code, product(x.shape), lambda i: _truth(x, unflatten(i, x.shape)), store)
     return result(out, shape, "int64")
 
 

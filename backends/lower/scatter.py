@@ -1,8 +1,9 @@
-"""Operators that write elements to places given by index, in order, so that of duplicates the last one wins."""
+"""Operators that write elements to places given by index; on a CPU in order, so that of duplicates the last one wins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
@@ -33,6 +34,24 @@ def _write(c: LowerContext, code: Code, target: Any, at: Sequence[Expr], extents
         code.store(target, value, *at)
 
 
+@contextmanager
+def _updates(c: LowerContext, code: Code, shape: Sequence[Expr], meeting: Sequence[int]) -> Iterator[Sequence[Expr]]:
+    """Loops over all updates, of which only those apart along the axes ``meeting`` may write to the same place.
+
+    Where there are threads for all of them, they are written at once: no two places are the same unless they are combined (ONNX,
+    ScatterND), and then updates that meet are combined one after the other.
+    """
+    if not c.k.schedule.spreads_work:
+        with code.nest(shape) as i:
+            yield i
+        return
+    one_by_one = list(meeting) if (c.attr("reduction") or "none") != "none" else []
+    apart = [a for a in range(len(shape)) if a not in one_by_one]
+    with code.each([shape[a] for a in apart]) as outer, code.nest([shape[a] for a in one_by_one]) as inner:
+        at = {**dict(zip(apart, outer)), **dict(zip(one_by_one, inner))}
+        yield [at[a] for a in range(len(shape))]
+
+
 @lowers("ScatterElements")
 def _scatter_elements(c: LowerContext) -> Lowered:
     x, index, updates = c.x(0), c.x(1), c.x(2)
@@ -40,7 +59,7 @@ def _scatter_elements(c: LowerContext) -> Lowered:
     check_indices(c, 1, c.shape(0)[axis])
     code = Code(c.k)
     target = code.copy_of(x)
-    with code.nest(index.shape) as i:
+    with _updates(c, code, index.shape, [axis]) as i:
         p = code.let(_from_end(index(*i), x.shape[axis]))
         _write(c, code, target, (*i[:axis], p, *i[axis + 1 :]), x.shape, updates(*i))
     code.finish()
@@ -58,10 +77,9 @@ def _scatter_nd(c: LowerContext) -> Lowered:
     code = Code(c.k)
     target = code.copy_of(x)
     lead = index.rank - 1
-    with code.nest(index.shape[:-1]) as i:
-        at = [code.let(_from_end(index(*i, n), x.shape[n])) for n in range(depth)]
-        with code.nest(x.shape[depth:]) as j:
-            _write(c, code, target, (*at, *j), x.shape, updates(*i[:lead], *j))
+    with _updates(c, code, (*index.shape[:-1], *x.shape[depth:]), range(lead)) as i:
+        at = [code.let(_from_end(index(*i[:lead], n), x.shape[n])) for n in range(depth)]
+        _write(c, code, target, (*at, *i[lead:]), x.shape, updates(*i))
     code.finish()
     return result(target, x.shape, x.dtype)
 

@@ -64,7 +64,7 @@ class ManyNodes:
             want: the result, or a tuple of results, of the operands that are inputs, floats among them as float64.
             reduction, depth: as in ``assert_close``.
             outputs: element types of the results; None for that of the first operand.
-            attributes: of the node.
+            attributes: of the node; one that has the name of an argument gets ``_`` behind it.
         """
         number = len(self._nodes)
         names, given = [], []
@@ -77,7 +77,7 @@ class ManyNodes:
                 self.feed[name] = operand
                 given.append(wide(operand))
         results = [f"y{number}_{i}" for i in range(len(outputs))]
-        self._nodes.append(helper.make_node(op, names, results, **attributes))
+        self._nodes.append(helper.make_node(op, names, results, **{k.rstrip("_"): v for k, v in attributes.items()}))
         with np.errstate(all="ignore"):
             found = want(*given)
         first = self.feed[names[0]].dtype

@@ -127,6 +127,20 @@ def _top(x: Array, k: int, axis: int, largest: bool) -> tuple[Array, Array]:
     return np.take_along_axis(x, kept, axis), kept
 
 
+def _gru(x: Array, w: Array, r: Array) -> Array:
+    """A GRU, whose state each step reads and writes in one kernel."""
+
+    def gate(n: int, data: Array, state: Array) -> Array:
+        return data @ w[0, 5 * n : 5 * n + 5].T + state @ r[0, 5 * n : 5 * n + 5].T
+
+    state, history = np.zeros((x.shape[1], 5)), []
+    for data in x:
+        update, reset = (1 / (1 + np.exp(-gate(n, data, state))) for n in (0, 1))
+        state = (1 - update) * np.tanh(gate(2, data, reset * state)) + update * state
+        history.append(state[None])
+    return np.stack(history)
+
+
 def test_hand_written_stages() -> None:
     """Sorting, running sums, scattering and compaction, with equal elements and places written to several times."""
     nodes = ManyNodes()
@@ -137,4 +151,44 @@ def test_hand_written_stages() -> None:
                   want=lambda x, k=k, a=axis, g=largest: _top(x, k, a, g))  # fmt: skip
     for axis in (0, 1, 2):
         nodes.add("CumSum", x, Fixed(np.array(axis)), want=lambda x, a=axis: np.cumsum(x, a), reduction=90)
+
+    rows = rng.normal(size=(5, 40)).astype(np.float32)
+    once = np.argsort(rng.random((5, 12)), 1).astype(np.int64) * 3 - 40  # counted from the end
+    often = rng.integers(0, 40, (5, 60))
+    values = rng.normal(size=(5, 60)).astype(np.float32)
+
+    def scattered(x: Array, updates: Array, index: Array, add: bool) -> Array:
+        out, at = x.copy(), (np.arange(5)[:, None].repeat(index.shape[1], 1), index)
+        if add:
+            np.add.at(out, at, updates)
+        else:
+            out[at] = updates
+        return out
+
+    nodes.add("ScatterElements", rows, Fixed(once), values[:, :12].copy(), axis=1,
+              want=lambda x, u: scattered(x, u, once, False))  # fmt: skip
+    nodes.add("ScatterElements", rows, Fixed(often), values, axis=1, reduction_="add", reduction=60,
+              want=lambda x, u: scattered(x, u, often, True))  # fmt: skip
+    places, slices = np.array([[3], [1], [3]]), rng.normal(size=(3, 40)).astype(np.float32)
+
+    def added(x: Array, u: Array) -> Array:
+        out = x.copy()
+        np.add.at(out, places[:, 0], u)
+        return out
+
+    nodes.add("ScatterND", rows, Fixed(places), slices, reduction_="add", depth=2, want=added)
+    kept = rng.random(3000) < 0.1
+    weights, recurrent = (rng.normal(size=(1, 15, d)).astype(np.float32) for d in (3, 5))
+    nodes.add(
+        "GRU",
+        rng.normal(size=(4, 2, 3)).astype(np.float32),
+        weights,
+        recurrent,
+        hidden_size=5,
+        reduction=8,
+        depth=16,
+        want=_gru,
+    )
+    nodes.add("NonZero", kept, outputs=(np.int64,), want=lambda x: np.stack(np.nonzero(x)))
+    nodes.add("Compress", rng.random((3000, 2)).astype(np.float32), kept, axis=0, want=lambda x, k: x[k])
     nodes.check(run_on_simulated_gpu(nodes.model, nodes.feed))
