@@ -45,6 +45,7 @@ class ManyNodes:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._checks: list[_Check] = []
+        self._declared: list[str] = []
 
     def add(
         self,
@@ -87,6 +88,14 @@ class ManyNodes:
             with np.errstate(all="ignore"):
                 self._checks.append(_Check(name, what, np.asarray(value).astype(dtype or first), reduction, depth))
 
+    def declare(self, op: str, *operands: Array) -> None:
+        """A node that is compiled only: nothing is known of its result."""
+        names = [f"x{len(self._nodes)}_{i}" for i in range(len(operands))]
+        self.feed |= dict(zip(names, operands))
+        result = f"y{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, names, [result]))
+        self._declared.append(result)
+
     @property
     def model(self) -> bytes:
         """The model, serialised."""
@@ -94,9 +103,8 @@ class ManyNodes:
             helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
             for k, a in self.feed.items()
         ]
-        graph = helper.make_graph(
-            self._nodes, "many", inputs, [onnx.ValueInfoProto(name=c.name) for c in self._checks], self._constants
-        )
+        results = [onnx.ValueInfoProto(name=n) for n in (*(c.name for c in self._checks), *self._declared)]
+        graph = helper.make_graph(self._nodes, "many", inputs, results, self._constants)
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=10)
         return onnx.shape_inference.infer_shapes(proto, data_prop=True).SerializeToString()
 

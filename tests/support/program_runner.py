@@ -1,8 +1,4 @@
-"""Runs a program kernel by kernel on this machine's CPU, whatever it was lowered for.
-
-GPU kernels run with serial loops in place of their threads, so their index arithmetic, padding and reductions are
-checked without a GPU. It is also a second executor, which shares no code with the Relax VM module of compiled models.
-"""
+"""Runs a program for this machine's CPU kernel by kernel: a second executor, which shares no code with that of compiled models."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
-from graphopt.backends.cuda.cpu_check import without_threads
 from graphopt.backends.program.program import (
     BindStep,
     BranchStep,
@@ -34,7 +29,7 @@ def run_program(program: Program, feed: Mapping[str, Array]) -> list[Array]:
 
     Outputs of kernels start as NaN (or the largest number of an integer type), so an element never written shows.
     """
-    functions = {key: without_threads(func).with_attr("global_symbol", key) for key, func in program.functions.items()}
+    functions = {key: func.with_attr("global_symbol", key) for key, func in program.functions.items()}
     with cpu_pass_context():
         code = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target({"kind": "llvm"}))
     return _Run(program, code).outputs([feed[b.name] for b in program.inputs], {})
