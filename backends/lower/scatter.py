@@ -1,4 +1,7 @@
-"""Operators that write elements to places given by index; on a CPU in order, so that of duplicates the last one wins."""
+"""Operators that write elements to places given by index, in order, so that of duplicates the last one wins.
+
+Of ScatterND's on a GPU any one does: ONNX has no duplicates where nothing combines them.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,17 @@ def _write(c: LowerContext, code: Code, target: Any, at: Sequence[Expr], extents
 
 @contextmanager
 def _updates(c: LowerContext, code: Code, shape: Sequence[Expr], meeting: Sequence[int]) -> Iterator[Sequence[Expr]]:
-    """Loops over all updates, of which only those apart along the axes ``meeting`` may write to the same place.
+    """Loops over all updates; only those that differ along nothing but the axes ``meeting`` may write to the same place.
 
-    Where there are threads for all of them, they are written at once: no two places are the same unless they are combined (ONNX,
-    ScatterND), and then updates that meet are combined one after the other.
+    Where there are threads for many of them, those that can't meet are written at once.
     """
     if not c.k.schedule.spreads_work:
         with code.nest(shape) as i:
             yield i
         return
-    one_by_one = list(meeting) if (c.attr("reduction") or "none") != "none" else []
-    apart = [a for a in range(len(shape)) if a not in one_by_one]
-    with code.each([shape[a] for a in apart]) as outer, code.nest([shape[a] for a in one_by_one]) as inner:
-        at = {**dict(zip(apart, outer)), **dict(zip(one_by_one, inner))}
+    apart = [a for a in range(len(shape)) if a not in meeting]
+    with code.each([shape[a] for a in apart]) as outer, code.nest([shape[a] for a in meeting]) as inner:
+        at = {**dict(zip(apart, outer)), **dict(zip(meeting, inner))}
         yield [at[a] for a in range(len(shape))]
 
 
@@ -77,7 +78,9 @@ def _scatter_nd(c: LowerContext) -> Lowered:
     code = Code(c.k)
     target = code.copy_of(x)
     lead = index.rank - 1
-    with _updates(c, code, (*index.shape[:-1], *x.shape[depth:]), range(lead)) as i:
+    # ONNX: without a reduction no two index tuples are the same
+    meeting = range(lead) if (c.attr("reduction") or "none") != "none" else ()
+    with _updates(c, code, (*index.shape[:-1], *x.shape[depth:]), meeting) as i:
         at = [code.let(_from_end(index(*i[:lead], n), x.shape[n])) for n in range(depth)]
         _write(c, code, target, (*at, *i[lead:]), x.shape, updates(*i))
     code.finish()
