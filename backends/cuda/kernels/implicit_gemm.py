@@ -61,7 +61,11 @@ def emit(
                 block.multiply(steps, data, weights, tile)
             else:
                 first_step = bound(slice_ * own_steps)
-                own = own_steps if steps % own_steps == 0 else bound(tirx.min(number(own_steps), steps - first_step))
+                own = (
+                    own_steps
+                    if steps == own_steps * config.slices
+                    else bound(tirx.min(number(own_steps), steps - first_step))
+                )
                 block.multiply(own, data, weights, tile, first_step)
                 slices = Slices(config, parts, operands[-1])
                 number_of_tile = bound(part * (row_tiles * column_tiles) + number_)
