@@ -11,6 +11,7 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import ElementType
+from graphopt.backends.base.finite import is_finite
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.cuda.conv import convolution_spec, takes_channels_last
@@ -88,7 +89,7 @@ class DepthwiseConv(KernelTemplate[DepthwiseConfig]):
         if len(data.shape) != 4 or weight.shape[1] != 1 or attr(node, "group") != data.shape[1]:
             return No("needs an input channel a group, and two spatial axes")
         stored = constant_weight(call, weight)
-        if stored is None or not np.isfinite(stored).all():
+        if stored is None or not is_finite(stored):
             return No("needs finite constant weights: it leaves out their products with padding")
         try:
             spec, _, _ = _problem(call)

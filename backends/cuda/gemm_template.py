@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import ElementType, element_type
+from graphopt.backends.base.finite import is_finite
 from graphopt.backends.base.template import Computed, Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.cuda.cost.gemm import configurations, default_config, seconds
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
@@ -113,7 +112,7 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
         stored = constant_weight(call, weight)
         if stored is None:
             return No("needs constant weights")
-        if not (np.isfinite(stored.min(initial=0)) and np.isfinite(stored.max(initial=0))):
+        if not is_finite(stored):
             return No("needs finite weights: it leaves out their products with padding, which are NaN otherwise")
         try:
             problem = self.problem(call, caps)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.backends.base.finite import is_finite
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.lower.scales import free_scales
 from graphopt.backends.templates.integer_facts import integer_facts
@@ -148,7 +149,7 @@ def _constant(array: Array) -> tuple[Key, bool]:
     flat = array.reshape(-1)
     if array.size <= MOST_COMPARED and bool((flat == flat[0]).all()):
         return ("uniform", *_bytes(flat[:1])), True
-    return ("finite", bool(np.isfinite(flat.min()) and np.isfinite(flat.max()))), True
+    return ("finite", is_finite(flat)), True
 
 
 def _integers(array: Array) -> Key:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
-import numpy as np
-
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
+from graphopt.backends.base.finite import is_finite
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
@@ -99,7 +98,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         weight = constant_weight(call, w)
         if weight is None:
             return No("needs constant weights")
-        if not (np.isfinite(weight.min(initial=0)) and np.isfinite(weight.max(initial=0))):
+        if not is_finite(weight):
             return No("needs finite weights: it leaves out their products with padding, which are NaN otherwise")
         if not isinstance(x.shape[1], int):
             return No("needs a known number of channels")
