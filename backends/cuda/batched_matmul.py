@@ -67,7 +67,7 @@ class GemmBatched(KernelTemplate[GemmConfig]):
         a, b = operands(node)
         spec, dims = spec_of(call)
         epilogue = Epilogue(call, caps, dims, bias=node.input(2), axis=len(node.out.shape) - 1)
-        function = emit(spec, config, epilogue.function(), extra_operands(epilogue), name)
+        function = emit(spec, config, epilogue.function(), extra_operands(epilogue), name, node.label)
         return Emitted(function, [a, b, *epilogue.values])
 
 

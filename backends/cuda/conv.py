@@ -97,7 +97,7 @@ class GemmConv(GemmTemplate):
         self, call: KernelCall, problem: Problem, config: GemmConfig, epilogue: Epilogue, name: str
     ) -> Any:  # fmt: skip
         """The function."""
-        return self.function(problem, config, epilogue, name)
+        return self.function(problem, config, epilogue, name, where=call.group.anchor.label)
 
 
 def convolution_spec(call: KernelCall) -> tuple[ImplicitGemmSpec, dict[Dim, Expr]]:

@@ -109,4 +109,4 @@ class GemmConvTranspose(GemmTemplate):
         self, call: KernelCall, problem: Problem, config: GemmConfig, epilogue: Epilogue, name: str
     ) -> Any:  # fmt: skip
         """The function."""
-        return self.function(problem, config, epilogue, name)
+        return self.function(problem, config, epilogue, name, where=call.group.anchor.label)

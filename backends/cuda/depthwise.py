@@ -143,7 +143,9 @@ class DepthwiseConv(KernelTemplate[DepthwiseConfig]):
         parameters, operands = given_zero_point(spec.types, integers)
         extras = [*extra_operands(epilogue), *parameters]
         factor = spec.types.accumulator
-        function = with_zero_point(emit(spec, config, epilogue.function(), extras, name, factor), spec.types)
+        function = with_zero_point(
+            emit(spec, config, epilogue.function(), extras, name, factor, call.group.anchor.label), spec.types
+        )
         packing = FilterColumns(tuple(int(d) for d in weight.shape), factor)  # type: ignore[arg-type]  # of a constant
         return Emitted(function, [data, weight_of(call, integers, weight, packing), *epilogue.values, *operands])
 

@@ -210,10 +210,11 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
         name: str,
         shape: Sequence[Expr] = (),
         apply: Any = None,
+        where: str = "",
     ) -> Any:
         """The kernel of a product with an epilogue; ``apply`` stands in for the epilogue's function."""
         extras = extra_operands(epilogue)
-        return emit(problem.spec, config, apply or epilogue.function(), extras, name, shape)
+        return emit(problem.spec, config, apply or epilogue.function(), extras, name, shape, where)
 
 
 def epilogue_bytes(call: KernelCall) -> int:

@@ -93,7 +93,9 @@ class GemmMatmul(GemmTemplate):
             row, column = index
             return apply(accumulator, (*unflattened(row, rows), column), operands)
 
-        function = self.function(problem, config, epilogue, name, (*rows, spec.out_channels), finish)
+        function = self.function(
+            problem, config, epilogue, name, (*rows, spec.out_channels), finish, call.group.anchor.label
+        )
         if len(rows) == 1:
             return function
         shapes = {0: (*rows, spec.in_channels), len(function.params) - 1: (*rows, spec.out_channels)}

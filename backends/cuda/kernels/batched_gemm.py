@@ -8,6 +8,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.kernels.finished_rows import Finish, Place, store_width
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.matrix_rows import DepthRows, Matrix, MatrixRows
+from graphopt.backends.cuda.kernels.positions import require_positions
 from graphopt.backends.cuda.kernels.thread_block import blocks, bound, number
 from graphopt.backends.cuda.kernels.tile_loop import Block, Rows, raster, tiles
 from graphopt.backends.specs.matmul import BatchedSpec
@@ -19,7 +20,7 @@ from graphopt.backends.tensors.tensor import Expr
 
 
 def emit(
-    spec: BatchedSpec, config: GemmConfig, epilogue: EpilogueFn, extras: Sequence[ExtraOperand], name: str
+    spec: BatchedSpec, config: GemmConfig, epilogue: EpilogueFn, extras: Sequence[ExtraOperand], name: str, where: str = "",
 ) -> tirx.PrimFunc:  # fmt: skip
     """Emits ``name(a, b, *extras, output)``.
 
@@ -29,12 +30,14 @@ def emit(
         epilogue: maps a sum at ``(*batch, m, n)`` to the stored value.
         extras: further inputs for the epilogue.
         name: global symbol of the function.
+        where: label of the node, for messages.
     """
     row_tiles, column_tiles = tiles(spec.m, config.block_rows), tiles(spec.n, config.block_columns)
     columns_inner = not spec.transposed_b and config.kind.element == 2
     shape = (*spec.batch, spec.m, spec.n)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
+        require_positions(where, spec.a_shape, spec.b_shape, shape)
         grid = (row_tiles * column_tiles, product(spec.batch), 1)
         with blocks(grid, config.threads) as (number_, matrix, _, thread):
             batch = [bound(i) for i in unflattened(matrix, [number(d) for d in spec.batch])] if spec.batch else []

@@ -14,6 +14,7 @@ from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.finished_rows import move
+from graphopt.backends.cuda.kernels.positions import require_positions
 from graphopt.backends.cuda.kernels.thread_block import (
     LARGEST_POSITION,
     address,
@@ -49,7 +50,7 @@ class DepthwiseConfig:
 
 def emit(
     spec: ImplicitGemmSpec, config: DepthwiseConfig, epilogue: EpilogueFn, extras: Sequence[ExtraOperand], name: str,
-    weight_type: ElementType,
+    weight_type: ElementType, where: str = "",
 ) -> tirx.PrimFunc:  # fmt: skip
     """Emits ``name(data, weight: (taps, output channels), *extras, output)`` for a group an input channel, two spatial axes.
 
@@ -60,6 +61,7 @@ def emit(
         extras: further inputs for the epilogue.
         name: global symbol of the function.
         weight_type: of the packed weights, which is that of sums.
+        where: label of the node, for messages.
     """
     rows, columns = spec.windows
     height, width = spec.outputs
@@ -69,6 +71,7 @@ def emit(
     multiple = spec.columns
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
+        require_positions(where, spec.data_shape, spec.result_shape)
         data, weight = inputs
         flat = View(T.decl_buffer((number(LARGEST_POSITION),), data.type.storage, data=data.buffer.data), data.type)
         with (

@@ -9,6 +9,7 @@ from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.kernels.finished_rows import Finish, Place, store_width
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
+from graphopt.backends.cuda.kernels.positions import require_positions
 from graphopt.backends.cuda.kernels.row_packing import packed_shape
 from graphopt.backends.cuda.kernels.sliced import Slices
 from graphopt.backends.cuda.kernels.staged_rows import DataRows, WeightRows, unravelled
@@ -24,7 +25,7 @@ from graphopt.ir.dtypes import DType
 
 def emit(
     spec: ImplicitGemmSpec, config: GemmConfig, epilogue: EpilogueFn, extras: Sequence[ExtraOperand], name: str,
-    shape: Sequence[Expr] = (),
+    shape: Sequence[Expr] = (), where: str = "",
 ) -> tirx.PrimFunc:  # fmt: skip
     """Emits ``name(data, weight: packed_shape, *extras, output)``; with slices, their counters follow the extras.
 
@@ -35,6 +36,7 @@ def emit(
         extras: further inputs for the epilogue.
         name: global symbol of the function.
         shape: physical shape of the result, by default the specification's; another one with the same elements if extras have it.
+        where: label of the node, for messages.
     """
     row_tiles = tiles(spec.rows, config.block_rows)
     column_tiles = -(-spec.columns // config.block_columns)
@@ -46,6 +48,7 @@ def emit(
     )
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
+        require_positions(where, spec.data_shape, spec.result_shape)
         parts = Slices.scratch(config, tile_count(spec, config)) if counters else None
         grid = (row_tiles * column_tiles, spec.parts, config.slices)
         with blocks(grid, config.threads) as (number_, part, slice_, thread), ExitStack() as stack:

@@ -6,6 +6,7 @@ tf32 hold all sums, and results must be equal.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("ziglang")
 
 import graphopt
+from graphopt.backends.cuda.kernels import positions
 from graphopt.backends.program.program import KernelStep
 from graphopt.driver.compiling import to_program
-from tests.support.cuda_on_cpu.gpu import run_on_simulated_gpu
+from graphopt.errors import InputError
+from tests.support.cuda_on_cpu.gpu import compiled_for_simulator, run_on_simulated_gpu
 
 Case = tuple[str, dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, Any], str]
 CASES: dict[str, Case] = {
@@ -101,3 +104,19 @@ def compare(got: dict[str, Any], want: dict[str, Any]) -> None:
     for name, expected in want.items():
         assert np.abs(expected).max() >= 3, name  # the case means something
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
+
+
+def test_more_elements_than_a_kernel_can_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions have 32 bits; where sizes are open, the host looks at them before it launches."""
+    monkeypatch.setattr(positions, "LARGEST_POSITION", 100)  # so that the test needs no gigabytes
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = helper.make_graph(
+        [node], "open", [helper.make_tensor_value_info("x", 1, ["N", 16])], [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.eye(16, dtype=np.float32), "w")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path = compiled_for_simulator(proto, tmp_path / "open.gopt", exact=True)
+    feed = {"x": np.arange(96, dtype=np.float32).reshape(6, 16)}
+    np.testing.assert_array_equal(run_on_simulated_gpu(path, feed, schedules=(0,))["y"], feed["x"])
+    with pytest.raises(InputError, match="more than 100 elements"):
+        run_on_simulated_gpu(path, {"x": np.zeros((7, 16), np.float32)}, schedules=(0,))
