@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from report import Report
-from sass import instructions
 
 from graphopt.backends.build.object_cache import ObjectCache
+from graphopt.backends.cuda.disassembly import kernels_in
 from graphopt.backends.program.program import KernelStep
 from graphopt.backends.targets.compilation import build_program
 from graphopt.driver.compiling import to_program
@@ -95,9 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     seconds.append(time.perf_counter() - start)
             (resources,) = code.resources.values()
             on_cores = {
-                kernel
-                for kernel, found in instructions(code.codes[0].content).items()
-                if any("MMA" in i for i in found)
+                name for name, found in kernels_in(code.codes[0].content).items() if found.count("HMMA", "IMMA")
             }
             layers = list(suitable_functions(fused, program))
             others = sorted(

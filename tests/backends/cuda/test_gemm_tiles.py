@@ -18,6 +18,7 @@ from graphopt.backends.cuda.kernels import implicit_gemm
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.products import PRODUCTS
 from graphopt.backends.cuda.kernels.row_packing import RowPacking, packed_shape
+from graphopt.backends.cuda.nvrtc import complete_source
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.specs.window import Window
@@ -83,7 +84,7 @@ def run_tiles(product: str, *, arch: int = 80, every: int = 1) -> None:
     functions = {
         f"tile{i}": implicit_gemm.emit(spec, c, store_accumulator, [], f"tile{i}") for i, c in enumerate(tiles.values())
     }
-    kernels = Kernels(cuda_source_of(functions), arch=arch)
+    kernels = Kernels(complete_source(cuda_source_of(functions)), arch=arch)
     for name, config in zip(functions, tiles.values()):
         packing = RowPacking(
             w.shape, packed_shape(spec, config), spec.types.weight, spec.groups, rounds=product == "tf32"

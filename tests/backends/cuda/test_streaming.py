@@ -14,10 +14,10 @@ from ml_dtypes import bfloat16
 import graphopt
 from graphopt.backends.cuda.cost.chips import CHIPS
 from graphopt.backends.cuda.cost.streaming import Stream, predicted_share
+from graphopt.backends.cuda.disassembly import Machine, disassembler, kernels_in
 from graphopt.backends.cuda.nvrtc import available_compilers, compile_code
 from graphopt.backends.cuda.resources import KernelResources, resources_in
 from tests.support.many_nodes import Array, ManyNodes
-from tests.support.sass import Machine, disassembler, kernels_in
 
 pytestmark = [
     pytest.mark.skipif(not available_compilers(), reason="neither NVRTC nor nvcc"),

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from graphopt.backends.base.tvm_api import cuda_pass_context, tvm
 from graphopt.backends.cuda.code import source_only
-from graphopt.backends.cuda.nvrtc import complete_source
 from graphopt.backends.targets.grammar import parse_target
 
 
 def cuda_source_of(functions: Mapping[str, Any], target: str = "cuda:sm_80") -> str:
-    """What compilers get for PrimFuncs; a kernel is called as its function, with ``_kernel`` behind."""
+    """What TVM makes of PrimFuncs; a kernel is called as its function, with ``_kernel`` behind."""
     goal = parse_target(target).tvm_target()
     with source_only(), goal, cuda_pass_context():
         built = tvm.compile(tvm.IRModule(dict(functions)), goal)
     (source,) = (m.inspect_source() for m in _modules(getattr(built, "mod", built)) if m.kind == "cuda")
-    return complete_source(re.sub(r"\r", "", source))
+    return str(source)
 
 
 def _modules(module: Any) -> list[Any]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphopt.errors import CompileError
+
 _SECTION = re.compile(r"\n\s*\.section\s+\.text\.(\w+)")
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[T\d]+\s+)?([A-Z][A-Z0-9_.]*)")
 _LOCAL = ("LDL", "STL")
@@ -55,9 +57,14 @@ class Machine:
 
 
 def kernels_in(cubin: bytes) -> Mapping[str, Machine]:
-    """The kernels of a cubin, by name."""
+    """The kernels of a cubin, by name.
+
+    Raises:
+        CompileError: there is no disassembler.
+    """
     program = disassembler()
-    assert program is not None
+    if program is None:
+        raise CompileError("no nvdisasm on this machine", hint="pip install nvidia-cuda-nvdisasm")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
