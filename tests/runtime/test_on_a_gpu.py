@@ -226,7 +226,7 @@ def _consumed(path: str, a: Array, b: Array) -> Array:
 
 
 def test_runs_on_several_streams_follow_each_other(files: dict[str, str], gpus: SimulatedGpus) -> None:
-    """They share the memory of values in between; the last stream is waited for first."""
+    """They share the memory of values in between: when the last one is done, so are all before."""
     for i, found in enumerate(gpus.call(_several_streams, files["fixed"], A, B)):
         check(found, A + i, B)
 
@@ -235,9 +235,11 @@ def _several_streams(path: str, a: Array, b: Array) -> list[dict[str, Array]]:
     model = graphopt.load(path)
     device = model._executor.accelerator  # type: ignore[union-attr]
     streams = [device.new_stream() for _ in range(3)]
-    results = [model.run({"a": _on_gpu(a + i), "b": b}, stream=s) for i, s in enumerate(streams)]
+    held = [_on_gpu(a + i) for i in range(3)]  # what is freed is waited for
+    results = [model.run({"a": x, "b": b}, stream=s) for x, s in zip(held, streams)]
     device.synchronise(streams[-1])
-    return [{name: tensor.numpy() for name, tensor in found.items()} for found in results]
+    shapes = {"y": np.empty((5, 6), np.float32), "z": a}
+    return [{n: _memory(t.data_ptr, shapes[n]).copy() for n, t in found.items()} for found in results]
 
 
 def test_threads(files: dict[str, str], gpus: SimulatedGpus) -> None:
@@ -582,9 +584,15 @@ def test_values_that_the_host_reads_are_computed_first(files: dict[str, str], gp
 def _conditions(path: str) -> list[Array]:
     model = graphopt.load(path)
     device = model._executor.accelerator  # type: ignore[union-attr]
-    x, streams = _on_gpu(np.array([1, -2, 3], np.float32)), [device.new_stream() for _ in range(3)]
-    given = zip((True, False, True), streams)
-    return [model.run({"x": x, "c": np.array(c)}, stream=s)["y"].numpy() for c, s in given]
+    x, found = _on_gpu(np.array([1, -2, 3], np.float32)), []
+    for value in (True, False, True):
+        stream, condition = device.new_stream(), _on_gpu(np.array(not value))
+        device.copy_in(condition.data_ptr(), np.array(value), stream)
+        y = model.run({"x": x, "c": condition}, stream=stream)["y"]
+        found.append(np.empty(3, np.float32))
+        device.copy_out(found[-1], y.data_ptr, stream)
+        device.synchronise(stream)  # which follows the default one
+    return found
 
 
 def test_a_runtime_only_install(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
