@@ -16,6 +16,7 @@ import graphopt
 from graphopt.driver.optimizing import export_onnx
 from graphopt.ir.kernel_plan import KernelPlan
 from tests.support import qemu
+from tests.support.cuda_on_cpu.gpu import run_on_simulated_gpu
 from tests.support.run_node import node
 from tests.support.zoo_models import Arrays, zoo_model
 
@@ -109,6 +110,16 @@ def test_whole_models(name: str, target: str, cpu: str) -> None:
     got = _emulated(compiled, feed, want, cpu) if cpu else compiled.run(feed)
     for output, array in want.items():
         assert len(np.unique(array)) > 1
+        np.testing.assert_array_equal(got[output], array, err_msg=output)
+
+
+@pytest.mark.parametrize("name", ["digits", "mobile"])
+def test_on_a_gpu(name: str) -> None:
+    """Tensor cores add up the same integers; what the compiler may fuse, it fuses here wherever it can."""
+    pytest.importorskip("ziglang")
+    model, feed, want, _ = _compiled(name)
+    got = run_on_simulated_gpu(model, feed, schedules=(0,), contract=True)
+    for output, array in want.items():
         np.testing.assert_array_equal(got[output], array, err_msg=output)
 
 

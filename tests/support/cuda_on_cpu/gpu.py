@@ -114,6 +114,7 @@ def run_on_simulated_gpu(
     arch: int = 80,
     schedules: Sequence[int] = SCHEDULES,
     checked: bool = True,
+    contract: bool = False,
     edit: Callable[[str], str] | None = None,
     gpus: SimulatedGpus | None = None,
     **options: Any,
@@ -127,6 +128,7 @@ def run_on_simulated_gpu(
         arch: the GPU's compute capability, times ten.
         schedules: the orders of threads to run in; results must be the same bits.
         checked: whether every access is checked.
+        contract: whether products and sums become fused multiply-adds.
         edit: what becomes of the kernels' source first.
         gpus: the process; by default one that tests share.
         options: further arguments of ``graphopt.compile``.
@@ -139,7 +141,13 @@ def run_on_simulated_gpu(
             model
             if isinstance(model, (str, Path)) and str(model).endswith(".gopt")
             else compiled_for_simulator(
-                model, Path(folder, "model.gopt"), arch=f"sm_{arch}", checked=checked, edit=edit, **options
+                model,
+                Path(folder, "model.gopt"),
+                arch=f"sm_{arch}",
+                checked=checked,
+                contract=contract,
+                edit=edit,
+                **options,
             )
         )
         process = gpus or shared_gpu(f"{arch // 10}.{arch % 10}")
@@ -159,6 +167,7 @@ def compiled_for_simulator(
     *,
     arch: str = "sm_80",
     checked: bool = True,
+    contract: bool = False,
     edit: Callable[[str], str] | None = None,
     **options: Any,
 ) -> Path:
@@ -169,12 +178,13 @@ def compiled_for_simulator(
         path: the file to write.
         arch: what stands behind ``cuda:`` in the target's name.
         checked: whether every access is checked.
+        contract: whether products and sums become fused multiply-adds.
         edit: what becomes of the kernels' source first.
         options: further arguments of ``graphopt.compile``.
     """
     import graphopt
 
-    with simulated_compiler(checked=checked, edit=edit):
+    with simulated_compiler(checked=checked, contract=contract, edit=edit):
         if isinstance(model, graphopt.CompiledModel):
             compiled = model
         else:

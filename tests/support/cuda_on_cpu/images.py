@@ -21,10 +21,10 @@ _MARKER = b"cuda_on_cpu image\0"
 _EM_CUDA = 190
 
 
-def image(source: str, arch: str, *, checked: bool = True) -> bytes:
+def image(source: str, arch: str, *, checked: bool = True, contract: bool = False) -> bytes:
     """The image of a source's kernels for the architecture ``sm_<NN>``."""
     number = int("".join(c for c in arch if c.isdigit()))
-    library = kernel_library(nvrtc.complete_source(source), arch=number, checked=checked)
+    library = kernel_library(nvrtc.complete_source(source), arch=number, checked=checked, contract=contract)
     header = bytearray(64)
     header[:7] = b"\x7fELF\x02\x01\x01"
     struct.pack_into("<H", header, 18, _EM_CUDA)
@@ -32,18 +32,25 @@ def image(source: str, arch: str, *, checked: bool = True) -> bytes:
 
 
 @contextmanager
-def simulated_compiler(*, checked: bool = True, edit: Callable[[str], str] | None = None) -> Iterator[None]:
+def simulated_compiler(
+    *, checked: bool = True, contract: bool = False, edit: Callable[[str], str] | None = None
+) -> Iterator[None]:
     """While it lasts, CUDA C is compiled for the simulator. PTX, which no simulated GPU takes, is an empty text.
 
     Args:
         checked: whether accesses are checked.
+        contract: whether products and sums become fused multiply-adds, which NVIDIA's compiler does where it likes.
         edit: what becomes of the source first, for mistakes that tests put in.
     """
 
     edited = edit or str
 
     def compile_for_cpu(source: str, arch: str, *_: Any, **__: Any) -> DeviceCode:
-        content = b".version 9.0\n" if nvrtc.is_virtual(arch) else image(edited(source), arch, checked=checked)
+        content = (
+            b".version 9.0\n"
+            if nvrtc.is_virtual(arch)
+            else image(edited(source), arch, checked=checked, contract=contract)
+        )
         return DeviceCode(arch, content, "")
 
     def without_cache(
