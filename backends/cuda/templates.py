@@ -10,6 +10,7 @@ from graphopt.backends.cuda.conv import GemmConv
 from graphopt.backends.cuda.conv_transpose import GemmConvTranspose
 from graphopt.backends.cuda.depthwise import DepthwiseConv
 from graphopt.backends.cuda.matmul import GemmMatmul
+from graphopt.backends.cuda.pooling import WindowPool
 from graphopt.backends.cuda.rows import ColumnSoftmax, RowNorm, RowReduction, RowSoftmax
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
@@ -18,6 +19,7 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     DepthwiseConv(),
     GemmMatmul(),
     GemmBatched(),
+    WindowPool(),
     RowSoftmax(),
     ColumnSoftmax(),
     RowNorm(),
