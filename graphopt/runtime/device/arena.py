@@ -64,15 +64,15 @@ class DeviceArena:
             return []
         return [result] if hasattr(result, "shape") else list(result)
 
-    def upload(self, position: int, array: npt.NDArray[Any], stream: int) -> Borrowed:
-        """The input of that number, copied from the host into a place that later runs use again.
+    def upload(self, position: int, array: npt.NDArray[Any], stream: int) -> int:
+        """Address of the input of that number, copied from the host into a place that later runs use again.
 
         Raises:
             DeviceError: no room.
         """
         place = self.staging(position, array.nbytes)
         self._accelerator.copy_in(place, array, stream)
-        return Borrowed(place, array.shape, array.dtype, self._accelerator.dlpack)
+        return place
 
     def aligned(self, position: int, given: Seen, stream: int) -> int:
         """Where the input of that number lies so that kernels can read it: at its own place, or copied to an aligned one."""

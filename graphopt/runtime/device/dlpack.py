@@ -32,6 +32,7 @@ _NUMPY = {
     (6, 8): np.dtype(np.bool_),
     **{numbers: np.dtype(getattr(ml_dtypes, name)) for name, numbers in _NAMED.items()},
 }  # fmt: skip
+_NUMBERS = {dtype: numbers for numbers, dtype in _NUMPY.items()}
 
 
 class _Tensor(ctypes.Structure):
@@ -137,7 +138,7 @@ class Borrowed:
 
         self._shape = (ctypes.c_int64 * max(len(shape), 1))(*shape)
         self._strides = (ctypes.c_int64 * max(len(shape), 1))(*_strides(shape))
-        code, bits = _NAMED.get(dtype.name) or (_KINDS[dtype.kind], 8 * dtype.itemsize)
+        code, bits = _NUMBERS[dtype]
         tensor = _Tensor(address, *device, len(shape), code, bits, 1, self._shape, self._strides, 0)
         self._managed = _Managed(tensor, None, None)
         self.tensor: Any = tvm_ffi.from_dlpack(_new_capsule(ctypes.addressof(self._managed), _NAME, None))
