@@ -23,7 +23,13 @@ from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.templates.convolution import NOMINAL_SECONDS
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue
-from graphopt.backends.templates.integer_products import IntegerProducts, byte_products, integer_products, weight_of
+from graphopt.backends.templates.integer_products import (
+    IntegerProducts,
+    byte_products,
+    integer_products,
+    moved_weights,
+    weight_of,
+)
 from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of
 from graphopt.backends.templates.zero_points import Offset
 from graphopt.backends.tensors.tensor import Expr
@@ -182,10 +188,9 @@ class GemmTemplate(KernelTemplate[GemmConfig]):
         assert weight is not None
         integers = integer_products(call, data, weight, spec.depth)
         if integers is not None:
-            products = byte_products(call, integers)
-            if not products:
-                return "needs weights of signed bytes without a zero point, or float32"
-            integers = products[0]
+            integers = next(iter(byte_products(call, integers)), None) or moved_weights(call, integers)
+            if integers is None:
+                return "needs weights that fit signed bytes once their zero point is taken out, or float32"
             spec = replace(spec, types=integers.types)
         else:
             packed = _packed_type(call, data, weight, spec.types.input)

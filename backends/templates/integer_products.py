@@ -93,6 +93,24 @@ def byte_products(call: KernelCall, products: IntegerProducts) -> list[IntegerPr
     ]
 
 
+def moved_weights(call: KernelCall, products: IntegerProducts) -> IntegerProducts | None:
+    """The same products of bytes, the zero point of the data left in, that of the weights taken out.
+
+    None if what is left of the weights are no signed bytes.
+    """
+    data, weight = call.group.anchor.input(0), call.group.anchor.input(1)
+    assert data is not None
+    assert weight is not None
+    of_weight, stored = zero_point_before(call, weight), constant_weight(call, weight)
+    assert of_weight is not None
+    assert stored is not None
+    if int(stored.min(initial=of_weight)) - of_weight < -128 or int(stored.max(initial=of_weight)) - of_weight > 127:
+        return None
+    row = element_type(call.group.source(data).dtype)
+    types = replace(products.types, input=row, weight=element_type(DType.i8))
+    return replace(products, types=types, keeps_zero_point=zero_point_before(call, data) != 0)
+
+
 def single_products(
     call: KernelCall, products: IntegerProducts | None, data: Value, weight: Value, axis: int = 0
 ) -> IntegerProducts | None:
@@ -142,10 +160,10 @@ def zero_point_offset(
         return None
     weight = call.group.anchor.input(1)
     assert weight is not None
-    source = call.group.source(weight)
+    source, less = call.group.source(weight), zero_point_before(call, weight) or 0
     if spec is not None and any(spec.pads):
-        return offset_of_windows(source, products.zero_point, products.turned, spec)
-    return offset_along(source, products.zero_point, products.turned, axis, out_axis)
+        return offset_of_windows(source, products.zero_point, products.turned, spec, less)
+    return offset_along(source, products.zero_point, products.turned, axis, out_axis, less)
 
 
 def integer_products(call: KernelCall, data: Value, weight: Value, depth: int) -> IntegerProducts | None:

@@ -36,33 +36,38 @@ class Offset:
     place: Callable[[Sequence[Expr]], tuple[Expr, ...]]
 
 
-def offset_along(weight: Value, zero_point: Value | None, turned: int, axis: int, out_axis: int) -> Offset:
+def offset_along(
+    weight: Value, zero_point: Value | None, turned: int, axis: int, out_axis: int, less: int = 0
+) -> Offset:  # fmt: skip
     """For sums of all products with a position along an axis of the weight.
 
     Args:
-        weight: signed bytes.
+        weight: bytes.
         zero_point: that was left in; None for 0.
         turned: what is added to it.
         axis: of the weight, along which sums differ.
         out_axis: the same of the result.
+        less: zero point of the weight, without which it is multiplied.
     """
     channels = weight.shape[axis]
     assert isinstance(channels, int)
-    formula = ChannelOffset(channels, turned, axis)
+    formula = ChannelOffset(channels, turned, less, axis)
     return Offset(_computed(weight, zero_point, formula), lambda index: (index[out_axis],))
 
 
-def offset_of_windows(weight: Value, zero_point: Value | None, turned: int, spec: Conv2dSpec) -> Offset:
+def offset_of_windows(
+    weight: Value, zero_point: Value | None, turned: int, spec: Conv2dSpec, less: int = 0
+) -> Offset:  # fmt: skip
     """For a convolution with padding, of known size.
 
     Args:
-        weight: OIHW signed bytes.
-        zero_point, turned: as of `offset_along`.
+        weight: OIHW bytes.
+        zero_point, turned, less: as of `offset_along`.
         spec: the convolution.
     """
     assert spec.static_plane is not None
     rows, columns = (Border.of(spec.window(axis), spec.static_plane[axis]) for axis in range(2))
-    formula = WindowOffset(spec.out_channels, turned, rows, columns)
+    formula = WindowOffset(spec.out_channels, turned, less, rows, columns)
     return Offset(
         _computed(weight, zero_point, formula), lambda index: (rows.place(index[2]), columns.place(index[3]), index[1])
     )
@@ -79,10 +84,12 @@ class _OfWeight(Formula):
     Attributes:
         channels: output channels.
         turned: what is added to the zero point.
+        less: zero point of the weight.
     """
 
     channels: int
     turned: int
+    less: int
 
     @property
     def dtype(self) -> DType:
@@ -97,7 +104,9 @@ class _OfWeight(Formula):
         """The offsets."""
         weight, *others = arrays
         zero_point = self.turned + sum(int(array.reshape(-1)[0]) for array in others)
-        return np.ascontiguousarray((-zero_point * self.sums(weight)).astype(np.int32))
+        return np.ascontiguousarray(
+            (-zero_point * self.sums(weight.astype(np.int16) - np.int16(self.less))).astype(np.int32)
+        )
 
 
 @dataclass(frozen=True)

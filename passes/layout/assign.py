@@ -105,7 +105,12 @@ def _users(fused: FusedGraph) -> dict[Value, list[Group]]:
 
 
 def _eligible(value: Value, layout: Layout, policy: LayoutPolicy) -> bool:
-    return value.dtype in policy.element_types and len(value.shape) == 4 and layout.fits(value.shape)
+    return value.dtype in policy.element_types and _is_image(value, layout) and layout.fits(value.shape)
+
+
+def _is_image(value: Value, layout: Layout) -> bool:
+    """Whether a value has the rank that a layout is for: that of images, where it says none."""
+    return len(value.shape) == (4 if layout.order is None else len(layout.order))
 
 
 def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
@@ -114,7 +119,8 @@ def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
         return PLAIN
     layout = policy.wanted(fused, group)
     if layout.is_plain:
-        operands = {fused.layout(v) for v in group.inputs if len(v.shape) == 4 and not v.is_const} - {PLAIN}
+        rank = len(group.anchor.out.shape)
+        operands = {fused.layout(v) for v in group.inputs if len(v.shape) == rank and not v.is_const} - {PLAIN}
         if len(operands) == 1 and _transparent(group, *operands):
             layout = operands.pop()
     return layout if all(_eligible(v, layout, policy) for v in group.outputs) else PLAIN

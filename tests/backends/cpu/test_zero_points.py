@@ -42,8 +42,8 @@ def test_the_table_completes_sums_over_data_as_it_is_stored(
 
     want = sums(x - zero) - sums(x)
     rows, columns = (Border.of(spec.window(axis), spec.static_plane[axis]) for axis in range(2))
-    array = WindowOffset(3, turned, rows, columns)(w.astype(np.int8), np.array([zero - turned]))
-    assert array.shape == WindowOffset(3, turned, rows, columns).shape
+    array = WindowOffset(3, turned, 0, rows, columns)(w.astype(np.int8), np.array([zero - turned]))
+    assert array.shape == WindowOffset(3, turned, 0, rows, columns).shape
     for o, h, wide in np.ndindex(want.shape):
         place = (int(border.place(tirx.const(i, "int64"))) for border, i in ((rows, h), (columns, wide)))
         assert array[(*place, o)] == want[o, h, wide]
