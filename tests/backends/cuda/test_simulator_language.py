@@ -115,6 +115,10 @@ extern "C" __global__ void dynamic(const float* x, float* y) {
   __syncthreads();
   y[threadIdx.x] = s[blockDim.x - 1 - threadIdx.x];
 }
+extern "C" __global__ void narrowed(const double* x, half* h, nv_bfloat16* b) {
+  h[threadIdx.x] = (half)x[threadIdx.x];
+  b[threadIdx.x] = (nv_bfloat16)x[threadIdx.x];
+}
 extern "C" __global__ void nothing() {}
 """
 
@@ -167,6 +171,18 @@ def test_bfloats() -> None:
     third = (a.astype(np.float32) / np.float32(3)).astype(ml_dtypes.bfloat16)
     expected = np.stack([a + b * a, third, np.maximum(a, b), -a], axis=1)
     np.testing.assert_array_equal(y.view(np.uint16), expected.view(np.uint16))
+
+
+def test_doubles_are_rounded_once() -> None:
+    """Values beside the middle between two small floats, by less than a float32 shows."""
+    middles = np.array([1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 2**-25, 65519.0, 1e30, np.inf])
+    x = np.concatenate([middles, middles * (1 + 2**-40), -middles * (1 - 2**-40), [np.nan]])
+    h, b = np.zeros(len(x), np.float16), np.zeros(len(x), ml_dtypes.bfloat16)
+    _kernels().launch("narrowed", [x, h, b], block=len(x))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(h, x.astype(np.float16))
+    above = 1 + 2**-7
+    np.testing.assert_array_equal(b[[2, 3, 10, 11, 18, 19]].astype(float), [1, 1 + 2**-6, above, 1 + 2**-6, -1, -above])
 
 
 def test_vectors() -> None:

@@ -108,7 +108,7 @@ def kernel_library(source: str, *, arch: int = 80, checked: bool = True, contrac
     def build(target: Path) -> None:
         (target / "kernels.cc").write_text(text, encoding="utf-8")
         _run("c++", [*flags, "-c", str(target / "kernels.cc"), "-o", str(target / "kernels.o")])
-        _run("cc", ["-shared", "-fno-sanitize=all", str(target / "kernels.o"), "-lm", "-o", str(target / "kernels.so")])
+        _run("ld.lld", ["-shared", str(target / "kernels.o"), "-o", str(target / "kernels.so")])
 
     return _kept("kernels", digest, build) / "kernels.so"
 
@@ -173,8 +173,15 @@ def _object(target: Path, name: str, sources: Iterable[Path]) -> Path:
 
 
 def _link(output: Path, inputs: Iterable[Path], exports: Path) -> None:
-    names = [f"-Wl,-soname,{output.name}", f"-Wl,--version-script={exports}", "-Wl,-rpath,$ORIGIN", "-Wl,-z,defs"]
-    _run("cc", ["-shared", "-fno-sanitize=all", *map(str, inputs), "-o", str(output), *names])
+    # The linker itself: zig's compiler would first build a support library, which takes a minute. What is left undefined is of the
+    # C library, which every process has, and of libm, of which an empty one gives the dependency.
+    libm = output.parent / "libm.so.6"
+    (output.parent / "empty.c").write_text("")
+    _run("cc", ["-fPIC", "-c", str(output.parent / "empty.c"), "-o", str(output.parent / "empty.o")])
+    _run("ld.lld", ["-shared", "-soname", libm.name, "-o", str(libm), str(output.parent / "empty.o")])
+    options = ["-shared", "-soname", output.name, "-rpath", "$ORIGIN", f"--version-script={exports}"]
+    _run("ld.lld", [*options, *map(str, inputs), "--no-as-needed", str(libm), "-o", str(output)])
+    libm.unlink()
 
 
 def _run(driver: str, arguments: list[str]) -> None:
