@@ -289,14 +289,8 @@ class KernelBuilder:
 
     def finish(self, params: Sequence[Any], name: str) -> Any:
         """The PrimFunc over ``params`` (buffers, then symbol variables that no buffer shape binds)."""
-        statements = [*self.allocations, *self.statements]
-        body = (
-            tirx.Evaluate(0)
-            if not self.statements
-            else statements[0]
-            if len(statements) == 1
-            else tirx.SeqStmt(statements)
-        )
+        statements = [*self.allocations, *(self.statements or self.schedule.serial([tirx.Evaluate(0)]))]
+        body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
         func = tirx.PrimFunc(list(params), body)
         return func.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
 

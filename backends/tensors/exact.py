@@ -34,6 +34,8 @@ def constant(value: Any, dtype: str) -> Expr:
     if dtype in _BITS:
         value = float(value)
         if value == 0.0 and math.copysign(1.0, value) < 0:
+            if dialect.has_functions():
+                return dialect.call(dtype, "gopt_negated", tirx.const(0.0, dtype))
             bits = _BITS[dtype]
             return tirx.reinterpret(dtype, tirx.const(int(np.iinfo(bits).min), bits))
         return tirx.const(value, dtype)

@@ -10,6 +10,12 @@ __device__ __forceinline__ T gopt_value(T x) {
   return x;
 }
 
+// -x; of 0 what C writes as -0.0, which TVM takes for 0.
+template <typename T>
+__device__ __forceinline__ T gopt_negated(T x) {
+  return -x;
+}
+
 template <typename T>
 __device__ __forceinline__ bool gopt_is_nan(T x) {
   return !(x == x);

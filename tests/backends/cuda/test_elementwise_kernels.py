@@ -85,6 +85,9 @@ def test_numbers_of_other_widths() -> None:
         nodes.add("Add", a, b, want=lambda a, b: a + b)
         nodes.add("Mul", a, b, want=lambda a, b: a * b)
         nodes.add("Div", a, b // 1000 + 1, want=lambda a, b: a // b)
+    nodes.add("Mod", x, np.roll(x, 1), want=np.mod, depth=4)
+    beyond = [Fixed(np.array(v, np.int64)) for v in ([9], [12], [0])]
+    nodes.add("Slice", x, *beyond, want=lambda x: x[9:12])  # of nothing, a launch that does nothing
     nodes.add("Greater", x, x[:1], outputs=(np.bool_,), want=np.greater)
     nodes.add("Where", x > 0, x, -x, want=lambda c, a, b: np.where(c, a, b), outputs=(np.float32,))
     nodes.check(run_on_simulated_gpu(nodes.model, nodes.feed))
