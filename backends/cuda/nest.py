@@ -10,6 +10,7 @@ from graphopt.backends.base.dialect import CUDA_C
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.copies import copied
 from graphopt.backends.cuda.elementwise import elementwise
+from graphopt.backends.cuda.grid import is_launch, side_by_side
 from graphopt.backends.cuda.hand_written import independent, launches
 from graphopt.backends.cuda.reduction import reduction
 from graphopt.backends.tensors.schedule import Evaluate, Schedule, StridedCopy
@@ -32,6 +33,10 @@ class CudaSchedule(Schedule):
     def copy(self, copy: StridedCopy, caps: Caps) -> list[Any] | None:
         """A launch, by tiles of shared memory where the copy transposes."""
         return copied(copy, caps)
+
+    def together(self, statements: Sequence[Any]) -> list[Any]:
+        """One launch in place of several."""
+        return [side_by_side(statements)] if all(map(is_launch, statements)) else list(statements)
 
     def each(self, variables: Sequence[Any], extents: Sequence[Expr], body: Any) -> Any:
         """A loop that `serial` gives a thread for each iteration."""

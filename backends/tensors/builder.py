@@ -253,11 +253,16 @@ class KernelBuilder:
         cut = dict.fromkeys(axis for axis, _ in layout.blocks)
         if not all(layout.is_aligned(a, o[a]) and layout.is_aligned(a, t.shape[a]) for t, o in parts for a in cut):
             return False
+        start, single = len(self.statements), True
         for tensor, begin in parts:
             at = layout.physical_index(begin)
             if output.begin is not None:
                 at = tuple(a + b for a, b in zip(output.begin, at))
+            before = len(self.statements)
             self.emit([Output(tensor, output.buffer, layout, at)])
+            single = single and len(self.statements) == before + 1  # nothing was computed first that the loops read
+        if single:
+            self.statements[start:] = self.schedule.together(self.statements[start:])
         return True
 
     def _emit_walk(self, output: Output) -> bool:

@@ -92,6 +92,10 @@ class Schedule(ABC):
         """Statements that do a copy with merged dimensions; None to have them made of `nest`, by tiles that suit caches."""
         return None
 
+    def together(self, statements: Sequence[Any]) -> list[Any]:
+        """What `nest` and `copy` made, several times, of things that don't depend on one another."""
+        return list(statements)
+
     def each(self, variables: Sequence[Any], extents: Sequence[Expr], body: Any) -> Any:
         """A loop of `serial` statements over all positions, which may run in any order."""
         for var, extent in reversed(list(zip(variables, extents))):
