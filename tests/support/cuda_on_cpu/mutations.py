@@ -75,6 +75,12 @@ def without_zero_fill(source: str) -> str:
     return replaced(r"(gopt_copy_async\d+)\((.*)\);", text)(source)
 
 
+def one_stage_less(match: re.Match[str]) -> str:
+    """The place of a stage among one stage fewer."""
+    return f"% {int(match[1] or 4) - 1}) * {match[2]}"
+
+
+_STAGE = r"(?:& 3|% ([3-9]))\) \* (\d{4,5})"
 _SWIZZLE = r"(>> )1(\) & 3\)\) \* 16\))"
 _SHIFTED = r"\1\g<2>2\3\4"
 _WAIT = r"gopt_copy_wait\(([1-9])\);"
@@ -88,11 +94,15 @@ MUTATIONS = (
     ),
     Mutation("no barrier between writing and reading results", "matmul", replaced(r"__syncwarp\(\);", "", _LAST)),
     Mutation("a wait that leaves one more group", "matmul", replaced(_WAIT, more())),
-    Mutation("one stage too few", "matmul", replaced(r"(?:& 3|% 4)\) \* (\d{4})", r"% 3) * \1")),
-    Mutation("one stage too few, of three", "convolution", replaced(r"% 3\) \* (\d{4})", r"% 2) * \1")),
+    Mutation("one stage too few", "matmul", replaced(_STAGE, one_stage_less)),
+    Mutation("one stage too few for windows", "convolution", replaced(_STAGE, one_stage_less)),
     Mutation("a loop that ends no group of copies", "matmul", replaced(r"gopt_copy_commit\(\);", "", _LAST)),
-    Mutation("a loop that is one step short", "matmul", replaced(r"< 9; \+\+", "< 10; ++")),
-    Mutation("a stage copied from beyond the end", "matmul", replaced(r"if \(v_\d+ < (6)\)", more())),
+    Mutation(
+        "a loop that is one step short",
+        "matmul",
+        replaced(r"; v_\d+ < (\d+); \+\+v_\d+\) \{\s*gopt_copy_wait", more(by=-1)),
+    ),
+    Mutation("a stage copied from beyond the end", "matmul", replaced(r"if \(v_\d+ < (\d+)\)", more())),
     Mutation(
         "fragments of B in the wrong order",
         "matmul",
@@ -115,7 +125,9 @@ MUTATIONS = (
         replaced(rf"(gopt_copy_async16\(.*){_SWIZZLE}(.*data_ptr)", _SHIFTED),
     ),
     Mutation(
-        "another swizzle where B is read", "matmul", replaced(rf"(gopt_load_matrix4\(.*){_SWIZZLE}(.*4096)", _SHIFTED)
+        "another swizzle where B is read",
+        "matmul",
+        replaced(rf"(gopt_load_matrix4\(.*){_SWIZZLE}(.*)", _SHIFTED, _LAST),
     ),
     Mutation("rows beyond the matrix are read", "matmul", replaced(r"\(0 <= _ptr_\d+\[v_\d+\]\)", "(bool)1")),
     Mutation("columns beyond the matrix are written", "matmul", replaced(r" < (\d+)\)\) \{", more(), _LAST)),
@@ -136,6 +148,6 @@ MUTATIONS = (
     Mutation(
         "results staged at another pitch than they are read",
         "matmul",
-        replaced(r"(gopt_move8\(.*) \* (80)\)", r"\1 * 64)"),
+        replaced(r"gopt_move8\(.*(?:>> 2|/ 4)\) \* (\d+)\)", more(by=-16)),
     ),
 )
