@@ -73,7 +73,7 @@ def kernel_key(source: KernelSource, target: Target) -> str:
     """
     digest = hashlib.sha256()
     compiled_for = json.dumps([target.config, target.host, _threads(source, target)], sort_keys=True)
-    for part in (_compiler(), compiled_for, source.name, source.text):
+    for part in (tvm_identity(), compiled_for, source.name, source.text):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
@@ -98,7 +98,7 @@ def _threads(source: KernelSource, target: Target) -> int:
 
 
 @cache
-def _compiler() -> str:
+def tvm_identity() -> str:
     """Identifies the code that turns a PrimFunc into an object: TVM's library, its LLVM, and the pass settings here."""
     own = hashlib.sha256()
     for file in (__file__, tvm_api.__file__, chunks.__file__):

@@ -20,8 +20,9 @@ from graphopt.backends.build.object_cache import ObjectCache
 from graphopt.backends.build.relax_passes import lowering_passes
 from graphopt.backends.build.shared_library import host_objects, link_objects
 from graphopt.backends.cuda.launch import require_bound
-from graphopt.backends.cuda.machine_code import MachineCode, describe_codes, machine_code
+from graphopt.backends.cuda.machine_code import machine_code
 from graphopt.backends.cuda.pack import cuda_source, device_code_packer, require_machine_code
+from graphopt.backends.cuda.pieces import CodeReport, Pieces, keep_pieces, kept_pieces, pieces_key
 from graphopt.backends.cuda.resources import of_function
 
 
@@ -30,28 +31,61 @@ class CudaBuilt(Built):
     """A compiled module.
 
     Attributes:
-        executable: TVM's ``VMExecutable``, with CUDA C as device code.
-        cache: where to look for machine code and to leave it.
+        module: what was compiled.
+        cache: where to look for code and to leave it.
         jobs: compilations that run at once.
     """
 
-    executable: Any = None
+    module: Any = None
     cache: ObjectCache | None = None
     jobs: int | None = None
-    _compiling: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _working: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def generate(self) -> None:
+        """Make CUDA C, unless the cache has what comes of it.
+
+        Raises:
+            InternalError: a kernel launches no threads.
+            Exception: of any class, as TVM raises it.
+        """
+        if kept_pieces(self.cache, self._key) is None:
+            _ = self.executable
 
     @cached_property
-    def code(self) -> MachineCode:
-        """The machine code of all kernels, compiled when it is first asked for.
+    def executable(self) -> Any:
+        """TVM's ``VMExecutable``, with CUDA C as device code."""
+        return build_for_cuda(self.module, self.target)
+
+    @property
+    def pieces(self) -> Pieces:
+        """What the library is linked from, compiled when it is first asked for.
 
         Raises:
             CompileError: no compiler, or it fails.
         """
-        found = machine_code(cuda_source(self.executable.mod), self.target, self.cache, self.jobs)
-        self.report.kernels = max(map(len, found.resources.values()), default=0)
-        self.report.cached = self.report.kernels * found.cached // len(found.codes)
+        with self._working:
+            return self._pieces
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        found = kept_pieces(self.cache, self._key)
+        if found is not None:
+            self.report.kernels = self.report.cached = len(found.kernels())
+        else:
+            module = self.executable.mod
+            code = machine_code(cuda_source(module), self.target, self.cache, self.jobs)
+            packed = device_code_packer(self.target, lambda source: code.image)(module)
+            codes = tuple(CodeReport(c.arch, len(c.content), c.log) for c in code.codes)
+            found = Pieces((*host_objects(module), packed), codes)
+            keep_pieces(self.cache, self._key, found)
+            self.report.kernels = len(found.kernels())
+            self.report.cached = self.report.kernels * code.cached // len(codes)
         self.report.notes += self.cache.notes if self.cache else []
         return found
+
+    @cached_property
+    def _key(self) -> str | None:
+        return pieces_key(self.module, self.target) if self.cache else None
 
     def load(self) -> LoadedModule:
         """The library, linked and loaded: only machine code is run."""
@@ -63,30 +97,24 @@ class CudaBuilt(Built):
 
     def link(self, path: Path, linker: Linker) -> None:
         """Compile the CUDA C and link its machine code with the host's."""
-        module = self.executable.mod
-        packed = device_code_packer(self.target, self._image)(module)
-        link_objects([*host_objects(module), packed], path, linker)
+        link_objects(self.pieces.objects, path, linker)
         require_machine_code(path)
 
     def remarks_on(self, function: str) -> list[str]:
         """What ptxas reported of a function's kernels, on each architecture."""
         return [
-            f"{arch}: {name}: {found}"
-            for arch, kernels in self.code.resources.items()
-            for name, found in of_function(function, kernels).items()
+            f"{code.arch}: {name}: {found}"
+            for code in self.pieces.codes
+            for name, found in of_function(function, code.resources).items()
         ]
 
     def device_facts(self) -> dict[str, Any]:
         """The codes in the artefact, and what each kernel takes of a multiprocessor."""
-        kernels: dict[str, dict[str, dict[str, int]]] = {}
-        for arch, found in self.code.resources.items():
-            for name, taken in found.items():
-                kernels.setdefault(name, {})[arch] = taken.to_dict()
-        return {"code": describe_codes(self.code.codes), "kernels": kernels}
-
-    def _image(self, _source: bytes) -> bytes:
-        with self._compiling:
-            return self.code.image
+        kernels = {
+            name: {arch: taken.to_dict() for arch, taken in arches.items()}
+            for name, arches in self.pieces.kernels().items()
+        }
+        return {"code": [{"arch": c.arch, "bytes": c.size} for c in self.pieces.codes], "kernels": kernels}
 
 
 def build_for_cuda(mod: Any, target: Target) -> Any:

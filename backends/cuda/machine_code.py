@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -116,8 +116,3 @@ def _read(arch: str, entry: bytes | None) -> DeviceCode | None:
         return None
     end = _LENGTH.size + _LENGTH.unpack_from(entry)[0]
     return DeviceCode(arch, entry[end:], entry[_LENGTH.size : end].decode())
-
-
-def describe_codes(codes: Sequence[DeviceCode]) -> list[dict[str, object]]:
-    """What an artefact's manifest says of them."""
-    return [{"arch": code.arch, "bytes": len(code.content)} for code in codes]

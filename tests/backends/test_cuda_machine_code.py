@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt.backends.build.object_cache import ObjectCache
+from graphopt.backends.cuda import code as code_module
 from graphopt.backends.cuda import machine_code as machine_code_module
 from graphopt.backends.cuda.fatbin import entries_of, fatbin
 from graphopt.backends.cuda.machine_code import MachineCode, code_key, machine_code
@@ -206,13 +207,54 @@ def test_an_architecture_that_nvrtc_has_dropped() -> None:
     assert "sm_75" in (caught.value.hint or "")
 
 
-@needs_nvrtc
-def test_an_artefact_for_all_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _softmax() -> bytes:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5])
     model = helper.make_model(helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "g", [x], [y]))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@needs_nvrtc
+def test_a_model_that_was_compiled_before_needs_no_code_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
+    compiled = [graphopt.compile(_softmax(), target) for target in ("cuda:sm_80", "cuda:sm_80", "cuda:sm_86")]
+    compiled[0].save(tmp_path / "first.gopt")
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("code is generated again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code_module, "build_for_cuda", refuse)
+        patch.setattr(code_module, "machine_code", refuse)
+        for model in (graphopt.compile(_softmax(), "cuda:sm_80"), compiled[1]):
+            model.save(tmp_path / "again.gopt")
+            assert (tmp_path / "again.gopt").read_bytes() == (tmp_path / "first.gopt").read_bytes()
+            assert model.built is not None
+            assert model.built.report.cached == model.built.report.kernels == 1
+            assert model.program is not None
+            (remark,) = model.built.remarks_on(model.program.kernels[0].function)
+            assert remark.startswith("sm_80: ")
+            assert "registers, no spills" in remark
+        with pytest.raises(CompileError):
+            graphopt.compile(_softmax(), "cuda:sm_90")
+        # what a test's own compiler makes is neither kept nor taken
+        pytest.importorskip("ziglang")
+    from tests.support.cuda_on_cpu.images import simulated_compiler
+
+    with simulated_compiler():
+        graphopt.compile(_softmax(), "cuda:sm_86").save(tmp_path / "simulated.gopt")
+    compiled[2].save(tmp_path / "real.gopt")
+    assert b"cuda_on_cpu image" in read_artifact(tmp_path / "simulated.gopt").library
+    assert b"cuda_on_cpu image" not in read_artifact(tmp_path / "real.gopt").library
+
+
+@needs_nvrtc
+def test_an_artefact_for_all_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, path = tmp_path / "model.onnx", tmp_path / "model.gopt"
-    source.write_bytes(model.SerializeToString())
+    source.write_bytes(_softmax())
     compiled = graphopt.compile(source, "cuda:all")
     compiled.save(path)
     artifact = read_artifact(path)

@@ -139,9 +139,11 @@ class Cuda(Platform):
     # -- code ---------------------------------------------------------------------------------------------------
     def generate(self, mod: Any, target: Target, cache: ObjectCache | None, jobs: int | None) -> Built:
         """CUDA C, of which machine code is made when it is asked for: as a rule for `Built.export`."""
-        from graphopt.backends.cuda.code import CudaBuilt, build_for_cuda
+        from graphopt.backends.cuda.code import CudaBuilt
 
-        return CudaBuilt(target, self, executable=build_for_cuda(mod, target), cache=cache, jobs=jobs)
+        built = CudaBuilt(target, self, module=mod, cache=cache, jobs=jobs)
+        built.generate()
+        return built
 
     def device(self, index: int = 0) -> Any:
         """A GPU."""

@@ -62,5 +62,6 @@ def simulated_compiler(
         mock.patch.object(machine_code, "compile_code", compile_for_cpu),
         mock.patch.object(machine_code, "chosen_compiler", return_value="nvrtc"),
         mock.patch.object(code, "machine_code", without_cache),
+        mock.patch.object(code, "kept_pieces", return_value=None),
     ):
         yield
