@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
-from graphopt.backends.cuda.cost.model import BYTES_PER_SECOND, LAUNCH_SECONDS
+from graphopt.backends.cuda.cost.model import streaming_seconds
 from graphopt.backends.cuda.kernels.cooperative_row import ACCESS_BYTES
 from graphopt.backends.cuda.kernels.pooling import PoolThreads, emit
 from graphopt.backends.templates.kernel_types import computed_in_single
@@ -69,7 +69,7 @@ class WindowPool(KernelTemplate[PoolThreads]):
         written = math.prod(d if isinstance(d, int) else 56 for d in result.shape)
         types = pool_types(call)[0]
         moved = nominal_elements(call) * types.input.bytes + written * types.output.bytes
-        return moved / (BYTES_PER_SECOND * max(caps.cores, 1)) + LAUNCH_SECONDS
+        return streaming_seconds(moved, caps)
 
     def emit(self, call: KernelCall, config: PoolThreads, caps: Caps, name: str) -> Emitted:
         """The kernel."""

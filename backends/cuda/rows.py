@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
-from graphopt.backends.cuda.cost.model import BYTES_PER_SECOND, LAUNCH_SECONDS
+from graphopt.backends.cuda.cost.model import streaming_seconds
 from graphopt.backends.cuda.kernels import norm_rows, reduce_rows, softmax_columns, softmax_rows
 from graphopt.backends.cuda.kernels.cooperative_row import RowThreads, row_threads
 from graphopt.backends.specs.softmax import ColumnSoftmaxSpec, SoftmaxSpec
@@ -35,7 +35,7 @@ class RowTemplate(KernelTemplate[RowThreads]):
         written = nominal_elements(call) if call.group.outputs[0].shape == call.group.anchor.out.shape else 0
         read = nominal_elements(call) * types.input.bytes * (1 if config.held else 2)
         moved = read + written * element_type(call.group.outputs[0].dtype).bytes
-        return moved / (BYTES_PER_SECOND * max(caps.cores, 1)) + LAUNCH_SECONDS
+        return streaming_seconds(moved, caps)
 
 
 class RowSoftmax(RowTemplate):
@@ -116,7 +116,7 @@ class ColumnSoftmax(KernelTemplate[ColumnThreads]):
         """Bytes read and written once: what is read again comes from a cache."""
         types = row_types(call)
         moved = nominal_elements(call) * (types.input.bytes + types.output.bytes)
-        return moved / (BYTES_PER_SECOND * max(caps.cores, 1)) + LAUNCH_SECONDS
+        return streaming_seconds(moved, caps)
 
     def emit(self, call: KernelCall, config: ColumnThreads, caps: Caps, name: str) -> Emitted:
         """The kernel."""

@@ -1,4 +1,4 @@
-"""The cost model of CUDA devices: bytes and operations, as no template has one of its own yet."""
+"""The cost model of GPUs for what no template predicts: bytes over the memory's bandwidth, operations over that of the lanes."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import math
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.cost import CostModel
+from graphopt.backends.cuda.cost.chips import chip_of
+from graphopt.backends.cuda.cost.gemm import LAUNCH_SECONDS
 from graphopt.ir.graph import Value
 
-BYTES_PER_SECOND = 15e9
-"""Memory bandwidth of one multiprocessor's share (A100: 18e9, T4: 8e9)."""
-FLOPS_PER_SECOND = 180e9
-"""Of one multiprocessor: 128 multiply-adds a cycle at the clock of a busy one, none of them in tensor cores."""
-LAUNCH_SECONDS = 3e-6
 TENSOR_CORE_CHANNELS = 8
 """What tensor cores want channels to be a multiple of, for float16; 4 would do for TF32."""
 _NOMINAL = 56
 """Elements along a dimension that is symbolic."""
 
 
+def streaming_seconds(moved: int, caps: Caps) -> float:
+    """Of a launch that moves so many bytes from and to memory and does nothing that takes longer."""
+    return moved / chip_of(caps).memory + LAUNCH_SECONDS
+
+
 class CudaCosts(CostModel):
-    """Shares of multiprocessors."""
+    """What the part that stands for a compute capability does (`chips.py`)."""
 
     def moved_seconds(self, weights: int, activations: int, caps: Caps, all_weights: int) -> float:
         """Everything comes from memory; a launch at least."""
-        return (weights + activations) / (BYTES_PER_SECOND * caps.cores) + LAUNCH_SECONDS
+        return streaming_seconds(weights + activations, caps)
 
     def arithmetic_seconds(self, flops: int, caps: Caps) -> float:
         """No tensor cores."""
-        return flops / (FLOPS_PER_SECOND * max(caps.cores, 1))
+        chip = chip_of(caps)
+        return flops / (2 * chip.fmas * chip.multiprocessors * chip.clock)
 
     def start_seconds(self, caps: Caps) -> float:
         """None: `moved_seconds` holds the launch."""
