@@ -402,7 +402,7 @@ REFUSED = {
     "on another GPU": ("DeviceError", "wrong-device", "lies on cuda:1", "device="),
     "of another kind of device": ("DeviceError", "wrong-device", "kind 10", "x.to"),
     "another type": ("InputError", "bad-input", "has dtype float64", "astype"),
-    "an unknown type": ("InputError", "bad-input", "has dtype None", "astype"),
+    "an unknown type": ("InputError", "bad-input", "numpy doesn't know", "float32"),
     "another shape": ("InputError", "bad-input", "dimension 0 must be 5", "--shape"),
     "another rank": ("InputError", "bad-input", "1 dimensions", ""),
     "not contiguous": ("InputError", "bad-input", "not contiguous", "contiguous()"),

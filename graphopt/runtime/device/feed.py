@@ -86,6 +86,11 @@ def _given(spec: TensorSpec, tensor: Any, accelerator: Accelerator, stream: int)
     _require_device(spec, tensor, accelerator)
     capsule = _capsule(spec, tensor, stream)
     found = seen(capsule)
+    if found.dtype is None:
+        raise InputError(
+            f"input {spec.name!r} has an element type that numpy doesn't know, the model expects {spec.dtype.numpy}",
+            hint=f"convert it to {spec.dtype.numpy}",
+        )
     if not found.contiguous:
         raise InputError(
             f"input {spec.name!r} is not contiguous in memory, as kernels want it",
