@@ -13,7 +13,7 @@ class Finding(Exception):
 
     Attributes:
         kind: ``race``, ``bounds``, ``misaligned``, ``uninitialised``, ``not-arrived``, ``divergence``, ``left-early``, ``mask``,
-            ``launch``, ``trap`` or ``schedule`` (results that depend on the order of threads).
+            ``launch``, ``trap``, ``endless`` or ``schedule`` (results that depend on the order of threads).
         text: kernel, block, thread and place.
     """
 

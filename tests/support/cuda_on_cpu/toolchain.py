@@ -5,10 +5,13 @@ Everything is kept in one folder by the content it was made of, so that tests si
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,8 @@ from graphopt.backends.cuda import device
 
 HERE = Path(__file__).parent
 RUNTIME = "libcuda_on_cpu.so"
+MOST_KEPT = 1000
+"""Libraries that stay in the folder."""
 DRIVERS = ("libcuda.so.1", "libcudart.so.13")
 
 _COMMON = [
@@ -79,7 +84,10 @@ def runtime() -> Path:
         api = _object(target, "api", [HERE / "driver" / "runtime_api.cc", library])
         _link(target / DRIVERS[1], [api, target / DRIVERS[0], target / RUNTIME], HERE / "driver" / "libcudart.map")
 
-    return _kept("runtime", _digest(sources, _OF_RUNTIME), build) / RUNTIME
+    _forget_unused()
+    with open(folder() / "building", "w") as lock:  # processes that start together build it once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _kept("runtime", _digest(sources, _OF_RUNTIME), build) / RUNTIME
 
 
 def driver_libraries() -> list[Path]:
@@ -141,16 +149,34 @@ def _primitives() -> str:
 
 
 def _digest(files: Iterable[Path], more: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_processor())
     for part in [*(path.read_bytes() for path in files), *(text.encode() for text in more)]:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:24]
+
+
+@functools.cache
+def _processor() -> bytes:
+    """What tells processors apart: code is made for the one at hand."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return next((line.encode() for line in lines if line.startswith(("flags", "Features"))), b"")
+
+
+def _forget_unused() -> None:
+    """Keep the folder from growing: what wasn't used for long goes, once there is much."""
+    kept = sorted(folder().glob("*-*"), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-MOST_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _kept(kind: str, digest: str, build: Callable[[Path], None]) -> Path:
     """The folder of that digest, made by ``build`` unless it is there; a process that loses a race against another uses its."""
     final = folder() / f"{kind}-{digest}"
     if final.is_dir():
+        os.utime(final)
         return final
     with tempfile.TemporaryDirectory(dir=folder(), prefix="making-", ignore_cleanup_errors=True) as name:
         made = Path(name, "made")

@@ -150,7 +150,7 @@ int allocate(size_t bytes, void** memory) {
   size_t address = reinterpret_cast<size_t>(*memory);
   char name[60];
   snprintf(name, sizeof(name), "allocation %ld of device %d", ++allocation_number, current);
-  allocations.add(address, room, name);
+  allocations.add(address, room, name, current);
   device_memory[address] = room;
   used += room;
   return kSuccess;

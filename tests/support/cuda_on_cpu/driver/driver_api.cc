@@ -199,7 +199,8 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** parameters
                   {copied.grid[0], copied.grid[1], copied.grid[2]},
                   {copied.block[0], copied.block[1], copied.block[2]},
                   copied.shared_bytes,
-                  addresses.data()};
+                  addresses.data(),
+                  stream->device};
     return int(run(launch, schedule()) ? kSuccess : kLaunchFailed);
   });
 }

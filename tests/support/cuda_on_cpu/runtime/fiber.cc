@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#if !defined(__x86_64__)
+#if !SIM_OWN_SWITCH
 #include <ucontext.h>
 #endif
 
 namespace sim {
 
-#if defined(__x86_64__)
+#if SIM_OWN_SWITCH
 // What the System V ABI asks a function to keep: six registers. The control words of the floating-point units are never changed.
 extern "C" void sim_switch(void** from, void* to);
 asm(R"(

@@ -3,11 +3,19 @@
 #pragma once
 #include <cstddef>
 
+#if !defined(SIM_OWN_SWITCH)
+#if defined(__x86_64__)
+#define SIM_OWN_SWITCH 1
+#else
+#define SIM_OWN_SWITCH 0
+#endif
+#endif
+
 namespace sim {
 
 // A stack on which a function is suspended.
 struct Context {
-#if defined(__x86_64__)
+#if SIM_OWN_SWITCH
   void* stack_pointer = nullptr;
 #else
   void* state = nullptr;  // a ucontext_t

@@ -60,11 +60,11 @@ static void place_shared(const Launch& launch) {
   shared.arrays.clear();
   for (const SharedArray& array : image.arrays) {
     if (array.kernel && strcmp(array.kernel, launch.name)) continue;
-    shared.arrays.push_back({image.shared_base + array.offset, array.size, array.name, &shared.static_shadow, true});
+    shared.arrays.push_back({image.shared_base + array.offset, array.size, array.name, &shared.static_shadow, true, -1});
   }
   shared.dynamic_size = launch.dynamic_shared;
   if (launch.dynamic_shared) {
-    shared.arrays.push_back({shared.dynamic_base, launch.dynamic_shared, "dynamic shared memory", &shared.dynamic_shadow, true});
+    shared.arrays.push_back({shared.dynamic_base, launch.dynamic_shared, "dynamic shared memory", &shared.dynamic_shadow, true, -1});
   }
 }
 
@@ -90,6 +90,7 @@ bool run(const Launch& launch, unsigned schedule) {
     found("launch", "a grid of (%u,%u,%u) blocks", launch.grid.x, launch.grid.y, launch.grid.z);
   }
   if (has_finding()) return false;
+  running_device = launch.device;
   place_shared(launch);
   shadow_launch();
   size_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
@@ -132,7 +133,7 @@ int sim_launch(void* image, const char* name, const unsigned* grid, const unsign
                void** arguments, unsigned schedule) {
   const Image* loaded = static_cast<Image*>(image);
   Launch launch{loaded, loaded->kernel(name), name, {grid[0], grid[1], grid[2]}, {threads[0], threads[1], threads[2]},
-                dynamic_bytes, arguments};
+                dynamic_bytes, arguments, -1};
   return run(launch, schedule) ? 0 : 1;
 }
 const char* sim_finding_kind() { return finding_kind(); }

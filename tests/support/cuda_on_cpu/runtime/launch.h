@@ -12,6 +12,7 @@ struct Launch {
   sim_index grid, block;
   unsigned dynamic_shared;
   void** arguments;
+  int device = -1;  // whose memory it may use; -1: any
 };
 
 // False after a finding.

@@ -35,10 +35,10 @@ void Shadow::drop() {
   words = bytes = nullptr;
 }
 
-void Allocations::add(size_t base, size_t size, const char* name) {
+void Allocations::add(size_t base, size_t size, const char* name, int device) {
   auto* shadow = new Shadow;
   shadow->cover(base, size);
-  auto* region = new Region{base, size, strdup(name), shadow, false};
+  auto* region = new Region{base, size, strdup(name), shadow, false, device};
   auto at = std::upper_bound(all_.begin(), all_.end(), base, [](size_t b, const Region* r) { return b < r->base; });
   all_.insert(at, region);
 }

@@ -23,13 +23,14 @@ struct Region {
   const char* name;
   Shadow* shadow;
   bool is_shared;
+  int device;  // whose memory it is, -1: of any
   bool contains(size_t address, size_t bytes) const { return address - base < size && bytes <= size - (address - base); }
 };
 
 // Device memory. Addresses are those of the host.
 class Allocations {
  public:
-  void add(size_t base, size_t size, const char* name);
+  void add(size_t base, size_t size, const char* name, int device = -1);
   bool remove(size_t base);
   // The allocation that the address lies in, else nullptr.
   const Region* find(size_t address);

@@ -10,6 +10,11 @@
 namespace sim {
 
 bool checking = true;
+int running_device = -1;
+
+// A launch that accesses memory more often than this won't end.
+constexpr long kMostAccesses = 20'000'000'000;
+static long accesses_before;
 
 static uint32_t epoch, block_start, launch_start;
 // Where each block of the launch began, so that an epoch tells its block; and the blocks whose doings this one may know of.
@@ -20,6 +25,7 @@ static bool has_fence;
 
 void shadow_launch() {
   launch_start = ++epoch;
+  accesses_before = counters.accesses;
   block_starts.clear();
   released.clear();
 }
@@ -209,9 +215,12 @@ void check(size_t address, size_t bytes, Access access, bool must_align) {
   if (must_align && address & (bytes - 1)) {
     found("misaligned", "accesses %zu bytes at address 0x%zx, no multiple of their size", bytes, address);
   }
-  counters.accesses++;
+  if (++counters.accesses - accesses_before > kMostAccesses) found("endless", "more than %ld accesses", kMostAccesses);
   const Region* region = shared.contains(address) ? shared.find(address) : allocations.find(address);
   if (!region || !region->contains(address, bytes)) report_outside(address, bytes, access);
+  if (region->device >= 0 && running_device >= 0 && region->device != running_device) {
+    found("bounds", "accesses %s on device %d", region->name, running_device);
+  }
   if (bytes == 16) counters.wide_accesses++;
   if (access == Access::kAtomic) synchronise_blocks(address);
   check_words(*region, address, bytes, access);

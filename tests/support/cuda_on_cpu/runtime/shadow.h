@@ -24,6 +24,8 @@ constexpr uint16_t kSeveralWarps = 0xffff;
 
 // Whether accesses are checked: kernels compiled without instrumentation skip it everywhere.
 extern bool checking;
+// The device that the kernel runs on; -1 where there is none.
+extern int running_device;
 
 enum class Access { kRead, kWrite, kAtomic, kWarpRead, kCopyTo, kArrival };
 
