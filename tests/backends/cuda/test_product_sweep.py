@@ -95,6 +95,13 @@ def test_products(which: str, kind: str) -> None:
     sweep.check(run_on_simulated_gpu(sweep.model, sweep.feed, schedules=(0, 2), **options))
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_products_before_sm_80(kind: str) -> None:
+    """No asynchronous copies, half the depth of an ``mma``, bfloat16 by the lanes in float32."""
+    sweep = Sweep(_products()[::2], TYPES[kind][0])
+    sweep.check(run_on_simulated_gpu(sweep.model, sweep.feed, arch=75, schedules=(0, 2)))
+
+
 def _quantized(index: int, columns: int) -> tuple[dict[str, Array], type]:
     """Scales and zero points of operands and result: powers of two, so that every rounding is exact and ties are frequent."""
     kind = (np.uint8, np.int8)[index % 2]
