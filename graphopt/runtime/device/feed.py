@@ -125,7 +125,7 @@ def _capsule(spec: TensorSpec, tensor: Any, stream: int) -> object:
     try:
         try:
             return tensor.__dlpack__(stream=stream or 1)
-        except TypeError:  # a library that knows no streams
+        except (TypeError, ValueError, NotImplementedError):  # a library that knows no streams, or not this one
             return tensor.__dlpack__()
     except Exception as error:  # of any library
         raise InputError(
