@@ -62,17 +62,14 @@ def test_the_folder_runs_by_itself(gpu: Any, tmp_path: Path, monkeypatch: pytest
 
     folder = tmp_path / "folder"
     with simulated_compiler(checked=False):
-        _make(gpu, folder, monkeypatch, "--precisions", "fp16,int8", "--target", "cuda:sm_80")
+        _make(gpu, folder, monkeypatch, "--precisions", "fp16", "--target", "cuda:sm_80")
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 30 << 20
     assert not list(folder.rglob("*compiler*.so"))
     status, printed = _run(folder, driver_libraries())
     assert status == 0, printed
     assert f"{folder}/site/graphopt/__init__.py {folder}/site/tvm/__init__.py False" in printed
     outcomes = json.loads((tmp_path / "report.json").read_text())
-    assert [(o["model"], o["precision"], o["batch"], o["failed"]) for o in outcomes] == [
-        ("digits", "fp16", 2, ""),
-        ("digits", "int8", 2, ""),
-    ]
+    assert [(o["model"], o["precision"], o["batch"], o["failed"]) for o in outcomes] == [("digits", "fp16", 2, "")]
     assert all(o["run_us"] > 0 and o["graph_us"] > 0 for o in outcomes)
     assert 0 < outcomes[0]["error"] < 1e-2
     report = (tmp_path / "report.md").read_text()
