@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.imperative import Code
-from graphopt.backends.tensors.index import i64
-from graphopt.backends.tensors.tensor import Expr
+from graphopt.backends.tensors.index import i64, product, unflatten
+from graphopt.backends.tensors.tensor import Expr, Index
 
 SHARES = 1024
 """Parts of a long row that threads of a GPU compact side by side."""
 
 
-def compact(code: Code, total: Expr, keeps: Callable[[Expr], Expr], store: Callable[[Expr, Expr], None]) -> Any:
-    """Emits ``store(position, number)`` for every position below ``total`` that is kept, numbered from 0 in order.
+def compact(
+    code: Code, shape: Sequence[Expr], keeps: Callable[[Index], Expr], store: Callable[[Index, Expr], None]
+) -> Any:
+    """Emits ``store(index, number)`` for every index into ``shape`` that is kept, numbered from 0 in order.
 
     A GPU's threads first count what their shares keep, so that each knows the number of its first position.
 
     Args:
         code: what is written to; what it holds so far is finished.
-        total: how many positions there are.
+        shape: the positions there are, row by row.
         keeps: whether a position is kept.
         store: emits what is to be done with one.
 
@@ -32,18 +34,23 @@ def compact(code: Code, total: Expr, keeps: Callable[[Expr], Expr], store: Calla
     number = code.scratch((1,), "int64")
     if not code.builder.schedule.spreads_work:
         count = code.cell("int64", i64(0))
-        with code.loop(total) as i, code.when(keeps(i)):
+        with code.nest(shape) as i, code.when(keeps(i)):
             store(i, count.get())
             count.set(count.get() + 1)
         code.store(number, count.get(), 0)
         code.finish()
         return number
+    total = product(shape)
     before = code.scratch((SHARES,), "int64")
     size = -(-total // SHARES) if isinstance(total, int) else tirx.floordiv(total + (SHARES - 1), i64(SHARES))
 
     with code.each((SHARES,)) as (part,):
         count = code.cell("int64", i64(0))
-        with code.loop(size) as step, code.when(part * size + step < i64(total)), code.when(keeps(part * size + step)):
+        with (
+            code.loop(size) as step,
+            code.when(part * size + step < i64(total)),
+            code.when(keeps(unflatten(part * size + step, shape))),
+        ):
             count.set(count.get() + 1)
         code.store(before, count.get(), part)
     code.finish()
@@ -56,8 +63,10 @@ def compact(code: Code, total: Expr, keeps: Callable[[Expr], Expr], store: Calla
     code.finish()
     with code.each((SHARES,)) as (part,):
         count = code.cell("int64", code.load(before, part))
-        with code.loop(size) as step, code.when(part * size + step < i64(total)), code.when(keeps(part * size + step)):
-            store(part * size + step, count.get())
-            count.set(count.get() + 1)
+        with code.loop(size) as step, code.when(part * size + step < i64(total)):
+            index = unflatten(part * size + step, shape)
+            with code.when(keeps(index)):
+                store(index, count.get())
+                count.set(count.get() + 1)
     code.finish()
     return number

@@ -12,7 +12,7 @@ from graphopt.backends.lower.compaction import compact
 from graphopt.backends.lower.registry import LowerContext, Lowered, lowers, measures
 from graphopt.backends.tensors.imperative import Code, result
 from graphopt.backends.tensors.index import i64, product, smallest, unflatten, wrapped
-from graphopt.backends.tensors.tensor import Expr, Tensor
+from graphopt.backends.tensors.tensor import Expr, Index, Tensor
 
 
 @lowers("Gather")
@@ -80,7 +80,7 @@ def _kept(c: LowerContext) -> tuple[Code, Any, Any]:
     code = Code(c.k)
     positions = code.scratch((condition.shape[0],), "int64")
     total = smallest(condition.shape[0], limit)
-    number = compact(code, total, condition, lambda i, count: code.store(positions, i, count))
+    number = compact(code, (total,), lambda i: condition(*i), lambda i, count: code.store(positions, *i, count))
     return code, positions, number
 
 
@@ -96,11 +96,11 @@ def _nonzero(c: LowerContext) -> Lowered:
     code = Code(c.k)
     out = code.scratch(shape, "int64")
 
-    def store(position: Expr, number: Expr) -> None:
-        for axis, p in enumerate(unflatten(position, x.shape)):
+    def store(index: Index, number: Expr) -> None:
+        for axis, p in enumerate(index):
             code.store(out, p, axis, number)
 
-    compact(code, product(x.shape), lambda i: _truth(x, unflatten(i, x.shape)), store)
+    compact(code, x.shape, lambda i: _truth(x, i), store)
     return result(out, shape, "int64")
 
 
