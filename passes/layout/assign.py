@@ -118,8 +118,9 @@ def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
     if group.kind is not GroupKind.kernel:
         return PLAIN
     layout = policy.wanted(fused, group)
-    if layout.is_plain:
-        rank = len(group.anchor.out.shape)
+    first = group.anchor.output(0)
+    if layout.is_plain and first is not None:
+        rank = len(first.shape)
         operands = {fused.layout(v) for v in group.inputs if len(v.shape) == rank and not v.is_const} - {PLAIN}
         if len(operands) == 1 and _transparent(group, *operands):
             layout = operands.pop()

@@ -204,3 +204,14 @@ def test_the_target_says_which_element_types_have_layouts(stored: set[DType], la
 
     fused = assign_layouts(partition(graph), LayoutPolicy(wanted, stored))
     assert [name_of(fused, g.outputs[0]) for g in fused.groups if g.anchor.op == "Conv"] == [layout, layout]
+
+
+def test_a_first_result_that_nobody_asks_for() -> None:
+    """A recurrent net that gives its last state only has no first output to pass a layout on to."""
+    weights = [numpy_helper.from_array(np.ones((1, 4, d), np.float32), n) for n, d in (("w", 3), ("r", 4))]
+    proto = helper.make_model(helper.make_graph(
+        [helper.make_node("RNN", ["x", "w", "r"], ["", "state"], hidden_size=4)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 2, 3])],
+        [helper.make_tensor_value_info("state", TensorProto.FLOAT, [None] * 3)], weights,
+    ), opset_imports=[helper.make_opsetid("", 20)])  # fmt: skip
+    assert [g.anchor.op for g in fused(proto).groups] == ["RNN"]
