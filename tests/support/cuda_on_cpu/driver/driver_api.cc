@@ -190,6 +190,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** parameters
   }
   LaunchConfig copied = *config;
   Stream* stream = stream_of(config->stream);
+  int device = stream->device;  // a graph outlives the stream that it was recorded on
   return enqueue(stream, [=]() mutable {
     std::vector<void*> addresses;
     for (auto& value : values) addresses.push_back(value.data());
@@ -200,7 +201,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** parameters
                   {copied.block[0], copied.block[1], copied.block[2]},
                   copied.shared_bytes,
                   addresses.data(),
-                  stream->device};
+                  device};
     return int(run(launch, schedule()) ? kSuccess : kLaunchFailed);
   });
 }
