@@ -24,6 +24,7 @@ static void** entry_arguments;
 static void thread_main() {
   entry(entry_arguments);
   self->state = State::kDone;
+  block.warps[self->warp].left |= 1u << self->lane;
   switch_context(self->context, scheduler);
   abort();  // a thread that ended isn't continued
 }
@@ -70,22 +71,27 @@ bool last_to_arrive(const char* operation, unsigned mask, void* arguments, bool 
   self->operation = operation;
   self->mask = mask;
   self->arguments = arguments;
-  bool complete = true;
-  for (unsigned left = mask & ~(1u << self->lane); left; left &= left - 1) {
+  Warp& warp = block.warps[self->warp];
+  if (unsigned gone = warp.left & mask) {
+    const Thread& other = lane_of_mine(__builtin_ctz(gone));
+    found("left-early", "%s waits for lane %d, thread (%u,%u,%u), which has left the kernel", operation, other.lane,
+          other.index.x, other.index.y, other.index.z);
+  }
+  unsigned others = mask & ~(1u << self->lane);
+  bool complete = (warp.waiting & others) == others;
+  for (unsigned left = complete ? others : 0; left; left &= left - 1) {
     const Thread& other = lane_of_mine(__builtin_ctz(left));
-    if (other.state == State::kDone) {
-      found("left-early", "%s waits for lane %d, thread (%u,%u,%u), which has left the kernel", operation, other.lane,
-            other.index.x, other.index.y, other.index.z);
-    }
-    complete &= other.state == State::kAtWarp && other.operation == operation && other.mask == mask;
+    complete &= other.operation == operation && other.mask == mask;
   }
   if (complete) return true;
+  warp.waiting |= 1u << self->lane;
   wait_as(State::kAtWarp);
   return false;
 }
 
 void release(unsigned mask) {
   mask &= existing_lanes() & ~(1u << self->lane);
+  block.warps[self->warp].waiting &= ~mask;
   for (; mask; mask &= mask - 1) lane_of_mine(__builtin_ctz(mask)).state = State::kReady;
 }
 
@@ -163,6 +169,7 @@ static void begin(unsigned warps) {
   for (Warp& warp : block.warps) {
     warp.now = 1;
     warp.full = 0;
+    warp.waiting = warp.left = 0;
     warp.has_partial = false;
   }
   block.all.resize(block.threads);

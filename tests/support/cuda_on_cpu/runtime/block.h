@@ -44,6 +44,7 @@ struct Thread {
 // `full`, one of some lanes what `seen[a][b]` says: lane a knows of what lane b did before that time.
 struct Warp {
   uint32_t now, full;
+  unsigned waiting, left;  // lanes at a collective, and those that have left the kernel
   bool has_partial;
   uint32_t seen[kLanes][kLanes];
 };
