@@ -207,6 +207,17 @@ def test_streams(function: Callable[[bytes], None]) -> None:
     assert gpus.call(worker.living) == before
 
 
+def _read_as_host(content: bytes) -> int:
+    return int(ctypes.c_char.from_address(_Device(content).memory.value or 0).value[0])
+
+
+def test_device_memory_is_no_host_memory() -> None:
+    gpus = SimulatedGpus(apart=True)
+    with pytest.raises(RuntimeError, match="ended with -11"):
+        gpus.call(_read_as_host, image(SOURCE, "sm_80"))
+    assert not gpus.is_alive
+
+
 def test_a_missing_wait_shows() -> None:
     np.testing.assert_array_equal(shared_gpu().call(_without_the_event, image(SOURCE, "sm_80")), np.zeros(32))
 

@@ -38,13 +38,15 @@ class SimulatedGpus:
         devices: compute capabilities, separated by commas, as in ``"8.0,9.0"``; empty: a driver without devices.
         driver: the driver's version as CUDA counts it; TVM needs 13000.
         memory: bytes of each device; 0: no limit.
+        apart: host code that accesses memory of a device ends the process. Otherwise it may, as the memory is the host's.
     """
 
-    def __init__(self, devices: str = "8.0", driver: int = 13000, memory: int = 0) -> None:
+    def __init__(self, devices: str = "8.0", driver: int = 13000, memory: int = 0, *, apart: bool = False) -> None:
         settings = {
             "CUDA_ON_CPU_DEVICES": devices,
             "CUDA_ON_CPU_DRIVER": str(driver),
             "CUDA_ON_CPU_MEMORY": str(memory),
+            "CUDA_ON_CPU_APART": "1" if apart else "",
         }
         command = [sys.executable, "-m", "tests.support.cuda_on_cpu.worker", *map(str, driver_libraries())]
         self._process = subprocess.Popen(
@@ -96,14 +98,14 @@ class SimulatedGpus:
 
 @functools.cache
 def _shared(devices: str) -> list[SimulatedGpus]:
-    return [SimulatedGpus(devices)]
+    return [SimulatedGpus(devices, apart=True)]
 
 
 def shared_gpu(devices: str = "8.0") -> SimulatedGpus:
     """A process that all tests of this one share; each should leave nothing behind. One that ended is replaced."""
     kept = _shared(devices)
     if not kept[0].is_alive:
-        kept[0] = SimulatedGpus(devices)
+        kept[0] = SimulatedGpus(devices, apart=True)
     return kept[0]
 
 

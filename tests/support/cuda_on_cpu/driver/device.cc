@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include <sys/mman.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +23,7 @@ int sticky;
 std::map<size_t, size_t> device_memory, host_memory;  // sizes by address
 size_t used;
 long allocation_number;
+int exposed = 1;  // how many reasons there are for the host to reach device memory: streams that run, or that nobody forbade it
 
 const char* environment(const char* name, const char* otherwise) {
   const char* value = getenv(name);
@@ -29,6 +32,7 @@ const char* environment(const char* name, const char* otherwise) {
 
 void need_configuration() {
   if (is_configured) return;
+  if (*environment("CUDA_ON_CPU_APART", "")) exposed--;
   configure(environment("CUDA_ON_CPU_DEVICES", "8.0"), atoi(environment("CUDA_ON_CPU_DRIVER", "13000")),
             strtoull(environment("CUDA_ON_CPU_MEMORY", "0"), nullptr, 10),
             unsigned(atoi(environment("CUDA_ON_CPU_SCHEDULE", "0"))));
@@ -145,9 +149,11 @@ int allocate(size_t bytes, void** memory) {
   if (is_capturing()) return kCaptureUnsupported;
   if (limit && used + bytes > limit) return kOutOfMemory;
   size_t room = bytes ? bytes : 1;
-  if (posix_memalign(memory, 256, room)) return kOutOfMemory;
+  *memory = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (*memory == MAP_FAILED) return kOutOfMemory;
   memset(*memory, 0xff, room);  // NaN in every float type
   size_t address = reinterpret_cast<size_t>(*memory);
+  if (!exposed) mprotect(*memory, room, PROT_NONE);
   char name[60];
   snprintf(name, sizeof(name), "allocation %ld of device %d", ++allocation_number, current);
   allocations.add(address, room, name, current);
@@ -167,8 +173,8 @@ int deallocate(void* memory) {
   if (at == device_memory.end()) return kInvalidValue;
   used -= at->second;
   allocations.remove(at->first);
+  munmap(memory, at->second);
   device_memory.erase(at);
-  free(memory);
   return kSuccess;
 }
 
@@ -203,9 +209,25 @@ int copy(void* to, const void* from, size_t bytes, Stream* stream) {
   return waits && !status ? synchronise(stream) : status;
 }
 
+// While it lives, device memory can be accessed. At all other times a program that takes an address of the device for one of the host
+// ends with a segmentation fault, as it does with a GPU.
+struct Exposure {
+  Exposure() {
+    if (!exposed++) protect(PROT_READ | PROT_WRITE);
+  }
+  ~Exposure() {
+    if (!--exposed) protect(PROT_NONE);
+  }
+  static void protect(int how) {
+    for (auto& [address, size] : device_memory) mprotect(reinterpret_cast<void*>(address), size, how);
+  }
+};
+
 // Runs what is queued; the first failure is the device's from then on, as a failed launch ends a context on a GPU.
 static int drain(Stream* stream) {
   if (stream->is_running) return kSuccess;  // a wait among the work itself
+  if (stream->queue.empty()) return sticky;
+  Exposure exposure;
   stream->is_running = true;
   while (!stream->queue.empty() && !sticky) {
     Work work = stream->queue.front();
