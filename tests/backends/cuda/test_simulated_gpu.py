@@ -199,7 +199,37 @@ def _graphs_replay(content: bytes) -> None:
     device.driver.cudaFree(device.memory)
 
 
-@pytest.mark.parametrize("function", [_streams_are_queues, _events_order_streams, _graphs_replay])
+def _two_streams_in_a_graph(content: bytes) -> None:
+    device = _Device(content)
+    first, second = (device.made("cudaStreamCreateWithFlags", 1) for _ in range(2))
+    fork, join = device.made("cudaEventCreate"), device.made("cudaEventCreate")
+    device.write(np.zeros(32, np.float32), first)
+    device.driver.cudaStreamSynchronize(first)
+    assert device.driver.cudaStreamBeginCapture(first, 0) == 0
+    device.driver.cudaEventRecord(fork, first)
+    device.driver.cudaStreamWaitEvent(second, fork, 0)
+    device.add(1, second)
+    device.driver.cudaEventRecord(join, second)
+    device.driver.cudaStreamWaitEvent(first, join, 0)
+    device.add(2, first)
+    graph, runnable = ctypes.c_void_p(), ctypes.c_void_p()
+    assert device.driver.cudaStreamEndCapture(first, ctypes.byref(graph)) == 0
+    assert device.driver.cudaGraphInstantiate(ctypes.byref(runnable), graph, ctypes.c_ulonglong(0)) == 0
+    for event in (fork, join):  # a graph needs no events any more, nor the stream that joined it
+        device.driver.cudaEventDestroy(event)
+    device.driver.cudaStreamDestroy(second)
+    for _ in range(2):
+        assert device.driver.cudaGraphLaunch(runnable, first) == 0
+    np.testing.assert_array_equal(device.read(first), np.full(32, 6))
+    device.driver.cudaGraphExecDestroy(runnable)
+    device.driver.cudaGraphDestroy(graph)
+    device.driver.cudaStreamDestroy(first)
+    device.driver.cudaFree(device.memory)
+
+
+@pytest.mark.parametrize(
+    "function", [_streams_are_queues, _events_order_streams, _graphs_replay, _two_streams_in_a_graph]
+)
 def test_streams(function: Callable[[bytes], None]) -> None:
     gpus = shared_gpu()
     before = gpus.call(worker.living)

@@ -321,14 +321,20 @@ void reset() {
   for (Stream* stream : streams()) {
     stream->queue.clear();
     stream->is_running = false;
-    delete stream->capture;
-    stream->capture = nullptr;
+    if (Graph* graph = stream->capture) {
+      forget_capture(graph);
+      destroy_graph(graph);
+    }
   }
   for (Device& each : devices) {
     each.default_stream->queue.clear();
     each.default_stream->is_running = false;
-    delete each.default_stream->capture;
-    each.default_stream->capture = nullptr;
+  }
+}
+
+void forget_capture(const Graph* graph) {
+  for (Stream* stream : streams()) {
+    if (stream->capture == graph) stream->capture = nullptr;
   }
 }
 

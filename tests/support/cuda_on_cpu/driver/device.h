@@ -37,6 +37,7 @@ struct Event {
   bool is_recorded = false, has_passed = true;
   long record = 0;  // which of the event's records is meant
   struct Stream* stream = nullptr;
+  struct Graph* capture = nullptr;  // the one that was being recorded, if the event is of its work
   double milliseconds = 0;
 };
 
@@ -104,5 +105,7 @@ void destroy_graph(Graph* graph);
 int launch_graph(const Graph* graph, Stream* stream);
 // Whether some stream is being captured: what would wait or allocate is an error then.
 bool is_capturing();
+// Ends the recording of all streams whose work goes into the graph.
+void forget_capture(const Graph* graph);
 
 }  // namespace sim

@@ -27,8 +27,10 @@ long live_events() { return events; }
 
 int record(Event* event, Stream* stream) {
   event->is_recorded = true;
-  event->has_passed = false;
+  event->capture = stream->capture;
   event->stream = stream;
+  event->has_passed = event->capture != nullptr;  // in a graph it only says what comes after what
+  if (event->capture) return kSuccess;
   long number = event->record = ++records;
   return enqueue(stream, [=] {
     if (event->record == number) {
@@ -41,9 +43,9 @@ int record(Event* event, Stream* stream) {
 
 int wait_for(Stream* stream, Event* event) {
   if (!event->is_recorded || event->stream == stream || !is_living(event->stream)) return kSuccess;
-  if (event->stream->capture) {
+  if (event->capture) {
     // the work of the two streams becomes one sequence of the graph
-    stream->capture = event->stream->capture;
+    if (event->stream->capture == event->capture) stream->capture = event->capture;
     return kSuccess;
   }
   // what counts is where the event is now, wherever it is recorded next
@@ -70,7 +72,7 @@ int begin_capture(Stream* stream) {
 int end_capture(Stream* stream, Graph** graph) {
   if (!stream->capture) return kInvalidValue;
   *graph = stream->capture;
-  stream->capture = nullptr;
+  forget_capture(*graph);
   return kSuccess;
 }
 
