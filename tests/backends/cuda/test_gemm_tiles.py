@@ -14,12 +14,13 @@ pytest.importorskip("ziglang")
 
 from graphopt.backends.base.element_type import ElementType, computed_type, element_type
 from graphopt.backends.cuda.cost.gemm import configurations
-from graphopt.backends.cuda.kernels import implicit_gemm
+from graphopt.backends.cuda.kernels import batched_gemm, implicit_gemm
 from graphopt.backends.cuda.kernels.gemm_config import GemmConfig
 from graphopt.backends.cuda.kernels.products import PRODUCTS
 from graphopt.backends.cuda.kernels.row_packing import RowPacking, packed_shape
 from graphopt.backends.cuda.nvrtc import complete_source
 from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
+from graphopt.backends.specs.matmul import BatchedSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.specs.window import Window
 from graphopt.backends.targets.grammar import parse_target
@@ -110,3 +111,27 @@ def run_tiles(product: str, *, arch: int = 80, every: int = 1) -> None:
 def test_lanes_multiply_where_no_tensor_core_does(product: str) -> None:
     """Turing has tensor cores for neither: each lane fetches the elements that others hold."""
     run_tiles(product, arch=75, every=9)
+
+
+def test_columns_innermost() -> None:
+    """A second operand made at run time, as it usually lies: 16-bit elements are transposed on their way out of shared memory."""
+    row = element_type(DType.f16)
+    types = KernelTypes(row, row, element_type(DType.f32), row)
+    spec = BatchedSpec((2, 3), (2, 3), (1, 3), 37, 72, 88, types=types)
+    widths: dict[int, GemmConfig] = {}
+    for config in configurations(ImplicitGemmSpec(37, 88, 72), PRODUCTS["f16"], parse_target("cuda:sm_80").caps):
+        if config.slices == 1:
+            widths.setdefault(config.block_columns, config)
+    assert sorted(widths) == [16, 32, 64, 128, 256]
+    rng = np.random.default_rng(6)
+    a, b = (rng.integers(-2, 3, shape).astype(np.float16) for shape in (spec.a_shape, spec.b_shape))
+    functions = {f"wide{w}": batched_gemm.emit(spec, c, store_accumulator, [], f"wide{w}") for w, c in widths.items()}
+    kernels = Kernels(complete_source(cuda_source_of(functions)))
+    for width, config in widths.items():
+        arguments = {"a_ptr": a, "b_ptr": b, "output_ptr": np.full((2, 3, 37, 72), -1, np.float16)}
+        kernel = f"wide{width}_kernel"
+        given = [arguments[parameter] for parameter in kernels.parameters(kernel)]
+        grid = (-(-37 // config.block_rows) * -(-72 // width), 6, 1)
+        kernels.launch(kernel, given, grid=grid, block=config.threads, shared=config.shared_bytes)
+        want = a.astype(np.float64) @ b.astype(np.float64)
+        np.testing.assert_array_equal(arguments["output_ptr"].astype(np.float64), want, err_msg=f"{config}")
