@@ -2,7 +2,8 @@
 
 For each kernel: predicted time on the part that stands for a compute capability (`graphopt/backends/cuda/cost/chips.py`), percent
 of the tensor cores' rate and of the memory's, and which of both bounds it from below. Layers whose products at full rate take
-longer than their bytes at full bandwidth are bound by products.
+longer than their bytes at full bandwidth are bound by products. Shares are of the time between a kernel's beginning and end; times
+hold the launch as well.
 
     python benchmarks/gpu_predictions.py resnet50 --batch 1 --batch 32 --arch sm_80 --arch sm_90 --precision fp16
 """
@@ -64,9 +65,9 @@ def rows(program: Program, chip: Chip) -> tuple[list[list[str]], float, list[flo
         products = (step.flops or 0) / 2 / rate if rate else 0.0
         seconds = step.seconds if step.seconds is not None else moved + LAUNCH_SECONDS
         total += seconds
-        bound = "products" if products > moved else "memory"
+        bound, busy = "products" if products > moved else "memory", seconds - LAUNCH_SECONDS
         if bound == "products":
-            shares.append(products / seconds)
+            shares.append(products / busy)
         table.append(
             [
                 step.label[:40],
@@ -74,8 +75,8 @@ def rows(program: Program, chip: Chip) -> tuple[list[list[str]], float, list[flo
                 step.config[step.config.find("(") + 1 : -1].replace("product=", "").replace("block_", "").replace("warp_", "w_"),
                 f"{1e6 * seconds:.1f}",
                 bound,
-                f"{100 * products / seconds:.0f}%" if products else "",
-                f"{100 * moved / seconds:.0f}%",
+                f"{100 * products / busy:.0f}%" if products else "",
+                f"{100 * moved / busy:.0f}%",
             ]
         )  # fmt: skip
     return table, total, shares
