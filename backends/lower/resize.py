@@ -196,7 +196,8 @@ def _measure(c: LowerContext) -> Tensor:
         scaled = size * double(scale)
         # scales that are given count in single precision, as in the extents of fixed shapes
         rounded = scaled + double(0.5) if c.has(3) else scaled.astype("float32").astype(DOUBLE)
-        extents.append(code.let(tirx.floor(rounded)))
+        # where kernels refuse nothing, each counts for itself: a launch has no variables of another
+        extents.append(code.let(tirx.floor(rounded)) if c.k.schedule.calls_back else tirx.floor(rounded))
     code.finish()
     for a, extent in zip(sorted(axes), extents):
         scale = double(scale_of[a])

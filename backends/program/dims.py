@@ -28,9 +28,14 @@ from graphopt.ir.graph import Node, Value
 from graphopt.ir.types import Shape, TensorType
 
 
-def integers(name: str, count: int) -> Buffer:
+def integers(name: str, count: int, on_host: bool = False) -> Buffer:
     """A new vector of ``count`` int64."""
-    return Buffer(name, TensorType(DType.i64, (count,)), (count,))
+    return Buffer(name, TensorType(DType.i64, (count,)), (count,), on_host=on_host)
+
+
+def by_host(function: Any) -> Any:
+    """A kernel that reads and writes nothing of a device's memory, to be run by the host of one."""
+    return function.with_attr("tirx.is_host_func", True)
 
 
 def elements_kernel(lowering: GroupLowering, value: Value) -> tuple[Any, list[Value], list[str]]:

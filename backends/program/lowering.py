@@ -19,7 +19,7 @@ from graphopt.backends.lower.copy import emit_copy
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.control import lower_branch
-from graphopt.backends.program.dims import dims_kernel, elements_kernel, integers, measure_kernel
+from graphopt.backends.program.dims import by_host, dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.emission import Emission
 from graphopt.backends.program.fusing import fuse
 from graphopt.backends.program.memory_checks import MemoryChecks
@@ -255,9 +255,9 @@ class Lowering:
         self.out.steps += rest
 
     def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
-        target = integers(f"{name}_dims", count)
-        sources = [self.buffer(v) for v in inputs]
-        kernel = self._add(function, "dims", sources)
+        on_host = not (inputs or self.platform.shares_memory)
+        target, sources = integers(f"{name}_dims", count, on_host), [self.buffer(v) for v in inputs]
+        kernel = self._add(by_host(function) if on_host else function, "dims", sources)
         self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims", "dims"))
         return target
 

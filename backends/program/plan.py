@@ -82,7 +82,7 @@ def _storages(program: Program, copied: Collection[Buffer]) -> list[_Storage]:
         for b in (*_writes(step), *_reads(step)):
             root = b.root[0]
             size = root.static_bytes
-            if size is None or root not in made or not kept.get(root, True):
+            if size is None or root.on_host or root not in made or not kept.get(root, True):
                 continue
             storage = found.setdefault(root, _Storage(root, aligned(size), i, i))
             storage.last = len(program.steps) if root in kept else i

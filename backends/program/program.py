@@ -21,6 +21,7 @@ class Buffer:
         home: the buffer that it is a part of, ``shift`` bytes from its start; None if it has memory of its own.
         offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program (if it
             is large), and sizes that only run time knows. See `graphopt.backends.program.plan`.
+        on_host: it is in the memory of the host, whatever the device: dimensions that the host computes.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Buffer:
     home: Buffer | None = None
     shift: int = 0
     offset: int | None = None
+    on_host: bool = False
 
     @property
     def root(self) -> tuple[Buffer, int]:

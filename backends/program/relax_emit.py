@@ -131,6 +131,10 @@ def _typed(program: Program) -> set[Buffer]:
     return found | {b for b in program.outputs if b.offset is None}
 
 
+HOST = 1
+"""The virtual machine's number of the host where models run on a device, which is number 0."""
+
+
 class _Emitter:
     """Emits the function of one program."""
 
@@ -221,9 +225,13 @@ class _Emitter:
         """A tensor of this run: what leaves the program, or is of unknown size."""
         if b.root[1]:
             raise InternalError(f"buffer {b.name} lies inside {b.root[0].name}, which has no place")
-        return self.bb.emit(
-            relax.op.builtin.alloc_tensor(self._shape(b), element_type(b.type.dtype).storage, 0, "global")
-        )
+        dtype = element_type(b.type.dtype).storage
+        if b.on_host:  # TVM's memory planning would take device number 0 for it
+            assert b.static_bytes is not None
+            size = relax.ShapeExpr([tirx.const(b.static_bytes, "int64")])
+            storage = self.bb.emit(relax.op.memory.alloc_storage(size, HOST, "global", dtype))
+            return self.bb.emit(relax.op.memory.alloc_tensor(storage, 0, self._shape(b), dtype, HOST))
+        return self.bb.emit(relax.op.builtin.alloc_tensor(self._shape(b), dtype, 0, "global"))
 
     def _bind(self, step: BindStep) -> None:
         shape = self.bb.emit(
