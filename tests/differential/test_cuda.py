@@ -16,6 +16,7 @@ from graphopt.backends.cuda.pack import require_machine_code
 from graphopt.backends.targets.cuda.caps import detect_sm
 from graphopt.driver.accuracy import compare_all
 from graphopt.errors import DeviceError
+from tests.support.by_hand import BY_HAND
 from tests.support.cuda_on_cpu.gpu import compiled_for_simulator, run_on_simulated_gpu
 from tests.support.zoo_models import Arrays, assert_outputs, reference, zoo_model
 
@@ -24,9 +25,14 @@ heavy = pytest.mark.slow
 
 
 @needs_compiler
-@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize(
-    "name", ["digits", *(pytest.param(name, marks=heavy) for name in ("opennsfw", "ppocr_cls", "resnet50"))]
+    ("name", "arch"),
+    [
+        ("digits", "sm_75"),
+        ("digits", "sm_90"),
+        pytest.param("ppocr_cls", "sm_75", marks=heavy),
+        pytest.param("resnet50", "sm_80", marks=heavy),
+    ],
 )
 def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> None:
     model = zoo_model(name)
@@ -44,7 +50,9 @@ def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> No
             compiled.run(model.inputs())
 
 
-@pytest.mark.parametrize("name", ["digits", "ppocr_cls", pytest.param("opennsfw", marks=heavy)])
+@pytest.mark.parametrize(
+    "name", ["digits", pytest.param("ppocr_cls", marks=heavy), pytest.param("opennsfw", marks=BY_HAND)]
+)
 def test_models_on_a_simulated_gpu(name: str) -> None:
     """Whole artefacts against ONNX Runtime; float32 is multiplied as it is, so that its tolerance is that of CPUs."""
     model = zoo_model(name)

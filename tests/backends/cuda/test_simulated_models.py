@@ -17,14 +17,15 @@ from graphopt.models.zoo import digits_test
 
 pytest.importorskip("ziglang")
 
+from tests.support.by_hand import BY_HAND
 from tests.support.cuda_on_cpu.gpu import run_on_simulated_gpu
 from tests.support.zoo_models import reference, zoo_model
 
-heavy = pytest.mark.slow
+heavy = BY_HAND
 CONVERTED = (
     ("digits", "fp16", 0.01),
     ("digits", "bf16", 0.05),
-    ("ppocr_cls", "fp16", 0.01),
+    pytest.param("ppocr_cls", "fp16", 0.01, marks=pytest.mark.slow),
     pytest.param("opennsfw", "fp16", 0.02, marks=heavy),
     pytest.param("opennsfw", "bf16", 0.1, marks=heavy),
     pytest.param("ppocr_rec", "fp16", 0.02, marks=heavy),
