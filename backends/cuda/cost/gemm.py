@@ -58,18 +58,20 @@ def configurations(spec: ImplicitGemmSpec, product: Product, caps: Caps) -> Iter
     """Tiles that fit the registers and the shared memory."""
     steps = -(-spec.depth * product.element // ROW_BYTES)
     for rows, columns, warp_rows, warp_columns in _SHAPES if product.function else _LANE_SHAPES:
-        for stages in range(2, _MOST_STAGES + 1):
-            config = GemmConfig(product.name, rows, columns, warp_rows, warp_columns, stages)
-            sums = config.tile_rows * config.tile_columns // 32
-            if sums > _MOST_SUMS or config.shared_bytes > caps.shared_memory_bytes or stages > max(2, steps):
+        tile = GemmConfig(product.name, rows, columns, warp_rows, warp_columns, 2)
+        if tile.tile_rows * tile.tile_columns // 32 > _MOST_SUMS:
+            continue
+        most = min(_MOST_STAGES, max(2, steps), caps.shared_memory_bytes // tile.stage_bytes)
+        # fewer stages leave room for more blocks, and nothing else: two numbers of them are choice enough
+        for stages in range(most, max(1, most - 2), -1):
+            config = replace(tile, stages=stages)
+            if config.shared_bytes > caps.shared_memory_bytes:
                 continue
             yield config
             if spec.static_rows is not None and stages == _MOST_STAGES:
+                tiles = block_count(spec, config)
                 for slices in _SLICES:
-                    if (
-                        steps >= slices * _FEWEST_STEPS
-                        and block_count(spec, config) * slices <= _MOST_SLICED * caps.cores
-                    ):
+                    if steps >= slices * _FEWEST_STEPS and tiles * slices <= _MOST_SLICED * caps.cores:
                         yield replace(config, slices=slices)
 
 
