@@ -87,6 +87,7 @@ def _convolutions() -> list[Problem]:
 PROBLEMS = {"products": _products, "convolutions": _convolutions}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("which", PROBLEMS)
 def test_products(which: str, kind: str) -> None:
@@ -95,6 +96,7 @@ def test_products(which: str, kind: str) -> None:
     sweep.check(run_on_simulated_gpu(sweep.model, sweep.feed, schedules=(0, 2), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_products_before_sm_80(kind: str) -> None:
     """No asynchronous copies, half the depth of an ``mma``, bfloat16 by the lanes in float32."""
