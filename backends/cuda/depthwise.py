@@ -23,7 +23,7 @@ from graphopt.backends.specs.implicit_gemm import ImplicitGemmSpec
 from graphopt.backends.templates.convolution import NOMINAL_SECONDS
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import extra_operands, plain_epilogue, symbolic_operands_fit
-from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
+from graphopt.backends.templates.given_zero_point import given_zero_point
 from graphopt.backends.templates.integer_products import (
     IntegerProducts,
     integer_products,
@@ -143,9 +143,7 @@ class DepthwiseConv(KernelTemplate[DepthwiseConfig]):
         parameters, operands = given_zero_point(spec.types, integers)
         extras = [*extra_operands(epilogue), *parameters]
         factor = spec.types.accumulator
-        function = with_zero_point(
-            emit(spec, config, epilogue.function(), extras, name, factor, call.group.anchor.label), spec.types
-        )
+        function = emit(spec, config, epilogue.function(), extras, name, factor, call.group.anchor.label)
         packing = FilterColumns(tuple(int(d) for d in weight.shape), factor)  # type: ignore[arg-type]  # of a constant
         return Emitted(function, [data, weight_of(call, integers, weight, packing), *epilogue.values, *operands])
 

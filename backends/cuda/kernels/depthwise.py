@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from graphopt.backends.base.element_type import ElementType
+from graphopt.backends.base.element_type import ElementType, GivenZeroPoint
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cuda.kernels.finished_rows import move
@@ -80,6 +80,10 @@ def emit(
         ):
             index = bound(block * config.threads + thread)
             guard(stack, index < total)
+            conversion = spec.types.input.conversion
+            given = None if conversion is None else conversion.zero_point
+            if isinstance(given, GivenZeroPoint):  # read here: the host can't read a device's memory
+                T.add_to_parent(tirx.Bind(given.variable, tirx.BufferLoad(operands[-1], [number(0)])))
             order = (image, row, strip, vector) if spec.result_last else (image, vector, row, strip)
             at = dict(zip(order, _split(index, [_extent(part) for part in order])))
             first = bound(at[strip] * config.pixels)
