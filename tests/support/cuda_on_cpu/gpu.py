@@ -98,14 +98,14 @@ class SimulatedGpus:
 
 @functools.cache
 def _shared(devices: str) -> list[SimulatedGpus]:
-    return [SimulatedGpus(devices)]
+    return [SimulatedGpus(devices, apart=True)]
 
 
 def shared_gpu(devices: str = "8.0") -> SimulatedGpus:
     """A process that all tests of this one share; each should leave nothing behind. One that ended is replaced."""
     kept = _shared(devices)
     if not kept[0].is_alive:
-        kept[0] = SimulatedGpus(devices)
+        kept[0] = SimulatedGpus(devices, apart=True)
     return kept[0]
 
 
