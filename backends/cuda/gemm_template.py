@@ -61,12 +61,7 @@ class Problem:
 
 
 class GemmTemplate(KernelTemplate[GemmConfig]):
-    """Products with constant weights and an element-wise epilogue, by `kernels/implicit_gemm.py`.
-
-    Attributes:
-        out_axis: of the result, along which output channels are; counted from the front.
-        weight_axis: of the weight, along which they are.
-    """
+    """Products with constant weights and an element-wise epilogue, by `kernels/implicit_gemm.py`."""
 
     config_type: ClassVar[type[Any]] = GemmConfig
     converts: ClassVar[bool] = True

@@ -16,7 +16,6 @@ from graphopt.backends.cuda.pack import require_machine_code
 from graphopt.backends.targets.cuda.caps import detect_sm
 from graphopt.driver.accuracy import compare_all
 from graphopt.errors import DeviceError
-from tests.support.by_hand import BY_HAND
 from tests.support.cuda_on_cpu.gpu import compiled_for_simulator, run_on_simulated_gpu
 from tests.support.zoo_models import Arrays, assert_outputs, reference, zoo_model
 
@@ -28,12 +27,10 @@ heavy = pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arch"),
     [
-        ("digits", "sm_75"),
-        ("digits", "sm_90"),
-        pytest.param("ppocr_cls", "sm_75", marks=heavy),
-        pytest.param("resnet50", "sm_80", marks=heavy),
+        ("digits", "sm_75"), ("digits", "sm_80"), ("digits", "sm_90"),
+        *(pytest.param(name, "sm_75,sm_80,sm_90", marks=heavy) for name in ("opennsfw", "ppocr_cls", "resnet50")),
     ],
-)
+)  # fmt: skip
 def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), f"cuda:{arch}", shapes=model.shapes or None)
@@ -51,7 +48,7 @@ def test_artefact_holds_machine_code(name: str, arch: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", pytest.param("ppocr_cls", marks=heavy), pytest.param("opennsfw", marks=BY_HAND)]
+    "name", ["digits", pytest.param("ppocr_cls", marks=heavy), pytest.param("opennsfw", marks=heavy)]
 )
 def test_models_on_a_simulated_gpu(name: str) -> None:
     """Whole artefacts against ONNX Runtime; float32 is multiplied as it is, so that its tolerance is that of CPUs."""

@@ -66,7 +66,7 @@ def operands(spec: ImplicitGemmSpec) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("product", OPERANDS)
 def test_all_tiles(product: str) -> None:
-    run_tiles(product, every=1 if product in ("f16", "u8s8") else 5)  # what differs is the instruction alone
+    run_tiles(product, every=1 if product in ("f16", "u8s8", "fma") else 5)  # what differs is the instruction alone
 
 
 def run_tiles(product: str, *, arch: int = 80, every: int = 1) -> None:
