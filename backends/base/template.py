@@ -122,12 +122,14 @@ class KernelTemplate(ABC, Generic[ConfigT]):
         anchors: operators that it computes.
         config_type: a frozen dataclass of numbers, truth values, strings and others of its kind: plans hold it as JSON.
         converts: whether ``supports`` looks at conversions before the anchor; other templates aren't asked about groups with any.
+        reads_blocks: whether operands in channel blocks are welcome though the result is plain.
     """
 
     name: ClassVar[str]
     anchors: ClassVar[frozenset[str]]
     config_type: ClassVar[type[Any]]
     converts: ClassVar[bool] = False
+    reads_blocks: ClassVar[bool] = False
 
     def is_for(self, call: KernelCall) -> bool:
         """Whether the call's anchor is of an operator that the template computes."""

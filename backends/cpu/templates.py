@@ -17,6 +17,7 @@ from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
 from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
+from graphopt.backends.cpu.roi_align import VectorRoiAlign
 from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
@@ -41,5 +42,6 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     RowReduction(),
     ColumnReduction(),
     FusedAttention(),
+    VectorRoiAlign(),
 )
 """In no particular order: the cheapest that can compute a call is taken."""

@@ -34,7 +34,12 @@ def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
                     return layout
         return PLAIN
 
-    return LayoutPolicy(wanted, BLOCKED_TYPES)
+    def reads(fused: FusedGraph, group: Group) -> bool:
+        call = KernelCall(fused, group)
+        reading = (t for t in templates if t.reads_blocks and t.is_for(call))
+        return any(isinstance(asked(t, call, caps), Yes) for t in reading)
+
+    return LayoutPolicy(wanted, BLOCKED_TYPES, reads)
 
 
 def template_takes(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:

@@ -24,10 +24,12 @@ class LayoutPolicy:
     Attributes:
         wanted: the layout that a group's kernel would like its result in.
         element_types: those of values that may be stored otherwise than plainly.
+        reads: whether a group has a kernel for its operands as the fused graph has them, whatever its result is stored in.
     """
 
     wanted: Callable[[FusedGraph, Group], Layout]
     element_types: Collection[DType]
+    reads: Callable[[FusedGraph, Group], bool] = lambda *_: False
 
 
 def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
@@ -156,7 +158,8 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, layout: Layout, poli
     if _transparent(group, layout) or _is_dense_conv(group):
         return True
     # what it wants may depend on how its operand comes
-    return not policy.wanted(fused.trial({value: layout}), group).is_plain
+    trial = fused.trial({value: layout})
+    return not policy.wanted(trial, group).is_plain or policy.reads(trial, group)
 
 
 def _pays_for_a_copy(group: Group) -> bool:

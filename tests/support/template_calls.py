@@ -33,6 +33,7 @@ class Case:
         layouts: of the first input and of the result.
         relu: whether an activation follows.
         axes: of a reduction.
+        numbered: the inputs that are whole numbers, below 2.
     """
 
     template: str
@@ -43,6 +44,7 @@ class Case:
     layouts: tuple[Layout, Layout] = (PLAIN, PLAIN)
     relu: bool = False
     axes: tuple[int, ...] = ()
+    numbered: tuple[int, ...] = ()
 
     def arrays(self) -> tuple[list[Array], list[Array]]:
         """Seeded inputs and constants."""
@@ -51,9 +53,8 @@ class Case:
         def draw(shape: tuple[int, ...]) -> Array:
             return rng.standard_normal(shape).astype(np.float32)
 
-        return [draw(s) for s in self.inputs], [
-            draw(s) / np.float32(max(1, np.prod(s[1:]) ** 0.5)) for s in self.weights
-        ]
+        drawn = [rng.integers(0, 2, s) if i in self.numbered else draw(s) for i, s in enumerate(self.inputs)]
+        return drawn, [draw(s) / np.float32(max(1, np.prod(s[1:]) ** 0.5)) for s in self.weights]
 
     def model(self) -> ModelProto:
         """The operator as a model ``x0, x1, ... -> y``."""
@@ -67,7 +68,10 @@ class Case:
         if self.relu:
             nodes.append(helper.make_node("Relu", ["a"], ["y"]))
         graph = helper.make_graph(
-            nodes, "g", [helper.make_tensor_value_info(n, 1, s) for n, s in zip(names[0], self.inputs)],
+            nodes, "g", [
+                helper.make_tensor_value_info(n, 7 if i in self.numbered else 1, s)
+                for i, (n, s) in enumerate(zip(names[0], self.inputs))
+            ],
             [helper.make_tensor_value_info("y", 1, None)], stored,
         )  # fmt: skip
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
@@ -121,4 +125,6 @@ CASES = [
     Case("reduce-rows", "ReduceMean", ((7, 45),), (), {"keepdims": 1}, axes=(1,)),
     Case("reduce-columns", "ReduceMax", ((7, 9, 40),), (), {"keepdims": 0}, axes=(1,)),
     Case("attention", "Attention", ((1, 2, 9, 12), (1, 2, 11, 12), (1, 2, 11, 20))),
+    Case("roi-align", "RoiAlign", ((2, 24, 7, 9), (5, 4), (5,)), (),
+         {"output_height": 3, "output_width": 2, "sampling_ratio": 2, "spatial_scale": 2.0}, numbered=(2,)),
 ]  # fmt: skip

@@ -72,35 +72,48 @@ def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_cop
     shapes = (spec.plain_shape, spec.blocked_shape)
 
     def body(inputs: list[View], _: list[tirx.Buffer], output: View) -> None:
-        points = spec.height * spec.width
-        symbolic = not isinstance(points, int)
-        rows = spec.batch * (spec.channels // spec.block)
-        source, target = (
-            view.reshaped((rows * spec.block, points) if plain else (rows, points, spec.block))
-            for view, plain in ((inputs[0], spec.to_blocks), (output, not spec.to_blocks))
-        )
-        kernel = _Kernel(spec, config, source, target)
-        share = min(_TASK_POINTS, points) if isinstance(points, int) else _TASK_POINTS
-        shares = bind(tirx.floordiv(points + (share - 1), share), symbolic) if symbolic else -(-points // share)
-        with (T.parallel if config.parallel else T.serial)(0, rows * shares) as flat:
-            row = bind(tirx.floordiv(flat, shares), symbolic)
-            start = bind(tirx.floormod(flat, shares) * share, symbolic)
-            ragged = symbolic or points % share
-            count = bind(tirx.min(share, points - start), symbolic) if ragged else share
-            kernel.plane(row, start, count)
+        copy_planes(spec, config, inputs[0], output)
 
     source = ("source", shapes[not spec.to_blocks], spec.type)
     return build_prim_func(name, [source], (), (shapes[spec.to_blocks], spec.type), body)
 
 
+def copy_planes(spec: LayoutCopySpec, config: LayoutCopyConfig, source: View, target: View) -> None:
+    """Emits the copy, for kernels that read their data in the other order."""
+    points = spec.height * spec.width
+    symbolic = not isinstance(points, int)
+    rows = spec.batch * (spec.channels // spec.block)
+    source, target = (
+        view.reshaped((rows * spec.block, points) if plain else (rows, points, spec.block))
+        for view, plain in ((source, spec.to_blocks), (target, not spec.to_blocks))
+    )
+    turn = PlaneTurn(spec, config, source, target)
+    share = min(_TASK_POINTS, points) if isinstance(points, int) else _TASK_POINTS
+    shares = bind(tirx.floordiv(points + (share - 1), share), symbolic) if symbolic else -(-points // share)
+    with (T.parallel if config.parallel else T.serial)(0, rows * shares) as flat:
+        row = bind(tirx.floordiv(flat, shares), symbolic)
+        start = bind(tirx.floormod(flat, shares) * share, symbolic)
+        ragged = symbolic or points % share
+        count = bind(tirx.min(share, points - start), symbolic) if ragged else share
+        turn.plane(row, start, count)
+
+
 @dataclass(frozen=True)
-class _Kernel:
-    """Emits the copy of runs of points of one block of channels."""
+class PlaneTurn:
+    """Emits the copy of runs of points of one block of channels.
+
+    Attributes:
+        spec: what is copied.
+        config: how.
+        source, target: (rows times block, points) on the plain side, (rows, points, block) on the other.
+        blocked_row: the row on the blocked side, where it isn't the plain side's.
+    """
 
     spec: LayoutCopySpec
     config: LayoutCopyConfig
     source: View
     target: View
+    blocked_row: tirx.Expr | None = None
 
     @property
     def side(self) -> int:
@@ -143,7 +156,7 @@ class _Kernel:
 
             lanes = tirx.Ramp(T.int64(first), T.int64(1), width)
             for i, vector in enumerate(transposed_tile(channel, points, width, self.dtype)):
-                self._write(vector, [row, point + i, lanes], width)
+                self._write(vector, [self._blocked(row), point + i, lanes], width)
 
     def _out_of_blocks(self, row: tirx.Expr, point: tirx.Expr, width: int) -> None:
         """Emits ``width`` points of every channel of a block: vectors of points from runs of channels."""
@@ -153,15 +166,18 @@ class _Kernel:
             few = tirx.Ramp(T.int64(first), T.int64(1), side)
 
             def channels(p: int, few: tirx.Expr = few) -> tirx.Expr:
-                return self._read([row, point + p, few], side)
+                return self._read([self._blocked(row), point + p, few], side)
 
             for i, vector in enumerate(transposed_tile(channels, side, width, self.dtype)):
                 self._write(vector, [row * self.spec.block + (first + i), run], width)
 
     def _one(self, row: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
-        plain, blocked = [row * self.spec.block + channel, point], [row, point, channel]
+        plain, blocked = [row * self.spec.block + channel, point], [self._blocked(row), point, channel]
         read, write = (plain, blocked) if self.spec.to_blocks else (blocked, plain)
         T.buffer_store(self.target.buffer, self.source.buffer[tuple(read)], write)
+
+    def _blocked(self, row: tirx.Expr) -> tirx.Expr:
+        return row if self.blocked_row is None else self.blocked_row
 
     def _read(self, index: list[tirx.Expr], lanes: int) -> tirx.Expr:
         element = self.source.buffer[tuple(index)]
