@@ -199,7 +199,7 @@ LAYERS = (
     Layer("GridSample 64x128x128 linear", grid_sample(64, (128, 128), (128, 128), mode="linear")),
     Layer("GridSample 64x128x128 linear, border", grid_sample(64, (128, 128), (128, 128), padding_mode="border")),
     Layer("GridSample 64x128x128 cubic", grid_sample(64, (128, 128), (128, 128), mode="cubic")),
-    Layer("GridSample 64x128x128 nearest, reflection", grid_sample(64, (128,) * 2, (128,) * 2, mode="nearest", padding_mode="reflection")),
+    Layer("GridSample 64x128x128 mirror", grid_sample(64, (128, 128), (128, 128), mode="nearest", padding_mode="reflection")),
     Layer("GridSample 3x512x512 linear", grid_sample(3, (512, 512), (512, 512), mode="linear", align_corners=1)),
     Layer("GridSample 16x32x32x32 linear", grid_sample(16, (32, 32, 32), (32, 32, 32), mode="linear")),
     Layer("NonMaxSuppression 5000 boxes", suppression(5000, 1, 1.0, 1000)),

@@ -27,6 +27,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         packing,
         emit,
         integers=dot_product_of,
+        slices=True,
     )
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:

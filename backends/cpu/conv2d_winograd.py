@@ -34,6 +34,7 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         stored_weight=False,
         integers=lambda spec, caps: dot_product_of(spec, caps) if any(fitting_tiles(spec)) else "",
         sums_products=False,
+        slices=True,
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

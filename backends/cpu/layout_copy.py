@@ -26,13 +26,13 @@ def copy_seconds(value: Value, caps: Caps) -> float:
     """Predicted seconds to copy a value from one layout into another, at a nominal clock."""
     size = float(element_type(value.dtype).bytes)
     for place, dim in enumerate(value.shape):
-        size *= dim if isinstance(dim, int) else (1, 1, _NOMINAL, _NOMINAL)[place]
+        size *= dim if isinstance(dim, int) else 1 if place < 2 else _NOMINAL
     serial, parallel = (kernels.predicted_cycles(size, caps, cores) for cores in (1, caps.cores))
     return min(serial, parallel) / CLOCK
 
 
 class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
-    """Identity of a value of rank 4 between NCHW and NCHW{b}c, with no epilogue."""
+    """Identity of a value between NCHW and NCHW{b}c, or the same with a depth, with no epilogue."""
 
     name: ClassVar[str] = "layout-copy"
     config_type: ClassVar[type[Any]] = LayoutCopyConfig
@@ -44,8 +44,8 @@ class LayoutCopy(KernelTemplate[LayoutCopyConfig]):
         x = node.inputs[0]
         if len(call.group.nodes) != 1 or x is None or x.is_const:
             return No("more than a copy")
-        if not computed_in_single(x) or len(x.shape) != 4:
-            return No("needs float32 data of rank 4")
+        if not computed_in_single(x) or len(x.shape) not in (4, 5):
+            return No("needs float32 data of rank 4 or 5")
         if not isinstance(x.shape[1], int) or any(d == 0 for d in x.shape):
             return No("needs a known number of channels and no empty dimension")
         if call.layout(x).is_plain == call.layout(node.out).is_plain:
@@ -81,10 +81,11 @@ def _spec_of(call: KernelCall) -> LayoutCopySpec:
     def extent(dim: Dim, name: str) -> Any:
         return dim if isinstance(dim, int) else variables.setdefault(dim, tirx.Var(name, "int64"))
 
-    n, c, h, w = x.shape
+    n, c, *depth, h, w = x.shape
     assert isinstance(c, int)
     to_blocks = call.layout(x).is_plain
     return LayoutCopySpec(
         extent(n, "n"), c, extent(h, "h"), extent(w, "w"),
         (call.layout(node.out) if to_blocks else call.layout(x)).channel_block, to_blocks, element_type(x.dtype),
+        extent(depth[0], "d") if depth else None,
     )  # fmt: skip

@@ -194,8 +194,8 @@ class GlobalPool(KernelTemplate[GlobalPoolConfig]):
         if reason is not None:
             return No(reason)
         x: Any = call.group.anchor.inputs[0]
-        if not computed_in_single(x) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
-            return No("needs float32 data of rank 4 with a known number of channels")
+        if not computed_in_single(x) or len(x.shape) not in (4, 5) or not isinstance(x.shape[1], int):
+            return No("needs float32 data of rank 4 or 5 with a known number of channels")
         block = call.layout(x).channel_block
         if not block or block % 4 or call.layout(call.group.outputs[0]) != call.layout(x):
             return No("needs data and result in channel blocks of the same multiple of 4")
@@ -237,10 +237,11 @@ def global_pool_of(call: KernelCall) -> tuple[GlobalPoolSpec, dict[Dim, Any]]:
     node = call.group.anchor
     x: Any = node.inputs[0]
     dims: dict[Dim, Any] = {}
-    batch, height, width = (
+    batch, *depth, height, width = (
         d if isinstance(d, int) else dims.setdefault(d, tirx.Var(name, "int64"))
-        for d, name in zip((x.shape[0], *x.shape[2:]), "nhw")
+        for d, name in zip((x.shape[0], *x.shape[2:]), "nhw" if len(x.shape) == 4 else "ndhw")
     )
     average = node.op == "GlobalAveragePool"
     types, _ = pool_types(call)
-    return GlobalPoolSpec(batch, x.shape[1], height, width, call.layout(x).channel_block, average, types), dims
+    block = call.layout(x).channel_block
+    return GlobalPoolSpec(batch, x.shape[1], height, width, block, average, types, *depth), dims

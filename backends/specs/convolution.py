@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.specs.slices import Slices
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.specs.window import Window
 
@@ -31,6 +32,7 @@ class Conv2dSpec:
         out_block: the same of the output.
         types: element types of data, weights, sums and result.
         sum_bits: bits, that of the sign included, in which sums of integers fit with the weights at hand; 32 for other sums.
+        slices: for a convolution over three axes, how its slices are the images that all else describes; None for one over two.
     """
 
     batch: tirx.Expr | int
@@ -47,6 +49,7 @@ class Conv2dSpec:
     out_block: int = 1
     types: KernelTypes = SINGLE
     sum_bits: int = 32
+    slices: Slices | None = None
 
     @property
     def out_height(self) -> tirx.Expr | int:
@@ -102,19 +105,23 @@ class Conv2dSpec:
     @property
     def input_shape(self) -> tuple[tirx.Expr | int, ...]:
         """Physical shape of the input."""
-        return self._physical(self.in_channels, self.in_height, self.in_width, self.in_block)
+        if self.slices is None:
+            return self._physical(self.batch, self.in_channels, (self.in_height, self.in_width), self.in_block)
+        extents = (self.slices.depth, self.in_height, self.in_width)
+        return self._physical(self.slices.batch, self.slices.channels, extents, self.in_block)
 
     @property
     def output_shape(self) -> tuple[tirx.Expr | int, ...]:
         """Physical shape of the output."""
-        return self._physical(self.out_channels, self.out_height, self.out_width, self.out_block)
+        if self.slices is None:
+            return self._physical(self.batch, self.out_channels, (self.out_height, self.out_width), self.out_block)
+        extents = (self.slices.count, self.out_height, self.out_width)
+        return self._physical(self.slices.batch, self.out_channels, extents, self.out_block)
 
     def _physical(
-        self, channels: int, height: tirx.Expr | int, width: tirx.Expr | int, block: int
+        self, batch: tirx.Expr | int, channels: int, extents: tuple[tirx.Expr | int, ...], block: int
     ) -> tuple[tirx.Expr | int, ...]:
-        if block == 1:
-            return self.batch, channels, height, width
-        return self.batch, channels // block, height, width, block
+        return (batch, channels, *extents) if block == 1 else (batch, channels // block, *extents, block)
 
 
 def channel_group(spec: Conv2dSpec, together: int = 1) -> int:
@@ -127,6 +134,7 @@ def channel_group(spec: Conv2dSpec, together: int = 1) -> int:
     """
     if spec.in_block > 1:
         return spec.in_block if spec.in_block % together == 0 else 0
-    if spec.in_channels <= _PLAIN_GROUP:
-        return -(-spec.in_channels // together) * together
-    return next((g for g in range(_PLAIN_GROUP, 0, -1) if spec.in_channels % g == 0 and g % together == 0), 0)
+    channels = spec.in_channels if spec.slices is None else spec.slices.channels
+    if channels <= _PLAIN_GROUP:
+        return -(-channels // together) * together
+    return next((g for g in range(_PLAIN_GROUP, 0, -1) if channels % g == 0 and g % together == 0), 0)

@@ -20,6 +20,7 @@ class LayoutCopySpec:
         block: channel block of the blocked side, a multiple of 4.
         to_blocks: whether the blocked side is written, else it is read.
         type: of the elements.
+        depth: images of a stack, for data of one axis more; None for images.
     """
 
     batch: tirx.Expr | int
@@ -29,13 +30,19 @@ class LayoutCopySpec:
     block: int
     to_blocks: bool
     type: ElementType = FLOAT32
+    depth: tirx.Expr | int | None = None
+
+    @property
+    def extents(self) -> tuple[tirx.Expr | int, ...]:
+        """Behind the channels."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     @property
     def plain_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """NCHW."""
-        return self.batch, self.channels, self.height, self.width
+        """NCHW, or NCDHW."""
+        return self.batch, self.channels, *self.extents
 
     @property
     def blocked_shape(self) -> tuple[tirx.Expr | int, ...]:
-        """NCHW{b}c."""
-        return self.batch, self.channels // self.block, self.height, self.width, self.block
+        """The same with blocks of channels innermost."""
+        return self.batch, self.channels // self.block, *self.extents, self.block

@@ -65,6 +65,7 @@ class GlobalPoolSpec:
         block: channels innermost in data and result, a multiple of 4.
         average: mean instead of maximum.
         types: element types of data, sums and result.
+        depth: images of a stack, for data of one axis more; None for images.
     """
 
     batch: tirx.Expr | int
@@ -74,8 +75,14 @@ class GlobalPoolSpec:
     block: int
     average: bool
     types: KernelTypes = SINGLE
+    depth: tirx.Expr | int | None = None
+
+    @property
+    def extents(self) -> tuple[tirx.Expr | int, ...]:
+        """Behind the channels."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     @property
     def pixels(self) -> tirx.Expr | int:
         """Elements a channel."""
-        return self.height * self.width
+        return math.prod(self.extents)

@@ -14,7 +14,9 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, KernelTemplate, No, Support
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.slices import Slices
 from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.specs.window import Window as Sliding
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -43,7 +45,7 @@ from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks, channels_last
 from graphopt.ops.context import InferContext
-from graphopt.ops.conv import conv_window
+from graphopt.ops.conv import Window, conv_window
 
 NOMINAL_SECONDS = 1.0
 """Predicted time where a template can't tell because sizes are symbolic."""
@@ -63,6 +65,7 @@ class ConvKernel(Generic[ConfigT]):
         integers: name of the dot product that multiplies the integers of a specification that has them, empty where none does;
             left out where the kernel has no use for dot products.
         sums_products: whether what it sums are the products of its operands, which are whole numbers where these are.
+        slices: whether it takes specifications of slices: convolutions over three axes.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
@@ -75,10 +78,11 @@ class ConvKernel(Generic[ConfigT]):
     stored_weight: bool = True
     integers: Callable[[Conv2dSpec, Caps], str] | None = None
     sums_products: bool = True
+    slices: bool = False
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
-    """Conv (rank 4, constant weights) with an element-wise epilogue, by a ``ConvKernel``."""
+    """Conv over two axes, or three, with constant weights and an element-wise epilogue, by a ``ConvKernel``."""
 
     anchors: ClassVar[frozenset[str]] = frozenset({"Conv"})
     converts: ClassVar[bool] = True
@@ -93,8 +97,10 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         x, w = node.inputs[0], node.inputs[1]
         assert x is not None
         assert w is not None
-        if not computed_in_single(x, w) or len(x.shape) != 4:
+        if not computed_in_single(x, w) or len(x.shape) != 4 + (self.kernel.slices and len(x.shape) > 4):
             return No("needs float32 data of rank 4")
+        if len(x.shape) == 5 and (call.group.prologue or not isinstance(x.shape[2], int)):
+            return No("needs data of a known depth that aren't converted while they are read")
         weight = constant_weight(call, w)
         if weight is None:
             return No("needs constant weights")
@@ -235,24 +241,35 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     pads = (*window.pads_begin, *window.pads_end)
     if not all(isinstance(p, int) for p in pads):
         raise context.unsupported("padding that depends on a symbolic size")
-    top, left, bottom, right = (int(p) for p in pads)  # type: ignore[arg-type]
+    *_, top, left = (int(p) for p in window.pads_begin)  # type: ignore[arg-type]
+    *_, bottom, right = (int(p) for p in window.pads_end)  # type: ignore[arg-type]
+    batch, channels = extent(x.shape[0], "n"), int(x.shape[1])  # type: ignore[arg-type]
+    slices = _slices(x.shape, node.out.shape, window, batch) if len(x.shape) == 5 else None
     out_block = call.layout(call.group.outputs[0]).channel_block or 1
     spec = Conv2dSpec(
-        batch=extent(x.shape[0], "n"),
-        in_channels=int(x.shape[1]),  # type: ignore[arg-type]
-        in_height=extent(x.shape[2], "h"),
-        in_width=extent(x.shape[3], "w"),
+        batch=batch if slices is None else batch * slices.count,
+        in_channels=channels if slices is None else channels * slices.window.kernel,
+        in_height=extent(x.shape[-2], "h"),
+        in_width=extent(x.shape[-1], "w"),
         out_channels=int(w.shape[0]),  # type: ignore[arg-type]
-        kernel=(window.kernel[0], window.kernel[1]),
-        strides=(window.strides[0], window.strides[1]),
+        kernel=(window.kernel[-2], window.kernel[-1]),
+        strides=(window.strides[-2], window.strides[-1]),
         pads=(top, left, bottom, right),
-        dilations=(window.dilations[0], window.dilations[1]),
+        dilations=(window.dilations[-2], window.dilations[-1]),
         groups=int(context.attr("group") or 1),
         in_block=call.layout(x).channel_block or 1,
         out_block=out_block,
         types=types_of(call, x, weight_row(call, w)),
+        slices=slices,
     )
-    for dim, value in ((node.out.shape[2], spec.out_height), (node.out.shape[3], spec.out_width)):
+    for dim, value in ((node.out.shape[-2], spec.out_height), (node.out.shape[-1], spec.out_width)):
         if isinstance(dim, SymExpr):
             dims.setdefault(dim, value)
     return spec, dims
+
+
+def _slices(data: Sequence[Dim], result: Sequence[Dim], window: Window, batch: Expr) -> Slices:
+    """How the slices of a convolution over three axes are images; the depth is known."""
+    depth, count, channels = (int(d) for d in (data[2], result[2], data[1]))  # type: ignore[arg-type]
+    along = Sliding(depth, window.kernel[0], window.strides[0], window.dilations[0], int(window.pads_begin[0]))  # type: ignore[arg-type]
+    return Slices(batch, channels, along, count)

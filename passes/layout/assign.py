@@ -111,8 +111,8 @@ def _eligible(value: Value, layout: Layout, policy: LayoutPolicy) -> bool:
 
 
 def _is_image(value: Value, layout: Layout) -> bool:
-    """Whether a value has the rank that a layout is for: that of images, where it says none."""
-    return len(value.shape) == (4 if layout.order is None else len(layout.order))
+    """Whether a value has the rank that a layout is for: that of images or of stacks of them, where it says none."""
+    return len(value.shape) in ((4, 5) if layout.order is None else (len(layout.order),))
 
 
 def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:

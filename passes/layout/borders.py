@@ -74,7 +74,7 @@ def cheapest_border(
 def _copyable(fused: FusedGraph, group: Group, value: Value, costs: LayoutCosts) -> bool:
     """Whether a plain operand could be copied into another layout: images of more than a pixel, the data or as large
     as the result."""
-    if value.is_const or len(value.shape) != 4 or not fused.layout(value).is_plain:
+    if value.is_const or len(value.shape) not in (4, 5) or not fused.layout(value).is_plain:
         return False
     if value is not _data(group) and value.shape != group.anchor.out.shape:
         return False

@@ -90,17 +90,20 @@ class Case:
     def want(self) -> Array:
         """The result in the plain layout."""
         feed = {f"x{i}": a for i, a in enumerate(self.arrays()[0])}
-        if self.op in ("Attention", "RMSNormalization"):  # newer than the runtime
+        if self.op in ("Attention", "RMSNormalization", "RoiAlign"):  # newer than the runtime
             return np.asarray(ReferenceEvaluator(self.model()).run(None, feed)[0])
         return run_ort(self.model(), feed)[0]
 
 
 _3X3 = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+_3X3X3 = {"kernel_shape": [3, 3, 3], "pads": [1] * 6}
 BLOCKED = (B8, B8)
 CASES = [
     Case("conv2d-direct", "Conv", ((1, 16, 7, 9),), ((24, 16, 3, 3), (24,)), _3X3, BLOCKED, relu=True),
     Case("conv2d-direct", "Conv", ((2, 3, 11, 6),), ((10, 3, 3, 3),), {**_3X3, "strides": [2, 1]}),
     Case("conv2d-winograd", "Conv", ((1, 16, 9, 7),), ((24, 16, 3, 3), (24,)), _3X3, BLOCKED, relu=True),
+    Case("conv2d-direct", "Conv", ((1, 8, 4, 7, 9),), ((16, 8, 3, 3, 3), (16,)), _3X3X3, BLOCKED, relu=True),
+    Case("conv2d-winograd", "Conv", ((1, 8, 3, 7, 9),), ((16, 8, 3, 3, 3), (16,)), _3X3X3, BLOCKED),
     Case("conv-transpose-patch", "ConvTranspose", ((1, 6, 5, 11),), ((6, 3, 2, 2),), {"strides": [2, 2]}),
     Case("conv-transpose", "ConvTranspose", ((1, 8, 5, 7),), ((8, 16, 3, 3),), {"strides": [2, 2], "pads": [1] * 4}, BLOCKED),
     Case("conv-transpose", "ConvTranspose", ((1, 5, 4, 6),), ((5, 7, 3, 3),), {"strides": [2, 2]}),
@@ -116,9 +119,11 @@ CASES = [
     Case("pooling", "AveragePool", ((1, 8, 6, 11),), (), _3X3, BLOCKED, relu=True),
     Case("pooling-plain", "AveragePool", ((1, 5, 17, 21),), (), {**_3X3, "strides": [1, 2]}),
     Case("global-pooling", "GlobalAveragePool", ((2, 16, 5, 7),), (), {}, BLOCKED),
+    Case("global-pooling", "GlobalMaxPool", ((2, 16, 3, 5, 7),), (), {}, BLOCKED),
     Case("lrn-blocked", "LRN", ((1, 16, 5, 7),), (), {"size": 5}, BLOCKED),
     Case("layout-copy", "Identity", ((1, 24, 5, 7),), (), {}, (PLAIN, B8)),
     Case("layout-copy", "Identity", ((1, 24, 5, 7),), (), {}, (B8, PLAIN)),
+    Case("layout-copy", "Identity", ((2, 24, 3, 5, 7),), (), {}, (PLAIN, B8)),
     Case("softmax-rows", "Softmax", ((7, 45),), (), {"axis": -1}),
     Case("softmax-columns", "Softmax", ((3, 11, 40),), (), {"axis": 1}),
     Case("norm-rows", "LayerNormalization", ((5, 43),), ((43,), (43,)), {"axis": -1}),

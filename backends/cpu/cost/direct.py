@@ -74,7 +74,7 @@ def dot_product_of(spec: Conv2dSpec, caps: Caps) -> str:
 
     The instruction fills whole registers.
     """
-    if vector_lanes(spec, caps) != spec.types.lanes(caps):
+    if vector_lanes(spec, caps) != spec.types.lanes(caps) or spec.slices is not None:
         return ""
     for together in _TOGETHER:
         channels = spec.in_block if spec.in_block > 1 else channel_group(spec, together)

@@ -29,6 +29,12 @@ from graphopt.backends.cpu.kernels.register_tile import (
     tile_count,
 )
 from graphopt.backends.cpu.kernels.rows_together import rows_together
+from graphopt.backends.cpu.kernels.slices import (
+    data_as_images,
+    each_channel_block,
+    epilogue_of_images,
+    result_as_images,
+)
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
@@ -89,7 +95,9 @@ def emit(
         else:
             data = factors_of(inputs[0], dot, config.lanes, config.parallel)
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
-        kernel = _Kernel(form, config, data, weight, operands, output, epilogue or store_accumulator, style, tiles, dot)
+        finish = epilogue_of_images(epilogue or store_accumulator, spec)
+        data, result = data_as_images(data, spec), result_as_images(output, spec)
+        kernel = _Kernel(form, config, data, weight, operands, result, finish, style, tiles, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
@@ -163,7 +171,7 @@ class _Kernel:
         accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
         accumulators.clear()
         spec, blocks = self.spec, self.blocks
-        with T.serial(0, blocks) as block:
+        for block in each_channel_block(spec, image, blocks):
             self._prefetch_output(image, panel, block, top, left, column.tile)
             self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
 
@@ -200,7 +208,11 @@ class _Kernel:
         flat = self.output.reshaped((math.prod(self.output.shape),))
 
         def place(point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
-            plane = (tirx.Cast("int64", image) * spec.out_channels + channel) * (spec.out_height * spec.out_width)
+            plane: tirx.Expr = tirx.Cast("int64", image) * spec.out_channels + channel
+            if spec.slices is not None:
+                batch, at = spec.slices.split(tirx.Cast("int64", image))
+                plane = (batch * spec.out_channels + channel) * spec.slices.count + at
+            plane = plane * (spec.out_height * spec.out_width)
             if whole:
                 return plane + (top * spec.out_width + left + point)
             h, w = self._pixel(top, left, column.tile, point)

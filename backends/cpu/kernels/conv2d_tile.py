@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import multiplied_together
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
 from graphopt.backends.cpu.kernels.rows_together import RowPacking, row_form
+from graphopt.backends.cpu.kernels.slices import packing_of_slices
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 
@@ -107,9 +109,13 @@ def packed_weight_shape(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[int, in
     return panels, -(-spec.in_channels // group), *spec.kernel, group // config.together, config.oc_panel
 
 
-def packing(spec: Conv2dSpec, config: Conv2dConfig) -> PanelPacking | RowPacking:
+def packing(spec: Conv2dSpec, config: Conv2dConfig) -> Packing:
     """How weights are packed."""
     form = computed_form(spec, config)
     shape = (spec.out_channels, form.in_channels, *form.kernel)
     panels = PanelPacking(shape, config.oc_panel, channel_group(form, config.together), config.together)
-    return panels if form is spec else RowPacking((spec.out_channels, spec.in_channels, *spec.kernel), panels)
+    return (
+        packing_of_slices(spec, panels)
+        if form is spec
+        else RowPacking((spec.out_channels, spec.in_channels, *spec.kernel), panels)
+    )

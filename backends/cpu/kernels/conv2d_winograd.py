@@ -20,6 +20,7 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
+from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, result_as_images
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
@@ -56,8 +57,8 @@ def emit(
         grid_rows, grid_columns = (bind(extent) for extent in tile_grid(spec, config.m))
         tiles = bind(spec.batch * (grid_rows * grid_columns), not isinstance(grid_rows * grid_columns, int))
         kernel = _Kernel(
-            spec, config, inputs[0], inputs[1], operands, output, epilogue or store_accumulator, style,
-            grid_rows, grid_columns, tiles, dot,
+            spec, config, data_as_images(inputs[0], spec), inputs[1], operands, result_as_images(output, spec),
+            epilogue_of_images(epilogue or store_accumulator, spec), style, grid_rows, grid_columns, tiles, dot,
         )  # fmt: skip
         with importing(dot, config.lanes), kernel.filtering.imported():
             stages(kernel)
@@ -157,6 +158,10 @@ class _Kernel:
                         T.buffer_store(half, values[i], [i, x, lane])
 
         inside = tirx.all(top >= 0, left >= 0, top + side <= spec.in_height, left + side <= spec.in_width)
+        present: tirx.Expr | None = None
+        if spec.slices is not None:
+            present = bind(spec.slices.is_inside(image, channels, spec.in_block))
+            inside = tirx.And(present, inside)
         with T.If(inside):
             with T.Then():
                 columns(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
@@ -166,6 +171,8 @@ class _Kernel:
                     T.buffer_store(padded, tirx.const(0, self.element), [y, x, lane])
                 y_low, x_low = bind(tirx.max(0, -top)), bind(tirx.max(0, -left))
                 y_count = bind(tirx.max(tirx.min(side, spec.in_height - top) - y_low, 0))
+                if present is not None:
+                    y_count = bind(tirx.Select(present, y_count, tirx.const(0, str(y_count.ty.dtype))))
                 x_count = bind(tirx.max(tirx.min(side, spec.in_width - left) - x_low, 0))
                 with T.serial(0, y_count) as dy, T.serial(0, x_count) as dx, T.vectorized(0, lanes) as lane:
                     value = self.data[image, channels, top + (y_low + dy), left + (x_low + dx), lane]

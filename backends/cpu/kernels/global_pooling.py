@@ -57,12 +57,12 @@ def emit(
     name: str = "global_pooling",
     style: StoreStyle = StoreStyle.unrolled,
 ) -> tirx.PrimFunc:
-    """Emits ``name(data: (N, C / block, H, W, block), *extras, output: (N, C / block, 1, 1, block))``.
+    """Emits ``name(data: (N, C / block, [D,] H, W, block), *extras, output: (N, C / block, [1,] 1, 1, block))``.
 
     Args:
         spec: the problem.
         config: vectors and threads.
-        epilogue: maps a result at ``(n, c, 0, 0)`` to the stored value.
+        epilogue: maps a result at ``(n, c, [0,] 0, 0)`` to the stored value.
         extras: further inputs for the epilogue.
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
@@ -71,6 +71,7 @@ def emit(
     vectors = spec.block // lanes
     chains = max(1, _CHAINS // vectors)
     finish = epilogue or store_accumulator
+    origin = [0] * len(spec.extents)
     start = 0.0 if spec.average else -math.inf
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
@@ -84,7 +85,7 @@ def emit(
             def include(chain: int, pixel: tirx.Expr) -> None:
                 for v in range(vectors):
                     # pixels past the end of a row are in the next one
-                    value = buffers[0].load([image, block, 0, pixel, ramp(v * lanes, lanes)])
+                    value = buffers[0].load([image, block, *origin[1:], pixel, ramp(v * lanes, lanes)])
                     sums.set(chain, v, combine(sums.get(chain, v), value, spec.average, lanes))
 
             turns = tirx.floordiv(pixels, chains)
@@ -102,13 +103,13 @@ def emit(
             def store(value: tirx.Expr, row: tirx.Expr | int, channel: tirx.Expr) -> None:
                 if spec.average:
                     value = value * _reciprocal(pixels, spec.types.sum)
-                at = [image, tirx.floordiv(channel, spec.block), 0, 0, tirx.floormod(channel, spec.block)]
-                output.store(finish(value, (image, channel, 0, 0), operands), at)
+                at = [image, tirx.floordiv(channel, spec.block), *origin, tirx.floormod(channel, spec.block)]
+                output.store(finish(value, (image, channel, *origin), operands), at)
 
             total.store([block * spec.block + v * lanes for v in range(vectors)], store, style)
 
-    data = (spec.batch, blocks, spec.height, spec.width, spec.block)
-    result = (spec.batch, blocks, 1, 1, spec.block)
+    data = (spec.batch, blocks, *spec.extents, spec.block)
+    result = (spec.batch, blocks, *(1 for _ in origin), spec.block)
     inputs = [("data", data, spec.types.input)]
     return build_prim_func(name, inputs, extras, (result, spec.types.output), body)
 

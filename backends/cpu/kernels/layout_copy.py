@@ -80,7 +80,7 @@ def emit(spec: LayoutCopySpec, config: LayoutCopyConfig, name: str = "layout_cop
 
 def copy_planes(spec: LayoutCopySpec, config: LayoutCopyConfig, source: View, target: View) -> None:
     """Emits the copy, for kernels that read their data in the other order."""
-    points = spec.height * spec.width
+    points: tirx.Expr | int = math.prod(spec.extents)
     symbolic = not isinstance(points, int)
     rows = spec.batch * (spec.channels // spec.block)
     source, target = (

@@ -10,6 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import multiplied_together
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels.slices import packing_of_slices
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -119,8 +120,8 @@ class TransformedPacking(Packing):
         return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)
 
 
-def packing(spec: Conv2dSpec, config: WinogradConfig) -> TransformedPacking:
+def packing(spec: Conv2dSpec, config: WinogradConfig) -> Packing:
     """How weights are packed."""
-    return TransformedPacking(
-        (spec.out_channels, spec.in_channels, 3, 3), config.m, config.group, config.panel, config.together
-    )
+    shape = (spec.out_channels, spec.in_channels, 3, 3)
+    order = TransformedPacking(shape, config.m, config.group, config.panel, config.together)
+    return packing_of_slices(spec, order)

@@ -27,7 +27,7 @@ FIXED = {"lrn-blocked", "layout-copy", "global-pooling"}
 
 
 def ids(case: Case) -> str:
-    return f"{case.template}-{case.op}-{case.layouts[0].name(4)}"
+    return f"{case.template}-{case.op}-{case.layouts[0].name(len(case.inputs[0]))}"
 
 
 def test_every_template_has_a_case() -> None:

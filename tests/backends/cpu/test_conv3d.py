@@ -1,0 +1,112 @@
+"""Convolutions over three axes, as images of slices, against float64 sums over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+import graphopt
+from tests.support.tolerance import assert_close
+
+Array = np.ndarray
+
+
+def conv3d(
+    x: Array, w: Array, b: Array, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
+) -> Array:
+    """ONNX's Conv over three axes in float64."""
+    around = [(0, 0), (0, 0), *zip(pads[:3], pads[3:])]
+    padded = np.pad(x.astype(np.float64), around)
+    reach = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, (2, 3, 4))
+    picked = windows[
+        :, :, :: strides[0], :: strides[1], :: strides[2], :: dilations[0], :: dilations[1], :: dilations[2]
+    ]
+    return np.einsum("ncdhwzyx,oczyx->nodhw", picked, w.astype(np.float64)) + b.reshape(1, -1, 1, 1, 1)
+
+
+def draw(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def network(shape: Sequence[Any], nodes: Sequence[Any], constants: dict[str, Array]) -> ModelProto:
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def templates(model: graphopt.CompiledModel) -> list[str]:
+    assert model.program is not None
+    return [kernel.template for kernel in model.program.kernels if kernel.template != "dims"]
+
+
+CASES = [
+    # channels, filters, kernel, strides, pads, dilations, extents
+    (3, 24, (3, 5, 7), (1, 2, 2), (1, 2, 3, 1, 2, 3), (1, 1, 1), (4, 13, 15)),
+    (5, 7, (2, 1, 3), (2, 1, 1), (1, 0, 1, 0, 0, 2), (1, 1, 2), (5, 6, 9)),
+    (20, 16, (3, 1, 1), (1, 1, 1), (2, 0, 0, 2, 0, 0), (2, 1, 1), (5, 4, 9)),
+    (16, 32, (1, 3, 3), (1, 1, 1), (0, 1, 1, 0, 1, 1), (1, 1, 1), (3, 9, 7)),
+    (16, 8, (3, 3, 3), (3, 1, 1), (3, 1, 0, 1, 0, 1), (1, 1, 1), (7, 6, 9)),
+    (8, 12, (1, 1, 1), (1, 2, 2), (0,) * 6, (1, 1, 1), (3, 7, 5)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_convolution_of_one_layer(case: tuple[Any, ...]) -> None:
+    channels, filters, kernel, strides, pads, dilations, extents = case
+    rng = np.random.default_rng(channels)
+    w, b, x = draw(rng, filters, channels, *kernel), draw(rng, filters), draw(rng, 2, channels, *extents)
+    attrs = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **attrs)
+    # without a depth, sizes are read off the data
+    shape = ("n", channels, extents[0], "h", "w") if channels == 16 else x.shape
+    model = graphopt.compile(network(shape, [node], {"w": w, "b": b}).SerializeToString(), "native", threads=2)
+    assert set(templates(model)) <= {"conv2d-direct", "conv2d-winograd", "layout-copy"}
+    want = conv3d(x, w, b, strides, pads, dilations).astype(np.float32)
+    # Winograd's errors are those of a sum some ten times as long
+    reduction = channels * int(np.prod(kernel)) * (100 if "conv2d-winograd" in templates(model) else 1)
+    assert_close(model.run({"x": x})["y"], want, reduction=reduction)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["any", "exact"])
+def test_a_residual_block_stays_in_blocks_of_channels(exact: bool) -> None:
+    rng = np.random.default_rng(5)
+    x = draw(rng, 1, 3, 5, 12, 11)
+    constants = {
+        "a": draw(rng, 32, 3, 3, 3, 3) / 9,
+        "b": draw(rng, 32, 32, 3, 3, 3) / 30,
+        "c": draw(rng, 32, 32, 3, 3, 3) / 30,
+    }
+    same = {"kernel_shape": [3] * 3, "pads": [1] * 6}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["p"], **same),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("Conv", ["q", "b"], ["r"], **same),
+        helper.make_node("Relu", ["r"], ["s"]),
+        helper.make_node("Conv", ["s", "c"], ["t"], **same),
+        helper.make_node("Add", ["t", "q"], ["u"]),
+        helper.make_node("Relu", ["u"], ["v"]),
+        helper.make_node("GlobalAveragePool", ["v"], ["y"]),
+    ]
+    model = graphopt.compile(network(x.shape, nodes, constants).SerializeToString(), "native", threads=2, exact=exact)
+    middle = "conv2d-direct" if exact else "conv2d-winograd"
+    assert templates(model) == ["conv2d-direct", middle, middle, "global-pooling"]
+    zero, one = np.zeros(32), (1, 1, 1)
+
+    def layer(data: Array, w: Array) -> Array:
+        return conv3d(data, w, zero, one, (1,) * 6, one)
+
+    first = np.maximum(layer(x, constants["a"]), 0)
+    want = np.maximum(layer(np.maximum(layer(first, constants["b"]), 0), constants["c"]) + first, 0).mean(
+        (2, 3, 4), keepdims=True
+    )
+    assert_close(model.run({"x": x})["y"], want.astype(np.float32), reduction=32 * 27, depth=4)
