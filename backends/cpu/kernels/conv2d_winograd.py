@@ -172,7 +172,7 @@ class _Kernel:
                 y_low, x_low = bind(tirx.max(0, -top)), bind(tirx.max(0, -left))
                 y_count = bind(tirx.max(tirx.min(side, spec.in_height - top) - y_low, 0))
                 if present is not None:
-                    y_count = bind(tirx.Select(present, y_count, tirx.const(0, str(y_count.ty.dtype))))
+                    y_count = bind(tirx.Select(present, tirx.Cast("int64", y_count), tirx.const(0, "int64")))
                 x_count = bind(tirx.max(tirx.min(side, spec.in_width - left) - x_low, 0))
                 with T.serial(0, y_count) as dy, T.serial(0, x_count) as dx, T.vectorized(0, lanes) as lane:
                     value = self.data[image, channels, top + (y_low + dy), left + (x_low + dx), lane]
