@@ -45,7 +45,7 @@ def lower_branch(node: Node, name: str, outer: Lowering) -> SubProgram:
     for b in program.constants:
         assert b.data is not None
         arguments.append(outer.buffer(b.value) if b.value is not None else outer.operand(b.data, b.name))
-    return SubProgram(program, arguments, sorted(_read_symbols(program) & outer.defined))
+    return SubProgram(program, arguments, sorted(_read_symbols(program) & outer.dims.defined))
 
 
 def _read_symbols(program: Program) -> set[str]:

@@ -15,6 +15,7 @@ from graphopt.backends.tensors.tensor import Expr
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.atoms import Apply, Symbol
 from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
+from graphopt.ir.types import Shape
 
 CELLS = 4096
 """Most intermediate results in the dimensions of one kernel."""
@@ -49,13 +50,13 @@ class DimWriter:
         cells: the memory of intermediate results, to be allocated ahead of ``statements``.
     """
 
-    def __init__(self, where: str, titles: Mapping[str, str]) -> None:
+    def __init__(self, where: str, titles: Mapping[str, str], cells: int = CELLS) -> None:
         self.symbols: dict[str, Any] = {}
         self.statements: list[Any] = []
         self.where = where
         self.titles = titles
-        self.cells = tirx.decl_buffer([i64(CELLS)], "int64", "cells")
-        self._count = 0
+        self.cells = tirx.decl_buffer([i64(cells)], "int64", "cells")
+        self._count, self._most = 0, cells
         self._known: dict[tuple[Dim, Mode], Expr] = {}
         self._applied: dict[tuple[Apply, Mode], Expr] = {}
 
@@ -78,6 +79,18 @@ class DimWriter:
                 term = term * self._atom(atom, Mode.refuses).astype("float64")
             total = total + term
         return total
+
+    def product(self, shape: Shape, itemsize: int) -> Expr:
+        """The bytes of a tensor that is known to fit into memory."""
+        total: Expr = i64(itemsize)
+        for d in shape:
+            if d != 1:
+                total = self._cell(total * self.value(d, Mode.wraps))
+        return total
+
+    def kept(self, value: Expr) -> Expr:
+        """A value that is computed once, whatever reads it."""
+        return self._cell(value)
 
     def title(self, dim: Dim, value: Expr) -> list[tuple[str, Expr]]:
         """A dimension and its value for a message, unless it is too long to be read."""
@@ -128,7 +141,7 @@ class DimWriter:
         return self._applied[atom, mode]
 
     def _cell(self, value: Expr) -> Expr:
-        if self._count == CELLS:
+        if self._count == self._most:
             raise UnsupportedOpError(
                 f"the dimensions of {self.where} depend on data in too many ways",
                 hint="make the operands that decide shapes constants, or fix the input shapes with --shape",

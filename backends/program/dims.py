@@ -7,7 +7,7 @@ selections, and a negative extent has to be caught before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,27 @@ def dims_kernel(
     names = sorted(writer.symbols)
     func = tirx.PrimFunc([out, *(writer.symbols[n] for n in names)], tirx.SeqStmt(body))
     return func.with_attr({"global_symbol": "dims", "tirx.noalias": True, "s_tir": True}), names
+
+
+def bytes_kernel(slots: Sequence[Collection[tuple[Shape, int]]]) -> tuple[Any, list[str]]:
+    """The kernel ``(vector, *symbols)`` that computes how many bytes each slot takes.
+
+    Args:
+        slots: shape and bytes of an element, of each buffer that lies there. No extent is negative and each buffer fits into
+            memory: that was checked before.
+    """
+    writer = DimWriter("slots", {}, 1 << 14)
+    out = tirx.decl_buffer([i64(len(slots))], "int64", "slots")
+    for n, sizes in enumerate(slots):
+        largest: Expr = i64(1)
+        for shape, itemsize in sizes:
+            largest = tirx.max(largest, writer.product(shape, itemsize))
+            largest = writer.kept(largest)
+        writer.statements.append(tirx.BufferStore(out, largest, [i64(n)]))
+    body = [tirx.AllocBuffer(writer.cells), *writer.statements]
+    names = sorted(writer.symbols)
+    func = tirx.PrimFunc([out, *(writer.symbols[n] for n in names)], tirx.SeqStmt(body))
+    return func.with_attr({"global_symbol": "slots", "tirx.noalias": True, "s_tir": True}), names
 
 
 def _origins(writer: DimWriter, shape: Shape) -> list[tuple[str, Expr]]:

@@ -16,34 +16,29 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.lower.copy import emit_copy
-from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.control import lower_branch
-from graphopt.backends.program.dims import by_host, dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.emission import Emission
 from graphopt.backends.program.fusing import fuse
-from graphopt.backends.program.memory_checks import MemoryChecks
 from graphopt.backends.program.placement import place
 from graphopt.backends.program.plan import is_copied, plan_buffers
 from graphopt.backends.program.platform import Platform
-from graphopt.backends.program.program import BindStep, BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.program.program import BranchStep, Buffer, KernelStep, Program, ViewStep
+from graphopt.backends.program.run_time_dims import RunTimeDims
 from graphopt.backends.program.scratch import scratch_buffers
 from graphopt.backends.program.work import kernel_bytes
 from graphopt.backends.program.written import Written
 from graphopt.backends.tensors.unaligned import accept_unaligned
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.atoms import SymbolKind
-from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of
+from graphopt.ir.dims import symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph, Group, GroupKind
-from graphopt.ir.graph import Array, Graph, Node, Value
+from graphopt.ir.graph import Array, Graph, Value
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ir.types import Shape, TensorType
 from graphopt.ops.flops import group_flops
 from graphopt.passes.partition.shape_arithmetic import is_shape_arithmetic
-
-ENTRY_CHECKS = 64
-"""Most sizes that one kernel checks."""
 
 
 def lower(fused: FusedGraph, target: Target, platform: Platform, templates: Sequence[KernelTemplate[Any]]) -> Program:
@@ -63,10 +58,7 @@ class Lowering:
     Attributes:
         templates: of the platform, those that may be used.
         functions: PrimFuncs by name, shared with the programs of subgraphs.
-        defined: symbols with a value at run time at the current step.
-        checked: constraints that hold from the current step on.
-        memory: sizes to be checked before they are allocated.
-        titles: what symbols stand for that are elements of tensors.
+        outer_dims: of the program around a branch's.
         copied: for a branch: which of its results are copied when they leave the caller; None if all are.
     """
 
@@ -78,17 +70,15 @@ class Lowering:
     constants: Constants = field(default_factory=Constants)
     by_hash: dict[int, list[str]] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
-    defined: set[str] = field(default_factory=set)
+    outer_dims: RunTimeDims | None = None
     outer_names: DimNames | None = None
     copied: Sequence[bool] | None = None
-    checked: set[tuple[Dim, Dim]] = field(default_factory=set)
-    memory: MemoryChecks = field(default_factory=MemoryChecks)
-    titles: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.emission = Emission(self.templates, self.target.caps, self.platform)
         self.counts: dict[str, int] = {}
         self.registered: dict[int, tuple[Any, dict[tuple[int, ...], str]]] = {}
+        self.dims = RunTimeDims(self) if self.outer_dims is None else self.outer_dims.inner(self)
         root = self.fused.graph.root
         self.names = (self.outer_names or DimNames(str, spells_selections=not self.platform.shares_memory)).inner(
             lambda: root.fresh_symbol("@d", SymbolKind.computed).name
@@ -100,13 +90,12 @@ class Lowering:
         inputs = [self.buffer(v) for v in graph.inputs]
         self.out = out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
         self.written = Written(out.steps)
-        self.defined |= symbols_of(*(d for value in graph.inputs for d in value.shape))
-        entry = frozenset(self.defined)
+        self.dims.begin(graph.inputs, self.outer_dims is not None)
         for value in graph.inputs:
-            self._bind(value)
+            self.dims.bind(value)
         for group in self.fused.groups:
             if group.kind is not GroupKind.control:
-                self._measure(group)
+                self.dims.measure(group)
             if group.kind is GroupKind.view:
                 self._view(group)
             elif group.kind is GroupKind.control:
@@ -114,13 +103,15 @@ class Lowering:
             else:
                 self._kernel(group)
             for value in group.outputs:
-                self._bind(value)
+                self.dims.bind(value)
         for value in graph.outputs:
             out.outputs.append(self._result(value))
-        self._check_at_entry(entry)
+        self.dims.check_at_entry()
+        out.sizing = self.dims.sizing
         if self.platform.plans_memory:
             copied = self.copied or [self.platform.copies_small_results] * len(out.outputs)
             plan_buffers(out, [b for b, is_so in zip(out.outputs, copied, strict=True) if is_so])
+            self.dims.plan()
         return out
 
     def inner(self, graph: Graph, copied: Sequence[bool]) -> Lowering:
@@ -131,8 +122,8 @@ class Lowering:
         """
         return Lowering(
             fuse(graph, self.target, self.platform, self.fused.options), self.target, self.platform, self.templates,
-            by_hash=self.by_hash, functions=self.functions, defined=set(self.defined), outer_names=self.names,
-            copied=copied, checked=set(self.checked), titles=dict(self.titles), constants=Constants(self.constants),
+            by_hash=self.by_hash, functions=self.functions, outer_dims=self.dims, outer_names=self.names, copied=copied,
+            constants=Constants(self.constants),
         )  # fmt: skip
 
     @property
@@ -160,7 +151,7 @@ class Lowering:
 
     def _takes_memory(self, value: Value, layout: Layout) -> None:
         if self.platform.shares_memory:  # else nothing on the host computes with dimensions
-            self.memory.add(value, layout.physical_shape(value.shape))
+            self.dims.memory.add(value, layout.physical_shape(value.shape))
 
     def _physical(self, value: Value) -> Shape:
         return self.fused.layout(value).physical_shape(value.shape)
@@ -188,84 +179,7 @@ class Lowering:
             d if (name := self.names.name(d, True)) is None else symbol(name, SymbolKind.computed) for d in shape
         )
 
-    # -- dimensions known at run time -----------------------------------------------------------------------------
-    def _bind(self, value: Value) -> None:
-        """Elements of ``value`` that shapes mention become symbols."""
-        if not value.binds or value.content is None or value.content.size == 0:
-            return
-        names = [next(iter(d.symbols())) for d in value.content.reshape(-1)]
-        self.titles |= {n: f"{value.name}[{i}]" if value.shape else value.name for i, n in enumerate(names)}
-        source = self.buffer(value)
-        if value.dtype is not DType.i64 or len(value.shape) != 1 or not self.fused.layout(value).is_plain:
-            call = KernelCall(self.fused, Group([], Node("Identity", [value], [], {})), self.names)
-            kernel = elements_kernel(GroupLowering(call, self.target.caps, self.platform.schedule), value)
-            self._settle(value.name)
-            source = self._vector(*kernel, len(names), value.name)
-        self._define(source, names)
-
-    def _measure(self, group: Group) -> None:
-        """Extents that depend on data are counted by a kernel of their own before the node's kernel runs."""
-        open_ = [d for v in group.outputs for d in v.shape if not isinstance(d, int)]
-        names = [n for d in dict.fromkeys(open_) if (n := as_symbol(d)) is not None and n not in self.defined]
-        if names:
-            call = KernelCall(self.fused, group, self.names)
-            lowering = GroupLowering(call, self.target.caps, self.platform.schedule)
-            found = measure_kernel(lowering, group.anchor, len(names))
-            if found is not None:
-                self._settle(group.anchor.label)
-                self._define(self._vector(*found, len(names), group.anchor.name), names)
-
-    def _settle(self, label: str) -> None:
-        """Compute the dimensions that were given names since the last step, and check what must agree."""
-        names = self.names
-        dims, names.pending = names.pending, []
-        self._check_symbols(sorted(symbols_of(*dims)), label)
-        equal = [
-            (a, b, why) for (a, b), why in self._constraints().items()
-            if (a, b) not in self.checked and symbols_of(a, b) & names.bound and symbols_of(a, b) <= self.defined
-        ]  # fmt: skip
-        self.checked |= {(a, b) for a, b, _ in equal}
-        sizes = self.memory.take(lambda used: bool(used & names.bound) and used <= self.defined)
-        if dims or equal or sizes:
-            function, symbols = dims_kernel(dims, equal, sizes, label, names.extents, self.titles)
-            source = self._vector(function, [], symbols, max(len(dims), 1), label)
-            if dims:
-                self._define(source, [names.known[d] for d in dims])
-
-    def _constraints(self) -> dict[tuple[Dim, Dim], str]:
-        """What this graph asks of dimensions, and the graph around everything, which nobody else checks."""
-        graph = self.fused.graph
-        return {**graph.root.constraints, **graph.constraints}
-
-    def _check_at_entry(self, entry: frozenset[str]) -> None:
-        """Check, before anything runs, all that depends on the shapes of inputs alone."""
-        outer = self.fused.graph.root.constraints
-        equal = [
-            (a, b, why) for (a, b), why in self.fused.graph.constraints.items()
-            if (a, b) not in outer and (a, b) not in self.checked and symbols_of(a, b) <= entry
-        ]  # fmt: skip
-        sizes = self.memory.take(lambda used: used <= entry)
-        rest = self.out.steps
-        self.out.steps = []
-        for i in range(0, max(len(sizes), 1), ENTRY_CHECKS):
-            if equal or sizes:
-                function, symbols = dims_kernel([], equal, sizes[i : i + ENTRY_CHECKS], "", (), self.titles)
-                self._vector(function, [], symbols, 1, "entry")
-                equal = []
-        self.out.steps += rest
-
-    def _vector(self, function: Any, inputs: list[Value], symbols: list[str], count: int, name: str) -> Buffer:
-        on_host = not (inputs or self.platform.shares_memory)
-        target, sources = integers(f"{name}_dims", count, on_host), [self.buffer(v) for v in inputs]
-        kernel = self._add(by_host(function) if on_host else function, "dims", sources)
-        self.out.steps.append(KernelStep(kernel, sources, [target], symbols, f"{name} dims", "dims"))
-        return target
-
-    def _define(self, source: Buffer, names: list[str]) -> None:
-        self.out.steps.append(BindStep(source, names))
-        self.defined |= set(names)
-        self.names.bound |= set(names)
-
+    # -- results and copies -----------------------------------------------------------------------------------------
     def _result(self, value: Value) -> Buffer:
         found = self.buffers.get(value)
         taken = {b.root[0] for b in self.out.outputs}  # callers may write to one result without changing another
@@ -300,9 +214,9 @@ class Lowering:
         function, sources, symbols = emit_copy(
             value, self.fused, self.target.caps, self.platform.schedule, self.names, layout
         )
-        self._settle(value.name)
+        self.dims.settle(value.name)
         operands = [self.buffer(v) for v in sources]
-        kernel = self._add(function, "copy", operands)
+        kernel = self.add(function, "copy", operands)
         self.out.steps.append(KernelStep(kernel, operands, [copy], symbols, "copy"))
         return copy
 
@@ -314,10 +228,10 @@ class Lowering:
         kernel = self.emission.kernel(call)
         emitted, chosen = kernel.emitted, kernel.chosen
         outputs = [self.buffer(v) for v in group.outputs]
-        self._settle(group.anchor.label)
-        self._check_symbols(emitted.symbols, group.anchor.label)
+        self.dims.settle(group.anchor.label)
+        self.dims.require(emitted.symbols, group.anchor.label)
         inputs = [self.operand(o, f"{group.anchor.name}_packed{i}") for i, o in enumerate(emitted.inputs)]
-        name = self._add(emitted.function, group.label, inputs)
+        name = self.add(emitted.function, group.label, inputs)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
@@ -334,8 +248,8 @@ class Lowering:
         known = source.producer is not None and is_shape_arithmetic(source.producer)  # no kernel has written it
         step = ViewStep(self._copy(source) if known else self.buffer(source), self.buffer(node.out))
         step.output.home = step.input
-        self._settle(node.label)
-        self._check_symbols(sorted(symbols_of(*step.output.shape)), node.label)
+        self.dims.settle(node.label)
+        self.dims.require(sorted(symbols_of(*step.output.shape)), node.label)
         self.out.steps.append(step)
 
     def _branch(self, group: Group) -> None:
@@ -348,25 +262,16 @@ class Lowering:
         condition = node.input(0)
         assert condition is not None
         tested = self.plain(condition)
-        self._settle(node.label)
+        self.dims.settle(node.label)
         then, otherwise = (lower_branch(node, name, self) for name in ("then_branch", "else_branch"))
         outputs = [self.buffer(v) for v in node.outputs if v is not None]
-        self._settle(node.label)
-        defines = sorted(symbols_of(*(d for b in outputs for d in b.shape)) - self.defined)
+        self.dims.settle(node.label)
+        defines = sorted(symbols_of(*(d for b in outputs for d in b.shape)) - self.dims.defined)
         self.out.steps.append(BranchStep(tested, then, otherwise, outputs, defines))
-        self.defined |= set(defines)
-
-    def _check_symbols(self, names: Sequence[str], label: str) -> None:
-        missing = [n for n in names if n not in self.defined]
-        if missing:
-            raise UnsupportedOpError(
-                f"a shape depends on data that is only known at run time ({', '.join(missing)})",
-                code="data-dependent-shape", node=label,
-                hint="make the operand that decides the shape a constant, or fix the input shapes with --shape",
-            )  # fmt: skip
+        self.dims.defined |= set(defines)
 
     # -- functions ----------------------------------------------------------------------------------------------
-    def _add(self, function: Any, label: str, operands: Sequence[Buffer]) -> str:
+    def add(self, function: Any, label: str, operands: Sequence[Buffer]) -> str:
         """Register a PrimFunc, or find the structurally equal one that is there.
 
         What is not made in this program may be the caller's arrays, which start anywhere.
@@ -397,4 +302,8 @@ class Lowering:
 
 def _identifier(text: str) -> str:
     clean = re.sub(r"\W", "_", text, flags=re.ASCII)
-    return f"k_{clean}" if not clean or clean[0].isdigit() or clean in ("layout", "main", "prepare") else clean
+    return (
+        f"k_{clean}"
+        if not clean or clean[0].isdigit() or clean in ("layout", "main", "place", "prepare", "size")
+        else clean
+    )

@@ -17,14 +17,21 @@ COPIED_BYTES = 8 << 10
 which has to be allocated and handed over as a tensor."""
 
 
-@dataclass
-class _Storage:
+@dataclass(frozen=True)
+class Life:
     """Memory of a buffer and of all that lie in it, from its first write to its last read (indices of steps)."""
 
     buffer: Buffer
-    size: int
     first: int
     last: int
+
+
+@dataclass
+class _Storage:
+    """What has a place, or gets one."""
+
+    life: Life
+    size: int
     offset: int = -1
 
 
@@ -40,18 +47,18 @@ def plan_buffers(program: Program, copied: Collection[Buffer] | None = None) -> 
 
     Views and parts of a join lie within the buffer that is their ``home`` and keep it alive. What leaves the program is not
     planned unless it is small (`COPIED_BYTES`): the caller owns it. Neither is what other code allocates (inputs, constants,
-    results of branches), nor anything whose size only run time knows.
+    results of branches), nor anything whose size only run time knows (`graphopt.backends.program.slots` does some of that).
     """
     for step in program.steps:
         if isinstance(step, ViewStep) and step.output.home is None:
             step.output.home, step.output.shift = step.input, step.shift
     storages = _storages(program, program.outputs if copied is None else copied)
     placed = _Placed(len(storages))
-    for storage in sorted(storages, key=lambda s: (-s.size, s.first)):
+    for storage in sorted(storages, key=lambda s: (-s.size, s.life.first)):
         storage.offset = placed.narrowest_gap(storage)
         placed.add(storage)
     program.arena_bytes = max((s.offset + s.size for s in storages), default=0)
-    place = {s.buffer: s.offset for s in storages}
+    place = {s.life.buffer: s.offset for s in storages}
     for b in buffers_of(program):
         root, shift = b.root
         known = root in place and b.static_bytes is not None
@@ -73,20 +80,31 @@ def buffers_of(program: Program) -> list[Buffer]:
     return list(found)
 
 
-def _storages(program: Program, copied: Collection[Buffer]) -> list[_Storage]:
-    """The storage of every buffer that has one of its own, with its lifetime."""
-    kept = {b.root[0]: b in copied and is_copied(b.root[0]) for b in program.outputs}
+def lives(program: Program, kept: Collection[Buffer]) -> list[Life]:
+    """When the memory of each buffer is in use that a kernel or join of the program makes.
+
+    Args:
+        kept: results without memory of the program's own.
+    """
+    left_out = {b.root[0] for b in kept}
+    results = {b.root[0] for b in program.outputs}
     made = {b for s in program.steps if isinstance(s, (KernelStep, JoinStep)) for b in _writes(s)}
-    found: dict[Buffer, _Storage] = {}
+    found: dict[Buffer, Life] = {}
     for i, step in enumerate(program.steps):
         for b in (*_writes(step), *_reads(step)):
             root = b.root[0]
-            size = root.static_bytes
-            if size is None or root.on_host or root not in made or not kept.get(root, True):
+            if root.on_host or root not in made or root in left_out:
                 continue
-            storage = found.setdefault(root, _Storage(root, aligned(size), i, i))
-            storage.last = len(program.steps) if root in kept else i
+            first = found[root].first if root in found else i
+            found[root] = Life(root, first, len(program.steps) if root in results else i)
     return list(found.values())
+
+
+def _storages(program: Program, copied: Collection[Buffer]) -> list[_Storage]:
+    """The storage of every buffer of known size that has one of its own."""
+    kept = [b for b in program.outputs if not (b in copied and is_copied(b.root[0]))]
+    sized = ((life, life.buffer.static_bytes) for life in lives(program, kept))
+    return [_Storage(life, aligned(size)) for life, size in sized if size is not None]
 
 
 class _Placed:
@@ -99,7 +117,7 @@ class _Placed:
     def narrowest_gap(self, storage: _Storage) -> int:
         """The offset of the smallest gap that fits among those that live at the same time, their end if none does."""
         first, last, offset, end = self._columns[:, : self._count]
-        alive = (first <= storage.last) & (storage.first <= last)
+        alive = (first <= storage.life.last) & (storage.life.first <= last)
         starts, ends = offset[alive], np.maximum.accumulate(end[alive])
         if not len(ends):
             return 0
@@ -115,7 +133,8 @@ class _Placed:
         count = self._count
         at = int(np.searchsorted(self._columns[2, :count], storage.offset))
         self._columns[:, at + 1 : count + 1] = self._columns[:, at:count]
-        self._columns[:, at] = storage.first, storage.last, storage.offset, storage.offset + storage.size
+        life = storage.life
+        self._columns[:, at] = life.first, life.last, storage.offset, storage.offset + storage.size
         self._count += 1
 
 

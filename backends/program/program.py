@@ -21,6 +21,8 @@ class Buffer:
         home: the buffer that it is a part of, ``shift`` bytes from its start; None if it has memory of its own.
         offset: where it starts in the program's arena, in bytes; None for inputs, constants, what leaves the program (if it
             is large), and sizes that only run time knows. See `graphopt.backends.program.plan`.
+        slot: the memory that it is placed in by itself, if its size follows from the extents of the program's inputs; None if
+            not, and for what leaves the program. See `graphopt.backends.program.slots`.
         on_host: it is in the memory of the host, whatever the device: dimensions that the host computes.
     """
 
@@ -32,6 +34,7 @@ class Buffer:
     home: Buffer | None = None
     shift: int = 0
     offset: int | None = None
+    slot: int | None = None
     on_host: bool = False
 
     @property
@@ -41,6 +44,11 @@ class Buffer:
         while at.home is not None:
             at, shift = at.home, shift + at.shift
         return at, shift
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether it has a place before the program runs, and a tensor for it is passed to the program."""
+        return self.offset is not None or self.slot is not None
 
     @property
     def static_bytes(self) -> int | None:
@@ -142,12 +150,30 @@ Step = KernelStep | ViewStep | JoinStep | BindStep | BranchStep
 
 
 @dataclass(eq=False)
+class Sizing:
+    """What is done once for inputs of new extents, before the first run on them, and holds for all further runs.
+
+    Attributes:
+        extents: symbols of the inputs' extents, with the input and the axis that each is read from.
+        steps: kernels that check and compute dimensions, and at last the bytes of each slot.
+        computed: symbols that the program may use afterwards.
+        slots: symbols of the bytes of each slot: memory for the buffers whose `Buffer.slot` is its number.
+    """
+
+    extents: dict[str, tuple[int, int]]
+    steps: list[Step] = field(default_factory=list)
+    computed: list[str] = field(default_factory=list)
+    slots: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Program:
     """Everything that runs: steps in order, kernels by name, buffers.
 
     Attributes:
         functions: PrimFuncs, each structurally distinct (equal kernels are emitted once).
         arena_bytes: memory that all planned buffers share.
+        sizing: of a program with symbolic inputs that no other one calls, on a host; None of others.
         model: digest of the graph that it was made of.
     """
 
@@ -159,6 +185,7 @@ class Program:
     constants: list[Buffer] = field(default_factory=list)
     functions: dict[str, Any] = field(default_factory=dict)
     arena_bytes: int = 0
+    sizing: Sizing | None = None
     model: str = ""
 
     @property
@@ -196,7 +223,22 @@ def format_program(
     total = sum(b.data.nbytes for b in program.constants if b.data is not None)
     lines.append(f"  constants: {len(program.constants)} ({total} bytes)")
     lines.append(f"  arena: {program.arena_bytes} bytes")
+    if program.sizing is not None:
+        lines.append(f"  for each new {', '.join(program.sizing.extents)} {{")
+        lines += ["  " + line for line in _steps(program.sizing.steps, costs, remarks_on)]
+        lines.append("  }")
+    lines += _steps(program.steps, costs, remarks_on)
+    lines.append("  return " + ", ".join(f"%{b.name}" for b in program.outputs))
+    lines.append("}")
     for step in program.steps:
+        if isinstance(step, BranchStep):
+            lines += [format_program(sub.program, costs, remarks_on) for sub in (step.then, step.otherwise)]
+    return "\n".join(lines)
+
+
+def _steps(steps: Sequence[Step], costs: bool, remarks_on: Callable[[str], Sequence[str]]) -> list[str]:
+    lines: list[str] = []
+    for step in steps:
         if isinstance(step, KernelStep):
             outs = ", ".join(f"%{b.name}: {_text(b)}{_place(b)}" for b in step.outputs)
             ins = ", ".join(f"%{b.name}" for b in step.inputs)
@@ -217,12 +259,7 @@ def format_program(
         else:
             outs = ", ".join(f"%{b.name}: {_text(b)}" for b in step.outputs)
             lines.append(f"  {outs} = if %{step.condition.name} {_call(step.then)} else {_call(step.otherwise)}")
-    lines.append("  return " + ", ".join(f"%{b.name}" for b in program.outputs))
-    lines.append("}")
-    for step in program.steps:
-        if isinstance(step, BranchStep):
-            lines += [format_program(sub.program, costs, remarks_on) for sub in (step.then, step.otherwise)]
-    return "\n".join(lines)
+    return lines
 
 
 def _costs(step: KernelStep, remarks: Sequence[str]) -> list[str]:
@@ -243,4 +280,6 @@ def _text(b: Buffer) -> str:
 
 
 def _place(b: Buffer) -> str:
+    if b.slot is not None:
+        return f" in slot {b.slot}"
     return "" if b.offset is None else f" @{b.offset}"

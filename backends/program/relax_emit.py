@@ -1,14 +1,19 @@
 """From a program to a TVM module of Relax functions that call kernels in order.
 
-``layout() -> sizes, places`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each result of the
-model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it.
+``layout() -> sizes, places[, extents]`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each
+result of the model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it. ``extents`` are
+there if buffers follow from the extents of inputs: pairs of an input and an axis, in turn.
 
 ``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
 aligned as `graphopt.backends.program.plan` says.
 
-``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only run time knows the
-size of, nothing else. One result is returned as it is, several as a tuple. Two runs on the same prepared tensors must not overlap
-in time.
+``size(extents) -> computed, slots`` checks extents, all in one shape, and computes further dimensions and the bytes of each slot;
+``place(dimensions, *slots) -> tensors``, with extents and computed dimensions in one shape, makes tensors of the buffers in slots.
+Both are called for new extents only; slots are aligned as buffers are.
+
+``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only values decide the
+size of, nothing else. Where there are extents, further arguments follow: the shape that ``place`` took, each of its numbers, and
+what ``place`` returned. One result is returned as it is, several as a tuple. Two runs on the same tensors must not overlap in time.
 
 Kernels take no byte offsets, but the tensors of ``prepare`` have them: the host must move them into the data pointers first.
 """
@@ -28,6 +33,7 @@ from graphopt.backends.program.program import (
     Buffer,
     KernelStep,
     Program,
+    Sizing,
     Step,
     SubProgram,
     ViewStep,
@@ -48,6 +54,8 @@ def to_module(program: Program) -> Any:
     emitter.function("main")
     _emit_prepare(builder, prepared)
     _emit_layout(builder, program, prepared)
+    if program.sizing is not None:
+        _Emitter(builder, program).sizing(program.sizing)
     return builder.get()
 
 
@@ -56,19 +64,29 @@ def _subprograms(program: Program) -> list[SubProgram]:
 
 
 def _used(program: Program) -> list[Buffer]:
-    """Planned buffers that a step needs as a tensor."""
+    """Buffers in the arena that a step needs as a tensor."""
+    return [b for b in _needed(program) if b.offset is not None]
+
+
+def _in_slots(program: Program) -> list[Buffer]:
+    """Buffers in slots that a step needs as a tensor."""
+    return [b for b in _needed(program) if b.slot is not None]
+
+
+def _needed(program: Program) -> list[Buffer]:
+    """What the steps write and need as a tensor."""
     needed: dict[Buffer, None] = {}
     for step in program.steps:
         found: Sequence[Buffer] = ()
         if isinstance(step, KernelStep):
             found = (*step.inputs, *step.outputs, *step.scratch)
-        elif isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
+        elif isinstance(step, BindStep) or (isinstance(step, ViewStep) and not step.output.is_planned):
             found = (step.input,)
         elif isinstance(step, BranchStep):
             found = (step.condition, *step.then.arguments, *step.otherwise.arguments)
         needed.update(dict.fromkeys(found))
     needed.update(dict.fromkeys(program.outputs))
-    return [b for b in buffers_of(program) if b.offset is not None and b in needed]
+    return [b for b in buffers_of(program) if b in needed]
 
 
 def _prepared(program: Program) -> list[tuple[Program, Buffer]]:
@@ -85,13 +103,16 @@ def _emit_prepare(builder: Any, prepared: Sequence[tuple[Program, Buffer]]) -> N
     with builder.function("prepare", list(arenas.values())):
         for owner, b in prepared:
             assert b.offset is not None
-            tensors.append(builder.emit(_tensor_in(arenas[owner], b.offset, b)))
+            shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
+            tensors.append(builder.emit(_tensor_in(arenas[owner], b.offset, b, shape)))
         builder.emit_func_output(relax.Tuple(tensors))
 
 
 def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Program, Buffer]]) -> None:
     places = {b: position for position, (_, b) in enumerate(prepared, 1)}
-    found = ([p.arena_bytes for p in _owners(prepared)], [places.get(b, 0) for b in program.outputs])
+    found = [[p.arena_bytes for p in _owners(prepared)], [places.get(b, 0) for b in program.outputs]]
+    if program.sizing is not None:
+        found.append([n for place in program.sizing.extents.values() for n in place])
     with builder.function("layout", []):
         builder.emit_func_output(
             relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
@@ -103,9 +124,8 @@ def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
     return list(dict.fromkeys(owner for owner, _ in prepared))
 
 
-def _tensor_in(memory: Any, offset: int, b: Buffer) -> Any:
+def _tensor_in(memory: Any, offset: int, b: Buffer, shape: Any) -> Any:
     """The tensor of a buffer that starts ``offset`` bytes into ``memory``."""
-    shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
     dtype = element_type(b.type.dtype).storage
     return relax.op.call_pure_packed(
         "runtime.TVMTensorCreateView", memory, shape, tvm.ir.GenericConst(tvm.DataType(dtype), relax.AnyType()),
@@ -118,9 +138,9 @@ def _typed(program: Program) -> set[Buffer]:
 
     The others are plain objects to the VM, which checks every parameter of known type in every run.
     """
-    found = {b for b in program.inputs if b.static_bytes is None}
+    found = {b for b in program.inputs if b.static_bytes is None and program.sizing is None}
     for step in program.steps:
-        if isinstance(step, BindStep) or (isinstance(step, ViewStep) and step.output.offset is None):
+        if isinstance(step, BindStep) or (isinstance(step, ViewStep) and not step.output.is_planned):
             found.add(step.input)
         elif isinstance(step, BranchStep):
             found.add(step.condition)
@@ -128,7 +148,7 @@ def _typed(program: Program) -> set[Buffer]:
                 inner = _typed(sub.program)
                 params = [*sub.program.inputs, *sub.program.constants]
                 found |= {a for a, p in zip(sub.arguments, params) if p in inner}
-    return found | {b for b in program.outputs if b.offset is None}
+    return found | {b for b in program.outputs if not b.is_planned}
 
 
 HOST = 1
@@ -146,6 +166,7 @@ class _Emitter:
         self.called: dict[SubProgram, Any] = {}
         self.scratch: dict[SubProgram, list[Any]] = {}
         self.prepared: list[Any] = []
+        self.numbers: dict[str, Any] = {}
         self.typed = _typed(program)
 
     def function(self, name: str, symbols: list[str] | None = None) -> Any:
@@ -167,8 +188,7 @@ class _Emitter:
             kind = "in" if i < len(program.inputs) else "c"
             params.append(self._param(f"{kind}{i}", b, b in typed))
         if symbols:
-            shape = [self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64")) for s in symbols]
-            params.append(relax.Var("dims", relax.ShapeType(shape)))
+            params.append(self._shape_param(symbols))
         params += [self._param(f"s{i}", b, b in typed) for i, b in enumerate(_used(program))]
         self.prepared = [self._param_type(b, b in typed) for b in _used(program)]
         for sub in _subprograms(program):
@@ -176,14 +196,51 @@ class _Emitter:
             self.scratch[sub] = [relax.Var(f"s{len(params) + i}", t) for i, t in enumerate(types)]
             params += self.scratch[sub]
             self.prepared += types
+        if program.sizing is not None:
+            params += self._sized(program.sizing)
         with self.bb.function(name, params, private=symbols is not None):
             for step in program.steps:
                 self._step(step)
             # a planned result is known to the host, which reads it where it lies
             called = symbols is not None
-            results = [self.vars[b] for b in program.outputs if called or b.offset is None]
+            results = [self.vars[b] for b in program.outputs if called or b.offset is None]  # no result is in a slot
             single = len(results) == 1 and not called
             return self.bb.emit_func_output(results[0] if single else relax.Tuple(results))
+
+    def sizing(self, sizing: Sizing) -> None:
+        """Add the functions that the host calls for new extents."""
+        with self.bb.function("size", [self._shape_param(list(sizing.extents))]):
+            for step in sizing.steps:
+                self._step(step)
+            found = [self._numbers(sizing.computed), self._numbers(sizing.slots)]
+            self.bb.emit_func_output(relax.Tuple(found))
+        self.symbols = {}
+        dims = self._shape_param([*sizing.extents, *sizing.computed])
+        slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(len(sizing.slots))]
+        with self.bb.function("place", [dims, *slots]):
+            tensors = []
+            for b in _in_slots(self.program):
+                assert b.slot is not None
+                tensors.append(self.bb.emit(_tensor_in(slots[b.slot], 0, b, self._shape(b))))
+            self.bb.emit_func_output(relax.Tuple(tensors))
+
+    def _sized(self, sizing: Sizing) -> list[Any]:
+        """Parameters of what the host has found out about extents."""
+        names = [*sizing.extents, *sizing.computed]
+        params = [self._shape_param(names)]
+        for i, name in enumerate(names):
+            # as objects: the virtual machine would make each number anew for every call
+            self.numbers[name] = relax.Var(f"n{i}", relax.ObjectType())
+            params.append(self.numbers[name])
+        return params + [self._param(f"p{i}", b, b in self.typed) for i, b in enumerate(_in_slots(self.program))]
+
+    def _shape_param(self, names: Sequence[str]) -> Any:
+        """A parameter of a shape, of which each dimension gets a name."""
+        shape = [self.symbols.setdefault(s, tirx.Var(variable_name(s), "int64")) for s in names]
+        return relax.Var("dims", relax.ShapeType(shape))
+
+    def _numbers(self, names: Sequence[str]) -> Any:
+        return relax.ShapeExpr([self._symbol(s) for s in names])
 
     def _param(self, name: str, b: Buffer, typed: bool) -> Any:
         self.vars[b] = relax.Var(name, self._param_type(b, typed))
@@ -203,7 +260,7 @@ class _Emitter:
             self._branch(step)
 
     def _view(self, step: ViewStep) -> None:
-        if step.output.offset is not None:
+        if step.output.is_planned:
             return  # a parameter, or nobody needs it as a tensor
         if 0 in step.output.shape:  # Relax takes a 0 for "as in the operand"; there is nothing to view anyway
             self.vars[step.output] = self._allocated(step.output)
@@ -212,14 +269,15 @@ class _Emitter:
 
     def _kernel(self, step: KernelStep) -> None:
         for b in step.outputs:
-            if b.offset is None:
+            if not b.is_planned:
                 self.vars[b] = self._allocated(b)
         args = [self.vars[b] for b in (*step.inputs, *step.outputs, *step.scratch)]
-        args += [
-            relax.PrimValue(self._symbol(s)) if hasattr(relax, "PrimValue") else self._symbol(s) for s in step.symbols
-        ]
+        args += [self.numbers[s] if s in self.numbers else self._number(s) for s in step.symbols]
         # called by name: Relax refuses operands of unknown type for a function of its own
         self.bb.emit(relax.Call(relax.ExternFunc(step.function), args, ty_args=[relax.TupleType([])]))
+
+    def _number(self, name: str) -> Any:
+        return relax.PrimValue(self._symbol(name)) if hasattr(relax, "PrimValue") else self._symbol(name)
 
     def _allocated(self, b: Buffer) -> Any:
         """A tensor of this run: what leaves the program, or is of unknown size."""
@@ -258,7 +316,7 @@ class _Emitter:
     def _call(self, sub: SubProgram) -> Any:
         args = [self.vars[b] for b in sub.arguments]
         if sub.symbols:
-            args.append(relax.ShapeExpr([self._symbol(s) for s in sub.symbols]))
+            args.append(self._numbers(sub.symbols))
         return relax.Call(self.called[sub], [*args, *self.scratch[sub]])
 
     def _symbol(self, name: str) -> Any:

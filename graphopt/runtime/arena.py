@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.runtime import freed_memory
-from graphopt.runtime.constant_tensors import ALIGNMENT
 from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
+from graphopt.runtime.placements import Placements, aligned_memory
 
 if TYPE_CHECKING:
     from graphopt.backends.build.loaded_module import LoadedModule
@@ -33,7 +33,6 @@ class Arena:
 
     Attributes:
         observer: see `observe`.
-        nbytes: size of the planned buffers.
 
     Raises:
         Exception: of any class, as TVM raises it.
@@ -50,9 +49,9 @@ class Arena:
         self._borrow = tvm_ffi.from_dlpack
         self._vm = loaded.vm()
         self.observer: Any = None
-        sizes, places = self._vm["layout"]()
-        self.nbytes = sum(map(int, sizes))
-        memory = [self._borrow(_aligned(int(size))) for size in sizes]
+        sizes, places, *extents = self._vm["layout"]()
+        self._planned_bytes = sum(map(int, sizes))
+        memory = [self._borrow(aligned_memory(int(size))) for size in sizes]
         prepared = [np.from_dlpack(t) for t in self._vm["prepare"](*memory)]
         self._results = [prepared[place - 1] if place else None for place in map(int, places)]
         self._planned = [result for result in self._results if result is not None]
@@ -61,14 +60,23 @@ class Arena:
         # Constants and planned buffers are bound to the function once, so that calls don't pass them again. The arrays have the
         # tensors' offsets in their pointers, as kernels want it.
         fixed = [*constants, *map(self._borrow, prepared)]
-        self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
-        self._run = self._vm[_BOUND]
-        self._lock = InterpreterLock(self._run)
+        self._placements: Placements | None = None
+        if extents:
+            self._placements = Placements(self._vm, list(map(int, extents[0])), fixed, returned > 0)
+        else:
+            self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
+            self._run = self._vm[_BOUND]
+            self._lock = InterpreterLock(self._run)
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
         self._shapes: set[tuple[int, tuple[int, ...]]] = set()
         self._most_shapes = 0
         self._large: dict[int, tuple[Any, npt.NDArray[Any]]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the planned buffers, those included that depended on the extents of inputs so far."""
+        return self._planned_bytes + (0 if self._placements is None else self._placements.nbytes)
 
     def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own.
@@ -89,11 +97,16 @@ class Arena:
                 if arguments is kept:
                     arguments = kept.copy()  # which keeps what is not copied for no longer than the run
                 arguments[i] = self._argument(i, array)
+        if self._placements is None:
+            call, lock = self._run, self._lock
+        else:
+            placement = self._placements.of(inputs)
+            call, lock = placement.run, placement.lock
         start = perf_counter()
-        result = self._run(*arguments)
+        result = call(*arguments)
         seconds = perf_counter() - start
-        if seconds >= SHORT_S or not self._lock.kept:
-            self._lock.note(seconds)
+        if seconds >= SHORT_S or not lock.kept:
+            lock.note(seconds)
         outputs = []
         if result is None:
             for planned in self._planned:  # comprehensions are calls, which take longer than this loop
@@ -141,10 +154,3 @@ class Arena:
         if len(self._shapes) > self._most_shapes:
             self._shapes.clear()
             freed_memory.release_if_grown()
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """Uninitialised memory that starts where kernels expect it."""
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
