@@ -2,18 +2,19 @@
 
 ``layout() -> sizes, places[, extents]`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each
 result of the model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it. ``extents`` are
-there if buffers follow from the extents of inputs: pairs of an input and an axis, in turn.
+there if buffers follow from the extents of inputs: the number of slots, then pairs of an input and an axis, in turn.
 
 ``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
 aligned as `graphopt.backends.program.plan` says.
 
-``size(extents) -> computed, slots`` checks extents, all in one shape, and computes further dimensions and the bytes of each slot;
-``place(dimensions, *slots) -> tensors``, with extents and computed dimensions in one shape, makes tensors of the buffers in slots.
-Both are called for new extents only; slots are aligned as buffers are.
+``size(*inputs) -> numbers`` checks extents and gives, in one shape, them, the dimensions that are computed from them, and the bytes
+of each slot. ``place(numbers, *slots, *constants, *prepared) -> closure`` makes tensors of the buffers in slots, which are memory
+that is aligned as buffers are; the closure takes inputs and calls ``main``. Both are called for new extents only.
 
 ``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only values decide the
-size of, nothing else. Where there are extents, further arguments follow: the shape that ``place`` took, each of its numbers, and
-what ``place`` returned. One result is returned as it is, several as a tuple. Two runs on the same tensors must not overlap in time.
+size of, nothing else. Where there are extents, further arguments follow: the shape that ``place`` took, extents and computed
+dimensions one by one, and the tensors in slots. One result is returned as it is, several as a tuple. Two runs on the same tensors
+must not overlap in time.
 
 Kernels take no byte offsets, but the tensors of ``prepare`` have them: the host must move them into the data pointers first.
 """
@@ -50,12 +51,11 @@ def to_module(program: Program) -> Any:
     for key, func in program.functions.items():
         builder.add_func(func, key)
     prepared = _prepared(program)
-    emitter = _Emitter(builder, program)
-    emitter.function("main")
+    main = _Emitter(builder, program).function("main")
     _emit_prepare(builder, prepared)
     _emit_layout(builder, program, prepared)
     if program.sizing is not None:
-        _Emitter(builder, program).sizing(program.sizing)
+        _Emitter(builder, program).sizing(program.sizing, main, len(prepared))
     return builder.get()
 
 
@@ -112,7 +112,8 @@ def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Progra
     places = {b: position for position, (_, b) in enumerate(prepared, 1)}
     found = [[p.arena_bytes for p in _owners(prepared)], [places.get(b, 0) for b in program.outputs]]
     if program.sizing is not None:
-        found.append([n for place in program.sizing.extents.values() for n in place])
+        sizing = program.sizing
+        found.append([len(sizing.slots), *(n for place in sizing.extents.values() for n in place)])
     with builder.function("layout", []):
         builder.emit_func_output(
             relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
@@ -207,27 +208,35 @@ class _Emitter:
             single = len(results) == 1 and not called
             return self.bb.emit_func_output(results[0] if single else relax.Tuple(results))
 
-    def sizing(self, sizing: Sizing) -> None:
-        """Add the functions that the host calls for new extents."""
-        with self.bb.function("size", [self._shape_param(list(sizing.extents))]):
+    def sizing(self, sizing: Sizing, main: Any, prepared: int) -> None:
+        """Add the functions that the host calls for new extents.
+
+        Args:
+            main: the function of the program.
+            prepared: how many tensors it takes behind its constants.
+        """
+        program = self.program
+        inputs = [relax.Var(f"in{i}", self.type(b, define=True)) for i, b in enumerate(program.inputs)]
+        names = [*sizing.extents, *sizing.computed]
+        with self.bb.function("size", inputs):
             for step in sizing.steps:
                 self._step(step)
-            found = [self._numbers(sizing.computed), self._numbers(sizing.slots)]
-            self.bb.emit_func_output(relax.Tuple(found))
+            self.bb.emit_func_output(self._numbers([*names, *sizing.slots]))
         self.symbols = {}
-        dims = self._shape_param([*sizing.extents, *sizing.computed])
+        numbers = self._shape_param([*names, *sizing.slots])
         slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(len(sizing.slots))]
-        with self.bb.function("place", [dims, *slots]):
-            tensors = []
-            for b in _in_slots(self.program):
+        fixed = [relax.Var(f"s{i}", relax.ObjectType()) for i in range(len(program.constants) + prepared)]
+        with self.bb.function("place", [numbers, *slots, *fixed]):
+            bound = [*fixed, numbers, *map(self._number, names)]
+            for b in _in_slots(program):
                 assert b.slot is not None
-                tensors.append(self.bb.emit(_tensor_in(slots[b.slot], 0, b, self._shape(b))))
-            self.bb.emit_func_output(relax.Tuple(tensors))
+                bound.append(self.bb.emit(_tensor_in(slots[b.slot], 0, b, self._shape(b))))
+            self.bb.emit_func_output(self.bb.emit(relax.op.make_closure(main, bound)))
 
     def _sized(self, sizing: Sizing) -> list[Any]:
-        """Parameters of what the host has found out about extents."""
+        """Parameters of what ``place`` binds."""
         names = [*sizing.extents, *sizing.computed]
-        params = [self._shape_param(names)]
+        params = [self._shape_param([*names, *sizing.slots])]
         for i, name in enumerate(names):
             # as objects: the virtual machine would make each number anew for every call
             self.numbers[name] = relax.Var(f"n{i}", relax.ObjectType())

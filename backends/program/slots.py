@@ -3,8 +3,8 @@
 Buffers that never live together get one slot, which is as large as the largest of them. Where slots begin is a sum of few numbers,
 so a run on inputs of new extents takes a kernel of a few instructions and no packing; and the plan is right whatever the extents
 are, as it only depends on what lives when. The rule is the one for shared objects of Pisarchyk and Lee, "Efficient Memory
-Management for Deep Neural Net Inference" (2020): the largest first, each into the smallest slot that is free while it lives. What is
-largest is asked at nominal extents; where they mislead, slots are larger than they had to be.
+Management for Deep Neural Net Inference" (2020): the largest first, each into the smallest slot that is free while it lives. What
+is largest is asked at nominal extents; where they mislead, slots are larger than they had to be.
 """
 
 from __future__ import annotations

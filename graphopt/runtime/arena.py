@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.runtime import freed_memory
-from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
-from graphopt.runtime.placements import Placements, aligned_memory
+from graphopt.runtime.interpreter_lock import SHORT_S
+from graphopt.runtime.placements import Bound, Placements, aligned_memory
 
 if TYPE_CHECKING:
     from graphopt.backends.build.loaded_module import LoadedModule
@@ -56,17 +56,17 @@ class Arena:
         self._results = [prepared[place - 1] if place else None for place in map(int, places)]
         self._planned = [result for result in self._results if result is not None]
         returned = len(self._results) - len(self._planned)
-        self._returns_several = returned > 1
+        self._returns_any, self._returns_several = returned > 0, returned > 1
         # Constants and planned buffers are bound to the function once, so that calls don't pass them again. The arrays have the
         # tensors' offsets in their pointers, as kernels want it.
         fixed = [*constants, *map(self._borrow, prepared)]
         self._placements: Placements | None = None
         if extents:
-            self._placements = Placements(self._vm, list(map(int, extents[0])), fixed, returned > 0)
+            slots, *places = map(int, extents[0])
+            self._placements = Placements(self._vm, slots, places, fixed)
         else:
             self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
-            self._run = self._vm[_BOUND]
-            self._lock = InterpreterLock(self._run)
+            self._bound = Bound(self._vm[_BOUND])
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
         self._shapes: set[tuple[int, tuple[int, ...]]] = set()
@@ -97,18 +97,15 @@ class Arena:
                 if arguments is kept:
                     arguments = kept.copy()  # which keeps what is not copied for no longer than the run
                 arguments[i] = self._argument(i, array)
-        if self._placements is None:
-            call, lock = self._run, self._lock
-        else:
-            placement = self._placements.of(inputs)
-            call, lock = placement.run, placement.lock
+        bound = self._bound if self._placements is None else self._placements.of(inputs, arguments)
+        lock = bound.lock
         start = perf_counter()
-        result = call(*arguments)
+        result = bound.call(*bound.first, *arguments)
         seconds = perf_counter() - start
         if seconds >= SHORT_S or not lock.kept:
             lock.note(seconds)
         outputs = []
-        if result is None:
+        if not self._returns_any:
             for planned in self._planned:  # comprehensions are calls, which take longer than this loop
                 outputs.append(planned.copy())
             return outputs
@@ -132,9 +129,12 @@ class Arena:
             return self._borrow(array)
         tensor, copy = self._large.get(position, (None, None))
         if copy is None or copy.shape != array.shape:
-            # made by TVM, as numpy has other strides for what has no elements
-            tensor = self._empty(array.shape, str(array.dtype), self._device)
-            copy = np.from_dlpack(tensor)
+            if array.size:
+                copy = np.empty(array.shape, array.dtype)
+                tensor = self._borrow(copy)
+            else:  # made by TVM, as numpy has other strides for what has no elements
+                tensor = self._empty(array.shape, str(array.dtype), self._device)
+                copy = np.from_dlpack(tensor)
         copy[...] = array
         if small:
             self._arguments[position], self._copies[position] = tensor, copy

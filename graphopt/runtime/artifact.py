@@ -41,9 +41,11 @@ from graphopt.runtime.zero_bitmap import ALIGNMENT
 from graphopt.whole_files import whole_files
 
 MAGIC = b"\x89GOPT\r\n\x1a"
-FORMAT_VERSION = 5
-"""The newest that is read. A file gets the oldest version that can say what is in it: 5 with compressed constants, else 4."""
+FORMAT_VERSION = 6
+"""The newest that is read. A file gets the oldest version that can say what is in it: 6 if buffers depend on the extents of inputs,
+5 with compressed constants, else 4."""
 OLDEST_VERSION = 4
+_COMPRESSED_VERSION = 5
 
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST_SIZE = 32
@@ -103,6 +105,7 @@ def write_artifact(
     constants: Sequence[np.ndarray[Any, Any]],
     manifest: dict[str, Any],
     compressed: bool = True,
+    is_sized: bool = False,
 ) -> None:
     """Write an artefact; on any failure the file at ``path`` stays what it was.
 
@@ -114,6 +117,8 @@ def write_artifact(
             `versions` are taken.
         compressed: store constants with many zeros as bitmap and values. What is not compressed is mapped when it is
             loaded, so processes share its memory.
+        is_sized: the code asks the host for memory of a size that depends on its inputs
+            (``graphopt.runtime.placements``).
 
     Raises:
         ArtifactError: the file can't be written, or an array has a type that the format lacks.
@@ -127,7 +132,8 @@ def write_artifact(
         packed = pack_constants(constants, compressed)
     except ValueError as error:
         raise ArtifactError(f"cannot write {target}: {error}") from error
-    version = FORMAT_VERSION if packed.has_compressed else OLDEST_VERSION
+    oldest = _COMPRESSED_VERSION if packed.has_compressed else OLDEST_VERSION
+    version = FORMAT_VERSION if is_sized else oldest
     sections = {
         "library": {"offset": 0, "size": len(library), "blake3": _digest([library])},
         "constants": {"offset": aligned(len(library)), "size": packed.size, "blake3": _digest(packed.chunks())},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,19 +18,17 @@ _GROWTH = 1.5
 """More memory than was asked for, as sequences grow by one element at a time; the system gives it when it is used."""
 
 
-@dataclass(frozen=True)
-class Placement:
-    """``main`` for inputs of some extents.
+class Bound:
+    """``main`` with all arguments but the inputs.
 
-    Attributes:
-        run: takes the inputs alone.
-        lock: decides whether ``run`` keeps Python's lock.
-        name: of ``run`` in the virtual machine.
+    Args:
+        call: a ``tvm_ffi.Function`` that nobody else calls.
+        first: what it takes before the inputs.
     """
 
-    run: Any
-    lock: InterpreterLock
-    name: str
+    def __init__(self, call: Any, *first: Any) -> None:
+        self.call, self.first = call, first
+        self.lock = InterpreterLock(call)
 
 
 class Placements:
@@ -41,32 +38,32 @@ class Placements:
 
     Args:
         vm: the virtual machine, whose functions are those of ``graphopt.backends.program.relax_emit``.
+        slots: how many memories ``place`` takes.
         extents: an input and an axis, in turn: where the extents are found that decide sizes.
         fixed: arguments of ``main`` between the inputs and those that depend on extents.
-        returns: whether ``main`` returns anything.
     """
 
-    def __init__(self, vm: Any, extents: Sequence[int], fixed: Sequence[Any], returns: bool) -> None:
+    def __init__(self, vm: Any, slots: int, extents: Sequence[int], fixed: Sequence[Any]) -> None:
         import tvm_ffi
 
-        self._shape = tvm_ffi.Shape
         self._borrow = tvm_ffi.from_dlpack
-        self._vm, self._fixed, self._returns = vm, fixed, returns
-        # The machine's own method makes tensors of numbers and arrays of shapes.
-        self._save = vm.module["save_function"]
+        self._vm, self._slots, self._fixed = vm, slots, fixed
+        self._size, self._place = vm["size"], vm["place"]
         self._places = list(zip(extents[::2], extents[1::2]))
         self._memory = np.empty(0, np.uint8)
-        self._known: dict[tuple[int, ...], Placement] = {}
-        self._names = [f"main in placement {i}" for i in range(_KEPT)]
-        self._last: tuple[tuple[int, ...], Placement] | None = None
+        self._known: dict[tuple[int, ...], Bound] = {}
+        self._last: tuple[tuple[int, ...], Bound] | None = None
 
     @property
     def nbytes(self) -> int:
         """Size of the memory."""
         return self._memory.nbytes
 
-    def of(self, inputs: Sequence[npt.NDArray[Any]]) -> Placement:
+    def of(self, inputs: Sequence[npt.NDArray[Any]], arguments: Sequence[Any]) -> Bound:
         """That for inputs of these extents; it holds until another one is asked for.
+
+        Args:
+            arguments: tensors of the inputs.
 
         Raises:
             Exception: of any class, as TVM raises it: extents don't fit the model, or there is no memory.
@@ -76,26 +73,21 @@ class Placements:
             return self._last[1]
         found = self._known.pop(extents, None)
         if found is None:
-            found = self._placed(extents)
+            found = self._placed(arguments)
+            if len(self._known) == _KEPT:
+                del self._known[next(iter(self._known))]
         self._known[extents] = found  # the last one at the end
         self._last = extents, found
         return found
 
-    def _placed(self, extents: tuple[int, ...]) -> Placement:
-        computed, sizes = self._vm["size"](self._shape(extents))
-        bounds = [0, *accumulate(-(-int(size) // ALIGNMENT) * ALIGNMENT for size in sizes)]
+    def _placed(self, arguments: Sequence[Any]) -> Bound:
+        numbers = self._size(*arguments)
+        count = len(numbers) - self._slots
+        bounds = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in numbers[count:])]
         self._reserve(bounds[-1])
         slots = [self._borrow(self._memory[start:end]) for start, end in pairwise(bounds)]
-        numbers = [*extents, *map(int, computed)]
-        dims = self._shape(numbers)
-        tensors = self._vm["place"](dims, *slots)
-        if len(self._known) == _KEPT:
-            oldest = next(iter(self._known))
-            self._names.append(self._known.pop(oldest).name)
-        name = self._names.pop()
-        self._save("main", name, int(self._returns), *self._fixed, dims, *numbers, *tensors)
-        run = self._vm[name]
-        return Placement(run, InterpreterLock(run), name)
+        closure = self._place(numbers, *slots, *self._fixed)
+        return Bound(self._vm.module["invoke_closure"], closure)
 
     def _reserve(self, nbytes: int) -> None:
         """Have at least so much memory; what lay in the old one is forgotten."""
@@ -103,10 +95,7 @@ class Placements:
             return
         more = int(self._memory.nbytes * _GROWTH)
         self._last = None
-        while self._known:
-            name = self._known.popitem()[1].name
-            self._save("layout", name, 0)  # the one before kept its tensors, and with them the memory
-            self._names.append(name)
+        self._known.clear()
         self._memory = np.empty(0, np.uint8)
         try:
             self._memory = aligned_memory(max(nbytes, more))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import ArtifactError, UserError
-from graphopt.runtime.artifact import Artifact, write_artifact
+from graphopt.runtime.artifact import FORMAT_VERSION, Artifact, write_artifact
 from graphopt.runtime.kernel_facts import facts_json
 from graphopt.runtime.manifest import MODEL_FORM, require
 from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
@@ -43,6 +43,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         own = model.artifact.manifest
         manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device", "waits") if key in own}
         library = model.artifact.library
+        is_sized = own["format"] == FORMAT_VERSION
     else:
         if model.built is None:
             raise ArtifactError("this model holds no code to save", hint="compile it with graphopt.compile")
@@ -58,7 +59,10 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         if (device := model.built.device_facts()) is not None:
             manifest["device"] = device
             manifest["waits"] = model.waits
-    write_artifact(path, library=library, constants=model.constants, manifest=manifest, compressed=compressed)
+        is_sized = model.program is not None and model.program.sizing is not None
+    write_artifact(
+        path, library=library, constants=model.constants, manifest=manifest, compressed=compressed, is_sized=is_sized
+    )
 
 
 def describe(artifact: Artifact) -> tuple[Signature, Target]:

@@ -14,6 +14,7 @@ import pytest
 import graphopt
 from graphopt.errors import InputError
 from graphopt.runtime.arena import Arena
+from graphopt.runtime.artifact import FORMAT_VERSION, read_artifact
 from graphopt.runtime.observe import observed
 from graphopt.runtime.placements import _KEPT
 from tests.support.onnx_graphs import model_of
@@ -151,6 +152,9 @@ def test_threads_with_sizes_of_their_own(model: Any) -> None:
 def test_an_artefact_does_the_same(model: Any, tmp_path: Path) -> None:
     model.save(tmp_path / "model.gopt")
     loaded = graphopt.load(tmp_path / "model.gopt")
+    loaded.save(tmp_path / "again.gopt")
+    formats = [read_artifact(tmp_path / name).manifest["format"] for name in ("model.gopt", "again.gopt")]
+    assert formats == [FORMAT_VERSION] * 2  # an older graphopt would call the code otherwise
     for batch, length in [(2, 9), (1, 70), (2, 9)]:
         check(loaded, batch, length)
 
