@@ -16,6 +16,7 @@ from graphopt.backends.cpu.layout_copy import LayoutCopy
 from graphopt.backends.cpu.lrn import BlockedLrn
 from graphopt.backends.cpu.matmul import PackedMatmul
 from graphopt.backends.cpu.pooling import GlobalPool, PlainWindowPool, WindowPool
+from graphopt.backends.cpu.recurrent import Recurrent
 from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
 from graphopt.backends.cpu.roi_align import VectorRoiAlign
 from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
@@ -43,5 +44,6 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     ColumnReduction(),
     FusedAttention(),
     VectorRoiAlign(),
+    Recurrent(),
 )
 """In no particular order: the cheapest that can compute a call is taken."""

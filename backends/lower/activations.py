@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.lower.registry import LowerContext
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.math import like
 from graphopt.backends.tensors.tensor import Expr, let
+from graphopt.ir.graph import Node
+from graphopt.ops.context import attr
 
 Activation: TypeAlias = Callable[[Expr], Expr]
 
@@ -36,26 +38,42 @@ _FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[..., Expr]]] = {
 """Default alpha and beta of each function, and the function."""
 
 
-def named_activations(c: LowerContext, defaults: Sequence[str], directions: int) -> list[Activation]:
-    """The node's ``activations``, all directions in order; alphas and betas go to the functions that take any."""
+@dataclass(frozen=True)
+class NamedActivation:
+    """A function of the table with its parameters; called with an expression, it gives the function of it.
+
+    Attributes:
+        name: a key of the table.
+        values: alpha, or alpha and beta, of a function that takes them.
+    """
+
+    name: str
+    values: tuple[float, ...] = ()
+
+    def __call__(self, x: Expr) -> Expr:
+        """The function of ``x``."""
+        return _FUNCTIONS[self.name][1](let(x), *self.values)
+
+
+def named_activations(node: Node, defaults: Sequence[str], directions: int) -> list[NamedActivation] | str:
+    """The node's ``activations``, all directions in order, or why there are none.
+
+    Alphas and betas go to the functions that take any.
+    """
     # not through the schema: its default for RNN is written out for two directions
-    names = [str(n) for n in c.node.attrs.get("activations") or ()] or list(defaults) * directions
+    names = [str(n) for n in node.attrs.get("activations") or ()] or list(defaults) * directions
     if len(names) != len(defaults) * directions:
-        raise c.invalid(f"{len(names)} activations where {len(defaults) * directions} are needed")
-    alphas = [float(v) for v in c.attr("activation_alpha") or ()]
-    betas = [float(v) for v in c.attr("activation_beta") or ()]
-    out: list[Activation] = []
+        return f"{len(names)} activations where {len(defaults) * directions} are needed"
+    alphas = [float(v) for v in attr(node, "activation_alpha") or ()]
+    betas = [float(v) for v in attr(node, "activation_beta") or ()]
+    out = []
     for name in names:
         if name.lower() not in _FUNCTIONS:
-            raise c.invalid(f"activation {name!r} is not defined")
-        values, fn = _FUNCTIONS[name.lower()]
-        given = [source.pop(0) if source else value for value, source in zip(values, (alphas, betas))]
-        out.append(_applied(fn, given))
+            return f"activation {name!r} is not defined"
+        values, _ = _FUNCTIONS[name.lower()]
+        given = tuple(source.pop(0) if source else value for value, source in zip(values, (alphas, betas)))
+        out.append(NamedActivation(name.lower(), given))
     return out
-
-
-def _applied(fn: Callable[..., Expr], values: Sequence[float]) -> Activation:
-    return lambda x: fn(let(x), *values)
 
 
 def clipped(limit: float | None) -> Activation:

@@ -40,7 +40,9 @@ class _Recurrent(ABC):
         direction = str(c.attr("direction") or "forward")
         self.reverse = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
         count = len(self.activations)
-        functions = named_activations(c, self.activations, len(self.reverse))
+        functions = named_activations(c.node, self.activations, len(self.reverse))
+        if isinstance(functions, str):
+            raise c.invalid(functions)
         self.functions = [functions[i : i + count] for i in range(0, len(functions), count)]
         clip = c.attr("clip")
         self.clip = clipped(None if clip is None else float(clip))

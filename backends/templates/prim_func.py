@@ -36,3 +36,26 @@ def build_prim_func(
         result = View(T.arg("output", T.buffer(tuple(shape), type_.storage)), type_)
         body(views, extra_buffers, result)
     return builder.get()
+
+
+def build_function(
+    name: str, inputs: Sequence[Parameter], outputs: Sequence[Parameter], body: Callable[[list[View], list[View]], None]
+) -> tirx.PrimFunc:
+    """Builds a PrimFunc of several results, with parameters ``*inputs, *outputs``.
+
+    Args:
+        name: its global symbol.
+        inputs, outputs: name, shape and element type of each.
+        body: emits the code, given views of inputs and outputs.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+
+        def declared(parameters: Sequence[Parameter]) -> list[View]:
+            return [
+                View(T.arg(label, T.buffer(tuple(shape), type_.storage)), type_) for label, shape, type_ in parameters
+            ]
+
+        body(declared(inputs), declared(outputs))
+    return builder.get()

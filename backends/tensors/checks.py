@@ -19,9 +19,13 @@ def refuse_if(broken: Expr, where: str, why: str, values: Sequence[tuple[str, Ex
         why: what does not hold.
         values: what was compared, by name; int64 expressions.
     """
+    return tirx.IfThenElse(broken, tirx.Evaluate(refusal(where, why, values)), None)
+
+
+def refusal(where: str, why: str, values: Sequence[tuple[str, Expr]]) -> Any:
+    """The call that ends the run, with the arguments of `refuse_if`."""
     text = tvm.ir.expr.StringImm
-    call = tirx.call_packed(REFUSE, text(where), text(why), *_named(values))
-    return tirx.IfThenElse(broken, tirx.Evaluate(call), None)
+    return tirx.call_packed(REFUSE, text(where), text(why), *_named(values))
 
 
 def _named(values: Sequence[tuple[str, Expr]]) -> list[Any]:

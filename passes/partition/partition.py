@@ -9,7 +9,18 @@ from graphopt.ir.fused import FusedGraph, Group, GroupKind
 from graphopt.ir.graph import Graph, Node, Value
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 from graphopt.ops.context import broadcasts_at_run_time
-from graphopt.ops.registry import ANCHOR, CONTROL, CONVERTS, ELEMENTWISE, LINEAR, ONE_NEST, POOL, VIEW, has_trait
+from graphopt.ops.registry import (
+    ANCHOR,
+    CONTROL,
+    CONVERTS,
+    ELEMENTWISE,
+    LINEAR,
+    ONE_NEST,
+    POOL,
+    RECURRENT,
+    VIEW,
+    has_trait,
+)
 from graphopt.passes.partition.closed_set import closed_set
 from graphopt.passes.partition.convexity import stays_convex
 from graphopt.passes.partition.order import topological
@@ -177,4 +188,6 @@ def _takes_epilogue(group: Group) -> bool:
     anchor = group.anchor
     if anchor.op == "MaxPool" and anchor.output(1) is not None:
         return False
+    if has_trait(anchor, RECURRENT):
+        return False  # of its two or three results, each is read by the next step too
     return any(has_trait(anchor, trait) for trait in (ANCHOR, ELEMENTWISE, ONE_NEST))

@@ -1,0 +1,122 @@
+"""Predicted times of recurrent layers, and the configuration that they make best.
+
+A step multiplies a state of a few rows with all recurrent weights. Counted are multiply-adds, the loads of weights from the cache
+that holds them from one step to the next, activations, and the start of threads where they share a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.cpu.cost.constants import CLOCK, L2_BYTES_PER_CYCLE, LAST_LEVEL_BYTES_PER_CYCLE
+from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig
+from graphopt.backends.cpu.kernels.matmul_packed import default_config as product_config
+from graphopt.backends.cpu.kernels.recurrent import PassConfig, RecurrentConfig
+from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, LOADS_PER_CYCLE, split_balanced
+from graphopt.backends.specs.matmul import MatmulSpec
+from graphopt.backends.specs.recurrent import RecurrentSpec
+from graphopt.backends.tensors.tensor import Expr
+
+_TYPICAL_TIME = 64
+_TYPICAL_BATCH = 1
+"""Extents assumed where they are symbolic."""
+_SYMBOLIC_ROWS = 4
+"""Rows of a tile where the batch is symbolic."""
+_GATE_CYCLES = 20.0
+"""Of a vector through one gate."""
+_BLOCK_CYCLES = 30.0
+"""Of a tile, beside its products and gates."""
+_WAKE_CYCLES = 3000.0
+"""Of sharing a loop among threads that are awake."""
+_MOST_UNITS = 6
+_MOST_CHAINS = 4
+_FREE_REGISTERS = 4
+
+
+def default_config(spec: RecurrentSpec, caps: Caps) -> RecurrentConfig:
+    """The configuration of the least predicted time."""
+    return min(configurations(spec, caps), key=lambda config: seconds(spec, config, caps))
+
+
+def configurations(spec: RecurrentSpec, caps: Caps) -> Iterator[RecurrentConfig]:
+    """The best tiles for every way to share the work among threads."""
+    rows = _SYMBOLIC_ROWS if not isinstance(spec.batch, int) else spec.batch
+    lanes = spec.types.lanes(caps)
+
+    def config(shares: int, parts: int, parallel: bool) -> RecurrentConfig:
+        each = max(1, -(-rows // shares)) if isinstance(spec.batch, int) else rows
+        passes = tuple(
+            min(
+                _tiles(len(gates), each, spec, caps),
+                key=lambda tile, gates=gates: _pass_cycles(spec, len(gates), tile, each, caps),  # type: ignore[misc]
+            )
+            for gates in spec.passes
+        )
+        return RecurrentConfig(lanes, passes, _product(spec, caps), shares, parts, parallel)
+
+    for parallel in caps.thread_choices:
+        yield config(1, 0, parallel)
+    if caps.cores > 1:
+        shares = -(-caps.cores // spec.directions)
+        if shares > 1 and not (isinstance(spec.batch, int) and spec.batch < shares):
+            yield config(shares, 0, True)
+        yield config(1, caps.cores, True)
+
+
+def seconds(spec: RecurrentSpec, config: RecurrentConfig, caps: Caps) -> float:
+    """Predicted time on all cores."""
+    time, batch = _extent(spec.time, _TYPICAL_TIME), _extent(spec.batch, _TYPICAL_BATCH)
+    product = 2.0 * time * batch * spec.directions * spec.gates * spec.hidden * spec.features
+    cores = max(caps.cores, 1)
+    total = product / (2 * FMA_PER_CYCLE * config.lanes * cores)
+    rows = -(-batch // config.shares)
+    step = sum(_pass_cycles(spec, len(g), tile, rows, caps) for g, tile in zip(spec.passes, config.passes))
+    if config.parts:
+        total += time * (len(spec.passes) * _WAKE_CYCLES + step * spec.directions / config.parts)
+    else:
+        tasks = spec.directions * config.shares
+        total += time * step * (-(-tasks // cores) if config.parallel else tasks)
+    return total / CLOCK
+
+
+def _product(spec: RecurrentSpec, caps: Caps) -> MatmulConfig:
+    """Tiles of the product with the sequence."""
+    m = spec.time * spec.batch
+    whole = MatmulSpec(m, spec.directions * spec.gates * spec.hidden, max(spec.features, 1), spec.types)
+    return replace(product_config(whole, caps), streams=1)
+
+
+def _tiles(gates: int, rows: int, spec: RecurrentSpec, caps: Caps) -> Iterator[PassConfig]:
+    """Tiles whose sums fit the registers."""
+    lanes = spec.types.lanes(caps)
+    most = caps.vector_registers - _FREE_REGISTERS
+    for units in range(1, min(_MOST_UNITS, -(-spec.hidden // lanes)) + 1):
+        for points in range(1, rows + 1):
+            for chains in range(1, _MOST_CHAINS + 1):
+                if gates * units * points * chains <= most:
+                    yield PassConfig(units, points, chains)
+
+
+def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, caps: Caps) -> float:
+    """Cycles of one pass for one direction."""
+    lanes = spec.types.lanes(caps)
+    vectors = gates * tile.units
+    blocks = -(-spec.hidden // (tile.units * lanes))
+    weights = spec.types.weight.bytes * spec.gates * spec.hidden * spec.hidden
+    near = weights <= caps.l1_bytes // 2
+    rate = L2_BYTES_PER_CYCLE if weights <= caps.l2_bytes else LAST_LEVEL_BYTES_PER_CYCLE
+    load = 0.0 if near else vectors * lanes * spec.types.weight.bytes / rate
+    total = 0.0
+    for number, segment in enumerate(split_balanced(max(rows, 1), tile.rows)):
+        points, count = segment.tile, int(segment.count)
+        step = max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY / tile.chains, (points + vectors) / LOADS_PER_CYCLE)
+        first = max(step, load) if number == 0 else step
+        finish = _BLOCK_CYCLES + _GATE_CYCLES * (vectors + tile.units) * points
+        total += spec.hidden * (first + (count - 1) * step) + count * finish
+    return blocks * total
+
+
+def _extent(value: Expr, typical: int) -> int:
+    return max(value, 1) if isinstance(value, int) else typical

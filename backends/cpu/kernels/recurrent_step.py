@@ -1,0 +1,224 @@
+"""One step of a recurrent layer for a block of hidden units: the product with the state, and gates while sums are in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.recurrent_cells import Place, States, Vector, finish_cell
+from graphopt.backends.cpu.kernels.recurrent_packing import GateBlocks
+from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile
+from graphopt.backends.specs.recurrent import CANDIDATE, RecurrentSpec
+from graphopt.backends.templates.operand import View
+from graphopt.backends.tensors.tensor import Expr
+
+_INLINE_VECTORS = 2
+"""Vectors of hidden units of a tile up to which gates are computed from the registers, without a trip through memory."""
+
+
+class GateTile(RegisterTile):
+    """The sums of some rows of the batch, each of them in several parts that don't wait for one another."""
+
+    def __init__(self, rows: int, vectors: int, lanes: int, dtype: str, chains: int) -> None:
+        super().__init__(rows * chains, vectors, lanes, dtype)
+        self.rows, self.chains = rows, chains
+
+    def begin(self, vector: int, value: Callable[[Expr, Expr], Expr]) -> None:
+        """Emits the first values of a vector of every row: ``value(row, lane)``."""
+        zero = tirx.const(0, self.dtype)
+        with T.unroll(0, self.rows) as p, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(self._registers, value(p, lane), [p, vector, lane])
+        if self.chains > 1:
+            with T.unroll(self.rows, self.points) as p, T.vectorized(0, self.lanes) as lane:
+                T.buffer_store(self._registers, zero, [p, vector, lane])
+
+    def multiply(self, steps: int, state: Callable[[Expr, Expr], Expr], weight: Callable[[Expr, Expr], Expr]) -> None:
+        """Emits the products of ``state(row, k)`` and ``weight(k, column)`` for all steps, and the sum of the parts."""
+
+        def step(k: Expr, chain: int) -> None:
+            first = chain * self.rows
+            self.multiply_add(
+                lambda p: state(p - first, k), lambda column: weight(k, column), (first, first + self.rows)
+            )
+
+        whole, rest = divmod(steps, self.chains)
+        with T.serial(0, whole) as i:
+            for chain in range(self.chains):
+                step(i * self.chains + chain, chain)
+        for chain in range(rest):
+            step(whole * self.chains + chain, chain)
+        for chain in range(1, self.chains):
+            with T.unroll(0, self.rows) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+                total = self._registers[p, v, lane] + self._registers[p + chain * self.rows, v, lane]
+                T.buffer_store(self._registers, total, [p, v, lane])
+
+    def each_row(self, body: Callable[[Expr, Callable[[int], Vector]], None], inline: bool) -> None:
+        """Emits ``body(row, vector number -> vector)`` for every row, once for each or as a loop."""
+        if inline:
+            for p in range(self.rows):
+                body(p, lambda v, p=p: lambda lane: self._registers[p, v, lane])  # type: ignore[misc]
+            return
+        kept = T.alloc_buffer((self.rows, self.vectors, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
+        with T.unroll(0, self.rows) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(kept, self._registers[p, v, lane], [p, v, lane])
+        with T.serial(0, self.rows) as p:
+            body(p, lambda v: lambda lane: kept[p, v, lane])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's operands and scratch memory, and how a pass is cut.
+
+    Attributes:
+        spec: the problem.
+        lanes: hidden units in a vector.
+        inputs: (directions, elements of the sequences, columns): what comes of the sequence.
+        weights: of each pass, (directions * blocks, hidden, columns of a block).
+        blocks: the columns of each pass.
+        chains: of each pass, parts of a sum that don't wait for one another.
+        states: scratch memory.
+        lengths: of each sequence of the batch; None if all last to the end.
+        history: the first result, if it is wanted.
+    """
+
+    spec: RecurrentSpec
+    lanes: int
+    inputs: tirx.Buffer
+    weights: list[View]
+    blocks: tuple[GateBlocks, ...]
+    chains: tuple[int, ...]
+    states: States
+    lengths: View | None
+    history: View | None
+
+    def step(self, which: int, direction: Expr, s: Expr, block: Expr, first: Expr, rows: int) -> None:
+        """Emits pass ``which`` of step ``s`` for a block of hidden units and ``rows`` sequences from ``first`` on."""
+        spec, lanes, blocks = self.spec, self.lanes, self.blocks[which]
+        units, gates = blocks.width // lanes, blocks.gates
+        dtype = spec.types.sum
+        now = tirx.bitwise_and(s, 1)
+        then = 1 - now
+        places = T.alloc_buffer((rows,), "int64", scope="local", annotations=ON_STACK)
+        with T.unroll(0, rows) as p:
+            T.buffer_store(places, self._position(direction, s, first + p), [p])
+
+        def projected(p: Expr, gate: int, unit: int) -> Vector:
+            row = first + p
+            element = row * spec.time + places[p] if spec.batch_first else places[p] * spec.batch + row
+            column = blocks.first + block * blocks.columns + gate * blocks.width + unit * lanes
+            return lambda lane: self.inputs[direction, element, column + lane]
+
+        tile = GateTile(rows, len(gates) * units, lanes, dtype, self.chains[which])
+
+        def begin(g: int, u: int) -> Callable[[Expr, Expr], Expr]:
+            apart = self._start(gates[g], direction, block * blocks.width + u * lanes)
+            return apart or (lambda p, lane: projected(p, g, u)(lane))
+
+        for g in range(len(gates)):
+            for u in range(units):
+                tile.begin(g * units + u, begin(g, u))
+        scaled = self.states.scaled if which else None
+        hidden = self.states.hidden
+        weight, panel = self.weights[which], direction * blocks.blocks + block
+        tile.multiply(
+            spec.hidden,
+            lambda p, k: (
+                scaled[direction, first + p, k] if scaled is not None else hidden[now, direction, first + p, k]
+            ),
+            lambda k, column: weight[panel, k, column],
+        )
+
+        def finish(p: Expr, sums: Callable[[int], Vector]) -> None:
+            for u in range(units):
+                unit = block * blocks.width + u * lanes
+                place = Place(
+                    direction, first + p, unit, now, then, lanes, dtype, [sums(g * units + u) for g in range(len(gates))],
+                    projected(p, len(gates) - 1, u), spec.functions[0],
+                )  # fmt: skip
+                self._finish(which, place, s, places[p])
+
+        tile.each_row(finish, inline=rows * units <= _INLINE_VECTORS)
+
+    def _start(self, gate: int, direction: Expr, unit: Expr) -> Callable[[Expr, Expr], Expr] | None:
+        """What a gate's sums begin with; None for what comes of the sequence."""
+        if not (self.spec.op == "GRU" and self.spec.reset_after and gate == CANDIDATE):
+            return None
+        apart = self.states.apart
+        if apart is None:
+            return lambda p, lane: tirx.const(0, self.spec.types.sum)
+        return lambda p, lane: apart[direction, 0, unit + lane]
+
+    def _position(self, direction: Expr, s: Expr, row: Expr) -> Expr:
+        """Which element of the sequence step ``s`` handles; a reversed one starts at the sequence's own end."""
+        reverse = self.spec.reverse
+        if not any(reverse):
+            return tirx.Cast("int64", s)
+        last = self.spec.time if self.lengths is None else self.length(row)
+        backwards = last - 1 - s
+        if self.lengths is not None:
+            backwards = tirx.Select(s < last, backwards, s)
+        if all(reverse):
+            return tirx.Cast("int64", backwards)
+        return tirx.Cast("int64", tirx.Select(direction < 1, s, backwards))
+
+    def length(self, row: Expr) -> Expr:
+        """The length of a sequence, as far as there are data."""
+        assert self.lengths is not None
+        return tirx.max(tirx.min(self.lengths[row].astype("int64"), self.spec.time), 0)
+
+    def _finish(self, which: int, place: Place, s: Expr, position: Expr) -> None:
+        def active() -> None:
+            _, *others = dict.fromkeys(self.spec.functions)
+            if not others:
+                self._cell(which, place, position)
+                return
+            with T.If(place.direction < 1):
+                with T.Then():
+                    self._cell(which, place, position)
+                with T.Else():
+                    self._cell(which, replace(place, functions=others[0]), position)
+
+        if self.lengths is None:
+            active()
+            return
+        with T.If(s < self.length(place.row)):
+            with T.Then():
+                active()
+            if which == len(self.blocks) - 1:
+                with T.Else():
+                    place.store(self.states.hidden, place.state(place.now, self.states), place.then)
+                    self._write(place, lambda lane: tirx.const(0, place.dtype), position)
+
+    def _cell(self, which: int, place: Place, position: Expr) -> None:
+        new = finish_cell(self.spec, which, place, self.states)
+        if new is not None:
+            self._write(place, new, position)
+
+    def _write(self, place: Place, value: Vector, position: Expr) -> None:
+        """Emits the writing of a vector to the result, without the units that there aren't."""
+        history, hidden = self.history, self.spec.hidden
+        if history is None:
+            return
+
+        def index(unit: Expr) -> list[Expr]:
+            lead = (
+                (place.row, position, place.direction)
+                if self.spec.batch_first
+                else (position, place.direction, place.row)
+            )
+            return [*lead, unit]
+
+        def whole() -> None:
+            with T.vectorized(0, place.lanes) as lane:
+                history.store(value(lane), index(place.unit + lane))
+
+        if hidden % self.blocks[-1].width == 0:
+            whole()
+            return
+        with T.If(place.unit + place.lanes <= hidden):
+            with T.Then():
+                whole()
+            with T.Else(), T.serial(0, tirx.max(hidden - place.unit, 0)) as lane:
+                history.store(value(lane), index(place.unit + lane))
