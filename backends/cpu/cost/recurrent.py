@@ -13,7 +13,8 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.cost.constants import CLOCK, L2_BYTES_PER_CYCLE, LAST_LEVEL_BYTES_PER_CYCLE
 from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig
 from graphopt.backends.cpu.kernels.matmul_packed import default_config as product_config
-from graphopt.backends.cpu.kernels.recurrent import PassConfig, RecurrentConfig
+from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig
+from graphopt.backends.cpu.kernels.recurrent_step import PassConfig
 from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, LOADS_PER_CYCLE, split_balanced
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import RecurrentSpec
@@ -30,6 +31,8 @@ _BLOCK_CYCLES = 30.0
 """Of a tile, beside its products and gates."""
 _WAKE_CYCLES = 3000.0
 """Of sharing a loop among threads that are awake."""
+_TILE_CYCLES = 15.0
+"""Of the begin and end of a register tile's sums."""
 _MOST_UNITS = 6
 _MOST_CHAINS = 4
 _FREE_REGISTERS = 4
@@ -93,29 +96,39 @@ def _tiles(gates: int, rows: int, spec: RecurrentSpec, caps: Caps) -> Iterator[P
     lanes = spec.types.lanes(caps)
     most = caps.vector_registers - _FREE_REGISTERS
     for units in range(1, min(_MOST_UNITS, -(-spec.hidden // lanes)) + 1):
-        for points in range(1, rows + 1):
-            for chains in range(1, _MOST_CHAINS + 1):
-                if gates * units * points * chains <= most:
-                    yield PassConfig(units, points, chains)
+        for vectors in range(1, gates * units + 1):
+            if gates * units % vectors == 0 and (vectors < units or vectors % units == 0):
+                for points in range(1, min(rows, most // vectors) + 1):
+                    for chains in range(1, min(_MOST_CHAINS, most // (vectors * points)) + 1):
+                        yield PassConfig(units, points, vectors, chains)
 
 
 def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, caps: Caps) -> float:
     """Cycles of one pass for one direction."""
     lanes = spec.types.lanes(caps)
-    vectors = gates * tile.units
+    vectors = tile.vectors
+    tiles = gates * tile.units // vectors
     blocks = -(-spec.hidden // (tile.units * lanes))
-    weights = spec.types.weight.bytes * spec.gates * spec.hidden * spec.hidden
-    near = weights <= caps.l1_bytes // 2
-    rate = L2_BYTES_PER_CYCLE if weights <= caps.l2_bytes else LAST_LEVEL_BYTES_PER_CYCLE
-    load = 0.0 if near else vectors * lanes * spec.types.weight.bytes / rate
+    column = spec.types.weight.bytes * spec.hidden
+    weights = column * spec.gates * spec.hidden
+    step_bytes = vectors * lanes * spec.types.weight.bytes
+    far = 0.0 if weights <= caps.l1_bytes // 2 else step_bytes / _rate(weights, caps)
+    block = column * gates * tile.units * lanes
+    near = 0.0 if block <= caps.l1_bytes // 2 else step_bytes / L2_BYTES_PER_CYCLE
     total = 0.0
     for number, segment in enumerate(split_balanced(max(rows, 1), tile.rows)):
         points, count = segment.tile, int(segment.count)
         step = max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY / tile.chains, (points + vectors) / LOADS_PER_CYCLE)
-        first = max(step, load) if number == 0 else step
-        finish = _BLOCK_CYCLES + _GATE_CYCLES * (vectors + tile.units) * points
-        total += spec.hidden * (first + (count - 1) * step) + count * finish
+        first = max(step, far) if number == 0 else max(step, near)
+        finish = _BLOCK_CYCLES + _GATE_CYCLES * (gates + 1) * tile.units * points
+        product = spec.hidden * (first + (count - 1) * max(step, near)) + count * _TILE_CYCLES
+        total += tiles * product + count * finish
     return blocks * total
+
+
+def _rate(weights: int, caps: Caps) -> float:
+    """Bytes a cycle at which a core reads weights of so many bytes again at every step."""
+    return L2_BYTES_PER_CYCLE if weights <= caps.l2_bytes else LAST_LEVEL_BYTES_PER_CYCLE
 
 
 def _extent(value: Expr, typical: int) -> int:

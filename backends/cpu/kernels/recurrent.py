@@ -18,7 +18,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, share
 from graphopt.backends.cpu.kernels.recurrent_cells import States
 from graphopt.backends.cpu.kernels.recurrent_input import project
 from graphopt.backends.cpu.kernels.recurrent_packing import GateBias, GateBlocks, GatePacking, UnitRows
-from graphopt.backends.cpu.kernels.recurrent_step import Layer
+from graphopt.backends.cpu.kernels.recurrent_step import Layer, PassConfig
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.tiling import split_balanced, split_symbolic
 from graphopt.backends.specs.matmul import MatmulSpec
@@ -27,21 +27,6 @@ from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.prim_func import build_function
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dtypes import DType
-
-
-@dataclass(frozen=True)
-class PassConfig:
-    """How one pass over a state is cut.
-
-    Attributes:
-        units: vectors of hidden units in a block.
-        rows: sequences of the batch in a register tile.
-        chains: parts of a sum that don't wait for one another.
-    """
-
-    units: int
-    rows: int
-    chains: int
 
 
 @dataclass(frozen=True)
@@ -103,8 +88,8 @@ class RecurrentLayout:
 
     def recurrent_weight(self, which: int) -> GatePacking:
         """Of the weights of the state that pass ``which`` reads."""
-        blocks = self.blocks[which]
-        return GatePacking((*self._weight_shape, self.spec.hidden), self.spec.hidden, (blocks,), blocks.columns)
+        blocks, width = self.blocks[which], self.config.passes[which].vectors * self.config.lanes
+        return GatePacking((*self._weight_shape, self.spec.hidden), self.spec.hidden, (blocks,), width)
 
     @property
     def bias(self) -> GateBias:
@@ -198,7 +183,7 @@ def _layer(layout: RecurrentLayout, sums: tirx.Buffer, views: dict[str, View], h
     )  # fmt: skip
     return Layer(
         spec, config.lanes, sums, [views[f"r{i}"] for i in range(len(layout.blocks))], layout.blocks,
-        tuple(p.chains for p in config.passes), states, views.get("lengths"), history,
+        config.passes, states, views.get("lengths"), history,
     )  # fmt: skip
 
 

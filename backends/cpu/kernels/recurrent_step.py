@@ -18,6 +18,23 @@ _INLINE_VECTORS = 2
 """Vectors of hidden units of a tile up to which gates are computed from the registers, without a trip through memory."""
 
 
+@dataclass(frozen=True)
+class PassConfig:
+    """How one pass over a state is cut.
+
+    Attributes:
+        units: vectors of hidden units in a block.
+        rows: sequences of the batch in a register tile.
+        vectors: vectors of gates in a register tile, a divisor of those of a block.
+        chains: parts of a sum that don't wait for one another.
+    """
+
+    units: int
+    rows: int
+    vectors: int
+    chains: int
+
+
 class GateTile(RegisterTile):
     """The sums of some rows of the batch, each of them in several parts that don't wait for one another."""
 
@@ -54,17 +71,18 @@ class GateTile(RegisterTile):
                 total = self._registers[p, v, lane] + self._registers[p + chain * self.rows, v, lane]
                 T.buffer_store(self._registers, total, [p, v, lane])
 
-    def each_row(self, body: Callable[[Expr, Callable[[int], Vector]], None], inline: bool) -> None:
-        """Emits ``body(row, vector number -> vector)`` for every row, once for each or as a loop."""
-        if inline:
-            for p in range(self.rows):
-                body(p, lambda v, p=p: lambda lane: self._registers[p, v, lane])  # type: ignore[misc]
-            return
-        kept = T.alloc_buffer((self.rows, self.vectors, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
+    def kept(self, into: tirx.Buffer | None, first: int) -> Callable[[Expr], Callable[[Expr], Vector]]:
+        """How the sums are read, row to vector number to vector: from the registers, or from a copy that it emits.
+
+        Args:
+            into: memory of shape (rows, vectors, lanes) for the copy; None for the registers.
+            first: number of the first vector.
+        """
+        if into is None:
+            return lambda row: lambda v: lambda lane: self._registers[row, v, lane]
         with T.unroll(0, self.rows) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(kept, self._registers[p, v, lane], [p, v, lane])
-        with T.serial(0, self.rows) as p:
-            body(p, lambda v: lambda lane: kept[p, v, lane])
+            T.buffer_store(into, self._registers[p, v, lane], [p, first + v, lane])
+        return lambda row: lambda v: lambda lane: into[row, v, lane]
 
 
 @dataclass(frozen=True)
@@ -75,9 +93,9 @@ class Layer:
         spec: the problem.
         lanes: hidden units in a vector.
         inputs: (directions, elements of the sequences, columns): what comes of the sequence.
-        weights: of each pass, (directions * blocks, hidden, columns of a block).
+        weights: of each pass, (directions * panels, hidden, columns of a tile).
         blocks: the columns of each pass.
-        chains: of each pass, parts of a sum that don't wait for one another.
+        cuts: of each pass, its tiles.
         states: scratch memory.
         lengths: of each sequence of the batch; None if all last to the end.
         history: the first result, if it is wanted.
@@ -88,14 +106,14 @@ class Layer:
     inputs: tirx.Buffer
     weights: list[View]
     blocks: tuple[GateBlocks, ...]
-    chains: tuple[int, ...]
+    cuts: tuple[PassConfig, ...]
     states: States
     lengths: View | None
     history: View | None
 
     def step(self, which: int, direction: Expr, s: Expr, block: Expr, first: Expr, rows: int) -> None:
         """Emits pass ``which`` of step ``s`` for a block of hidden units and ``rows`` sequences from ``first`` on."""
-        spec, lanes, blocks = self.spec, self.lanes, self.blocks[which]
+        spec, lanes, blocks, cut = self.spec, self.lanes, self.blocks[which], self.cuts[which]
         units, gates = blocks.width // lanes, blocks.gates
         dtype = spec.types.sum
         now = tirx.bitwise_and(s, 1)
@@ -104,42 +122,51 @@ class Layer:
         with T.unroll(0, rows) as p:
             T.buffer_store(places, self._position(direction, s, first + p), [p])
 
-        def projected(p: Expr, gate: int, unit: int) -> Vector:
+        def projected(p: Expr, gate: int, unit: Expr) -> Vector:
             row = first + p
             element = row * spec.time + places[p] if spec.batch_first else places[p] * spec.batch + row
             column = blocks.first + block * blocks.columns + gate * blocks.width + unit * lanes
             return lambda lane: self.inputs[direction, element, column + lane]
 
-        tile = GateTile(rows, len(gates) * units, lanes, dtype, self.chains[which])
-
-        def begin(g: int, u: int) -> Callable[[Expr, Expr], Expr]:
+        def begin(vector: int) -> Callable[[Expr, Expr], Expr]:
+            g, u = divmod(vector, units)
             apart = self._start(gates[g], direction, block * blocks.width + u * lanes)
             return apart or (lambda p, lane: projected(p, g, u)(lane))
 
-        for g in range(len(gates)):
-            for u in range(units):
-                tile.begin(g * units + u, begin(g, u))
-        scaled = self.states.scaled if which else None
-        hidden = self.states.hidden
-        weight, panel = self.weights[which], direction * blocks.blocks + block
-        tile.multiply(
-            spec.hidden,
-            lambda p, k: (
-                scaled[direction, first + p, k] if scaled is not None else hidden[now, direction, first + p, k]
-            ),
-            lambda k, column: weight[panel, k, column],
-        )
+        scaled, hidden = self.states.scaled if which else None, self.states.hidden
 
-        def finish(p: Expr, sums: Callable[[int], Vector]) -> None:
-            for u in range(units):
-                unit = block * blocks.width + u * lanes
-                place = Place(
-                    direction, first + p, unit, now, then, lanes, dtype, [sums(g * units + u) for g in range(len(gates))],
-                    projected(p, len(gates) - 1, u), spec.functions[0],
-                )  # fmt: skip
-                self._finish(which, place, s, places[p])
+        def state(p: Expr, k: Expr) -> Expr:
+            return scaled[direction, first + p, k] if scaled is not None else hidden[now, direction, first + p, k]
 
-        tile.each_row(finish, inline=rows * units <= _INLINE_VECTORS)
+        tiles, weight = blocks.columns // (cut.vectors * lanes), self.weights[which]
+        inline = tiles == 1 and rows * units <= _INLINE_VECTORS
+        memory = None
+        if not inline:
+            shape = (rows, len(gates) * units, lanes)
+            memory = T.alloc_buffer(shape, dtype, scope="local", annotations=ON_STACK)
+        for number in range(tiles):
+            tile = GateTile(rows, cut.vectors, lanes, dtype, cut.chains)
+            for v in range(cut.vectors):
+                tile.begin(v, begin(number * cut.vectors + v))
+            panel = (direction * blocks.blocks + block) * tiles + number
+            tile.multiply(spec.hidden, state, lambda k, column, panel=panel: weight[panel, k, column])  # type: ignore[misc]
+            sums = tile.kept(memory, number * cut.vectors)
+
+        def finish(p: Expr, u: Expr) -> None:
+            unit = block * blocks.width + u * lanes
+            place = Place(
+                direction, first + p, unit, now, then, lanes, dtype, [sums(p)(g * units + u) for g in range(len(gates))],
+                projected(p, len(gates) - 1, u), spec.functions[0],
+            )  # fmt: skip
+            self._finish(which, place, s, places[p])
+
+        if inline:
+            for p in range(rows):
+                for u in range(units):
+                    finish(p, u)
+            return
+        with T.serial(0, rows) as p, T.serial(0, units) as u:
+            finish(p, u)
 
     def _start(self, gate: int, direction: Expr, unit: Expr) -> Callable[[Expr, Expr], Expr] | None:
         """What a gate's sums begin with; None for what comes of the sequence."""
