@@ -50,10 +50,9 @@ class Place:
         direction, row, unit: where it is, the unit being that of the first lane.
         now, then: halves of `States.hidden` that the step reads and writes.
         lanes: units.
-        dtype: of sums.
-        sums: of each gate of the pass, what the sequence and the product with the state add up to.
+        sums: of each gate of the pass, what the sequence and the product with the state add up to, later what becomes of it.
+        at: of each gate, the vector's place in ``sums`` before the lane.
         projected: what the sequence alone gives for the candidate of a GRU whose reset gate comes after the product.
-        functions: activations of the direction.
     """
 
     direction: Expr
@@ -62,14 +61,23 @@ class Place:
     now: Expr
     then: Expr
     lanes: int
-    dtype: str
-    sums: Sequence[Vector]
+    sums: tirx.Buffer
+    at: Callable[[int], tuple[Expr, ...]]
     projected: Vector
-    functions: tuple[NamedActivation, ...]
+
+    def gate(self, number: int) -> Vector:
+        """What is kept of a gate."""
+        return lambda lane: tirx.BufferLoad(self.sums, [*self.at(number), lane])
+
+    def keep(self, number: int, value: Vector) -> None:
+        """Emits the writing of what is kept of a gate."""
+        with T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(self.sums, bound(lambda: value(lane)), [*self.at(number), lane])
 
     def vector(self, value: Vector) -> Vector:
         """Emits ``value`` into a register: TVM's simplifier takes exponential time on expressions with several activations."""
-        register = T.alloc_buffer((self.lanes,), self.dtype, scope="local", annotations=ON_STACK)
+        dtype = str(self.sums.dtype)
+        register = T.alloc_buffer((self.lanes,), dtype, scope="local", annotations=ON_STACK)
         with T.vectorized(0, self.lanes) as lane:
             T.buffer_store(register, bound(lambda: value(lane)), [lane])
         return lambda lane: register[lane]
@@ -85,89 +93,129 @@ class Place:
     def store(self, buffer: tirx.Buffer, value: Vector, *lead: Expr) -> None:
         """Emits the writing of ``value`` to these units of a buffer, whose first indices are ``lead``."""
         with T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(buffer, value(lane), [*lead, self.direction, self.row, self.unit + lane])
+            T.buffer_store(buffer, bound(lambda: value(lane)), [*lead, self.direction, self.row, self.unit + lane])
 
 
-def finish_cell(spec: RecurrentSpec, which: int, place: Place, states: States) -> Vector | None:
-    """Emits what follows the products of pass ``which``: states are written; returns the hidden state if it is complete."""
-    clip = clipped(spec.clip)
+Stage = Callable[[Place], "Vector | None"]
+"""Emits a part of what follows the products for one place; returns the new hidden state if that is complete."""
 
-    def activated(fn: Activation, value: Vector) -> Vector:
-        return place.vector(lambda lane: fn(clip(value(lane))))
 
+def cell_stages(
+    spec: RecurrentSpec, which: int, states: States, functions: tuple[NamedActivation, ...]
+) -> Sequence[Stage]:
+    """What follows the products of pass ``which``, in parts.
+
+    Each part goes over all vectors of a tile before the next one does: their chains of operations don't wait for one another, and
+    processors look ahead only some hundred instructions.
+    """
+    cell = _Cell(spec, states, functions)
     if spec.op == "LSTM":
-        new = _lstm(spec, place, states, activated)
-    elif spec.op == "RNN":
-        new = activated(place.functions[0], place.sums[0])
-    elif spec.reset_after:
-        new = _gru(place, states, activated)
-    elif which == 0:
-        _gru_gates(place, states, activated)
-        return None
-    else:
-        new = _gru_candidate(place, states, activated)
-    place.store(states.hidden, new, place.then)
-    return new
+        return cell.lstm()
+    if spec.op == "RNN":
+        return [cell.rnn]
+    if spec.reset_after:
+        return [cell.reset, cell.update, cell.candidate_after, cell.mixed]
+    return [cell.scaled_state, cell.kept_update] if which == 0 else [cell.candidate, cell.mixed]
 
 
-_Activated = Callable[[Activation, Vector], Vector]
+@dataclass(frozen=True)
+class _Cell:
+    """The parts of the three cells.
 
+    Attributes:
+        spec, states: the layer.
+        functions: activations of the direction.
+    """
 
-def _lstm(spec: RecurrentSpec, place: Place, states: States, activated: _Activated) -> Vector:
-    assert states.cell is not None
-    squash, candidate_fn, last = place.functions
+    spec: RecurrentSpec
+    states: States
+    functions: tuple[NamedActivation, ...]
 
-    def gate(number: int, fn: Activation, seen: Vector | None = None) -> Vector:
-        def value(lane: Expr) -> Expr:
-            total = place.sums[number](lane)
-            if seen is not None and states.peepholes is not None:
-                total = total + states.peepholes[place.direction, number, place.unit + lane] * seen(lane)
+    def activated(self, number: int, value: Vector) -> Vector:
+        """Activation number so and so of ``value``, which is clipped first."""
+        fn: Activation = self.functions[number]
+        clip = clipped(self.spec.clip)
+        return lambda lane: fn(clip(value(lane)))
+
+    def rnn(self, place: Place) -> Vector:
+        """The state is the activation of the sum."""
+        return place.vector(self.activated(0, place.gate(0)))
+
+    def lstm(self) -> Sequence[Stage]:
+        """Gates, of which the output gate may see the new cell, then states."""
+        assert self.states.cell is not None
+        cell = self.states.cell
+        seen = self.states.peepholes
+
+        def gate(number: int) -> Stage:
+            def stage(place: Place) -> None:
+                old = None if number == CELL else place.vector(place.of(cell))
+                place.keep(number, self.activated(int(number == CELL), self._seeing(place, number, old)))
+
+            return stage
+
+        def end(place: Place) -> Vector:
+            old = place.of(cell)
+            entry, candidate = place.gate(INPUT), place.gate(CELL)
+            one = tirx.const(1, str(place.sums.dtype))
+
+            def new(lane: Expr) -> Expr:
+                kept = one - entry(lane) if self.spec.coupled else place.gate(FORGET)(lane)
+                return kept * old(lane) + entry(lane) * candidate(lane)
+
+            made = place.vector(new)
+            place.store(cell, made)
+            exposed = place.gate(OUTPUT)
+            if seen is not None:
+                exposed = place.vector(self.activated(0, self._seeing(place, OUTPUT, made)))
+            last = self.functions[2]
+            shown = place.vector(lambda lane: last(made(lane)))
+            return place.vector(lambda lane: exposed(lane) * shown(lane))
+
+        early = [INPUT, CELL]
+        early += [] if self.spec.coupled else [FORGET]
+        early += [] if seen is not None else [OUTPUT]
+        return [*map(gate, early), end]
+
+    def _seeing(self, place: Place, number: int, cell: Vector | None) -> Vector:
+        """The sum of a gate with what its peephole shows it."""
+        peepholes, total = self.states.peepholes, place.gate(number)
+        if peepholes is None or cell is None:
             return total
+        return lambda lane: total(lane) + peepholes[place.direction, number, place.unit + lane] * cell(lane)
 
-        return activated(fn, value)
+    def reset(self, place: Place) -> None:
+        """A GRU's reset gate."""
+        place.keep(RESET, self.activated(0, place.gate(RESET)))
 
-    old = place.vector(place.of(states.cell))
-    entry, candidate = gate(INPUT, squash, old), gate(CELL, candidate_fn)
-    forget = None if spec.coupled else gate(FORGET, squash, old)
+    def update(self, place: Place) -> None:
+        """A GRU's update gate."""
+        place.keep(UPDATE, self.activated(0, place.gate(UPDATE)))
 
-    def new_cell(lane: Expr) -> Expr:
-        kept = tirx.const(1, place.dtype) - entry(lane) if forget is None else forget(lane)
-        return kept * old(lane) + entry(lane) * candidate(lane)
+    def candidate_after(self, place: Place) -> None:
+        """The candidate of a GRU whose reset gate comes after the product."""
+        reset, inner = place.gate(RESET), place.gate(CANDIDATE)
+        place.keep(CANDIDATE, self.activated(1, lambda lane: place.projected(lane) + reset(lane) * inner(lane)))
 
-    made = place.vector(new_cell)
-    place.store(states.cell, made)
-    exposed, shown = gate(OUTPUT, squash, made), place.vector(lambda lane: last(made(lane)))
-    return place.vector(lambda lane: exposed(lane) * shown(lane))
+    def scaled_state(self, place: Place) -> None:
+        """What the second pass of a GRU multiplies: the state times the reset gate."""
+        assert self.states.scaled is not None
+        old, reset = place.state(place.now, self.states), place.vector(self.activated(0, place.gate(RESET)))
+        place.store(self.states.scaled, lambda lane: reset(lane) * old(lane))
 
+    def kept_update(self, place: Place) -> None:
+        """A GRU's update gate, for the second pass."""
+        assert self.states.update is not None
+        place.store(self.states.update, self.activated(0, place.gate(UPDATE)))
 
-def _mixed(place: Place, states: States, update: Vector, candidate: Vector) -> Vector:
-    old = place.state(place.now, states)
+    def candidate(self, place: Place) -> None:
+        """The candidate of a GRU's second pass."""
+        place.keep(0, self.activated(1, place.gate(0)))
 
-    def value(lane: Expr) -> Expr:
-        return (tirx.const(1, place.dtype) - update(lane)) * candidate(lane) + update(lane) * old(lane)
-
-    return place.vector(value)
-
-
-def _gru(place: Place, states: States, activated: _Activated) -> Vector:
-    squash, candidate_fn = place.functions
-    reset, update = activated(squash, place.sums[RESET]), activated(squash, place.sums[UPDATE])
-    inner = place.sums[CANDIDATE]
-    candidate = activated(candidate_fn, lambda lane: place.projected(lane) + reset(lane) * inner(lane))
-    return _mixed(place, states, update, candidate)
-
-
-def _gru_gates(place: Place, states: States, activated: _Activated) -> None:
-    assert states.update is not None
-    assert states.scaled is not None
-    squash = place.functions[0]
-    reset, update = activated(squash, place.sums[RESET]), activated(squash, place.sums[UPDATE])
-    old = place.state(place.now, states)
-    place.store(states.update, update)
-    place.store(states.scaled, lambda lane: reset(lane) * old(lane))
-
-
-def _gru_candidate(place: Place, states: States, activated: _Activated) -> Vector:
-    assert states.update is not None
-    candidate = activated(place.functions[1], place.sums[0])
-    return _mixed(place, states, place.of(states.update), candidate)
+    def mixed(self, place: Place) -> Vector:
+        """A GRU's new state, between the candidate and the old one."""
+        apart = self.states.update
+        update = place.gate(UPDATE) if apart is None else place.of(apart)
+        candidate = place.gate(CANDIDATE if apart is None else 0)
+        old, one = place.state(place.now, self.states), tirx.const(1, str(place.sums.dtype))
+        return place.vector(lambda lane: (one - update(lane)) * candidate(lane) + update(lane) * old(lane))

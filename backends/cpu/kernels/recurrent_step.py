@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.recurrent_cells import Place, States, Vector, finish_cell
+from graphopt.backends.cpu.kernels.recurrent_cells import Place, Stage, States, Vector, cell_stages
 from graphopt.backends.cpu.kernels.recurrent_packing import GateBlocks
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile
+from graphopt.backends.lower.activations import NamedActivation
 from graphopt.backends.specs.recurrent import CANDIDATE, RecurrentSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr
@@ -71,18 +72,18 @@ class GateTile(RegisterTile):
                 total = self._registers[p, v, lane] + self._registers[p + chain * self.rows, v, lane]
                 T.buffer_store(self._registers, total, [p, v, lane])
 
-    def kept(self, into: tirx.Buffer | None, first: int) -> Callable[[Expr], Callable[[Expr], Vector]]:
-        """How the sums are read, row to vector number to vector: from the registers, or from a copy that it emits.
+    def kept(self, into: tirx.Buffer | None, first: int) -> tirx.Buffer:
+        """Where the sums are, (row, vector, lane): the registers, or a copy that it emits.
 
         Args:
-            into: memory of shape (rows, vectors, lanes) for the copy; None for the registers.
+            into: memory for the copy; None for the registers.
             first: number of the first vector.
         """
         if into is None:
-            return lambda row: lambda v: lambda lane: self._registers[row, v, lane]
+            return self._registers
         with T.unroll(0, self.rows) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(into, self._registers[p, v, lane], [p, first + v, lane])
-        return lambda row: lambda v: lambda lane: into[row, v, lane]
+        return into
 
 
 @dataclass(frozen=True)
@@ -152,21 +153,23 @@ class Layer:
             tile.multiply(spec.hidden, state, lambda k, column, panel=panel: weight[panel, k, column])  # type: ignore[misc]
             sums = tile.kept(memory, number * cut.vectors)
 
-        def finish(p: Expr, u: Expr) -> None:
-            unit = block * blocks.width + u * lanes
-            place = Place(
-                direction, first + p, unit, now, then, lanes, dtype, [sums(p)(g * units + u) for g in range(len(gates))],
-                projected(p, len(gates) - 1, u), spec.functions[0],
-            )  # fmt: skip
-            self._finish(which, place, s, places[p])
+        def each(body: Callable[[Place, Expr], None]) -> None:
+            def at(p: Expr, u: Expr) -> None:
+                place = Place(
+                    direction, first + p, block * blocks.width + u * lanes, now, then, lanes, sums,
+                    lambda g: (p, g * units + u), projected(p, len(gates) - 1, u),
+                )  # fmt: skip
+                body(place, places[p])
 
-        if inline:
-            for p in range(rows):
-                for u in range(units):
-                    finish(p, u)
-            return
-        with T.serial(0, rows) as p, T.serial(0, units) as u:
-            finish(p, u)
+            if inline:
+                for p in range(rows):
+                    for u in range(units):
+                        at(p, u)
+                return
+            with T.serial(0, rows) as row, T.serial(0, units) as unit:
+                at(row, unit)
+
+        self._finish(which, direction, s, each)
 
     def _start(self, gate: int, direction: Expr, unit: Expr) -> Callable[[Expr, Expr], Expr] | None:
         """What a gate's sums begin with; None for what comes of the sequence."""
@@ -195,33 +198,41 @@ class Layer:
         assert self.lengths is not None
         return tirx.max(tirx.min(self.lengths[row].astype("int64"), self.spec.time), 0)
 
-    def _finish(self, which: int, place: Place, s: Expr, position: Expr) -> None:
-        def active() -> None:
-            _, *others = dict.fromkeys(self.spec.functions)
-            if not others:
-                self._cell(which, place, position)
-                return
-            with T.If(place.direction < 1):
-                with T.Then():
-                    self._cell(which, place, position)
-                with T.Else():
-                    self._cell(which, replace(place, functions=others[0]), position)
+    def _finish(
+        self, which: int, direction: Expr, s: Expr, each: Callable[[Callable[[Place, Expr], None]], None]
+    ) -> None:
+        """Emits what follows the products, for all that ``each`` goes over: places, and elements of the sequence."""
+        first, *others = dict.fromkeys(self.spec.functions)
 
-        if self.lengths is None:
-            active()
+        def stages(functions: tuple[NamedActivation, ...]) -> None:
+            for stage in cell_stages(self.spec, which, self.states, functions):
+                each(lambda place, position, stage=stage: self._stage(stage, which, place, s, position))  # type: ignore[misc]
+
+        if not others:
+            stages(first)
+            return
+        with T.If(direction < 1):
+            with T.Then():
+                stages(first)
+            with T.Else():
+                stages(others[0])
+
+    def _stage(self, stage: Stage, which: int, place: Place, s: Expr, position: Expr) -> None:
+        def new_state() -> None:
+            new = stage(place)
+            if new is not None:
+                place.store(self.states.hidden, new, place.then)
+                self._write(place, new, position)
+
+        if self.lengths is None or which < len(self.blocks) - 1:
+            new_state()
             return
         with T.If(s < self.length(place.row)):
             with T.Then():
-                active()
-            if which == len(self.blocks) - 1:
-                with T.Else():
-                    place.store(self.states.hidden, place.state(place.now, self.states), place.then)
-                    self._write(place, lambda lane: tirx.const(0, place.dtype), position)
-
-    def _cell(self, which: int, place: Place, position: Expr) -> None:
-        new = finish_cell(self.spec, which, place, self.states)
-        if new is not None:
-            self._write(place, new, position)
+                new_state()
+            with T.Else():  # a sequence that has ended keeps its state
+                place.store(self.states.hidden, place.state(place.now, self.states), place.then)
+                self._write(place, lambda lane: tirx.const(0, self.spec.types.sum), position)
 
     def _write(self, place: Place, value: Vector, position: Expr) -> None:
         """Emits the writing of a vector to the result, without the units that there aren't."""
