@@ -132,4 +132,6 @@ CASES = [
     Case("attention", "Attention", ((1, 2, 9, 12), (1, 2, 11, 12), (1, 2, 11, 20))),
     Case("roi-align", "RoiAlign", ((2, 24, 7, 9), (5, 4), (5,)), (),
          {"output_height": 3, "output_width": 2, "sampling_ratio": 2, "spatial_scale": 2.0}, numbered=(2,)),
+    Case("recurrent", "LSTM", ((5, 3, 7),), ((1, 44, 7), (1, 44, 11), (1, 88)), {"hidden_size": 11}),
+    Case("recurrent", "GRU", ((4, 5, 3),), ((2, 57, 3), (2, 57, 19)), {"hidden_size": 19, "direction": "bidirectional"}),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ that holds them from one step to the next, activations, and the start of threads
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.cost.constants import CLOCK, L2_BYTES_PER_CYCLE
@@ -29,7 +29,7 @@ _GATE_CYCLES = 20.0
 """Of a vector through one gate."""
 _BLOCK_CYCLES = 30.0
 """Of a tile, beside its products and gates."""
-_WAKE_CYCLES = 3000.0
+_WAKE_CYCLES = 2500.0
 """Of sharing a loop among threads that are awake."""
 _TILE_CYCLES = 15.0
 """Of the begin and end of a register tile's sums."""
@@ -38,6 +38,7 @@ _LAST_LEVEL_AGAIN = 18.0
 _MOST_ROWS_A_VECTOR = 3
 """Rows of a tile of one vector: measured on Zen 3, eight take twice the time of four by two, as a state of many rows leaves
 little of the first-level cache to weights."""
+_NO_OVERLAP = 0.25
 _MOST_UNITS = 4
 _MOST_CHAINS = 4
 _FREE_REGISTERS = 4
@@ -45,32 +46,56 @@ _FREE_REGISTERS = 4
 
 def default_config(spec: RecurrentSpec, caps: Caps) -> RecurrentConfig:
     """The configuration of the least predicted time."""
-    return min(configurations(spec, caps), key=lambda config: seconds(spec, config, caps))
+    best = [_config(spec, sharing, tuple(_best(spec, g, sharing, caps) for g in spec.passes), caps)
+            for sharing in _sharings(spec, caps)]  # fmt: skip
+    return min(best, key=lambda config: seconds(spec, config, caps))
 
 
 def configurations(spec: RecurrentSpec, caps: Caps) -> Iterator[RecurrentConfig]:
-    """The best tiles for every way to share the work among threads."""
-    rows = _SYMBOLIC_ROWS if not isinstance(spec.batch, int) else spec.batch
-    lanes = spec.types.lanes(caps)
+    """All tiles of the first pass, and all ways to share the work among threads."""
+    first, *others = spec.passes
+    for sharing in _sharings(spec, caps):
+        rest = [_best(spec, gates, sharing, caps) for gates in others]
+        for tile in _tiles(len(first), _rows(spec, sharing), spec, caps):
+            yield _config(spec, sharing, (tile, *rest), caps)
 
-    def config(shares: int, parts: int, parallel: bool) -> RecurrentConfig:
-        each = max(1, -(-rows // shares)) if isinstance(spec.batch, int) else rows
-        passes = tuple(
-            min(
-                _tiles(len(gates), each, spec, caps),
-                key=lambda tile, gates=gates: _pass_cycles(spec, len(gates), tile, each, caps),  # type: ignore[misc]
-            )
-            for gates in spec.passes
-        )
-        return RecurrentConfig(lanes, passes, _product(spec, caps), shares, parts, parallel)
 
-    for parallel in caps.thread_choices:
-        yield config(1, 0, parallel)
-    if caps.cores > 1:
-        shares = -(-caps.cores // spec.directions)
-        if shares > 1 and not (isinstance(spec.batch, int) and spec.batch < shares):
-            yield config(shares, 0, True)
-        yield config(1, caps.cores, True)
+@dataclass(frozen=True)
+class _Sharing:
+    """The fields of `RecurrentConfig` of these names."""
+
+    shares: int = 1
+    parts: int = 0
+    parallel: bool = False
+
+
+def _sharings(spec: RecurrentSpec, caps: Caps) -> Iterator[_Sharing]:
+    """Ways to share the work among threads."""
+    yield _Sharing()
+    if caps.cores < 2:
+        return
+    if spec.directions > 1:
+        yield _Sharing(parallel=True)
+    shares = -(-caps.cores // spec.directions)
+    if shares > 1 and not (isinstance(spec.batch, int) and spec.batch < shares):
+        yield _Sharing(shares, parallel=True)
+    yield _Sharing(parts=caps.cores, parallel=True)
+
+
+def _rows(spec: RecurrentSpec, sharing: _Sharing) -> int:
+    """Sequences of the batch that one task has."""
+    return -(-spec.batch // sharing.shares) if isinstance(spec.batch, int) else _SYMBOLIC_ROWS
+
+
+def _best(spec: RecurrentSpec, gates: tuple[int, ...], sharing: _Sharing, caps: Caps) -> PassConfig:
+    """The fastest tile of a pass."""
+    rows, count = _rows(spec, sharing), len(gates)
+    return min(_tiles(count, rows, spec, caps), key=lambda tile: _pass_cycles(spec, count, tile, rows, caps))
+
+
+def _config(spec: RecurrentSpec, sharing: _Sharing, passes: tuple[PassConfig, ...], caps: Caps) -> RecurrentConfig:
+    product = _product(spec, caps)
+    return RecurrentConfig(spec.types.lanes(caps), passes, product, sharing.shares, sharing.parts, sharing.parallel)
 
 
 def seconds(spec: RecurrentSpec, config: RecurrentConfig, caps: Caps) -> float:
@@ -128,11 +153,16 @@ def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, c
     for number, segment in enumerate(split_balanced(max(rows, 1), tile.rows)):
         points, count = segment.tile, int(segment.count)
         step = max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY / tile.chains, (points + vectors) / LOADS_PER_CYCLE)
-        first = max(step, far) if number == 0 else max(step, near)
+        first = _together(step, far if number == 0 else near)
         finish = _BLOCK_CYCLES + _GATE_CYCLES * (gates + 1) * tile.units * points
-        product = spec.hidden * (first + (count - 1) * max(step, near)) + count * _TILE_CYCLES
+        product = spec.hidden * (first + (count - 1) * _together(step, near)) + count * _TILE_CYCLES
         total += tiles * product + count * finish
     return blocks * total
+
+
+def _together(a: float, b: float) -> float:
+    """Cycles of arithmetic and of loads that mostly overlap."""
+    return max(a, b) + _NO_OVERLAP * min(a, b)
 
 
 def _rate(weights: int, caps: Caps) -> float:

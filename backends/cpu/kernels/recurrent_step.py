@@ -13,6 +13,7 @@ from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile
 from graphopt.backends.lower.activations import NamedActivation
 from graphopt.backends.specs.recurrent import CANDIDATE, RecurrentSpec
 from graphopt.backends.templates.operand import View
+from graphopt.backends.tensors.index import i64
 from graphopt.backends.tensors.tensor import Expr
 
 _INLINE_VECTORS = 2
@@ -182,21 +183,19 @@ class Layer:
 
     def _position(self, direction: Expr, s: Expr, row: Expr) -> Expr:
         """Which element of the sequence step ``s`` handles; a reversed one starts at the sequence's own end."""
-        reverse = self.spec.reverse
+        reverse, s = self.spec.reverse, i64(s)
         if not any(reverse):
-            return tirx.Cast("int64", s)
-        last = self.spec.time if self.lengths is None else self.length(row)
+            return s
+        last = i64(self.spec.time) if self.lengths is None else self.length(row)
         backwards = last - 1 - s
         if self.lengths is not None:
             backwards = tirx.Select(s < last, backwards, s)
-        if all(reverse):
-            return tirx.Cast("int64", backwards)
-        return tirx.Cast("int64", tirx.Select(direction < 1, s, backwards))
+        return backwards if all(reverse) else tirx.Select(direction < 1, s, backwards)
 
     def length(self, row: Expr) -> Expr:
         """The length of a sequence, as far as there are data."""
         assert self.lengths is not None
-        return tirx.max(tirx.min(self.lengths[row].astype("int64"), self.spec.time), 0)
+        return tirx.max(tirx.min(i64(self.lengths[row]), i64(self.spec.time)), i64(0))
 
     def _finish(
         self, which: int, direction: Expr, s: Expr, each: Callable[[Callable[[Place, Expr], None]], None]
@@ -227,7 +226,7 @@ class Layer:
         if self.lengths is None or which < len(self.blocks) - 1:
             new_state()
             return
-        with T.If(s < self.length(place.row)):
+        with T.If(i64(s) < self.length(place.row)):
             with T.Then():
                 new_state()
             with T.Else():  # a sequence that has ended keeps its state

@@ -1,73 +1,14 @@
-"""LSTM, GRU and RNN against ONNX Runtime without optimisation."""
+"""The generic lowering of LSTM, GRU and RNN against ONNX Runtime without optimisation."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
-import onnx.shape_inference
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 
 from graphopt.driver.compiling import compile
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-
-
-def model_of(
-    op: str, time: Any, batch: Any, feeds: dict[str, np.ndarray], hidden: int, **attrs: Any
-) -> onnx.ModelProto:
-    """One recurrent node; ``time`` and ``batch`` may be names."""
-    count = 3 if op == "LSTM" else 2
-    order = ["X", "W", "R", "B", "lens", "h0", "c0", "P"] if op == "LSTM" else ["X", "W", "R", "B", "lens", "h0"]
-    names = [n if n in feeds else "" for n in order]
-    node = helper.make_node(op, names, ["Y", "Y_h", "Y_c"][:count], hidden_size=hidden, **attrs)
-    infos = []
-    for name, array in feeds.items():
-        shape: list[Any] = list(array.shape)
-        if name == "X":
-            shape[0], shape[1] = (batch, time) if attrs.get("layout") else (time, batch)
-        kind = TensorProto.INT32 if name == "lens" else TensorProto.FLOAT
-        if name in ("W", "R", "B", "P"):
-            continue
-        infos.append(helper.make_tensor_value_info(name, kind, shape if name == "X" else None))
-        if name != "X":
-            axis = {"lens": 0, "h0": 0 if attrs.get("layout") else 1, "c0": 0 if attrs.get("layout") else 1}[name]
-            shape[axis] = batch
-            infos[-1] = helper.make_tensor_value_info(name, kind, shape)
-    weights = [onnx.numpy_helper.from_array(feeds[n], n) for n in ("W", "R", "B", "P") if n in feeds]
-    outputs = [helper.make_empty_tensor_value_info(n) for n in ["Y", "Y_h", "Y_c"][:count]]
-    graph = helper.make_graph([node], "recurrent", infos, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def arrays(
-    op: str, time: int, batch: int, features: int, hidden: int, directions: int, optional: str, layout: int = 0
-) -> dict[str, np.ndarray]:
-    """Random operands; ``optional`` holds the letters of optional ones: Bias, Lengths, States, Peepholes."""
-    rng = np.random.default_rng(time * 100 + batch)
-    gates = GATES[op]
-
-    def normal(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * 0.5).astype(np.float32)
-
-    feeds = {"X": normal(batch, time, features) if layout else normal(time, batch, features)}
-    feeds["W"], feeds["R"] = normal(directions, gates * hidden, features), normal(directions, gates * hidden, hidden)
-    if "B" in optional:
-        feeds["B"] = normal(directions, 2 * gates * hidden)
-    if "L" in optional:
-        feeds["lens"] = rng.integers(1, time + 1, batch).astype(np.int32)
-    if "S" in optional:
-        shape = (batch, directions, hidden) if layout else (directions, batch, hidden)
-        feeds["h0"] = normal(*shape)
-        if op == "LSTM":
-            feeds["c0"] = normal(*shape)
-    if "P" in optional and op == "LSTM":
-        feeds["P"] = normal(directions, 3 * hidden)
-    return feeds
+from tests.support.recurrent import arrays, model_of
 
 
 def compare(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
@@ -76,7 +17,7 @@ def compare(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = {i.name: feeds[i.name] for i in session.get_inputs()}
-    compiled = compile(model, threads=1)
+    compiled = compile(model, threads=1, level=0)  # which has no templates
     for want, (name, got) in zip(session.run(None, feed), compiled.run(feed).items()):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5, err_msg=name)
 
