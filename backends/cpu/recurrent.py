@@ -21,7 +21,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.recurrent import configurations, default_config, seconds
 from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig, RecurrentLayout, emit
 from graphopt.backends.cpu.recurrent_lengths import check_lengths
-from graphopt.backends.lower.activations import NamedActivation, named_activations
+from graphopt.backends.lower.activations import named_activations
 from graphopt.backends.specs.recurrent import RecurrentSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.tensor import Expr
@@ -29,11 +29,9 @@ from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Node, Value
 from graphopt.ops.context import attr, known_array
-from graphopt.ops.recurrent import DIRECTIONS
 from graphopt.ops.registry import RECURRENT
 from graphopt.ops.table import ops_with
 
-_DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _X, _W, _R, _B, _LENGTHS, _H0, _C0, _PEEPHOLES = range(8)
 
 
@@ -66,7 +64,7 @@ class Recurrent(KernelTemplate[RecurrentConfig]):
         allowed = {d for d in x.shape if isinstance(d, SymExpr)}
         if any(isinstance(d, SymExpr) and d not in allowed for v in call.group.inputs for d in v.shape):
             return No("an operand has a symbolic dimension of its own")
-        functions = _functions(node)
+        functions = named_activations(node)
         if isinstance(functions, str):
             return No(functions)
         lengths = node.input(_LENGTHS)
@@ -123,30 +121,20 @@ def _operand(node: Node, i: int) -> Value:
     return value
 
 
-def _functions(node: Node) -> tuple[tuple[NamedActivation, ...], ...] | str:
-    """The activations of each direction, or why there are none."""
-    defaults = _DEFAULTS[node.op]
-    directions = DIRECTIONS[str(attr(node, "direction") or "forward")]
-    found = named_activations(node, defaults, directions)
-    if isinstance(found, str):
-        return found
-    return tuple(tuple(found[i : i + len(defaults)]) for i in range(0, len(found), len(defaults)))
-
-
 def _spec(call: KernelCall, dims: dict[Dim, Expr]) -> RecurrentSpec:
     node = call.group.anchor
     x, r = _operand(node, _X), _operand(node, _R)
     batch_first = bool(attr(node, "layout"))
     lead: list[Any] = [dims.get(d, d) for d in x.shape[:2]]
     batch, time = lead if batch_first else reversed(lead)
-    functions = _functions(node)
+    functions = named_activations(node)
     assert not isinstance(functions, str)
     clip = attr(node, "clip")
     direction = str(attr(node, "direction") or "forward")
     return RecurrentSpec(
         node.op, time, batch, int(x.shape[2]), int(r.shape[2]),  # type: ignore[arg-type]
         {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction],
-        functions,
+        tuple(functions),
         None if clip is None else float(clip),
         bool(node.op == "LSTM" and attr(node, "input_forget")),
         bool(node.op == "GRU" and attr(node, "linear_before_reset")),

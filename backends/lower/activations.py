@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from graphopt.backends.tensors.math import like
 from graphopt.backends.tensors.tensor import Expr, let
 from graphopt.ir.graph import Node
 from graphopt.ops.context import attr
+from graphopt.ops.recurrent import DIRECTIONS, default_activations
 
 Activation: TypeAlias = Callable[[Expr], Expr]
 
@@ -55,11 +56,12 @@ class NamedActivation:
         return _FUNCTIONS[self.name][1](let(x), *self.values)
 
 
-def named_activations(node: Node, defaults: Sequence[str], directions: int) -> list[NamedActivation] | str:
-    """The node's ``activations``, all directions in order, or why there are none.
+def named_activations(node: Node) -> list[tuple[NamedActivation, ...]] | str:
+    """The ``activations`` of each direction of a recurrent node, or why there are none.
 
     Alphas and betas go to the functions that take any.
     """
+    defaults, directions = default_activations(node.op), DIRECTIONS[str(attr(node, "direction") or "forward")]
     # not through the schema: its default for RNN is written out for two directions
     names = [str(n) for n in node.attrs.get("activations") or ()] or list(defaults) * directions
     if len(names) != len(defaults) * directions:
@@ -73,7 +75,7 @@ def named_activations(node: Node, defaults: Sequence[str], directions: int) -> l
         values, _ = _FUNCTIONS[name.lower()]
         given = tuple(source.pop(0) if source else value for value, source in zip(values, (alphas, betas)))
         out.append(NamedActivation(name.lower(), given))
-    return out
+    return [tuple(out[i : i + len(defaults)]) for i in range(0, len(out), len(defaults))]
 
 
 def clipped(limit: float | None) -> Activation:

@@ -23,7 +23,6 @@ class _Recurrent(ABC):
     """What the three operators share. Tensors inside are [1, 1, batch, hidden]: the place of one step in [time, direction, ...]."""
 
     gates: ClassVar[int]
-    activations: ClassVar[tuple[str, ...]]
     lens_input: ClassVar[int] = 4
     states: ClassVar[tuple[int, ...]] = (5,)
     """Inputs with initial states: hidden, then cell."""
@@ -39,11 +38,10 @@ class _Recurrent(ABC):
         self.hidden = self.r.shape[2]
         direction = str(c.attr("direction") or "forward")
         self.reverse = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
-        count = len(self.activations)
-        functions = named_activations(c.node, self.activations, len(self.reverse))
+        functions = named_activations(c.node)
         if isinstance(functions, str):
             raise c.invalid(functions)
-        self.functions = [functions[i : i + count] for i in range(0, len(functions), count)]
+        self.functions = functions
         clip = c.attr("clip")
         self.clip = clipped(None if clip is None else float(clip))
         self.lens = c.x(self.lens_input) if c.has(self.lens_input) else None
@@ -208,7 +206,6 @@ class _Recurrent(ABC):
 
 class _Rnn(_Recurrent):
     gates = 1
-    activations = ("Tanh",)
 
     def step(self, d: int, x: Callable[[int, Expr, Expr], Expr], states: Sequence[Tensor]) -> list[Tensor]:
         back = self.recur(d, states[0], 0, 1)
@@ -218,7 +215,6 @@ class _Rnn(_Recurrent):
 
 class _Lstm(_Recurrent):
     gates = 4
-    activations = ("Sigmoid", "Tanh", "Tanh")
     states = (5, 6)
 
     def step(self, d: int, x: Callable[[int, Expr, Expr], Expr], states: Sequence[Tensor]) -> list[Tensor]:
@@ -251,7 +247,6 @@ class _Lstm(_Recurrent):
 
 class _Gru(_Recurrent):
     gates = 3
-    activations = ("Sigmoid", "Tanh")
 
     def bias(self, d: int, gate: Expr) -> Expr:
         # the recurrent bias of the candidate belongs inside the product with the reset gate

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from graphopt.backends.lower.activations import NamedActivation
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.tensors.tensor import Expr
+from graphopt.ops.recurrent import gate_count
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 UPDATE, RESET, CANDIDATE = range(3)
 """Gates of a GRU, as ONNX orders them."""
 INPUT, OUTPUT, FORGET, CELL = range(4)
@@ -61,7 +61,7 @@ class RecurrentSpec:
     @property
     def gates(self) -> int:
         """Gates of a cell."""
-        return GATES[self.op]
+        return gate_count(self.op)
 
     @property
     def has_cell(self) -> bool:

@@ -6,13 +6,18 @@ from graphopt.ir.types import Shape, TensorType, Type
 from graphopt.ops.context import InferContext
 from graphopt.ops.registry import ANCHOR, RECURRENT, register
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_CELLS = {"LSTM": (4, ("Sigmoid", "Tanh", "Tanh")), "GRU": (3, ("Sigmoid", "Tanh")), "RNN": (1, ("Tanh",))}
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
 def gate_count(op: str) -> int:
     """How many gates a cell of a recurrent operator has."""
-    return _GATES[op]
+    return _CELLS[op][0]
+
+
+def default_activations(op: str) -> tuple[str, ...]:
+    """The activations of a recurrent operator's cell, for one direction."""
+    return _CELLS[op][1]
 
 
 @register("LSTM", "GRU", "RNN", traits=(ANCHOR, RECURRENT))
