@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.lower.radix import (
+    KEYED,
+    MOST_POSITIONS,
+    WORD,
+    Sorter,
+    key_of,
+    last_word,
+    position_of,
+    shared_rows,
+    word_of,
+    workers_for,
+)
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers, measures
 from graphopt.backends.tensors import exact
-from graphopt.backends.tensors.imperative import Code, result
+from graphopt.backends.tensors.imperative import Cell, Code, result
 from graphopt.backends.tensors.index import i64, product, unflatten
 from graphopt.backends.tensors.math import is_nan
 from graphopt.backends.tensors.tensor import Expr, Index, Tensor, let
 
+FEW = 16
+"""Most elements wanted for which these are kept in order all the time."""
 HEAP_FACTOR = 4
 """With fewer than a quarter of the elements wanted, a heap of these beats sorting all."""
 Before = Callable[[Expr, Expr], Expr]
+Find: TypeAlias = "Callable[[Expr, Expr, Callable[[Expr], Expr]], Any]"
+"""``(worker, extent, word at a position)`` to the buffer that has the best words of a row in order, a row for each worker."""
 
 
 def merge_sort(code: Code, order: Any, spare: Any, count: Expr, before: Before) -> None:
@@ -109,6 +125,8 @@ def _topk(c: LowerContext) -> Lowered:
     others = (*x.shape[:axis], *x.shape[axis + 1 :])
     if c.k.schedule.spreads_work:
         return _by_counting(c, axis, largest)
+    if x.dtype in KEYED and not (isinstance(extent, int) and extent >= MOST_POSITIONS):
+        return _by_keys(c, axis, largest)
     code = Code(c.k)
     indices = code.scratch((product(others), k), "int64")
     order, spare = code.scratch((extent,), "int64"), code.scratch((extent,), "int64")
@@ -130,6 +148,86 @@ def _topk(c: LowerContext) -> Lowered:
         with code.loop(k) as n:
             code.store(indices, code.load(order, n), row, n)
     code.finish()
+    return _taken(c, code, indices, axis)
+
+
+def _by_keys(c: LowerContext, axis: int, largest: bool) -> Lowered:
+    """TopK of elements whose order 32 bits hold, rows shared out to threads."""
+    x, shape = c.x(0), c.out_shape()
+    extent, k = x.shape[axis], shape[axis]
+    others = (*x.shape[:axis], *x.shape[axis + 1 :])
+    rows = product(others)
+    keys = c.k.stage(
+        Tensor((*others, extent), "uint32", lambda *i: key_of(x(*i[:axis], i[-1], *i[axis:-1]), x.dtype, largest))
+    )
+    code = Code(c.k)
+    indices = code.scratch((rows, k), "int64")
+    workers = workers_for(code, product(x.shape))
+    find = _few_best(code, workers, k) if isinstance(k, int) and k <= FEW else _many_best(code, workers, extent, k)
+    if not (isinstance(k, int) and k == 0):
+        with shared_rows(code, rows, workers) as (worker, row):
+            at = unflatten(row, others)
+            words = find(worker, extent, lambda p: word_of(keys(*at, p), p))
+            with code.loop(k) as n:
+                code.store(indices, position_of(code.load(words, worker, n)), row, n)
+    code.finish()
+    return _taken(c, code, indices, axis)
+
+
+def _few_best(code: Code, workers: int, k: int) -> Find:
+    """Keeps the best words in order, and lets each better one in at its place."""
+    best = code.scratch((workers, k), WORD)
+
+    def find(worker: Expr, extent: Expr, word: Callable[[Expr], Expr]) -> Any:
+        with code.loop(k) as n:
+            code.store(best, last_word(), worker, n)
+        worst = code.cell(WORD, last_word())
+        with code.loop(extent) as p:
+            here = code.let(word(p))
+            with code.when(here < worst.get()):
+                hole = code.cell("int64", i64(k - 1))
+
+                def before(hole: Cell = hole) -> Expr:
+                    return code.load(best, worker, tirx.max(hole.get() - 1, i64(0)))
+
+                with code.while_(tirx.And(hole.get() > 0, before() > here)):
+                    code.store(best, before(), worker, hole.get())
+                    hole.set(hole.get() - 1)
+                code.store(best, here, worker, hole.get())
+                worst.set(code.load(best, worker, k - 1))
+        return best
+
+    return find
+
+
+def _many_best(code: Code, workers: int, extent: Expr, k: Expr) -> Find:
+    """Collects words that may be among the best; of twice as many as wanted, sorted, the worse half is dropped."""
+    static = isinstance(extent, int) and isinstance(k, int)
+    most = max(min(2 * k, extent), 1) if static else tirx.max(tirx.min(i64(k) * 2, i64(extent)), i64(1))
+    sorter = Sorter(code, workers, most)
+
+    def find(worker: Expr, extent: Expr, word: Callable[[Expr], Expr]) -> Any:
+        used = code.cell("int64", i64(0))
+        limit = code.cell(WORD, last_word())
+        with code.loop(extent) as p:
+            here = code.let(word(p))
+            with code.when(here < limit.get()):
+                with code.when(tirx.EQ(used.get(), i64(most))):
+                    sorter.sort(worker, most)
+                    limit.set(code.load(sorter.words, worker, tirx.max(i64(k) - 1, i64(0))))
+                    used.set(i64(k))
+                code.store(sorter.words, here, worker, used.get())
+                used.set(used.get() + 1)
+        sorter.sort(worker, code.let(used.get()))
+        return sorter.words
+
+    return find
+
+
+def _taken(c: LowerContext, code: Code, indices: Any, axis: int) -> Lowered:
+    """Values and positions, these in ``indices`` by row."""
+    x, shape = c.x(0), c.out_shape()
+    others = (*x.shape[:axis], *x.shape[axis + 1 :])
 
     def index(*i: Expr) -> Expr:
         row: Expr = 0
@@ -138,8 +236,7 @@ def _topk(c: LowerContext) -> Lowered:
         return code.load(indices, row, i[axis])
 
     positions = Tensor(shape, "int64", index)
-    values = Tensor(shape, x.dtype, lambda *i: x(*i[:axis], index(*i), *i[axis + 1 :]))
-    return [values, positions]
+    return [Tensor(shape, x.dtype, lambda *i: x(*i[:axis], index(*i), *i[axis + 1 :])), positions]
 
 
 def _by_counting(c: LowerContext, axis: int, largest: bool) -> Lowered:

@@ -20,8 +20,7 @@ class Cell:
 
     def __init__(self, code: Code, dtype: str, init: Expr) -> None:
         self._code = code
-        self._buffer = tirx.decl_buffer((1,), dtype, code.fresh("cell"), scope="local")
-        code.add(tirx.AllocBuffer(self._buffer))
+        self._buffer = code.local(1, dtype, "cell")
         self.set(init)
 
     def get(self) -> Expr:
@@ -70,6 +69,12 @@ class Code:
     def cell(self, dtype: str, init: Expr) -> Cell:
         """A new variable that can be assigned to."""
         return Cell(self, dtype, init)
+
+    def local(self, count: int, dtype: str, stem: str) -> Any:
+        """A few elements on the stack, or in registers: TVM itself would ask for memory at every turn of a loop."""
+        buffer = tirx.decl_buffer((count,), dtype, self.fresh(stem), scope="local")
+        self.add(tirx.AllocBuffer(buffer, annotations={"disable_lower_builtin": tirx.const(True, "bool")}))
+        return buffer
 
     def scratch(self, shape: Sequence[Expr], dtype: str) -> Any:
         """A buffer that lives as long as the kernel runs.
