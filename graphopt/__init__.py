@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphopt import backend
+    from graphopt.driver.compiling import find_state
     from graphopt.driver.compiling_with_data import compile
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
@@ -44,6 +45,7 @@ _HOME = {
     "compile": "graphopt.driver.compiling_with_data",
     "convert": "graphopt.driver.precision.converting",
     "export_onnx": "graphopt.driver.optimizing",
+    "find_state": "graphopt.driver.compiling",
     "import_onnx": "graphopt.driver.importing",
     "load": "graphopt.runtime.load",
     "optimize": "graphopt.driver.optimizing",
@@ -98,6 +100,7 @@ __all__ = [
     "compile",
     "convert",
     "export_onnx",
+    "find_state",
     "import_onnx",
     "load",
     "optimize",

@@ -25,6 +25,7 @@ from graphopt.backends.templates.reading import plain_prologue, row_of
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
+from graphopt.ir.layout import Layout
 
 _STORE_CYCLES = 2.0
 _TYPICAL = 64
@@ -38,6 +39,11 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
     config_type: ClassVar[type[Any]] = AttentionConfig
     anchors: ClassVar[frozenset[str]] = frozenset({"Attention"})
     converts: ClassVar[bool] = True
+    reads_blocks: ClassVar[bool] = True
+
+    def takes(self, layout: Layout) -> bool:
+        """Whether keys and values may be stored so: the elements of a vector side by side."""
+        return not layout.blocks and (layout.order is None or layout.order[-1] == len(layout.order) - 1)
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
@@ -47,9 +53,10 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         reason = plain_epilogue(call.group) or plain_prologue(call, data=range(4))
         if reason is not None:
             return No(reason)
-        if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs)):
-            return No("needs plain layouts")
         operands = _operands(call)
+        cached = [v for v in operands[1:3] if v is not operands[0]]
+        if any(not call.layout(v).is_plain for v in (*call.group.inputs, *call.group.outputs) if v not in cached):
+            return No("needs plain layouts of all but keys and values")
         allowed = {d for v in operands for d in v.shape if isinstance(d, SymExpr)}
         if any(isinstance(d, SymExpr) and d not in allowed for v in call.group.inputs for d in v.shape):
             return No("an epilogue operand has a symbolic dimension of its own")
@@ -172,4 +179,5 @@ def _spec(call: KernelCall, dims: Mapping[Dim, Expr]) -> AttentionSpec:
         form.scale, form.causal, form.packed,
         None if mask is None else tuple(extent(d) for d in mask.shape),
         FLOAT32 if mask is None else row_of(call, mask), row_of(call, _operands(call)[2]), _types(call),
+        *(call.layout(v) for v in _operands(call)[1:3]),
     )  # fmt: skip

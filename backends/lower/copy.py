@@ -1,4 +1,4 @@
-"""Kernels that only move a value: into another layout, or into a buffer of its own."""
+"""Kernels that only move a value: into another layout, into a buffer of its own, or behind what is in one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,25 @@ from graphopt.backends.tensors.schedule import Schedule
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Node, Value
 from graphopt.ir.layout import PLAIN, Layout
+from graphopt.ir.types import Shape
 
 
 def emit_copy(
-    value: Value, fused: FusedGraph, caps: Caps, schedule: Schedule, names: DimNames, layout: Layout = PLAIN
+    value: Value,
+    fused: FusedGraph,
+    caps: Caps,
+    schedule: Schedule,
+    names: DimNames,
+    layout: Layout = PLAIN,
+    whole: Shape | None = None,
+    begin: Shape = (),
 ) -> tuple[Any, list[Value], list[str]]:
     """A kernel ``(source?, target)`` that writes ``value``; without source when it is known from dimensions or constant.
 
     Args:
         layout: that of what is written.
+        whole: shape of a larger tensor in which ``value`` lies; by default it is all that is written.
+        begin: where in it.
 
     Returns:
         The PrimFunc, the values it reads (``value`` or none) and the symbols it takes.
@@ -33,9 +43,10 @@ def emit_copy(
     lowering = GroupLowering(call, caps, schedule)
     row = element_type(value.dtype)
     tensor = stored(lowering.operand(value), row)
-    shape = layout.physical_shape(lowering.builder.shape(value.shape))
+    shape = layout.physical_shape(lowering.builder.shape(value.shape if whole is None else whole))
+    at = None if whole is None else layout.physical_index(lowering.builder.shape(begin))
     out = tirx.decl_buffer([tirx.const(d, "int64") if isinstance(d, int) else d for d in shape], row.storage, "out")
-    lowering.builder.emit([Output(tensor, out, layout)])
+    lowering.builder.emit([Output(tensor, out, layout, at)])
     symbol_names, symbols = lowering.symbol_params()
     params = [*lowering.buffers.values(), out, *symbols]
     return lowering.builder.finish(params, "copy"), list(lowering.buffers), symbol_names

@@ -8,8 +8,9 @@ from graphopt.backends.program.platform import Platform
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import FusedGraph
 from graphopt.ir.graph import Graph
+from graphopt.ir.layout import PLAIN
 from graphopt.ir.options import CompileOptions
-from graphopt.passes.layout.assign import assign_layouts
+from graphopt.passes.layout.assign import LayoutPolicy, assign_layouts
 from graphopt.passes.partition.partition import partition
 from graphopt.passes.partition.reading import convert_while_reading
 from graphopt.passes.partition.writing import convert_while_writing
@@ -19,7 +20,7 @@ def fuse(graph: Graph, target: Target, platform: Platform, options: CompileOptio
     """Kernel groups (one node each at level 0) with layouts."""
     fused = partition(graph, options, (DType.u8, DType.i8) if platform.multiplies_bytes else ())
     if not options.optimizes_kernels:
-        return fused
+        return assign_layouts(fused, LayoutPolicy(lambda *_: PLAIN, ())) if options.states else fused
     takes = template_takes(platform, target.caps)
     fused = convert_while_writing(convert_while_reading(fused, takes), takes)
     return assign_layouts(fused, layout_policy(platform, target.caps), layout_costs(platform, target.caps))

@@ -39,7 +39,11 @@ def layout_policy(platform: Platform, caps: Caps) -> LayoutPolicy:
         reading = (t for t in templates if t.reads_blocks and t.is_for(call))
         return any(isinstance(asked(t, call, caps), Yes) for t in reading)
 
-    return LayoutPolicy(wanted, BLOCKED_TYPES, reads)
+    def is_generic(fused: FusedGraph, group: Group) -> bool:
+        plain = KernelCall(fused.trial(dict.fromkeys(group.inputs, PLAIN)), group)
+        return not any(t.is_for(plain) and isinstance(asked(t, plain, caps), Yes) for t in templates)
+
+    return LayoutPolicy(wanted, BLOCKED_TYPES, reads, is_generic)
 
 
 def template_takes(platform: Platform, caps: Caps) -> Callable[[FusedGraph, Group], bool]:

@@ -16,6 +16,7 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.template import KernelCall, KernelTemplate, Operand
 from graphopt.backends.base.tvm_api import tvm_ffi
 from graphopt.backends.lower.copy import emit_copy
+from graphopt.backends.program.appending import append
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.control import lower_branch
 from graphopt.backends.program.emission import Emission
@@ -87,10 +88,12 @@ class Lowering:
     def program(self) -> Program:
         """The program, its buffers planned."""
         graph = self.fused.graph
-        inputs = [self.buffer(v) for v in graph.inputs]
+        states = self.fused.options.states if self.outer_dims is None else ()
+        kept = {value for state in states for value in (state.past, state.present)}
+        inputs = [self.buffer(v) for v in graph.inputs if v not in kept]
         self.out = out = Program(_identifier(graph.name or "main"), self.target, inputs, functions=self.functions)
         self.written = Written(out.steps)
-        self.dims.begin(graph.inputs, self.outer_dims is not None)
+        self.dims.begin([v for v in graph.inputs if v not in kept], states, self.outer_dims is not None)
         for value in graph.inputs:
             self.dims.bind(value)
         for group in self.fused.groups:
@@ -105,7 +108,8 @@ class Lowering:
             for value in group.outputs:
                 self.dims.bind(value)
         for value in graph.outputs:
-            out.outputs.append(self._result(value))
+            if value not in kept:
+                out.outputs.append(self._result(value))
         self.dims.check_at_entry()
         out.sizing = self.dims.sizing
         if self.platform.plans_memory:
@@ -222,7 +226,7 @@ class Lowering:
 
     # -- steps --------------------------------------------------------------------------------------------------
     def _kernel(self, group: Group) -> None:
-        if place(self, group):
+        if append(self, group) or place(self, group):
             return
         call = KernelCall(self.fused, group, self.names)
         kernel = self.emission.kernel(call)

@@ -158,12 +158,14 @@ class Sizing:
         steps: kernels that check and compute dimensions, and at last the bytes of each slot.
         computed: symbols that the program may use afterwards.
         slots: symbols of the bytes of each slot: memory for the buffers whose `Buffer.slot` is its number.
+        states: buffers that lie, one each, in further slots, whose memory stays from run to run.
     """
 
     extents: dict[str, tuple[int, int]]
     steps: list[Step] = field(default_factory=list)
     computed: list[str] = field(default_factory=list)
     slots: list[str] = field(default_factory=list)
+    states: list[Buffer] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -224,6 +226,7 @@ def format_program(
     lines.append(f"  constants: {len(program.constants)} ({total} bytes)")
     lines.append(f"  arena: {program.arena_bytes} bytes")
     if program.sizing is not None:
+        lines += [f"  state %{b.name}: {_text(b)}{_place(b)}" for b in program.sizing.states]
         lines.append(f"  for each new {', '.join(program.sizing.extents)} {{")
         lines += ["  " + line for line in _steps(program.sizing.steps, costs, remarks_on)]
         lines.append("  }")

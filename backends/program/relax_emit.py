@@ -2,14 +2,16 @@
 
 ``layout() -> sizes, places[, extents]`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each
 result of the model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it. ``extents`` are
-there if buffers follow from the extents of inputs: the number of slots, then pairs of an input and an axis, in turn.
+there if buffers follow from the extents of inputs: the number of slots, then pairs of an input and an axis, in turn. One behind
+the last input stands for the length of states.
 
 ``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
 aligned as `graphopt.backends.program.plan` says.
 
 ``size(*inputs) -> numbers`` checks extents and gives, in one shape, them, the dimensions that are computed from them, and the bytes
 of each slot. ``place(numbers, *slots, *constants, *prepared) -> closure`` makes tensors of the buffers in slots, which are memory
-that is aligned as buffers are; the closure takes inputs and calls ``main``. Both are called for new extents only.
+that is aligned as buffers are; the closure takes inputs and calls ``main``. Both are called for new extents only. Where a model has
+states, `size` takes a shape before the inputs, of their length, and the memory of each state is a further slot.
 
 ``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only values decide the
 size of, nothing else. Where there are extents, further arguments follow: the shape that ``place`` took, extents and computed
@@ -216,7 +218,9 @@ class _Emitter:
             prepared: how many tensors it takes behind its constants.
         """
         program = self.program
-        inputs = [relax.Var(f"in{i}", self.type(b, define=True)) for i, b in enumerate(program.inputs)]
+        lengths = [name for name, (i, _) in sizing.extents.items() if i == len(program.inputs)]
+        inputs = [self._shape_param(lengths)] if lengths else []
+        inputs += [relax.Var(f"in{i}", self.type(b, define=True)) for i, b in enumerate(program.inputs)]
         names = [*sizing.extents, *sizing.computed]
         with self.bb.function("size", inputs):
             for step in sizing.steps:
@@ -224,7 +228,7 @@ class _Emitter:
             self.bb.emit_func_output(self._numbers([*names, *sizing.slots]))
         self.symbols = {}
         numbers = self._shape_param([*names, *sizing.slots])
-        slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(len(sizing.slots))]
+        slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(len(sizing.slots) + len(sizing.states))]
         fixed = [relax.Var(f"s{i}", relax.ObjectType()) for i in range(len(program.constants) + prepared)]
         with self.bb.function("place", [numbers, *slots, *fixed]):
             bound = [*fixed, numbers, *map(self._number, names)]

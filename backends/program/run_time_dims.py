@@ -22,6 +22,7 @@ from graphopt.ir.dims import Dim, as_symbol, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import Group
 from graphopt.ir.graph import Node, Value
+from graphopt.ir.state import State
 
 if TYPE_CHECKING:
     from graphopt.backends.program.lowering import Lowering
@@ -50,21 +51,22 @@ class RunTimeDims:
     memory: MemoryChecks = field(default_factory=MemoryChecks)
     sizing: Sizing | None = None
 
-    def begin(self, inputs: Sequence[Value], is_called: bool) -> None:
-        """Inputs bring symbols.
+    def begin(self, inputs: Sequence[Value], states: Sequence[State], is_called: bool) -> None:
+        """Inputs bring symbols, and states that of their length.
 
         Args:
             is_called: by another program, which has its own inputs.
         """
-        self.defined |= symbols_of(*(d for value in inputs for d in value.shape))
+        self.defined |= symbols_of(*(d for value in inputs for d in value.shape)) | {s.length for s in states}
         self._entry = frozenset(self.defined)
-        places: dict[str, tuple[int, int]] = {}
+        places = {s.length: (len(inputs), 0) for s in states}
         for i, value in enumerate(inputs):
             for axis, d in enumerate(value.shape):
                 if (name := as_symbol(d)) is not None:
                     places.setdefault(name, (i, axis))
         if not is_called and self._entry and self._entry <= places.keys() and self._plans:
             self.sizing = Sizing(dict(sorted(places.items())))
+            self.sizing.states = [self.lowering.buffer(s.present) for s in states]
 
     def inner(self, lowering: Lowering) -> RunTimeDims:
         """Those of a branch's program, with what holds here."""

@@ -67,7 +67,7 @@ def plan_slots(program: Program, values: Mapping[str, int]) -> list[Slot]:
     assert sizing is not None
     known = {*sizing.extents, *sizing.computed}
     environment = {**dict.fromkeys(sizing.extents, NOMINAL), **values}
-    found = [life for life in lives(program, program.outputs) if _follows(life.buffer, known)]
+    found = [life for life in lives(program, [*program.outputs, *sizing.states]) if _follows(life.buffer, known)]
     size = {life.buffer: _bytes(life.buffer, environment) for life in found}
     slots: list[Slot] = []
     place: dict[Buffer, int] = {}
@@ -79,6 +79,7 @@ def plan_slots(program: Program, values: Mapping[str, int]) -> list[Slot]:
         slots[number].lives.append(life)
         slots[number].sizes[size_of(life.buffer)] = None
         place[life.buffer] = number
+    place.update((b, len(slots) + i) for i, b in enumerate(sizing.states))
     for b in buffers_of(program):
         root, shift = b.root
         b.slot = place.get(root) if not shift and symbols_of(*b.shape) <= known else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.element_type import FLOAT32, ElementType
 from graphopt.backends.specs.types import SINGLE, KernelTypes
 from graphopt.backends.tensors.tensor import Expr
+from graphopt.ir.layout import PLAIN, Layout
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class AttentionSpec:
         mask_shape: shape of the mask, which broadcasts to (batch, heads, queries, keys); None if there is none.
         mask_type: a float: added to the scores; ``bool``: tells which of them count.
         value_type: of the values, which need not be that of the keys.
+        key_layout, value_layout: how keys and values are stored, the elements of a vector innermost.
         types: element types of queries (input), keys (weight), sums and result.
     """
 
@@ -40,6 +42,8 @@ class AttentionSpec:
     mask_type: ElementType = FLOAT32
     value_type: ElementType = FLOAT32
     types: KernelTypes = SINGLE
+    key_layout: Layout = PLAIN
+    value_layout: Layout = PLAIN
 
     def shape(self, heads: int, length: Expr, size: int) -> tuple[Expr, ...]:
         """Shape of an operand."""

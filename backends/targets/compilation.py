@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.targets.platforms import platform_of
+from graphopt.errors import UserError
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPT
     if options.rounds_otherwise and platform.adds_in_float32:
         leave_unrounded(graph, platform.adds_in_float32, lambda node, dtype: platform.factors(node, dtype, target.caps))
     return fuse(graph, target, platform, options)
+
+
+def require_states(target: Target) -> None:
+    """Refuse a target on which nothing stays in a model's memory.
+
+    Raises:
+        UserError: it is one.
+    """
+    platform = platform_of(target)
+    if not (platform.plans_memory and platform.shares_memory):
+        raise UserError(
+            f"models for {target.name} keep no state", code="no-state",
+            hint="compile for a CPU, or leave state out and pass it to each run",
+        )  # fmt: skip
 
 
 def lower_fused(fused: FusedGraph, target: Target) -> Program:

@@ -23,12 +23,14 @@ from graphopt.cli.options import (
     RemarksOpt,
     ShapeOpt,
     SkipOpt,
+    StateOpt,
     StrictOpt,
     TargetOpt,
     ThreadsOpt,
     ValueOpt,
     VerifyOpt,
     check_output,
+    pairs,
     shapes_of,
 )
 from graphopt.cli.values import values_of
@@ -43,6 +45,7 @@ def compile_verb(
     target: TargetOpt = "native",
     shape: ShapeOpt = None,
     value: ValueOpt = None,
+    state: StateOpt = None,
     strict: StrictOpt = False,
     level: LevelOpt = DEFAULT_LEVEL,
     exact: ExactOpt = False,
@@ -96,6 +99,7 @@ def compile_verb(
             plan=plan,
             precision=chosen,
             calibration=None if calib is None else named_source(calib),
+            state="auto" if state == ["auto"] else pairs("--state", state, "present.0.key=past.0.key"),
         )
     with console.working(f"linking and writing {output.name}"):
         compiled.save(output)
@@ -120,6 +124,7 @@ def compile_verb(
         "notes": how.notes,
         "inputs": [str(spec) for spec in compiled.inputs],
         "outputs": [str(spec) for spec in compiled.outputs],
+        **({"states": [str(spec) for spec in compiled.states]} if compiled.states else {}),
     }
     if json:
         console.print_json({**facts, "remarks": [str(r) for r in found]} if remarks else facts)
@@ -138,3 +143,5 @@ def compile_verb(
         console.out.print(f"  input  {spec}", markup=False)
     for spec in compiled.outputs:
         console.out.print(f"  output {spec}", markup=False)
+    for state_spec in compiled.states:
+        console.out.print(f"  state  {state_spec}", markup=False)

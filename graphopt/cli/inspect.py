@@ -147,6 +147,7 @@ def _operators(json: bool) -> None:
 def _summary(model: Path, how: dict[str, Any], json: bool) -> None:
     from graphopt.cli.optimize import count_ops
     from graphopt.driver.importing import import_onnx
+    from graphopt.passes.layout.states import find_states
 
     with console.working(f"reading {model.name}"):
         graph = import_onnx(model, **how)
@@ -162,6 +163,8 @@ def _summary(model: Path, how: dict[str, Any], json: bool) -> None:
         "parameters": sum(int(c.size) for c in constants),
         "weight_bytes": sum(int(c.nbytes) for c in constants),
     }
+    if states := find_states(graph):
+        facts["states"] = [f"{s.present.name} is {s.past.name} with {s.appended} more" for s in states]
     if graph.deviations:
         facts["deviations"] = [str(d) for d in graph.deviations]
     _print(facts, json)
@@ -169,7 +172,7 @@ def _summary(model: Path, how: dict[str, Any], json: bool) -> None:
 
 def _artifact(path: Path, json: bool) -> None:
     from graphopt.runtime.artifact import read_artifact
-    from graphopt.runtime.store import describe
+    from graphopt.runtime.store import describe, states_in
 
     artifact = read_artifact(path, check_versions=False)
     signature, target = describe(artifact)
@@ -183,6 +186,7 @@ def _artifact(path: Path, json: bool) -> None:
             "threads": manifest["threads"],
             "inputs": [str(spec) for spec in signature.inputs],
             "outputs": [str(spec) for spec in signature.outputs],
+            **({"states": [str(state) for state in states]} if (states := states_in(artifact)) else {}),
             "source": f"{manifest['source']['name']} (sha256 {manifest['source']['sha256']})",
             "versions": manifest["versions"],
             "library_bytes": manifest["sections"]["library"]["size"],

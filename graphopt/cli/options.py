@@ -30,6 +30,15 @@ ValueOpt = Annotated[
         help="An input's value, always the same: sr=16000, flags=1,0, mode=true, x=FILE.npy. Repeatable.",
     ),
 ]
+StateOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="auto|OUTPUT=INPUT",
+        help="Keep in the model's memory what a run appends to an input and returns: keys and values of earlier tokens. "
+        "The model then runs by sessions. Repeatable.",
+    ),
+]
 StrictOpt = Annotated[
     bool,
     typer.Option(

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import UnsupportedOpError
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Value
 from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.options import CompileOptions
+from graphopt.ir.state import State
 from graphopt.ir.types import TensorType
+from graphopt.runtime.session import StateSpec
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def compile(
     jobs: int | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
     precision: PrecisionSource | None = None,
+    state: Mapping[str, str] | str | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -72,22 +75,28 @@ def compile(
         precision: ``"fp16"`` or ``"bf16"``: store and compute in 16 bits what bears it, as ``graphopt.convert`` does; inputs and
             outputs stay as they are. Or a plan of precisions or its file, whose name ends in ``.json``: what ``graphopt.convert``
             makes by the plan is compiled; ``level`` is about what comes after that. By default the model's own types.
+        state: outputs that are inputs of the next run with something appended, such as keys and values of earlier tokens:
+            ``{"present.0.key": "past.0.key"}``. They stay in the model's memory and are never copied; the model runs by
+            ``model.session(capacity=1024)``. ``"auto"`` keeps all that there are, which ``graphopt.find_state(model)`` lists.
         jobs: processes that compile kernels at once; by default ``$GRAPHOPT_JOBS``, else as many as the process may use CPUs.
 
     Raises:
         ModelError, UnsupportedOpError, TargetError, CompileError: see the classes.
-        UserError: a plan doesn't fit, with the node and why; or there is no such precision.
+        UserError: a plan doesn't fit, with the node and why; there is no such precision; an output can't be kept as a state.
     """
     from graphopt.backends.build.object_cache import default_cache
     from graphopt.backends.targets.compilation import build_program
     from graphopt.runtime.model import CompiledModel
 
-    graph, program = to_program(
+    graph, fused, program = to_program(
         src, target, threads=threads, shapes=shapes, values=values, strict=strict, level=level, exact=exact,
-        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, plan=plan, precision=precision,
-    )[::2]  # fmt: skip
+        passes=passes, skip=skip, verify_each=verify_each, remarks=remarks, plan=plan, precision=precision, state=state,
+    )  # fmt: skip
     built = build_program(program, default_cache() if cache else None, jobs)
-    return CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
+    states = fused.options.states
+    signature = signature_of(graph, states)
+    specs = [StateSpec(_spec(s.past), s.present.name, s.axis, s.appended) for s in states]
+    return CompiledModel.from_program(signature, program, built, source=graph.source, states=specs)
 
 
 def to_program(
@@ -106,13 +115,15 @@ def to_program(
     remarks: Remarks | None = None,
     plan: KernelPlan | str | os.PathLike[str] | None = None,
     precision: PrecisionSource | None = None,
+    state: Mapping[str, str] | str | None = None,
 ) -> tuple[Graph, FusedGraph, Program]:
     """The three levels of a model for a target; arguments as in ``compile``."""
-    from graphopt.backends.targets.compilation import fuse_for, lower_fused
+    from graphopt.backends.targets.compilation import fuse_for, lower_fused, require_states
     from graphopt.backends.targets.grammar import parse_target
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.plans import graph_digest, plan_for, require_used
     from graphopt.ir.precision_choices import precision_name, read_precision
+    from graphopt.passes.layout.states import states_of
     from graphopt.passes.precision.narrow_format import format_of
 
     precision = read_precision(precision)
@@ -125,7 +136,10 @@ def to_program(
     wanted = plan_for(plan, goal, model)
     graph = prepare(src, shapes, level, passes, skip, verify_each, remarks, values, strict, precision)
     signature_of(graph)  # refuses inputs and outputs that are no tensors before any work
-    fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted))
+    states = tuple(states_of(graph, state)) if state else ()
+    if states:
+        require_states(goal)
+    fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted, states))
     program = lower_fused(fused, goal)
     program.model = model
     require_used(wanted, program)
@@ -174,20 +188,43 @@ def prepare(
     return graph
 
 
-def signature_of(graph: Graph) -> Signature:
-    """Entry signature of a graph.
+def find_state(
+    src: ModelSource | Graph,
+    *,
+    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Outputs of a model that are inputs with something appended, each with that input: what ``compile(state=...)`` can keep.
+
+    Raises:
+        ModelError, UnsupportedOpError: see the classes.
+    """
+    from graphopt.passes.layout.states import find_states
+
+    graph = prepare(src, shapes, DEFAULT_LEVEL, None, (), False, values=values)
+    return {state.present.name: state.past.name for state in find_states(graph)}
+
+
+def _spec(value: Value) -> TensorSpec:
+    return TensorSpec(value.name, value.dtype, value.shape)
+
+
+def signature_of(graph: Graph, states: Sequence[State] = ()) -> Signature:
+    """Entry signature of a graph, without what stays in the model's memory.
 
     Raises:
         UnsupportedOpError: an input or output is no tensor of known rank.
     """
+    kept = {value for state in states for value in (state.past, state.present)}
+    inputs, outputs = ([v for v in values if v not in kept] for values in (graph.inputs, graph.outputs))
     specs = []
-    for value in (*graph.inputs, *graph.outputs):
+    for value in (*inputs, *outputs):
         if not isinstance(value.type, TensorType) or value.type.shape is None:
             raise UnsupportedOpError(
                 f"%{value.name} is {value.type or 'of unknown type'}; only tensors of known rank enter and leave a compiled model",
                 code="unsupported-type", hint="export the model with tensors as inputs and outputs, with known ranks",
             )  # fmt: skip
-        specs.append(TensorSpec(value.name, value.type.dtype, value.type.shape))
-    count = len(graph.inputs)
+        specs.append(_spec(value))
+    count = len(inputs)
     constraints = tuple((a, b, why) for (a, b), why in graph.constraints.items())
     return Signature(tuple(specs[:count]), tuple(specs[count:]), constraints)

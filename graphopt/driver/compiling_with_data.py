@@ -39,6 +39,7 @@ def compile(
     plan: KernelPlan | str | os.PathLike[str] | None = None,
     precision: PrecisionSource | None = None,
     calibration: Source | None = None,
+    state: Mapping[str, str] | str | None = None,
 ) -> CompiledModel:
     """Compile a model for a target.
 
@@ -55,7 +56,7 @@ def compile(
         src, shapes, values, precision = quantized, None, None, None
     return compiling.compile(
         src, target, threads=threads, shapes=shapes, values=values, strict=strict, level=level, exact=exact, passes=passes,
-        skip=skip, verify_each=verify_each, remarks=remarks, cache=cache, jobs=jobs, plan=plan, precision=precision,
+        skip=skip, verify_each=verify_each, remarks=remarks, cache=cache, jobs=jobs, plan=plan, precision=precision, state=state,
     )  # fmt: skip
 
 

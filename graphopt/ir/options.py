@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from graphopt.ir.kernel_plan import KernelPlan
 from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.ir.state import State
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class CompileOptions:
         exact: only kernels that add up the products an operator is defined by, no algorithm with other roundings, and every
             node's result in the type that ONNX says.
         plan: kernels that are not chosen by cost.
+        states: inputs of the outermost graph that stay in the model's memory, where runs append to them.
     """
 
     level: int = DEFAULT_LEVEL
     exact: bool = False
     plan: KernelPlan | None = None
+    states: tuple[State, ...] = ()
 
     @property
     def optimizes_kernels(self) -> bool:

@@ -30,6 +30,7 @@ class Arena:
     Args:
         loaded: the model's code, see ``graphopt.backends.program.relax_emit``.
         constants: tensors that follow the inputs; not copied.
+        states: memory of each state of a model that has some, see ``graphopt.runtime.session``.
 
     Attributes:
         observer: see `observe`.
@@ -38,7 +39,9 @@ class Arena:
         Exception: of any class, as TVM raises it.
     """
 
-    def __init__(self, loaded: LoadedModule, constants: Sequence[Any]) -> None:
+    def __init__(
+        self, loaded: LoadedModule, constants: Sequence[Any], states: Sequence[npt.NDArray[np.uint8]] = ()
+    ) -> None:
         import tvm
         import tvm_ffi
 
@@ -63,7 +66,7 @@ class Arena:
         self._placements: Placements | None = None
         if extents:
             slots, *places = map(int, extents[0])
-            self._placements = Placements(self._vm, slots, places, fixed)
+            self._placements = Placements(self._vm, slots, places, fixed, states)
         else:
             self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
             self._bound = Bound(self._vm[_BOUND])
@@ -78,8 +81,11 @@ class Arena:
         """Size of the planned buffers, those included that depended on the extents of inputs so far."""
         return self._planned_bytes + (0 if self._placements is None else self._placements.nbytes)
 
-    def run(self, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Sequence[npt.NDArray[Any]], length: int | None = None) -> list[npt.NDArray[Any]]:
         """Outputs of one run, in memory of their own.
+
+        Args:
+            length: of the states before the run.
 
         Raises:
             Exception: of any class, as TVM raises it.
@@ -97,7 +103,11 @@ class Arena:
                 if arguments is kept:
                     arguments = kept.copy()  # which keeps what is not copied for no longer than the run
                 arguments[i] = self._argument(i, array)
-        bound = self._bound if self._placements is None else self._placements.of(inputs, arguments)
+        if self._placements is None:
+            bound = self._bound
+        else:
+            self._placements.length = length
+            bound = self._placements.of(inputs, arguments)
         lock = bound.lock
         start = perf_counter()
         result = bound.call(*bound.first, *arguments)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.backends.base.host import default_threads
-from graphopt.errors import DeviceError
+from graphopt.errors import DeviceError, GraphOptError
 from graphopt.runtime import freed_memory, refusals
 from graphopt.runtime.arena import Arena
 from graphopt.runtime.bits import as_bits
@@ -93,11 +93,27 @@ class Executor:
                 arena.observe(self._observer)
             return arena.run(inputs)
         except Exception as e:  # TVM raises any class
-            raise (refusals.taken() or _failure(e, "running the compiled model")) from e
+            raise self.failure(e) from e
         finally:
             self._idle.append(arena)
             if self._waiting:
                 self._serve()
+
+    def arena(self, states: Sequence[npt.NDArray[np.uint8]]) -> Arena:
+        """An arena of the caller's own, for a model with states.
+
+        Raises:
+            DeviceError: there is not enough memory.
+        """
+        try:
+            return Arena(self._loaded, self._fixed, states)
+        except Exception as e:  # TVM raises any class
+            raise _failure(e, "preparing the compiled model") from e
+
+    @staticmethod
+    def failure(error: Exception) -> GraphOptError:
+        """What to raise for what `Arena.run` raised."""
+        return refusals.taken() or _failure(error, "running the compiled model")
 
     def observe(self, observer: Any) -> None:
         """Have every call of the virtual machines announced to ``observer`` (None: to nobody), in runs that start from now on.

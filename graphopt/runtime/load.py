@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from graphopt.errors import ArtifactError, DeviceError
 from graphopt.runtime.artifact import read_artifact
 from graphopt.runtime.model import CompiledModel, executor_of
-from graphopt.runtime.store import describe
+from graphopt.runtime.store import describe, states_in
 
 if TYPE_CHECKING:
     from graphopt.backends.base.target import Target
@@ -40,6 +40,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, device: st
     threads = checked_threads(threads)
     artifact = read_artifact(path)
     signature, target = describe(artifact)
+    states = states_in(artifact)
     index = _index(device, target)
     _require_runnable(target, artifact.path, index)
     from graphopt.backends.targets.compilation import open_library
@@ -53,6 +54,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, device: st
         source=str(artifact.path),
         artifact=artifact,
         target=target,
+        states=states,
     )
 
 

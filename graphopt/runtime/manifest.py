@@ -100,6 +100,7 @@ MODEL_FORM: Mapping[str, Any] = {
         }
     ]),
     "waits": Optional(bool),
+    "states": Optional([{"past": _TENSOR, "present": str, "axis": Integer(0, 64), "appended": Dimension()}]),
     "device": Optional({"code": [{"arch": str, "bytes": _SIZE}], "kernels": Named(Named(Named(_SIZE)))}),
 }  # fmt: skip
 """What the artefact of a model has besides."""

@@ -13,6 +13,7 @@ from graphopt.errors import InputError
 from graphopt.runtime.bits import as_bits, travels_as_bits
 from graphopt.runtime.device.executor import DeviceExecutor
 from graphopt.runtime.executor import Executor
+from graphopt.runtime.session import Session, StateSpec
 from graphopt.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class CompiledModel:
         target: what it was compiled for.
         source: name of the model for messages.
         constants: packed weights, in the order in which the code takes them.
+        states: inputs that stay in the model's memory; then it is run by `session` only, and they are no part of the signature.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class CompiledModel:
         source: str = "<model>",
         artifact: Artifact | None = None,
         target: Target | None = None,
+        states: Sequence[StateSpec] = (),
     ) -> None:
         self.signature = signature
+        self.states = tuple(states)
         self.program = program
         self.source = source
         self.constants = list(constants)
@@ -64,10 +68,16 @@ class CompiledModel:
         self._bits_out = [(i, dtype) for i, dtype in typed if travels_as_bits(dtype)]
 
     @staticmethod
-    def from_program(signature: Signature, program: Program, built: Built, source: str = "<model>") -> CompiledModel:
+    def from_program(
+        signature: Signature,
+        program: Program,
+        built: Built,
+        source: str = "<model>",
+        states: Sequence[StateSpec] = (),
+    ) -> CompiledModel:
         """A model just compiled; it is loaded at the first run."""
         constants = [b.data for b in program.constants if b.data is not None]
-        return CompiledModel(signature, constants, built=built, program=program, source=source)
+        return CompiledModel(signature, constants, built=built, program=program, source=source, states=states)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -96,6 +106,11 @@ class CompiledModel:
             InputError: wrong names, dtypes or shapes.
             DeviceError: the target's code can't run on this machine, or failed; a tensor or stream of another device.
         """
+        if self.states:
+            raise InputError(
+                "this model keeps " + ", ".join(repr(s.past.name) for s in self.states) + " from run to run",
+                code="has-state", hint="open a session: model.session(capacity=1024).run(feed)",
+            )  # fmt: skip
         run = self._executor or self._loaded()
         if isinstance(run, DeviceExecutor):
             return run.run(feed, stream)
@@ -111,6 +126,26 @@ class CompiledModel:
         for i, name in enumerate(self._names):  # takes half as long as a dict of a zip
             outputs[name] = results[i]
         return outputs
+
+    def session(self, capacity: int) -> Session:
+        """Runs that go on where the last one ended, of a model that was compiled with ``state=``. Sessions share weights and code.
+
+        Args:
+            capacity: most positions that the states hold, past and new ones together; memory is taken as they fill.
+
+        Raises:
+            InputError: the model has no state, or the capacity is no whole number of at least 1, or there is not so much memory.
+        """
+        if not self.states:
+            raise InputError(
+                "this model keeps nothing from run to run", code="no-state",
+                hint='compile it with state={"present.0.key": "past.0.key", ...}, outputs that are inputs of the next run',
+            )  # fmt: skip
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise InputError(f"capacity is {capacity!r}, not a whole number of at least 1", hint="write capacity=1024")
+        run = self._executor or self._loaded()
+        assert isinstance(run, Executor)
+        return Session(run, self.signature, self.states, capacity)
 
     def graph(self, feed: Mapping[str, Any] | None = None) -> ModelGraph:
         """A run on a GPU, recorded as a CUDA graph: called, it starts as a whole, on inputs and outputs that stay in place.

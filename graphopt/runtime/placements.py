@@ -41,18 +41,32 @@ class Placements:
         slots: how many memories ``place`` takes.
         extents: an input and an axis, in turn: where the extents are found that decide sizes.
         fixed: arguments of ``main`` between the inputs and those that depend on extents.
+        states: memory of each state.
+
+    Attributes:
+        length: of the states; counts as an extent.
     """
 
-    def __init__(self, vm: Any, slots: int, extents: Sequence[int], fixed: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        vm: Any,
+        slots: int,
+        extents: Sequence[int],
+        fixed: Sequence[Any],
+        states: Sequence[npt.NDArray[np.uint8]] = (),
+    ) -> None:
         import tvm_ffi
 
         self._borrow = tvm_ffi.from_dlpack
         self._vm, self._slots, self._fixed = vm, slots, fixed
         self._size, self._place = vm["size"], vm["place"]
         self._places = list(zip(extents[::2], extents[1::2]))
+        self._shape = tvm_ffi.Shape
+        self._states = [self._borrow(state) for state in states]
+        self.length: int | None = None
         self._memory = np.empty(0, np.uint8)
-        self._known: dict[tuple[int, ...], Bound] = {}
-        self._last: tuple[tuple[int, ...], Bound] | None = None
+        self._known: dict[tuple[int | None, ...], Bound] = {}
+        self._last: tuple[tuple[int | None, ...], Bound] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +82,8 @@ class Placements:
         Raises:
             Exception: of any class, as TVM raises it: extents don't fit the model, or there is no memory.
         """
-        extents = tuple([inputs[i].shape[axis] for i, axis in self._places])
+        count = len(inputs)
+        extents = tuple([inputs[i].shape[axis] if i < count else self.length for i, axis in self._places])
         if self._last is not None and self._last[0] == extents:
             return self._last[1]
         found = self._known.pop(extents, None)
@@ -81,12 +96,13 @@ class Placements:
         return found
 
     def _placed(self, arguments: Sequence[Any]) -> Bound:
-        numbers = self._size(*arguments)
+        lengths = [] if self.length is None else [self._shape((self.length,))]
+        numbers = self._size(*lengths, *arguments)
         count = len(numbers) - self._slots
         bounds = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in numbers[count:])]
         self._reserve(bounds[-1])
         slots = [self._borrow(self._memory[start:end]) for start, end in pairwise(bounds)]
-        closure = self._place(numbers, *slots, *self._fixed)
+        closure = self._place(numbers, *slots, *self._states, *self._fixed)
         return Bound(self._vm.module["invoke_closure"], closure)
 
     def _reserve(self, nbytes: int) -> None:

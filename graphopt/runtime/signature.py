@@ -94,24 +94,26 @@ class Signature:
         self.require_fit(arrays)
         return [np.ascontiguousarray(array).reshape(array.shape) for array in arrays.values()]
 
-    def require_fit(self, given: Mapping[str, Shaped]) -> None:
+    def require_fit(self, given: Mapping[str, Shaped], known: Mapping[str, int] | None = None) -> None:
         """Refuse inputs of other dtypes or shapes, or that don't fit one another.
 
         Args:
             given: what has a dtype and a shape, by name.
+            known: dimensions that have a value whatever the inputs are.
 
         Raises:
             InputError: the first mismatch, naming the input and what is expected.
         """
-        symbols: dict[str, Dim] = {}
+        symbols: dict[str, Dim] = {} if known is None else dict(known)
         for spec in self.inputs:
             if spec.name not in given:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
             _require_fit(spec, given[spec.name], symbols)
         shapes = [given[spec.name].shape for spec in self.inputs]
-        if shapes not in self.fitted:
+        if known is not None or shapes not in self.fitted:
             for left, right, why in self.constraints:
                 self._require(left, right, why, symbols)
+        if known is None and shapes not in self.fitted:
             self.fitted[:] = [shapes, *self.fitted[: _KEPT - 1]]
 
     def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, Dim]) -> None:

@@ -11,6 +11,7 @@ from graphopt.errors import ArtifactError, UserError
 from graphopt.runtime.artifact import FORMAT_VERSION, Artifact, write_artifact
 from graphopt.runtime.kernel_facts import facts_json
 from graphopt.runtime.manifest import MODEL_FORM, require
+from graphopt.runtime.session import StateSpec, state_from_json, state_to_json
 from graphopt.runtime.signature import Signature, signature_from_json, signature_to_json
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         )
     if model.artifact is not None:
         own = model.artifact.manifest
-        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device", "waits") if key in own}
+        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device", "waits", "states") if key in own}
         library = model.artifact.library
         is_sized = own["format"] == FORMAT_VERSION
     else:
@@ -56,6 +57,8 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
             "threads": target.caps.cores,
             "kernels": facts_json(model),
         }
+        if model.states:
+            manifest["states"] = [state_to_json(state) for state in model.states]
         if (device := model.built.device_facts()) is not None:
             manifest["device"] = device
             manifest["waits"] = model.waits
@@ -83,6 +86,20 @@ def describe(artifact: Artifact) -> tuple[Signature, Target]:
             hint="compile the model again",
         ) from error
     return signature, target
+
+
+def states_in(artifact: Artifact) -> list[StateSpec]:
+    """What the model keeps from run to run.
+
+    Raises:
+        ArtifactError: the manifest is malformed.
+    """
+    try:
+        return [state_from_json(state) for state in artifact.manifest.get("states") or ()]
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{artifact.path} holds no model that this graphopt can read ({error})", hint="compile the model again"
+        ) from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str | None:

@@ -25,11 +25,13 @@ class LayoutPolicy:
         wanted: the layout that a group's kernel would like its result in.
         element_types: those of values that may be stored otherwise than plainly.
         reads: whether a group has a kernel for its operands as the fused graph has them, whatever its result is stored in.
+        is_generic: whether a group has no other kernel than a loop nest, which reads any layout.
     """
 
     wanted: Callable[[FusedGraph, Group], Layout]
     element_types: Collection[DType]
     reads: Callable[[FusedGraph, Group], bool] = lambda *_: False
+    is_generic: Callable[[FusedGraph, Group], bool] = lambda *_: True
 
 
 def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts | None = None) -> FusedGraph:
@@ -43,6 +45,8 @@ def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts |
     """
     users = _users(fused)
     editor = Editor(fused.graph, infer_node)
+    kept = {s.present for s in fused.options.states}
+    fused.layouts.update((v, s.layout) for s in fused.options.states for v in (s.past, s.present))
     copies: dict[Value, Value] = {}
     ordered: list[Group] = []
     for group in fused.groups:
@@ -68,8 +72,9 @@ def assign_layouts(fused: FusedGraph, policy: LayoutPolicy, costs: LayoutCosts |
             if layout.is_plain:
                 continue
             refusing = [g for g in users.get(value, []) if not _accepts(fused, g, value, layout, policy)]
-            if refusing or value.escapes:
-                copy = _copy(editor, value, refusing)
+            leaves = value.escapes > 0 and value not in kept
+            if refusing or leaves:
+                copy = _copy(editor, value, refusing, leaves)
                 kind = GroupKind.view if layout.keeps_order(value.shape) else GroupKind.kernel
                 ordered.append(Group([copy], copy, kind, outputs=[copy.out]))
     fused.groups = ordered
@@ -85,6 +90,8 @@ def _border(
     copies: dict[Value, Value],
 ) -> Border:
     """The layouts of a group."""
+    if any(_is_kept(fused, v) for v in group.outputs):
+        return Border(fused.layout(group.outputs[0]))
     layout = _layout_of(fused, group, policy)
     if layout.is_plain:
         return Border(PLAIN)
@@ -123,10 +130,16 @@ def _layout_of(fused: FusedGraph, group: Group, policy: LayoutPolicy) -> Layout:
     first = group.anchor.output(0)
     if layout.is_plain and first is not None:
         rank = len(first.shape)
-        operands = {fused.layout(v) for v in group.inputs if len(v.shape) == rank and not v.is_const} - {PLAIN}
+        passed = [v for v in group.inputs if len(v.shape) == rank and not v.is_const and not _is_kept(fused, v)]
+        operands = {fused.layout(v) for v in passed} - {PLAIN}
         if len(operands) == 1 and _transparent(group, *operands):
             layout = operands.pop()
     return layout if all(_eligible(v, layout, policy) for v in group.outputs) else PLAIN
+
+
+def _is_kept(fused: FusedGraph, value: Value) -> bool:
+    """Whether a value is part of a state, whose order in memory only those follow that read it."""
+    return any(value in (s.past, s.present) for s in fused.options.states)
 
 
 def _transparent(group: Group, layout: Layout) -> bool:
@@ -156,6 +169,8 @@ def _accepts(fused: FusedGraph, group: Group, value: Value, layout: Layout, poli
     if group.kind is not GroupKind.kernel:
         return False
     if _transparent(group, layout) or _is_dense_conv(group):
+        return True
+    if _is_kept(fused, value) and policy.is_generic(fused, group):
         return True
     # what it wants may depend on how its operand comes
     trial = fused.trial({value: layout})
@@ -191,11 +206,10 @@ def _read_from(editor: Editor, group: Group, value: Value, copy: Value) -> None:
             editor.set_input(use.node, use.index, copy)
 
 
-def _copy(editor: Editor, value: Value, refusing: list[Group]) -> Node:
-    """A plain copy of a blocked value for the groups that want it so, and for the outside."""
+def _copy(editor: Editor, value: Value, refusing: list[Group], escaping: bool) -> Node:
+    """A plain copy of a blocked value for the groups that want it so, and for the outside if it is ``escaping``."""
     members = {n for g in refusing for n in g.nodes}
     first = min(members, key=editor.graph.position, default=None)
-    escaping = value.escapes > 0
     node = editor.node("Identity", [value], before=None if escaping else first, name=f"{value.name}_plain")
     for use in list(value.uses):
         if use.node in members:

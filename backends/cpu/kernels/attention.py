@@ -78,6 +78,11 @@ def emit(
     dtype = spec.types.sum
     dot = DOT_PRODUCTS.get(config.dot)
     size = spec.size if dot is None else spec.size // dot.group
+    stored_keys, stored_values = spec.key_layout.physical_index, spec.value_layout.physical_index
+    key_shape, value_shape = (
+        spec.shape(spec.kv_heads, spec.keys, spec.size),
+        spec.shape(spec.kv_heads, spec.keys, spec.v_size),
+    )
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         q = widened(inputs[0], config.lanes, config.parallel) if dot is None else grouped(inputs[0], dot)
@@ -94,9 +99,9 @@ def emit(
             first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)
             kv_head = tirx.floordiv(head, spec.heads // spec.kv_heads)
             keys = _Panels(config.n_vectors, config.lanes, size, spec.keys, dtype, dot)
-            keys.fill(lambda i, c: k[spec.at(batch, kv_head, c, i, size)], transposed=True)
+            keys.fill(lambda i, c: k[stored_keys(spec.at(batch, kv_head, c, i, size))], transposed=True)
             values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype)
-            values.fill(lambda i, c: v[spec.at(batch, kv_head, i, c, spec.v_size)], transposed=False)
+            values.fill(lambda i, c: v[stored_values(spec.at(batch, kv_head, i, c, spec.v_size))], transposed=False)
             padded = keys.count * keys.width
             scores = T.alloc_buffer((config.m_tile, padded), dtype, scope="local")
             inverse = T.alloc_buffer((config.m_tile,), dtype, scope="local")
@@ -115,8 +120,8 @@ def emit(
         name,
         [
             ("q", spec.shape(spec.heads, spec.queries, spec.size), spec.types.input),
-            ("k", spec.shape(spec.kv_heads, spec.keys, spec.size), spec.types.weight),
-            ("v", spec.shape(spec.kv_heads, spec.keys, spec.v_size), spec.value_type),
+            ("k", spec.key_layout.physical_shape(key_shape), spec.types.weight),
+            ("v", spec.value_layout.physical_shape(value_shape), spec.value_type),
             *masks,
         ],
         extras,
