@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig
 from graphopt.backends.cpu.kernels.matmul_packed import default_config as product_config
 from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig
 from graphopt.backends.cpu.kernels.recurrent_step import PassConfig
-from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, LOADS_PER_CYCLE, split_balanced
+from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, split_balanced
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import RecurrentSpec
 from graphopt.backends.tensors.tensor import Expr
@@ -31,14 +31,19 @@ _BLOCK_CYCLES = 30.0
 """Of a tile, beside its products and gates."""
 _WAKE_CYCLES = 2500.0
 """Of sharing a loop among threads that are awake."""
-_TILE_CYCLES = 15.0
+_TILE_CYCLES = 25.0
 """Of the begin and end of a register tile's sums."""
 _LAST_LEVEL_AGAIN = 18.0
 """Bytes a cycle that a core reads from the last level, where it reads the same at every step: 47 GB/s measured on Zen 3."""
 _MOST_ROWS_A_VECTOR = 3
 """Rows of a tile of one vector: measured on Zen 3, eight take twice the time of four by two, as a state of many rows leaves
 little of the first-level cache to weights."""
+_LATENCY_SLACK = 0.25
+"""Cycles that sums wait for beside the units' latency: eight of them, as many as that needs, reach some 90% of the peak."""
+_LOADS_PER_CYCLE = 1.7
 _NO_OVERLAP = 0.25
+_JOIN_CYCLES = 15.0
+"""Of adding up the parts of a tile's sums."""
 _MOST_UNITS = 4
 _MOST_CHAINS = 4
 _FREE_REGISTERS = 4
@@ -152,10 +157,16 @@ def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, c
     total = 0.0
     for number, segment in enumerate(split_balanced(max(rows, 1), tile.rows)):
         points, count = segment.tile, int(segment.count)
-        step = max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY / tile.chains, (points + vectors) / LOADS_PER_CYCLE)
+        step = max(
+            points * vectors / FMA_PER_CYCLE,
+            (FMA_LATENCY + _LATENCY_SLACK) / tile.chains,
+            (points + vectors) / _LOADS_PER_CYCLE,
+        )
         first = _together(step, far if number == 0 else near)
         finish = _BLOCK_CYCLES + _GATE_CYCLES * (gates + 1) * tile.units * points
-        product = spec.hidden * (first + (count - 1) * _together(step, near)) + count * _TILE_CYCLES
+        product = spec.hidden * (first + (count - 1) * _together(step, near)) + count * (
+            _TILE_CYCLES + (_JOIN_CYCLES if tile.chains > 1 else 0.0)
+        )
         total += tiles * product + count * finish
     return blocks * total
 

@@ -16,6 +16,7 @@ from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.index import i64
 from graphopt.backends.tensors.tensor import Expr
 
+_MOST_CHAINS = 4
 _INLINE_VECTORS = 2
 """Vectors of hidden units of a tile up to which gates are computed from the registers, without a trip through memory."""
 
@@ -140,6 +141,8 @@ class Layer:
         def state(p: Expr, k: Expr) -> Expr:
             return scaled[direction, first + p, k] if scaled is not None else hidden[now, direction, first + p, k]
 
+        # a tile of few rows has the registers for more parts, and needs them
+        chains = max(cut.chains, min(_MOST_CHAINS, cut.rows * cut.chains // rows))
         tiles, weight = blocks.columns // (cut.vectors * lanes), self.weights[which]
         inline = tiles == 1 and rows * units <= _INLINE_VECTORS
         memory = None
@@ -147,7 +150,7 @@ class Layer:
             shape = (rows, len(gates) * units, lanes)
             memory = T.alloc_buffer(shape, dtype, scope="local", annotations=ON_STACK)
         for number in range(tiles):
-            tile = GateTile(rows, cut.vectors, lanes, dtype, cut.chains)
+            tile = GateTile(rows, cut.vectors, lanes, dtype, chains)
             for v in range(cut.vectors):
                 tile.begin(v, begin(number * cut.vectors + v))
             panel = (direction * blocks.blocks + block) * tiles + number
