@@ -9,77 +9,33 @@ ONNX Runtime the ONNX model: what each does in production. Pages of the artefact
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
 from report import Report, listed, number, plural
 
 import graphopt
+from graphopt.backends.base.scratch import scratch_folder
+from graphopt.driver.bench.child import Child, Entrant
+from graphopt.driver.bench.entrants import own_entrant, peer_entrant
 from graphopt.driver.compiling import compile as compile_model
 from graphopt.models import zoo
 
-DEFAULT = ("resnet50", "densenet121", "vgg19", "squeezenet", "shufflenet", "inception_v1", "inception_v2", "opennsfw", "nudenet",
-           "ppocr_det", "ppocr_rec", "ppocr_cls")  # fmt: skip
-
-_COMMON = """
-import gc, json, sys
-import numpy as np
-
-def kilobytes(field):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
-
-def reset_peak():
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-
-path, arrays, threads, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-with np.load(arrays) as archive:
-    feed = {bytes.fromhex(key[1:]).decode(): archive[key] for key in archive.files}
-"""
-_FINISH = """
-gc.collect()
-base = kilobytes("VmRSS")
-reset_peak()
-run = load()
-run()
-loaded = kilobytes("VmHWM")
-reset_peak()
-for _ in range(runs):
-    run()
-print(json.dumps({"base": base, "peak": max(loaded, kilobytes("VmHWM")) - base, "running": kilobytes("VmHWM") - base}))
-"""
-CHILDREN = {
-    "graphopt": _COMMON + """
-import tvm, graphopt, graphopt.runtime.load, graphopt.backends.build.whole_module
-def load():
-    model = graphopt.load(path)
-    return lambda: model.run(feed)
-""" + _FINISH,
-    "onnxruntime": _COMMON + """
-import onnxruntime as ort
-def load():
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, feed)
-""" + _FINISH,
-}  # fmt: skip
+DEFAULT = tuple(zoo.names())
 
 
-def child(kind: str, path: Path, arrays: Path, threads: int, runs: int) -> dict[str, float]:
-    """Megabytes that a fresh process reports: ``peak`` over loading and running, ``running`` once loaded."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILDREN[kind], str(path), str(arrays), str(threads), str(runs)],
-        capture_output=True, text=True, timeout=600, check=True,
-    )  # fmt: skip
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {key: value / 1024 for key, value in found.items()}
+def megabytes(entrant: Entrant, runs: int) -> tuple[float, float]:
+    """What a process of its own takes at most while it loads the model and runs it once, and while it runs it again.
+
+    Raises:
+        CompileError: the runtime can't take the model.
+    """
+    with scratch_folder() as folder, Child(entrant, folder) as child:
+        for _ in range(runs):
+            child.turn(0.0, 0.0)
+        if child.loading_bytes is None or child.running_bytes is None:
+            raise SystemExit("memory is counted on Linux only")
+        return max(child.loading_bytes, child.running_bytes) / 2**20, child.running_bytes / 2**20
 
 
 def main() -> None:
@@ -108,26 +64,21 @@ def main() -> None:
     more: list[str] = []
     for name in args.models:
         model = zoo.get(name)
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            artifact, arrays = Path(folder) / "model.gopt", Path(folder) / "feed.npz"
-            feed = model.inputs(0)
-            np.savez(arrays, **{"x" + key.encode().hex(): array for key, array in feed.items()})
-            try:
-                shapes = {key: array.shape for key, array in feed.items()}
-                compile_model(model.path(), "native", threads=args.threads, shapes=shapes).save(artifact)
-                ours = child("graphopt", artifact, arrays, args.threads, args.runs)
-                theirs = child("onnxruntime", model.path(), arrays, args.threads, args.runs)
-            except graphopt.GraphOptError as error:
-                report.row(name, error.message, *[""] * 6)
-                continue
-            except subprocess.CalledProcessError as error:
-                report.row(name, (error.stderr.strip().splitlines() or ["fails"])[-1], *[""] * 6)
-                continue
+        feed = model.inputs(0)
+        shapes = {key: array.shape for key, array in feed.items()}
+        try:
+            with scratch_folder() as folder:
+                compiled = compile_model(model.path(), "native", threads=args.threads, shapes=shapes)
+                ours = megabytes(own_entrant(compiled, folder, feed, 0.0), args.runs)
+                theirs = megabytes(peer_entrant("onnxruntime", model.path(), folder, feed, args.threads), args.runs)
+        except graphopt.GraphOptError as error:
+            report.row(name, error.message, *[""] * 6)
+            continue
         cells: list[str] = []
-        for key in ("peak", "running"):
-            cells += [number(ours[key], 0), number(theirs[key], 0), number(ours[key] / theirs[key])]
+        for mine, other in zip(ours, theirs):
+            cells += [number(mine, 0), number(other, 0), number(mine / other)]
         report.row(name, number(os.path.getsize(model.path()) / 2**20, 0), *cells)
-        if ours["running"] > theirs["running"] or ours["peak"] > theirs["peak"]:
+        if any(mine > other for mine, other in zip(ours, theirs)):
             more.append(name)
     report.add("", f"More memory than ONNX Runtime: {listed(more)}.")
     report.write(args.write)

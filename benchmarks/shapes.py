@@ -70,8 +70,9 @@ def main() -> None:
     args = parser.parse_args()
     report = Report(
         f"Batches and odd sizes, {plural(args.threads, 'thread')}",
-        f"{plural(args.threads, 'thread')}, float32, every shape compiled for itself. Medians of interleaved runs in milliseconds; "
-        "the ratio is that of the best peer over graphopt. Relative: the ratio over that of the model's first row.",
+        f"{plural(args.threads, 'thread')}, float32, every shape compiled for itself. Medians of processes that take turns, "
+        "in milliseconds; the ratio is that of the best peer over graphopt. Relative: the ratio over that of the model's first "
+        "row.",
     )
     report.head("model", "input", "graphopt ms", *(f"{peer} ms" for peer in PEERS), "best peer", "ratio", "relative")
     ratios: list[float] = []

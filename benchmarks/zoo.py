@@ -1,4 +1,4 @@
-"""Latency of zoo models against ONNX Runtime, OpenVINO and MNN, interleaved in one process with the same threads and inputs.
+"""Latency of zoo models against ONNX Runtime, OpenVINO and MNN, in processes that take turns, with the same threads and inputs.
 
     python benchmarks/zoo.py [--threads 1|2] [--repeat N] [--peers P,P] [--tvm MODEL ...] [--write FILE] [MODEL ...]
 
@@ -36,9 +36,10 @@ def main() -> None:
     peers = [name for name in args.peers.split(",") if name]
     report = Report(
         f"Zoo models, {plural(args.threads, 'thread')}",
-        f"{plural(args.threads, 'thread')}, batch 1 at the zoo's standard shapes, float32. Medians of interleaved runs in one "
-        "process, in milliseconds; the ratio is that of the best peer over graphopt, above 1 we are faster than all. The error is "
-        "relative to the largest output, against ONNX Runtime without optimisation.",
+        f"{plural(args.threads, 'thread')}, batch 1 at the zoo's standard shapes, float32. Medians in milliseconds; every "
+        "runtime has a process of its own that stands still while others are timed. The ratio is that of the best peer over "
+        "graphopt, above 1 we are faster than all. The error is relative to the largest output, against ONNX Runtime without "
+        "optimisation.",
     )
     report.head(
         "model",

@@ -26,10 +26,10 @@ from graphopt.cli.options import (
 )
 from graphopt.cli.run import load_or_compile
 from graphopt.cli.values import values_of
-from graphopt.errors import CompileError, UserError
+from graphopt.errors import UserError
 
 if TYPE_CHECKING:
-    from graphopt.driver.bench.measure import Contender
+    from graphopt.driver.bench.compete import Standings
     from graphopt.ir.precision_choices import PrecisionChoices
     from graphopt.runtime.model import CompiledModel
 
@@ -70,10 +70,11 @@ def bench_verb(
             hint="graphopt bench model.onnx --compare onnxruntime",
         )
     with console.working("loading the compiler"):
-        from graphopt.driver.bench.measure import Contender, measure
+        from graphopt.driver.bench.measure import Contender, measure, require_rounds
         from graphopt.driver.bench.peers.prepare import peer_info
         from graphopt.driver.random_inputs import random_inputs
         from graphopt.ir.precision_choices import precision_name, read_precision
+    require_rounds(repeat)
     chosen = read_precision(precision)
     for name in names:
         peer_info(name)  # unknown or not installed: said before the work, not after
@@ -90,11 +91,15 @@ def bench_verb(
     assert compiled.target is not None
     cores = compiled.target.caps.cores
     feed = random_inputs(compiled.signature, seed)
-    ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
-    how = {"values": values_of(value), "strict": strict}
-    peers, absent = _peers(names, model, feed, ours, cores, how, chosen)
-    with console.working("measuring"):
-        results = measure([ours, *peers], repeat)
+    absent: list[tuple[str, str]] = []
+    if names:
+        how = {"values": values_of(value), "strict": strict}
+        standings = _compare(compiled, names, model, feed, prepared_s, repeat, how, chosen)
+        results, absent = standings.latencies, standings.absent
+    else:
+        ours = Contender("graphopt", lambda: compiled.run(feed), None if compiled_before else prepared_s)
+        with console.working("measuring"):
+            results = measure([ours], repeat)
     layers = _layers(compiled, feed, repeat, model.name, roofline) if per_layer or roofline is not None else None
     if json:
         console.print_json(
@@ -127,25 +132,27 @@ def peer_names(items: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(name.strip() for item in items or () for name in item.split(",") if name.strip()))
 
 
-def _peers(
+def _compare(
+    compiled: CompiledModel,
     names: Sequence[str],
     model: Path,
     feed: Mapping[str, Any],
-    ours: Contender,
-    threads: int,
+    prepared_s: float,
+    repeat: int,
     how: Mapping[str, Any],
-    precision: str | PrecisionChoices | None = None,
-) -> tuple[list[Contender], list[tuple[str, str]]]:
-    """Peers that run the model, with how they agree with us; and those that can't, with the reason.
+    precision: str | PrecisionChoices | None,
+) -> Standings:
+    """Ours and peers, each in a process of its own, and how peers agree with us.
 
     Args:
+        prepared_s: seconds that compiling took.
         how: arguments of ``import_onnx`` besides shapes.
         precision: what we compute in, where that isn't what the model says; peers compute as it says.
     """
-    if not names:
-        return [], []
-    from graphopt.driver.bench.agreement import check_agreement, tolerance_of
-    from graphopt.driver.bench.peers.prepare import peer
+    from graphopt.backends.base.scratch import scratch_folder
+    from graphopt.driver.bench.agreement import tolerance_of
+    from graphopt.driver.bench.compete import compete
+    from graphopt.driver.bench.entrants import open_axes_of, own_entrant, peer_entrant
     from graphopt.driver.edge_types import in_types_of
     from graphopt.driver.importing import import_onnx
     from graphopt.ir.precision_choices import casts_edges
@@ -153,18 +160,19 @@ def _peers(
     with console.working("comparing"):
         graph = import_onnx(model, shapes={name: a.shape for name, a in feed.items()}, **how)
         tolerance = tolerance_of(graph, precision)
-        expected = {name: array.copy() for name, array in ours.run().items()}
+        expected = {name: array.copy() for name, array in compiled.run(feed).items()}
+        theirs = feed
         if casts_edges(precision):
-            feed, expected = in_types_of(graph.inputs, feed), in_types_of(graph.outputs, expected)
-        feed = {**feed, **graph.fixed}  # peers take the model as it came
-    found, absent = [], []
-    for name in names:
-        with console.working(f"preparing {name}"):
-            try:
-                found.append(check_agreement(peer(name, model, feed, threads), expected, **tolerance))
-            except CompileError as error:
-                absent.append((name, error.message))
-    return found, absent
+            theirs, expected = in_types_of(graph.inputs, feed), in_types_of(graph.outputs, expected)
+        theirs = {**theirs, **graph.fixed}  # peers take the model as it came
+    assert compiled.target is not None
+    cores, left = compiled.target.caps.cores, open_axes_of(compiled.signature)
+    with scratch_folder() as folder:
+        ours = own_entrant(compiled, folder, feed, prepared_s)
+        peers = [peer_entrant(name, model, folder, theirs, cores, left) for name in names]
+        return compete(
+            [ours, *peers], repeat, expected=expected, tolerance=tolerance, working=console.working
+        )  # fmt: skip
 
 
 def _layers(

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.backends.base.scratch import scratch_folder
 from graphopt.driver.accuracy import Comparison, compare_all, longest_sum, summing_depth
-from graphopt.driver.bench.measure import Contender, Latency, measure
-from graphopt.driver.bench.peers.prepare import peer
+from graphopt.driver.bench.compete import compete
+from graphopt.driver.bench.entrants import own_entrant, peer_entrant
+from graphopt.driver.bench.measure import Latency
 from graphopt.driver.compiling import compile
 from graphopt.driver.importing import import_onnx
 from graphopt.driver.optimizing import optimize
 from graphopt.driver.reference import has_onnxruntime, make_reference
-from graphopt.errors import AccuracyError, CompileError
+from graphopt.errors import AccuracyError
 from graphopt.models import zoo
 
 Working = Callable[[str], AbstractContextManager[None]]
@@ -139,18 +141,18 @@ def _resnet(report: DemoReport, threads: int | None, with_tvm: bool, working: Wo
         got, want = compiled.run(feed), make_reference(path)(feed)
     checks = compare_all(got, want, reduction=longest_sum(graph), depth=summing_depth(graph))
     report.checks += [("resnet50", c) for c in checks]
-    ours = Contender("graphopt", lambda: compiled.run(feed), report.resnet_compile_s)
-    contenders = [ours]
-    if has_onnxruntime():
-        contenders.append(peer("onnxruntime", path, feed, report.threads))
-    else:
+    peers = ["onnxruntime"] if has_onnxruntime() else []
+    if not peers:
         report.notes.append('ONNX Runtime is not installed; pip install "graphopt[bench]" adds it to the comparison')
-    with working("resnet50: measuring"):
-        report.latencies = measure(contenders, repeat=15)
-    if with_tvm:
-        try:
+    with scratch_folder() as folder:
+        ours = own_entrant(compiled, folder, feed, report.resnet_compile_s)
+        entrants = [ours, *(peer_entrant(name, path, folder, feed, report.threads) for name in peers)]
+        with working("resnet50: measuring"):
+            standings = compete(entrants, repeat=15)
+        report.latencies = standings.latencies
+        report.notes += [reason for _, reason in standings.absent]
+        if with_tvm:
             with working("resnet50: TVM's default pipeline, seconds a run"):
-                tvm = peer("tvm", path, feed, report.threads)
-                report.latencies.append(measure([ours, tvm], repeat=_TVM_ROUNDS)[1])
-        except CompileError as error:
-            report.notes.append(error.message)
+                standings = compete([ours, peer_entrant("tvm", path, folder, feed, report.threads)], _TVM_ROUNDS)
+            report.latencies += standings.latencies[1:]
+            report.notes += [reason for _, reason in standings.absent]

@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graphopt.driver.accuracy import L2_ALLOWED, compare_all, longest_sum, summing_depth
-from graphopt.driver.bench.measure import Contender
 from graphopt.ir.graph import Array, Graph
 from graphopt.ir.precision_choices import PrecisionChoices, precision_name
 
 
-def check_agreement(
-    contender: Contender,
+@dataclass(frozen=True)
+class Agreement:
+    """How results of a contender compare with ours.
+
+    Attributes:
+        error: the largest difference over the largest magnitude.
+        problem: why they can't be taken for the same, or None.
+    """
+
+    error: float
+    problem: str | None
+
+
+def agreement(
+    found: Mapping[str, Array],
     expected: Mapping[str, Array],
     *,
     reduction: int = 1,
     depth: int = 1,
     l2: float | None = None,
-) -> Contender:
-    """The contender with ``error`` and ``problem`` filled in, from one run of it.
+) -> Agreement:
+    """Compare a contender's results with ours.
 
     Args:
-        contender: a peer.
+        found: what it computed.
         expected: our outputs by name.
         reduction: length of the longest sum of a layer, as in `graphopt.driver.accuracy.bound`.
         depth: layers after one another.
         l2: relative L2 error allowed instead, where we compute in fewer bits than the peer.
     """
-    found = as_named(contender.run(), expected)
-    checks = compare_all(found, expected, reduction=reduction, depth=depth, l2=l2)
+    checks = compare_all(as_named(found, expected), expected, reduction=reduction, depth=depth, l2=l2)
     wrong = [f"{c.name}: {c.problem}" for c in checks if c.problem is not None]
-    return replace(
-        contender, error=max((c.error for c in checks), default=0.0), problem="; ".join(wrong) if wrong else None
-    )
+    return Agreement(max((c.error for c in checks), default=0.0), "; ".join(wrong) if wrong else None)
 
 
 def tolerance_of(graph: Graph, precision: str | PrecisionChoices | None = None) -> dict[str, Any]:
-    """What `check_agreement` allows of a model: ``reduction`` and ``depth``, or ``l2`` where it was cast to a precision."""
+    """What `agreement` allows of a model: ``reduction`` and ``depth``, or ``l2`` where it was cast to a precision."""
     if (name := precision_name(precision)) is not None:
         return {"l2": L2_ALLOWED[name]}
     return {"reduction": longest_sum(graph), "depth": summing_depth(graph)}

@@ -1,4 +1,4 @@
-"""Latency, measured side by side with peers so that ratios mean something on a busy machine too."""
+"""Latency of contenders within this process, in alternation. Other runtimes go into processes of their own: `compete`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphopt.driver.bench.agreement import Agreement
 from graphopt.errors import UserError
 from graphopt.ir.graph import Array
 
@@ -18,6 +19,8 @@ WARM_S = 0.01
 """How long a contender runs untimed after the pause, at least once."""
 
 Run = Callable[[], Mapping[str, Array]]
+OpenAxes = Mapping[str, Sequence[int]]
+"""Axes of inputs by name whose extents a runtime must not take for fixed."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Latency:
         ratio: its median over ours: above 1 we are faster.
         error: largest difference of its outputs from ours over the largest magnitude; None when not compared.
         problem: why its outputs can't be taken for the same, or None.
+        loading_bytes, running_bytes: memory at most while it was loaded, and run, beyond what its libraries and inputs take;
+            None when it had no process of its own.
     """
 
     name: str
@@ -40,21 +45,21 @@ class Latency:
     ratio: float
     error: float | None = None
     problem: str | None = None
+    loading_bytes: int | None = None
+    running_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: its name, one run, how long it took to prepare, and how it agrees with ours (see `Latency`)."""
+    """Something to time: its name, one run, how long it took to prepare."""
 
     name: str
     run: Run
     compile_s: float | None = None
-    error: float | None = None
-    problem: str | None = None
 
 
 def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float = BUDGET_S) -> list[Latency]:
-    """Time the contenders in alternation, so that drift of the machine hits all of them alike.
+    """Time contenders that share a thread pool, or have none, in alternation: drift of the machine hits all of them alike.
 
     Args:
         contenders: ours first; ratios are relative to it.
@@ -64,8 +69,7 @@ def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float =
     Raises:
         UserError: ``repeat`` is not positive.
     """
-    if repeat < 1:
-        raise UserError(f"--repeat must be at least 1, not {repeat}", code="bad-option")
+    require_rounds(repeat)
     for contender in contenders:
         contender.run()
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
@@ -84,13 +88,34 @@ def measure(contenders: Sequence[Contender], repeat: int = 20, budget_s: float =
         if time.perf_counter() - start > budget_s:
             break
     ours = statistics.median(times[contenders[0].name])
-    return [_latency(c, sorted(times[c.name]), ours) for c in contenders]
+    return [latency(c.name, times[c.name], ours, c.compile_s) for c in contenders]
 
 
-def _latency(contender: Contender, times: list[float], ours: float) -> Latency:
-    median = statistics.median(times)
-    p90 = times[min(len(times) - 1, int(0.9 * len(times)))]
+def require_rounds(repeat: int) -> None:
+    """Refuse a number of rounds.
+
+    Raises:
+        UserError: it is not positive.
+    """
+    if repeat < 1:
+        raise UserError(f"--repeat must be at least 1, not {repeat}", code="bad-option")
+
+
+def latency(
+    name: str,
+    times: Sequence[float],
+    ours: float,
+    compile_s: float | None,
+    agrees: Agreement | None = None,
+    *,
+    loading_bytes: int | None = None,
+    running_bytes: int | None = None,
+) -> Latency:
+    """What milliseconds of runs say, against our median."""
+    ordered = sorted(times)
+    median = statistics.median(ordered)
+    p90 = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
     return Latency(
-        contender.name, median, times[0], p90, len(times), contender.compile_s, median / ours, contender.error,
-        contender.problem,
+        name, median, ordered[0], p90, len(ordered), compile_s, median / ours,
+        agrees.error if agrees else None, agrees.problem if agrees else None, loading_bytes, running_bytes,
     )  # fmt: skip

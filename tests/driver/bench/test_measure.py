@@ -10,9 +10,9 @@ import pytest
 
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.driver.bench import measure as bench_measure
-from graphopt.driver.bench.agreement import as_named, check_agreement
+from graphopt.driver.bench.agreement import Agreement, agreement, as_named
 from graphopt.driver.bench.machine_peak import Bandwidth, MachinePeaks, machine_peaks
-from graphopt.driver.bench.measure import Contender, measure
+from graphopt.driver.bench.measure import Contender, latency, measure
 from graphopt.driver.bench.per_layer import LayerTime
 from graphopt.errors import UserError
 
@@ -45,22 +45,28 @@ def test_ratios_are_times_over_ours() -> None:
         time.sleep(0.01)
         return {}
 
-    found = measure([Contender("quick", dict), Contender("slow", slow, 2.0, 1e-7, "why")], repeat=2)
+    found = measure([Contender("quick", dict), Contender("slow", slow, 2.0)], repeat=2)
     assert found[1].ratio == pytest.approx(found[1].median_ms / found[0].median_ms)
     assert found[1].ratio > 1
-    assert (found[1].compile_s, found[1].error, found[1].problem) == (2.0, 1e-7, "why")
+    assert (found[1].compile_s, found[1].error, found[1].problem) == (2.0, None, None)
 
 
-def agreement(**outputs: np.ndarray) -> Contender:
-    return check_agreement(Contender("peer", lambda: outputs), {"y": Y}, reduction=9, depth=1)
+def test_what_times_say() -> None:
+    found = latency("peer", [4.0, 1.0, 2.0, 3.0, 10.0], 1.5, 7.0, Agreement(1e-7, "why"), running_bytes=5)
+    assert (found.median_ms, found.min_ms, found.p90_ms, found.runs) == (3.0, 1.0, 10.0, 5)
+    assert (found.ratio, found.compile_s, found.error, found.problem) == (2.0, 7.0, 1e-7, "why")
+    assert (found.loading_bytes, found.running_bytes) == (None, 5)
+
+
+def compared(**outputs: np.ndarray) -> Agreement:
+    return agreement(outputs, {"y": Y}, reduction=9, depth=1)
 
 
 def test_outputs_that_agree() -> None:
-    same = agreement(y=Y * (1 + 1e-7))
+    same = compared(y=Y * (1 + 1e-7))
     assert same.problem is None
-    assert same.error is not None
     assert 0 <= same.error < 1e-6
-    assert agreement(other_name=Y).problem is None
+    assert compared(other_name=Y).problem is None
 
 
 @pytest.mark.parametrize(
@@ -71,9 +77,8 @@ def test_outputs_that_agree() -> None:
     ],
 )  # fmt: skip
 def test_outputs_that_differ(outputs: dict[str, np.ndarray], problem: str) -> None:
-    found = agreement(**outputs)
+    found = compared(**outputs)
     assert problem in (found.problem or "")
-    assert found.error is not None
     assert found.error > 1e-3
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def test_unknown_and_absent_peers(monkeypatch: pytest.MonkeyPatch) -> None:
         peer_info("openvin")
     assert "openvino" in (caught.value.hint or "")
 
-    def never(source: Path, model: Any, feed: Mapping[str, Any], threads: int) -> Any:
+    def never(*_: Any) -> Any:
         raise AssertionError
 
     monkeypatch.setitem(prepare._TABLE, "mnn", Peer("MNN", "no_such_module_here", "MNN", never))
@@ -111,10 +110,10 @@ def test_unknown_and_absent_peers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shapes_are_fixed_for_who_needs_it(model: Path, feed: dict[str, np.ndarray], tmp_path: Path) -> None:
-    fixed = with_fixed_shapes(model, onnx.load_model(model), feed, tmp_path / "fixed.onnx")
+    fixed = with_fixed_shapes(model, feed, tmp_path / "fixed.onnx")
     dims = onnx.load_model(fixed).graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value for d in dims] == [2, 3, 6, 8]
-    assert with_fixed_shapes(fixed, onnx.load_model(fixed), feed, tmp_path / "again.onnx") == fixed
+    assert with_fixed_shapes(fixed, feed, tmp_path / "again.onnx") == fixed
     assert not (tmp_path / "again.onnx").exists()
 
 

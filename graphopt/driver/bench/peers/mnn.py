@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from graphopt.backends.base.scratch import scratch_folder
-from graphopt.driver.bench.measure import Run
+from graphopt.driver.bench.measure import OpenAxes, Run
 from graphopt.ir.graph import Array
 
 _CONVERT_LIMIT_S = 300
@@ -38,7 +39,9 @@ session_run(Path(sys.argv[1]), feed, int(sys.argv[3]))()
 """
 
 
-def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -> Run:
+def prepare(
+    source: Path, head: Any, feed: Mapping[str, Array], threads: int, open_axes: OpenAxes = MappingProxyType({})
+) -> Run:
     """A session of the converted model.
 
     Raises:
@@ -46,7 +49,7 @@ def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -
     """
     with scratch_folder() as folder:
         fixed, converted, arrays = (folder / name for name in ("fixed.onnx", "model.mnn", "feed.npz"))
-        _child("converter", _CONVERT, str(with_fixed_shapes(source, model, feed, fixed)), str(converted))
+        _child("converter", _CONVERT, str(with_fixed_shapes(source, feed, fixed, open_axes)), str(converted))
         if not converted.exists():
             raise RuntimeError("its converter makes no model of it")
         np.savez(arrays, **{"x" + name.encode().hex(): array for name, array in feed.items()})  # type: ignore[arg-type]
@@ -54,32 +57,35 @@ def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -
         return session_run(converted, feed, threads)
 
 
-def with_fixed_shapes(source: Path, head: Any, feed: Mapping[str, Array], to: Path) -> Path:
-    """The model with its inputs' open dimensions set to those of the feed: ``source`` itself when none is open.
+def with_fixed_shapes(
+    source: Path, feed: Mapping[str, Array], to: Path, open_axes: OpenAxes = MappingProxyType({})
+) -> Path:
+    """The model with its inputs' open dimensions set to those of the feed: ``source`` itself when there is none to set.
 
     Args:
         source: path of the model.
-        head: the model as read; changed.
         feed: inputs.
         to: where to write it.
+        open_axes: of inputs by name, that stay as they are.
     """
     import onnx
 
+    model = onnx.load_model(source, load_external_data=False)
     dims = [
         (dim, extent)
-        for item in head.graph.input
+        for item in model.graph.input
         if item.name in feed
-        for dim, extent in zip(item.type.tensor_type.shape.dim, feed[item.name].shape)
-        if not dim.HasField("dim_value")
+        for axis, (dim, extent) in enumerate(zip(item.type.tensor_type.shape.dim, feed[item.name].shape))
+        if not dim.HasField("dim_value") and axis not in open_axes.get(item.name, ())
     ]
     if not dims:
         return source
     for dim, extent in dims:
         dim.dim_value = extent
     # shapes of inner values may name the dimensions that are gone now
-    del head.graph.value_info[:]
-    onnx.load_external_data_for_model(head, str(source.parent))
-    onnx.save_model(head, to, save_as_external_data=head.ByteSize() > 2**31 - 1)
+    del model.graph.value_info[:]
+    onnx.load_external_data_for_model(model, str(source.parent))
+    onnx.save_model(model, to, save_as_external_data=model.ByteSize() > 2**31 - 1)
     return to
 
 

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from graphopt.driver.bench.measure import Run
+from graphopt.driver.bench.measure import OpenAxes, Run
 from graphopt.ir.graph import Array
 
 
-def prepare(source: Path, model: Any, feed: Mapping[str, Array], threads: int) -> Run:
+def prepare(source: Path, head: Any, feed: Mapping[str, Array], threads: int, open_axes: OpenAxes) -> Run:
     """A run of a session of its own."""
-    return session_run(open_session(source, model, feed, threads), feed)
+    return session_run(open_session(source, head, feed, threads, open_axes), feed)
 
 
-def open_session(source: Path, model: Any, feed: Mapping[str, Array], threads: int | None) -> Any:
-    """A session with named dimensions fixed to the feed's, on as many threads as it likes when none are given."""
+def open_session(
+    source: Path, head: Any, feed: Mapping[str, Array], threads: int | None, open_axes: OpenAxes = MappingProxyType({})
+) -> Any:
+    """A session with named dimensions fixed to the feed's, but for open ones.
+
+    Args:
+        source: path of the model.
+        head: the model, of which inputs and outputs are looked at.
+        feed: inputs.
+        threads: CPU threads; as many as it likes when None.
+        open_axes: of inputs by name.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4
     extents: dict[str, set[int]] = {}
-    for item in model.graph.input:
-        for dim, extent in zip(item.type.tensor_type.shape.dim, feed[item.name].shape if item.name in feed else ()):
+    left: set[str] = set()
+    for item in head.graph.input:
+        dims = item.type.tensor_type.shape.dim
+        for dim, extent in zip(dims, feed[item.name].shape if item.name in feed else ()):
             extents.setdefault(dim.dim_param, set()).add(extent)
+        left.update(dims[axis].dim_param for axis in open_axes.get(item.name, ()))
     for name, found in extents.items():
-        if name and len(found) == 1:  # exporters call different dimensions "?"
+        if name and len(found) == 1 and name not in left:  # exporters call different dimensions "?"
             options.add_free_dimension_override_by_name(name, *found)
     return ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 

@@ -10,13 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from graphopt.driver.bench.measure import Contender, Run
+from graphopt.driver.bench.child import reason
+from graphopt.driver.bench.measure import Contender, OpenAxes, Run
 from graphopt.driver.bench.peers import mnn, onnxruntime, openvino, tvm
 from graphopt.errors import CompileError, GraphOptError, UserError, did_you_mean
 from graphopt.ir.graph import Array
 
-Prepare = Callable[[Path, Any, Mapping[str, Array], int], Run]
-"""Path of the model, the model as read (large tensors kept in other files left there), inputs, threads."""
+Prepare = Callable[[Path, Any, Mapping[str, Array], int, OpenAxes], Run]
+"""Path of the model, the model for a look at its inputs and outputs, inputs, threads, axes of inputs that stay open."""
 
 
 @dataclass(frozen=True)
@@ -93,23 +94,15 @@ def peer(name: str, source: str | Path, feed: Mapping[str, Array], threads: int)
     model = onnx.load_model(source, load_external_data=False)
     start = time.perf_counter()
     try:
-        run = info.prepare(Path(source), model, feed, threads)
+        run = info.prepare(Path(source), model, feed, threads, {})
         ready = time.perf_counter() - start
         run()
     except GraphOptError:
         raise
     except Exception as error:  # peers raise any class
         raise CompileError(
-            f"{info.title} can't take the model: {_reason(error)}",
+            f"{info.title} can't take the model: {type(error).__name__}: {reason(str(error))}",
             code="peer-failed",
             hint=f"leave out --compare {name}",
         ) from error
     return Contender(name, run, ready)
-
-
-def _reason(error: Exception) -> str:
-    """The first telling lines of an error: peers begin with the place in their sources, or with a stack."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '", "Summary", "Stack"))]
-    text = " ".join((telling or lines)[:4])
-    return f"{type(error).__name__}: {text[:250]}"
