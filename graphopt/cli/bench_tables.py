@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def latency_table(title: str, results: Sequence[Latency], absent: Sequence[tuple[str, str]]) -> Table:
     """One line a contender; ``absent`` are peers that couldn't take the model, with the reason."""
-    numbers = ("median ms", "min ms", "p90 ms", "runs", "ready after s", "ratio")
+    counted = any(r.running_bytes is not None for r in results)
+    memory = ("memory MB",) if counted else ()
+    numbers = ("median ms", "min ms", "p90 ms", "runs", "ready after s", "ratio", *memory)
     compared = any(r.error is not None for r in results) or bool(absent)
     table = console.make_table(title, "", *numbers, *(("agreement",) if compared else ()), right=numbers)
     for r in results:
@@ -25,6 +27,8 @@ def latency_table(title: str, results: Sequence[Latency], absent: Sequence[tuple
             r.name, f"{r.median_ms:.2f}", f"{r.min_ms:.2f}", f"{r.p90_ms:.2f}", str(r.runs),
             "" if r.compile_s is None else f"{r.compile_s:.1f}", f"{r.ratio:.2f}",
         ]  # fmt: skip
+        if counted:
+            cells.append("" if r.running_bytes is None else f"{r.running_bytes / 2**20:.0f}")
         if compared:
             agreement = "" if r.error is None else f"ok, error {r.error:.0e}"
             cells.append(agreement if r.problem is None else f"DIFFERS: {r.problem}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,21 +161,19 @@ def test_bench_lists_peers_in_one_go(cli: Cli, model: Path) -> None:
 
 
 def test_bench_reports_peers_that_fail_or_differ(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run in processes of their own, which import what they are named by."""
     from graphopt.driver.bench.peers import prepare
+    from tests.driver.bench import fake_runtimes
 
-    def fails(*_: object) -> object:
-        raise RuntimeError("no such operator\nstack")
-
-    def differs(source: Path, model: object, feed: dict[str, np.ndarray], threads: int) -> object:
-        return lambda: {"y": np.zeros((len(feed["x"]), 5), np.float32)}
-
-    monkeypatch.setitem(prepare._TABLE, "openvino", prepare.Peer("OpenVINO", "numpy", "numpy", fails))  # type: ignore[arg-type]
-    monkeypatch.setitem(prepare._TABLE, "mnn", prepare.Peer("MNN", "numpy", "numpy", differs))  # type: ignore[arg-type]
-    done = cli("bench", model, "--repeat", 1, "--compare", "openvino,mnn", "--threads", 1)
+    monkeypatch.setitem(prepare._TABLE, "openvino", prepare.Peer("OpenVINO", "numpy", "numpy", fake_runtimes.refuses))
+    monkeypatch.setitem(prepare._TABLE, "mnn", prepare.Peer("MNN", "numpy", "numpy", fake_runtimes.zeros))
+    options = ("--repeat", 1, "--compare", "openvino,mnn", "--threads", 1)
+    done = cli("bench", model, *options)
     assert done.code == 0, done.err
-    assert "OpenVINO can't take the model: RuntimeError: no such operator" in done.out
+    assert "OpenVINO can't take the model: ValueError: no kernel for Frobnicate" in done.out
     assert "DIFFERS: y: error" in done.out
-    found = cli("bench", model, "--repeat", 1, "--compare", "openvino,mnn", "--threads", 1, "--json").json
+    assert ("memory MB" in done.out) == (sys.platform == "linux")
+    found = cli("bench", model, *options, "--json").json
     assert [entry["name"] for entry in found["absent"]] == ["openvino"]
     assert "error" in found["results"][1]["problem"]
 

@@ -36,6 +36,11 @@ def wrong(source: Path, head: Any, feed: Mapping[str, Any], *_: Any) -> Run:
     return lambda: {"y": 3 * feed["x"]}
 
 
+def zeros(source: Path, head: Any, feed: Mapping[str, Any], *_: Any) -> Run:
+    """Nothing but zeros, five a row."""
+    return lambda: {"y": np.zeros((len(feed["x"]), 5), np.float32)}
+
+
 def noisy(source: Path, head: Any, feed: Mapping[str, Any], *_: Any) -> Run:
     """Writes to standard output, by Python and past it."""
 

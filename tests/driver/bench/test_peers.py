@@ -81,6 +81,25 @@ def test_callers_share_what_was_opened(name: str, model: Path, feed: dict[str, n
 
 
 @pytest.mark.parametrize("name", REAL)
+def test_sizes_that_stay_open(name: str, model: Path, feed: dict[str, np.ndarray]) -> None:
+    """The results are the same; only what was said to be fixed is."""
+    head = onnx.load_model(model)
+    left = {"image": [2]}
+    run = prepare._TABLE[name].prepare(model, head, feed, 1, left)
+    want = make_reference(model, "onnx")(feed)
+    got = {key: np.copy(array) for key, array in run().items()}
+    assert [c.problem for c in compare_all(got, want, reduction=27)] == [None, None]
+    if name == "onnxruntime":
+        session = onnxruntime.open_session(model, head, feed, 1, left)
+        assert session.get_inputs()[0].shape == [2, 3, "H", 8]
+        assert onnxruntime.open_session(model, head, feed, 1).get_inputs()[0].shape == [2, 3, 6, 8]
+    if name == "openvino":
+        compiled = openvino.compile_network(model, feed, 1, open_axes=left)
+        assert str(compiled.input("image").partial_shape) == "[2,3,?,8]"
+        assert str(openvino.compile_network(model, feed, 1).input("image").partial_shape) == "[2,3,6,8]"
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_a_model_that_nobody_knows(name: str, tmp_path: Path) -> None:
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Unheard", ["x"], ["y"], domain="nowhere")],
@@ -115,6 +134,10 @@ def test_shapes_are_fixed_for_who_needs_it(model: Path, feed: dict[str, np.ndarr
     assert [d.dim_value for d in dims] == [2, 3, 6, 8]
     assert with_fixed_shapes(fixed, feed, tmp_path / "again.onnx") == fixed
     assert not (tmp_path / "again.onnx").exists()
+    partly = with_fixed_shapes(model, feed, tmp_path / "partly.onnx", {"image": [2]})
+    dims = onnx.load_model(partly).graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == [2, 3, "H", 8]
+    assert with_fixed_shapes(model, feed, tmp_path / "none.onnx", {"image": [0, 2]}) == model
 
 
 @pytest.mark.skipif("mnn" not in INSTALLED, reason="MNN is not installed")
