@@ -33,7 +33,14 @@ def write(folder: Path, name: str, more: list[dict[str, int]]) -> None:
         rows = "N" if dynamic else "3"
         path = folder / f"{name}-{'dynamic' if dynamic else 'static'}.onnx"
         inputs = {"x": f"float[{rows},8]", "ids": "int64[2]", "mask": f"int64[{rows}]"}
-        body = "p = MatMul(x, w)\ns = Softmax(p)\ng = Gather<axis = 1>(s, ids)\nm = Cast<to = 1>(mask)\nc = ReduceSum(m)\ny = Mul(g, c)"
+        body = """
+            p = MatMul(x, w)
+            s = Softmax(p)
+            g = Gather<axis = 1>(s, ids)
+            m = Cast<to = 1>(mask)
+            c = ReduceSum(m)
+            y = Mul(g, c)
+        """
         onnx.save_model(model_of(inputs, body, "y", w=rand(8, 5)), path)
         axes = {"0": "rows"} if dynamic else {}
         said = {
@@ -132,7 +139,8 @@ def test_a_report(cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     head, *rows = rows
     by = {(row[0], row[1], row[2]): dict(zip(head, row)) for row in rows}
     assert list(by) == [
-        ("net", "static", ""), ("net", "dynamic", ""), ("net", "static", "rows 7"), ("net", "dynamic", "rows 7"), ("bad", "static", ""),
+        ("net", "static", ""), ("net", "dynamic", ""), ("net", "static", "rows 7"), ("net", "dynamic", "rows 7"),
+        ("bad", "static", ""),
     ]  # fmt: skip
     for key, row in by.items():
         if key[0] == "net":
