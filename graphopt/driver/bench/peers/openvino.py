@@ -11,7 +11,9 @@ from graphopt.driver.bench.measure import OpenAxes, Run
 from graphopt.ir.graph import Array
 
 
-def prepare(source: Path, head: Any, feed: Mapping[str, Array], threads: int, open_axes: OpenAxes) -> Run:
+def prepare(
+    source: Path, head: Any, feed: Mapping[str, Array], threads: int, open_axes: OpenAxes = MappingProxyType({})
+) -> Run:
     """A run of a compiled model of its own."""
     return request_run(compile_network(source, feed, threads, open_axes=open_axes), head, feed)
 
