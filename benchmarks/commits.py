@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,6 @@ from zoo import DEFAULT
 OPEN = ("digits", "bert_tiny", "ppocr_cls", "ppocr_rec", "ppocr_det", "silero_vad_op18_ifless")
 """Models that are also measured with the shapes that their files leave open."""
 HERE = Path(__file__).resolve().parents[1]
-REST_S = 0.05
-"""Pause before a process is timed: thread pools of the one before spin some milliseconds before they sleep."""
-
 RUNS = """
 print("ready", flush=True)
 for line in sys.stdin:
@@ -76,7 +73,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 class Runner:
-    """A process that has compiled a model with one tree and runs it on request.
+    """A process that has compiled a model with one tree and runs it on request; it stands still (SIGSTOP) in between.
 
     Args:
         tree: the checkout that compiles it.
@@ -91,6 +88,7 @@ class Runner:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(tree), cwd=tree,
         )  # fmt: skip
         self._line()
+        self.process.send_signal(signal.SIGSTOP)
 
     def _line(self) -> str:
         assert self.process.stdout is not None
@@ -102,15 +100,17 @@ class Runner:
     def run(self, runs: int) -> list[float]:
         """Seconds of each of some runs, after one that isn't timed."""
         assert self.process.stdin is not None
-        time.sleep(REST_S)
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(f"{runs}\n")
         self.process.stdin.flush()
         found: list[float] = json.loads(self._line())
+        self.process.send_signal(signal.SIGSTOP)
         return found
 
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
