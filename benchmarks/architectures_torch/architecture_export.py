@@ -56,6 +56,13 @@ def size_of(module: torch.nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def reason(error: BaseException) -> str:
+    """What was the matter first: exporters wrap it in errors that only say which step failed."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def describe(item: Architecture, dynamic: bool) -> dict[str, Any]:
     """What the measuring side has to know."""
     return {
@@ -97,7 +104,7 @@ def main() -> None:
             except Exception as error:  # exporters raise any class
                 path.unlink(missing_ok=True)
                 traceback.print_exc()
-                answer["error"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+                answer["error"] = reason(error)
             print("EXPORTED " + json.dumps(answer), flush=True)
 
 
