@@ -67,9 +67,10 @@ class Recurrent(KernelTemplate[RecurrentConfig]):
         functions = named_activations(node)
         if isinstance(functions, str):
             return No(functions)
-        lengths = node.input(_LENGTHS)
-        if lengths is not None and known_array(lengths) is not None:
-            return No("constant lengths of sequences")
+        lengths, steps = node.input(_LENGTHS), x.shape[0 if not attr(node, "layout") else 1]
+        known = None if lengths is None else known_array(lengths)
+        if known is not None and (known.min() < 0 or (isinstance(steps, int) and known.max() > steps)):
+            return No("lengths beyond the data")  # the generic lowering says so
         return Yes()
 
     def default(self, call: KernelCall, caps: Caps) -> RecurrentConfig:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.backends.cpu.recurrent import Recurrent
 from graphopt.backends.program.program import KernelStep
 from graphopt.driver.compiling import compile
-from graphopt.errors import InputError
+from graphopt.errors import InputError, ModelError
 from graphopt.runtime.model import CompiledModel
 from tests.support.recurrent import Array, arrays, model_of, reference, weights_of
 
@@ -128,6 +128,21 @@ def test_lengths_beyond_the_data_are_refused() -> None:
         with pytest.raises(InputError, match=f"a sequence is longer than the data.*{wrong}"):
             compiled.run({"X": feeds["X"], "lens": lens})
     check(compiled, "RNN", feeds)
+
+
+def test_known_lengths() -> None:
+    feeds = arrays("GRU", 4, 3, 2, 9, 2, "L")
+    model = model_of("GRU", 4, 3, feeds, 9, direction="bidirectional")
+    del model.graph.input[1]
+    model.graph.initializer.append(numpy_helper.from_array(feeds["lens"], "lens"))
+    compiled = compile(model, threads=1)
+    assert templates(compiled) == ["recurrent"]
+    want = reference("GRU", feeds, direction="bidirectional")
+    got = compiled.run({"X": feeds["X"]})
+    np.testing.assert_allclose(got["Y"], want[0], rtol=0, atol=TOLERANCE)
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(feeds["lens"] + 3, "lens"))
+    with pytest.raises(ModelError, match="a sequence is longer than the data"):
+        compile(model, threads=1)
 
 
 def test_weights_that_come_at_run_time_are_left_to_the_generic_lowering() -> None:
