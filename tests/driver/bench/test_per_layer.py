@@ -90,7 +90,9 @@ def test_only_the_branch_taken_is_timed() -> None:
 
 def test_symbolic_sizes_are_timed_without_rates() -> None:
     compiled = compile(model_of({"x": "float[N,4]"}, "y = Relu(x)"), "native", threads=1)
-    (found,) = measure_layers(compiled, {"x": np.ones((3, 4), np.float32)}, repeat=2).layers  # checks of sizes ran before
+    (found,) = measure_layers(
+        compiled, {"x": np.ones((3, 4), np.float32)}, repeat=2
+    ).layers  # checks of sizes ran before
     assert found.ms > 0
     assert (found.flops, found.bytes, found.gflops, found.gbytes) == (None, None, None, None)
     assert found.limit(PEAKS) is None
