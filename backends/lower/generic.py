@@ -177,15 +177,18 @@ class GroupLowering:
 
     def store(self, values: Sequence[Value]) -> list[Any]:
         """Emit loops that write ``values`` to new output buffers, which are returned."""
-        outputs = []
+        buffers, outputs = [], []
         for i, value in enumerate(values):
             layout = self.call.layout(value)
             shape = layout.physical_shape(self.builder.shape(value.shape))
             row = element_type(value.dtype)
-            buffer = tirx.decl_buffer(_storable(shape), row.storage, f"out{i}")
-            outputs.append(Output(stored(self.operand(value), row), buffer, layout))
+            tensor = stored(self.operand(value), row)
+            buffer, done = self.builder.output(tensor, layout, _storable(shape), row.storage, f"out{i}")
+            buffers.append(buffer)
+            if not done:
+                outputs.append(Output(tensor, buffer, layout))
         self.builder.emit(outputs)
-        return [o.buffer for o in outputs]
+        return buffers
 
     def symbol_params(self) -> tuple[list[str], list[Any]]:
         """Names and variables of the symbols used."""

@@ -78,13 +78,27 @@ def _scatter_nd(c: LowerContext) -> Lowered:
     code = Code(c.k)
     target = code.copy_of(x)
     lead = index.rank - 1
+    reduces = (c.attr("reduction") or "none") != "none"
+    if not reduces and not c.k.schedule.spreads_work:
+        _copy_slices(code, target, x, index, updates, depth)
+        return result(target, x.shape, x.dtype)
     # ONNX: without a reduction no two index tuples are the same
-    meeting = range(lead) if (c.attr("reduction") or "none") != "none" else ()
+    meeting = range(lead) if reduces else ()
     with _updates(c, code, (*index.shape[:-1], *x.shape[depth:]), meeting) as i:
         at = [code.let(_from_end(index(*i[:lead], n), x.shape[n])) for n in range(depth)]
         _write(c, code, target, (*at, *i[lead:]), x.shape, updates(*i))
     code.finish()
     return result(target, x.shape, x.dtype)
+
+
+def _copy_slices(code: Code, target: Any, x: Tensor, index: Tensor, updates: Tensor, depth: int) -> None:
+    """Write one slice an index tuple, which is looked at once for all of it."""
+    with code.nest(index.shape[:-1]) as i:
+        at = [code.let(_from_end(index(*i, n), x.shape[n])) for n in range(depth)]
+        present = every([inside(p, d) for p, d in zip(at, x.shape)])
+        with code.when(present), code.nest(x.shape[depth:]) as inner:
+            code.store(target, updates(*i, *inner), *at, *inner)
+    code.finish()
 
 
 def _from_end(index: Expr, extent: Expr) -> Expr:

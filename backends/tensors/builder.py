@@ -16,7 +16,7 @@ from graphopt.backends.tensors.reducers import identity_of
 from graphopt.backends.tensors.schedule import NestBody, Reduction, Schedule
 from graphopt.backends.tensors.tensor import Expr, Index, Scope, Tensor, as_expr
 from graphopt.backends.tensors.uneven import Uneven
-from graphopt.backends.tensors.walk import emit_walk, flat_alias, reordered, walk_of
+from graphopt.backends.tensors.walk import emit_walk, flat_alias, is_whole, reordered, walk_of
 from graphopt.errors import InternalError
 from graphopt.ir.dims import Dim, SymExpr, as_symbol
 from graphopt.ir.layout import PLAIN, Layout
@@ -83,6 +83,7 @@ class KernelBuilder:
         names: dimensions that have a symbol of their own.
         schedule: how loops run on the target.
         uneven: whether operands may be broadcast in the loops being emitted.
+        scratch: what holds the elements of a buffer of hand-written stages, which has a second name.
         named: how many variables of hand-written stages have a name: the same kernel has the same names in every process.
     """
 
@@ -95,6 +96,7 @@ class KernelBuilder:
     allocations: list[Any] = field(default_factory=list)
     used_symbols: dict[str, Any] = field(default_factory=dict)
     uneven: Uneven = field(default_factory=Uneven)
+    scratch: dict[Any, Any] = field(default_factory=dict)
     named: int = 0
     _accumulate: Accumulate | None = None
     _staged: dict[int, Tensor] = field(default_factory=dict)
@@ -199,6 +201,24 @@ class KernelBuilder:
             self.allocations.append(ask_for(sizes, itemsize, SCRATCH))
         self.allocations.append(tirx.AllocBuffer(buffer))
         return buffer
+
+    def output(self, tensor: Tensor, layout: Layout, shape: Sequence[Expr], dtype: str, name: str) -> tuple[Any, bool]:
+        """A buffer for a result of the kernel, and whether hand-written stages have left the result in it.
+
+        They write to memory of their own; where a result is just that, it is the memory that the caller gives: nothing is copied.
+        """
+        walk = tensor.walk
+        held = (
+            None if walk is None or not layout.is_plain or not is_whole(walk) else self.scratch.pop(walk.buffer, None)
+        )
+        buffer = tirx.decl_buffer(shape, dtype, name)
+        if held is None or str(held.dtype) != dtype:
+            return buffer, False
+        self.allocations = [
+            tirx.DeclBuffer(held, data=buffer.data) if isinstance(s, tirx.AllocBuffer) and s.buffer.same_as(held) else s
+            for s in self.allocations
+        ]
+        return buffer, True
 
     def raw(self, *statements: Any) -> None:
         """Append hand-built TIR, to run one statement after the other."""

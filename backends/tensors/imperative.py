@@ -88,6 +88,7 @@ class Code:
         extents = [i64(max(d, 1) if isinstance(d, int) else d) for d in shape] or [i64(1)]
         alias = tirx.decl_buffer(extents, dtype, f"{buffer.name}_all", data=buffer.data)
         self.builder.allocations.append(tirx.DeclBuffer(alias, data=buffer.data))
+        self.builder.scratch[alias] = buffer
         return alias
 
     def store(self, buffer: Any, value: Expr, *index: Expr) -> None:

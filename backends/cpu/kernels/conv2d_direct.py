@@ -313,6 +313,8 @@ class _Kernel:
         Only for kernels of one element: others read every point several times.
         """
         spec = self.spec
+        if spec.in_block == 1 and spec.slices is not None:
+            return  # which slice the later channel is of would be a division a step
         if spec.kernel == (1, 1) and spec.in_block == 1:
             channel = block * self.steps + lane + _CHANNELS_AHEAD
             points = -(-_LINE // spec.strides[1])
