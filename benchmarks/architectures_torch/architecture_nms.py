@@ -45,3 +45,9 @@ if not _loads():
     for _name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{_name}", _SIGNATURE)
     torch.library.impl("torchvision::nms", "cpu", non_maximum_suppression)
+    import torchvision.extension
+
+    def _has_ops() -> bool:
+        return True
+
+    torchvision.extension._has_ops = _has_ops  # its own functions ask before they call an operator, and are compiled as text
