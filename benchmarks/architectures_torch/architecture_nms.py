@@ -50,4 +50,6 @@ if not _loads():
     def _has_ops() -> bool:
         return True
 
-    torchvision.extension._has_ops = _has_ops  # its own functions ask before they call an operator, and are compiled as text
+    torchvision.extension._has_ops = (
+        _has_ops  # its own functions ask before they call an operator, and are compiled as text
+    )
