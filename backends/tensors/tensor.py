@@ -79,10 +79,15 @@ def _depends_on_data(value: Expr) -> bool:
 
     def variable(var: Any) -> None:
         nonlocal found
-        found = found or var in _OF_DATA
+        found = found or is_of_data(var)
 
     tvm_ffi.structural_walk(value, [(TensorLoad, load), (tirx.Var, variable)])
     return found
+
+
+def is_of_data(var: Any) -> bool:
+    """Whether the value of a variable of a scope comes out of memory."""
+    return bool(_OF_DATA.get(var))
 
 
 class Scope:

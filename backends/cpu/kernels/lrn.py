@@ -12,7 +12,7 @@ from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.nest import PARALLEL_WORK
+from graphopt.backends.cpu.nest_loops import PARALLEL_WORK
 from graphopt.backends.specs.normalization import LrnSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors import math as m
