@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from graphopt import backend
     from graphopt.driver.compiling import find_state
     from graphopt.driver.compiling_with_data import compile
+    from graphopt.driver.extent_range import Range
     from graphopt.driver.importing import import_onnx
     from graphopt.driver.optimizing import export_onnx, optimize
     from graphopt.driver.precision.converting import convert
@@ -41,6 +42,7 @@ _HOME = {
     "CompiledModel": "graphopt.runtime.model",
     "KernelPlan": "graphopt.ir.kernel_plan",
     "PrecisionChoices": "graphopt.ir.precision_choices",
+    "Range": "graphopt.driver.extent_range",
     "RangeTable": "graphopt.driver.quantize.range_table",
     "compile": "graphopt.driver.compiling_with_data",
     "convert": "graphopt.driver.precision.converting",
@@ -92,6 +94,7 @@ __all__ = [
     "KernelPlan",
     "ModelError",
     "PrecisionChoices",
+    "Range",
     "RangeTable",
     "TargetError",
     "UnsupportedOpError",

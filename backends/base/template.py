@@ -11,6 +11,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dim_names import DimNames
 from graphopt.backends.base.formula import Formula
 from graphopt.backends.base.packing import Packing
+from graphopt.ir.dims import Dim
 from graphopt.ir.fused import FusedGraph, Group
 from graphopt.ir.graph import Array, Value
 from graphopt.ir.layout import PLAIN, Layout
@@ -38,6 +39,10 @@ class KernelCall:
     def layout(self, value: Value) -> Layout:
         """How an operand or result is ordered in memory."""
         return self.fused.layout(self.group.source(value))
+
+    def nominal(self, dim: Dim) -> int:
+        """The extent assumed for a dimension, its own where that is known, 1 at least."""
+        return self.fused.options.nominal.of(dim)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Conv2dSpec:
         in_block: channels innermost in the input: ``(N, C / b, H, W, b)``, or plain NCHW if 1.
         out_block: the same of the output.
         types: element types of data, weights, sums and result.
+        nominal: images, and rows and columns of the output, that are assumed where they are symbolic.
         sum_bits: bits, that of the sign included, in which sums of integers fit with the weights at hand; 32 for other sums.
         slices: for a convolution over three axes, how its slices are the images that all else describes; None for one over two.
     """
@@ -50,6 +51,7 @@ class Conv2dSpec:
     types: KernelTypes = SINGLE
     sum_bits: int = 32
     slices: Slices | None = None
+    nominal: tuple[int, int, int] = (1, 56, 56)
 
     @property
     def out_height(self) -> tirx.Expr | int:
@@ -86,6 +88,13 @@ class Conv2dSpec:
         """Output rows and columns if both are known."""
         height, width = self.out_height, self.out_width
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    @property
+    def assumed(self) -> tuple[int, int, int]:
+        """Images, output rows and output columns, assumed where they are symbolic."""
+        known = self.batch, self.out_height, self.out_width
+        images, rows, columns = (d if isinstance(d, int) else n for d, n in zip(known, self.nominal))
+        return images, rows, columns
 
     @property
     def pointwise(self) -> bool:

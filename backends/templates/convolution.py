@@ -24,6 +24,7 @@ from graphopt.backends.templates.fitted_epilogue import (
     store_style,
     symbolic_operands_fit,
 )
+from graphopt.backends.templates.flat_plane import flat_plane, with_plane
 from graphopt.backends.templates.given_zero_point import given_zero_point, with_zero_point
 from graphopt.backends.templates.integer_products import (
     IntegerProducts,
@@ -118,6 +119,7 @@ class ConvTemplate(KernelTemplate[ConfigT]):
     def spec_of(self, call: KernelCall, caps: Caps) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         """`spec_of`, with operands in the types that the kernel multiplies."""
         spec, dims = spec_of(call)
+        spec = flat_plane(call, spec) or spec
         integers = self._integers(call, spec, caps)
         if integers is not None:
             return self._of_integers(call, spec, integers), dims
@@ -203,6 +205,8 @@ def emitted(
     parameters, operands = given_zero_point(spec.types, integers)
     extras = [*extra_operands(epilogue), *parameters]
     function = kernel.emit(spec, config, epilogue.function(), extras, name, store_style(epilogue))
+    if isinstance(spec, Conv2dSpec):
+        function = with_plane(call, function, spec, dims)
     weights = weight_of(call, integers, w, kernel.packing(spec, config))
     return Emitted(with_zero_point(function, spec.types), [x, weights, *epilogue.values, *operands])
 
@@ -217,6 +221,12 @@ def channel_layout(channels: Dim, caps: Caps) -> Layout:
         if channels % block == 0 and KernelTypes().lanes(caps) <= 16:
             return channel_blocks(block)
     return PLAIN
+
+
+def _nominal(call: KernelCall, batch: Dim, result: Sequence[Dim]) -> tuple[int, int, int]:
+    """Images, rows and columns to assume where they are symbolic; slices of a third axis are images."""
+    images = math.prod(call.nominal(d) for d in (batch, *result[2:-2]))
+    return images, call.nominal(result[-2]), call.nominal(result[-1])
 
 
 def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
@@ -261,6 +271,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         out_block=out_block,
         types=types_of(call, x, weight_row(call, w)),
         slices=slices,
+        nominal=_nominal(call, x.shape[0], node.out.shape),
     )
     for dim, value in ((node.out.shape[-2], spec.out_height), (node.out.shape[-1], spec.out_width)):
         if isinstance(dim, SymExpr):

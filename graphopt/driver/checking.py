@@ -11,6 +11,7 @@ from graphopt.driver.accuracy import L2_ALLOWED, Comparison, compare_all, longes
 from graphopt.driver.compiling import compile
 from graphopt.driver.edge_types import in_types_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.quantized_check.cut import quantizing_nodes
 from graphopt.driver.quantized_check.steps import stepped_check
 from graphopt.driver.random_inputs import completed_inputs
@@ -133,7 +134,7 @@ def check_model(
     src: ModelSource,
     options: Options | None = None,
     *,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     feed: Mapping[str, Array] | None = None,

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.errors import UnsupportedOpError
 from graphopt.ir.graph import Graph, Value
 from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.ir.nominal import NominalSizes, nominal_sizes
 from graphopt.ir.options import CompileOptions
 from graphopt.ir.state import State
 from graphopt.ir.types import TensorType
@@ -30,7 +32,7 @@ def compile(
     target: str | Mapping[str, Any] = "native",
     *,
     threads: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     level: int = DEFAULT_LEVEL,
@@ -104,7 +106,7 @@ def to_program(
     target: str | Mapping[str, Any] = "native",
     *,
     threads: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     level: int = DEFAULT_LEVEL,
@@ -139,16 +141,22 @@ def to_program(
     states = tuple(states_of(graph, state)) if state else ()
     if states:
         require_states(goal)
-    fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted, states))
+    fused = fuse_for(graph, goal, CompileOptions(level, exact, wanted, states, nominal_of(graph)))
     program = lower_fused(fused, goal)
     program.model = model
     require_used(wanted, program)
     return graph, fused, program
 
 
+def nominal_of(graph: Graph) -> NominalSizes:
+    """The sizes to assume for a graph's symbols where choices are made ahead of run time."""
+    shapes = (v.type.shape for v in graph.inputs if isinstance(v.type, TensorType) and v.type.shape is not None)
+    return nominal_sizes(shapes, graph.bounds, graph.likely)
+
+
 def prepare(
     src: ModelSource | Graph,
-    shapes: Mapping[str, str | Sequence[int | str]] | None,
+    shapes: Mapping[str, ShapeSpec] | None,
     level: int,
     passes: Sequence[Any] | None,
     skip: Sequence[str],

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver import compiling
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.quantize.before_compiling import quantized_before
 from graphopt.ir.graph import Graph
 from graphopt.ir.levels import DEFAULT_LEVEL
@@ -25,7 +26,7 @@ def compile(
     target: str | Mapping[str, Any] = "native",
     *,
     threads: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     level: int = DEFAULT_LEVEL,

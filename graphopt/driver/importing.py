@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
-from graphopt.driver.input_shapes import apply_shapes
+from graphopt.driver.input_shapes import ShapeSpec, apply_shapes
 from graphopt.driver.input_values import fix_values
 from graphopt.errors import GraphOptError
 from graphopt.ir.graph import Graph
@@ -13,9 +13,8 @@ from graphopt.ir.onnx_io import graph_from_onnx
 from graphopt.ir.onnx_load import ModelSource, load_model
 from graphopt.ir.verifier import verify
 from graphopt.ops.canonicalize import canonicalize
+from graphopt.ops.settle import settle
 from graphopt.rewrite.remarks import Remark, Remarks
-
-ShapeSpec: TypeAlias = "str | Sequence[int | str]"
 
 
 def import_onnx(
@@ -53,6 +52,7 @@ def import_onnx(
         apply_shapes(graph, shapes or {})
         fix_values(graph, values or {})
         canonicalize(graph)
+        settle(graph)
         verify(graph)
     except GraphOptError as e:
         if model.source not in str(e):

@@ -12,6 +12,7 @@ from graphopt.backends.targets.prediction import Predictor
 from graphopt.driver.calibration import CompiledRunner, load_calibration
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.latency_change import Latencies, latencies
 from graphopt.driver.prune_proof import Proof, prove, runners
 from graphopt.driver.prune_report import Change, OutputRow, PruneReport, group_rows, output_sqnr
@@ -88,7 +89,7 @@ def prune(
     multiple: int | None = None,
     target: str | Mapping[str, Any] = "native",
     threads: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     seed: int = 0,

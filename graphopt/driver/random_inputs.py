@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from graphopt.errors import InputError, UserError
+from graphopt.ir.constraints import bounds_of
 from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs, symbols_of
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array
+from graphopt.ir.intervals import Interval
 from graphopt.runtime.signature import Signature, TensorSpec
 
 BATCH_EXTENT = 2
@@ -37,6 +39,8 @@ def random_inputs(signature: Signature, seed: int = 0, extents: Mapping[str, int
             if name is not None:
                 image = len(spec.shape) == 4 and axis >= 2
                 sizes[name] = max(sizes.get(name, 0), IMAGE_EXTENT if image else BATCH_EXTENT)
+    bounds = bounds_of((left, right) for left, right, _ in signature.constraints)
+    sizes = {name: bounds.get(name, Interval()).nearest(size) for name, size in sizes.items()}
     sizes.update(extents or {})
     feed = {spec.name: _array(spec, rng, sizes) for spec in signature.inputs}
     try:

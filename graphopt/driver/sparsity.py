@@ -15,6 +15,7 @@ from graphopt.driver.bench.measure import Contender, measure
 from graphopt.driver.calibration import CompiledRunner, load_calibration
 from graphopt.driver.compiling import compile, signature_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.prune_proof import Run, runners
 from graphopt.driver.prune_report import Change, OutputRow, output_sqnr
 from graphopt.driver.random_inputs import random_inputs
@@ -53,7 +54,7 @@ def sparsify(
     depthwise: bool = False,
     target: str | Mapping[str, Any] = "native",
     threads: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     seed: int = 0,

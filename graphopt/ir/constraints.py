@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.broadcast import fitted, function_of
-from graphopt.ir.dims import Dim
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, kinds_in, symbol
+from graphopt.ir.intervals import Interval
 
 
 def sides(left: Dim, right: Dim) -> tuple[Dim, Dim]:
@@ -31,3 +35,70 @@ def described(left: Dim, right: Dim) -> str:
         return f"{atom.args[0]} {signs[atom.fn, right]} {atom.args[1]}"
     around = fitted(left, right)
     return f"{around[0]} fits {around[1]}" if around is not None else f"{left} == {right}"
+
+
+def bounds_of(constraints: Iterable[tuple[Dim, Dim]]) -> dict[str, Interval]:
+    """Between what extents of inputs lie if the constraints hold: those about one symbol, to which something is added.
+
+    ``512 < n`` is 0 bounds ``n``, and so does ``n == min(n, 512)``, which adding a table of 512 positions to ``n`` tokens asks for.
+    """
+    found: dict[str, Interval] = {}
+    excluded: list[tuple[str, int]] = []
+    for left, right in constraints:
+        for room in _never_negative(left, right):
+            bound = _bound(room)
+            if bound is not None:
+                name, interval = bound
+                found[name] = found.get(name, Interval(0)).both(interval)
+        never = _never_equal(left, right)
+        if never is not None:
+            excluded.append(never)
+    for name, number in sorted(excluded):
+        known = found.get(name, Interval(0))
+        if known.low == number:
+            found[name] = Interval(number + 1, known.high)
+    return found
+
+
+def _never_negative(left: Dim, right: Dim) -> list[Dim]:
+    """What is 0 at least if two dimensions are equal."""
+    atom = function_of(left)
+    if atom is not None and atom.fn == "lt" and right in (0, 1):
+        a, b = atom.args
+        return [b - a - 1] if right == 1 else [a - b]
+    for one, other in ((left, right), (right, left)):
+        atom = function_of(other)
+        if atom is not None and atom.fn in ("min", "max") and one in atom.args:
+            a, b = atom.args
+            rest = b if a == one else a
+            return [rest - one] if atom.fn == "min" else [one - rest]
+    return []
+
+
+def _never_equal(left: Dim, right: Dim) -> tuple[str, int] | None:
+    """A symbol of an extent and a number that it is not."""
+    atom = function_of(left)
+    if atom is None or atom.fn != "eq" or right != 0:
+        return None
+    a, b = atom.args
+    name = as_symbol(a)
+    return (name, b) if name is not None and isinstance(b, int) and _of_inputs(a) else None
+
+
+def _bound(room: Dim) -> tuple[str, Interval] | None:
+    """The symbol that a sum of it and a number bounds, if that is never negative."""
+    if not isinstance(room, SymExpr) or not _of_inputs(room) or len(room.symbols()) != 1:
+        return None
+    (name,) = room.symbols()
+    kind = next(iter(room.atoms)).kind
+    extent = symbol(name, kind)
+    for factor in (1, -1):
+        rest = room - factor * extent
+        if isinstance(rest, int):
+            return name, Interval(-rest) if factor == 1 else Interval(None, rest)
+    return None
+
+
+def _of_inputs(dim: Dim) -> bool:
+    """Whether only extents of inputs occur: constraints on them are checked before anything runs."""
+    return kinds_in(dim) <= {SymbolKind.named, SymbolKind.unnamed}

@@ -351,6 +351,7 @@ def _clone(graph: Graph, values: dict[Value, Value], parent: Graph | None) -> Gr
         domains=dict(graph.domains),
         deviations=list(graph.deviations),
         fixed=dict(graph.fixed),
+        likely=dict(graph.likely),
     )
 
     def copy(value: Value) -> Value:

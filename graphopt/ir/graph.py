@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.constraints import bounds_of
 from graphopt.ir.deviations import Deviation
 from graphopt.ir.dims import Dim, SymExpr, symbol
 from graphopt.ir.dtypes import DType
+from graphopt.ir.intervals import Interval
 from graphopt.ir.names import Names
 from graphopt.ir.types import TensorType, Type
 
@@ -172,10 +174,12 @@ class Graph:
         deviations: what the import accepted although the specification has it otherwise.
         declared: dimensions that the model declares for results whose rank may not follow from the operator.
         fixed: inputs that were given a value at import, which are constants now.
+        likely: extents that the user expects of symbols.
         names: of values, node_names: of nodes; taken in the outermost graph.
         symbols: names of dimensions that are taken, in the outermost graph, in the order in which they came up.
         drift: by how much the last node found stood away from where it was remembered.
         symbol_counts: per prefix, the number that the next fresh symbol tries.
+        known_bounds: what `bounds` found last, and of which constraints.
     """
 
     name: str
@@ -198,6 +202,17 @@ class Graph:
     deviations: list[Deviation] = field(default_factory=list)
     declared: dict[Value, tuple[int | str | None, ...]] = field(default_factory=dict)
     fixed: dict[str, Array] = field(default_factory=dict)
+    likely: dict[str, int] = field(default_factory=dict)
+    known_bounds: tuple[tuple[int, int], Mapping[str, Interval]] = ((0, 0), {})
+
+    @property
+    def bounds(self) -> Mapping[str, Interval]:
+        """Between what symbols lie whenever the model runs, by the constraints that are checked at entry."""
+        root = self.root
+        state = (id(root.constraints), len(root.constraints))
+        if root.known_bounds[0] != state:
+            root.known_bounds = state, bounds_of(root.constraints)
+        return root.known_bounds[1]
 
     @property
     def root(self) -> Graph:

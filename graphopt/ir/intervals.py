@@ -32,6 +32,12 @@ class Interval:
         """The number, if there is only one."""
         return self.low if self.low is not None and self.low == self.high else None
 
+    def nearest(self, number: int) -> int:
+        """The number, or the end that is nearest to it."""
+        if self.low is not None and number < self.low:
+            return self.low
+        return self.high if self.high is not None and number > self.high else number
+
     def both(self, other: Interval) -> Interval:
         """What lies in both intervals; the bounds cross where nothing does."""
         lows = [b for b in (self.low, other.low) if b is not None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from graphopt.ir.kernel_plan import KernelPlan
 from graphopt.ir.levels import DEFAULT_LEVEL
+from graphopt.ir.nominal import NOTHING_KNOWN, NominalSizes
 from graphopt.ir.state import State
 
 
@@ -19,12 +20,14 @@ class CompileOptions:
             node's result in the type that ONNX says.
         plan: kernels that are not chosen by cost.
         states: inputs of the outermost graph that stay in the model's memory, where runs append to them.
+        nominal: extents assumed where sizes are symbolic.
     """
 
     level: int = DEFAULT_LEVEL
     exact: bool = False
     plan: KernelPlan | None = None
     states: tuple[State, ...] = ()
+    nominal: NominalSizes = NOTHING_KNOWN
 
     @property
     def optimizes_kernels(self) -> bool:

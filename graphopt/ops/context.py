@@ -16,6 +16,7 @@ from graphopt.ir.dims import Dim, SymExpr, equal_int, nonnegative
 from graphopt.ir.dims import apply as apply_dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Graph, Node, Value
+from graphopt.ir.intervals import settled
 from graphopt.ir.types import OpaqueType, Shape, TensorType
 
 MAX_CONTENT = 4096
@@ -197,11 +198,19 @@ class InferContext:
             return have
         if have == 1:
             return dim
-        if self.known_equal(have, dim) or is_one(have) == is_one(dim):
+        if self.known_equal(have, dim) or self.is_one(have) == self.is_one(dim):
             self.assume_equal(have, dim, what)
             return have if isinstance(have, int) else dim
+        for long, other in ((have, dim), (dim, have)):
+            if self.is_one(long) == 0:
+                self._assume(*fit_one_way(other, long), f"{what} must be equal, or one of them 1")
+                return long
         self._assume(*fit(have, dim), f"{what} must be equal, or one of them 1")
         return broadcast_dim(have, dim)
+
+    def is_one(self, dim: Dim) -> Dim:
+        """1 if the dimension is 1, 0 if it never is, symbolic when that turns out at run time."""
+        return settled(is_one(dim), self.graph.bounds)
 
     def broadcast_to(self, shape: Shape, target: Shape, what: str) -> None:
         """Record that ``shape`` broadcasts to ``target``, which stays as it is.
@@ -214,7 +223,7 @@ class InferContext:
         for dim, to in zip(shape, target[len(target) - len(shape) :]):
             if dim in (to, 1) or self.known_equal(dim, to):
                 continue
-            if is_one(dim) in (0, is_one(to)):
+            if self.is_one(dim) in (0, self.is_one(to)):
                 self.assume_equal(dim, to, f"extents of {what}")
             else:
                 self._assume(*fit_one_way(dim, to), f"extents of {what} must be 1 or those that it is broadcast to")
@@ -225,7 +234,9 @@ class InferContext:
 
     def is_stretched(self, dim: Dim, to: Dim) -> bool:
         """Whether a dimension that broadcasts to ``to`` may turn out to be 1 at run time while ``to`` is not."""
-        return not never_stretched(dim, to) and not self.known_equal(dim, to)
+        if never_stretched(dim, to) or self.known_equal(dim, to):
+            return False
+        return self.is_one(dim) not in (0, self.is_one(to))
 
     def axis(self, value: int, rank: int, *, extent: int = 0) -> int:
         """A non-negative axis out of ``value``; ``extent`` more positions are allowed at the end."""

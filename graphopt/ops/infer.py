@@ -20,6 +20,7 @@ from graphopt.ops.content import evaluate
 from graphopt.ops.context import InferContext, known_array
 from graphopt.ops.control_flow import infer_subgraphs
 from graphopt.ops.operands import check_operands
+from graphopt.ops.settle import settle_content, settled_type
 from graphopt.ops.table import lookup
 
 Result = TypeVar("Result")
@@ -40,7 +41,8 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
     types = _blaming(node, _output_types, context)
     for value, type_ in zip(node.outputs, types):
         if value is not None:
-            value.type = _keep_symbols(value.type, type_, node.graph.root.symbols, before)
+            kept = _keep_symbols(value.type, type_, node.graph.root.symbols, before)
+            value.type = settled_type(kept, node.graph.bounds)
     for value in node.outputs:
         if value is not None and value.type is None:
             raise UnsupportedOpError(
@@ -51,6 +53,9 @@ def infer_node(node: Node, *, subgraphs_ready: bool = False) -> None:
             )
     if not node.domain:
         _blaming(node, evaluate, context)
+        for value in node.outputs:
+            if value is not None:
+                settle_content(value, node.graph.bounds)
 
 
 def _blaming(node: Node, rule: Callable[[InferContext], Result], c: InferContext) -> Result:

@@ -21,9 +21,6 @@ _MAX_CODE = 3000
 _STORE_CYCLES = 2.0
 _PLAIN_STORE_CYCLES = 7.0
 """For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
-_NOMINAL = 56
-"""Output rows or columns assumed, for the choice of a tile, when they are symbolic."""
-
 _TILE_CYCLES = 20.0
 _TOGETHER = (4, 2)
 """Channels of 8 or 16 bits that dot products multiply at once."""
@@ -97,8 +94,7 @@ def predicted_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> floa
     spec = computed_form(spec, config)
     panels = -(-spec.out_channels // config.oc_panel)
     weights = float(spec.types.weight.bytes * spec.reduction * panels * config.oc_panel)
-    batch = spec.batch if isinstance(spec.batch, int) else 1
-    compute = batch * panels * _panel_cycles(spec, config, caps)
+    compute = spec.assumed[0] * panels * _panel_cycles(spec, config, caps)
     return max(compute, stream_cycles(weights, caps)) / caps.cores + fork_cycles(caps)
 
 
@@ -150,6 +146,10 @@ def _cached_tiles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> int:
 
 
 def _nominal_plane(spec: Conv2dSpec) -> tuple[int, int]:
-    """As `_plane`, with a typical size in place of a symbolic one."""
-    rows, columns = plane(spec)
-    return rows if isinstance(rows, int) else _NOMINAL, columns if isinstance(columns, int) else _NOMINAL
+    """As `plane`, with the size that is assumed in place of a symbolic one."""
+    if spec.pointwise:
+        rows, columns = plane(spec)
+        assert isinstance(rows, int)
+        assert isinstance(columns, int)
+        return rows, columns
+    return spec.assumed[1:]

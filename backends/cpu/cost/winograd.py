@@ -19,8 +19,6 @@ from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
 
-_NOMINAL = 56
-"""Output rows or columns assumed when they are symbolic."""
 _MAX_VECTORS = 4
 _MAX_TILES = 64
 """Tiles of one image up to which threads share a block and split the channels."""
@@ -119,5 +117,5 @@ def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> fl
 
 def _tiles(spec: Conv2dSpec, m: int) -> int:
     """Tiles of the whole batch, of a typical one where sizes are symbolic."""
-    rows, columns = (d if isinstance(d, int) else _NOMINAL for d in (spec.out_height, spec.out_width))
-    return (spec.batch if isinstance(spec.batch, int) else 1) * -(-rows // m) * -(-columns // m)
+    images, rows, columns = spec.assumed
+    return images * -(-rows // m) * -(-columns // m)

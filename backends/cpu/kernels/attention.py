@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.matmul_packed import row_tiles, share
+from graphopt.backends.cpu.kernels.matmul_packed import row_tiles
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.row import Row
 from graphopt.backends.cpu.kernels.softmax_rows import scalar
+from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.attention import AttentionSpec
@@ -90,7 +91,7 @@ def emit(
         v = inputs[2]
         mask = inputs[3] if has_mask else None
         finish = _Finish(spec, epilogue or store_accumulator, operands, output, style)
-        segments = bind_segments(row_tiles(spec.queries, config.m_tile))
+        segments = bind_segments(row_tiles(spec.queries, config.m_tile, bind))
         tiles = bind(tile_count(segments))
         heads = spec.heads * config.shares
         with importing(dot, config.lanes), (T.parallel if config.parallel else T.serial)(0, spec.batch * heads) as flat:

@@ -23,7 +23,6 @@ from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
     bind_segments,
-    each_tile,
     for_each_tile,
     guarded,
     tile_count,
@@ -35,6 +34,7 @@ from graphopt.backends.cpu.kernels.slices import (
     epilogue_of_images,
     result_as_images,
 )
+from graphopt.backends.cpu.kernels.task_loops import each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
@@ -84,7 +84,7 @@ def emit(
     form = computed_form(spec, config)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        rows, columns = (bind_segments(axis) for axis in segments(spec, config))
+        rows, columns = (bind_segments(axis) for axis in segments(spec, config, bind))
         column_tiles, row_tiles = bind(tile_count(columns)), tile_count(rows)
         symbolic = spec.static_plane is None
         tiles = bind(row_tiles * column_tiles)
@@ -100,8 +100,10 @@ def emit(
         kernel = _Kernel(form, config, data, weight, operands, result, finish, style, tiles, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
-            row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
-            column_index = bind(tirx.floormod(index, column_tiles), symbolic)
+            row_index, column_index = T.int64(0), index
+            if not (isinstance(row_tiles, int) and row_tiles == 1):
+                row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
+                column_index = bind(tirx.floormod(index, column_tiles), symbolic)
             for_each_tile(
                 row_index,
                 rows,
@@ -233,6 +235,8 @@ class _Kernel:
         if self.spec.pointwise:
             flat = left + point
             return tirx.floordiv(flat, self.spec.out_width), tirx.floormod(flat, self.spec.out_width)
+        if self.spec.static_plane is None:  # tiles have one row
+            return top, left + point
         return top + tirx.floordiv(point, width), left + tirx.floormod(point, width)
 
     def _taps(

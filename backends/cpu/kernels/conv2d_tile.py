@@ -11,7 +11,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.panel_packing import PanelPacking
 from graphopt.backends.cpu.kernels.rows_together import RowPacking, row_form
 from graphopt.backends.cpu.kernels.slices import packing_of_slices
-from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
+from graphopt.backends.cpu.kernels.tiling import Named, Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 
 
@@ -73,8 +73,10 @@ def computed_form(spec: Conv2dSpec, config: Conv2dConfig) -> Conv2dSpec:
     return row_form(spec, config.together)
 
 
-def segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], list[Segment]]:
-    """The tiles along rows and columns."""
+def segments(
+    spec: Conv2dSpec, config: Conv2dConfig, named: Named = lambda value: value
+) -> tuple[list[Segment], list[Segment]]:
+    """The tiles along rows and columns; parts that are expressions go through ``named``."""
     spec = computed_form(spec, config)
     out_rows, out_columns = plane(spec)
     if isinstance(out_columns, int):
@@ -82,7 +84,7 @@ def segments(spec: Conv2dSpec, config: Conv2dConfig) -> tuple[list[Segment], lis
         if any(spec.pads):
             columns = split_by_taps(columns, spec.window(1))
     else:
-        columns = split_symbolic_window(out_columns, config.ow_tile, spec.window(1), spec.pads[3])
+        columns = split_symbolic_window(out_columns, config.ow_tile, spec.window(1), spec.pads[3], named)
     if not isinstance(out_rows, int):
         return [Segment(0, 1, out_rows)], columns
     rows = split_balanced(out_rows, config.oh_tile)

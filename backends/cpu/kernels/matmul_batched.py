@@ -15,10 +15,11 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, default_config, most_tile, row_tiles, share
+from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, default_config, most_tile, row_tiles
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
+from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import register_tiles
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.dot_products import dot_product_for
@@ -131,7 +132,6 @@ def emit(
     complete = epilogue or store_accumulator
     tile = config.product
     width = tile.panel
-    split = row_tiles(spec.m, tile.m_tile)
     dot = DOT_PRODUCTS.get(tile.dot)
     steps = spec.k if dot is None else spec.k // dot.group
     stored = spec.types.sum if dot is None else GROUPED.storage
@@ -139,7 +139,7 @@ def emit(
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a = widened(inputs[0], tile.lanes, tile.parallel) if dot is None else grouped(inputs[0], dot)
         b = inputs[1] if dot is None or not spec.transposed_b else grouped(inputs[1], dot)
-        segments = bind_segments(split)
+        segments = bind_segments(row_tiles(spec.m, tile.m_tile, bind))
         tiles = bind(tile_count(segments))
         per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles
         blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1

@@ -19,7 +19,15 @@ from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, is_split
 from graphopt.backends.cpu.kernels.column_packing import ColumnPacking
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
-from graphopt.backends.cpu.kernels.tiling import Segment, register_tiles, split_balanced, split_symbolic, tile_cycles
+from graphopt.backends.cpu.kernels.task_loops import share
+from graphopt.backends.cpu.kernels.tiling import (
+    Named,
+    Segment,
+    register_tiles,
+    split_balanced,
+    split_symbolic,
+    tile_cycles,
+)
 from graphopt.backends.cpu.kernels.widened import factors_of
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
@@ -262,7 +270,6 @@ def emit(
     """
     complete = epilogue or store_accumulator
     panels, width = -(-spec.n // config.columns), config.columns
-    split = row_tiles(spec.m, config.m_tile)
     most_tiles = tiles_per_block(spec, config)
     groups = -(-panels // config.n_group)
     most_panels = -(-panels // groups)
@@ -271,7 +278,7 @@ def emit(
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a = factors_of(inputs[0], dot, config.lanes, config.parallel)
         weight = inputs[1]
-        segments = bind_segments(split)
+        segments = bind_segments(row_tiles(spec.m, config.m_tile, bind))
         tiles = bind(tile_count(segments))
         symbolic = not isinstance(tiles, int)
         blocks = bind(ceil_div(tiles, most_tiles), symbolic)
@@ -357,18 +364,9 @@ def _panel_and_column(
     return panel, k, tirx.Ramp(within, column.stride, column.lanes) if isinstance(column, tirx.Ramp) else within
 
 
-def share(part: tirx.Expr, whole: tirx.Expr | int, parts: tirx.Expr | int) -> tuple[tirx.Expr, tirx.Expr | int]:
-    """First element and size of one of ``parts`` parts that differ by one element at most."""
-    if isinstance(whole, int) and isinstance(parts, int) and whole % parts == 0:
-        return part * (whole // parts), whole // parts
-    symbolic = not (isinstance(whole, int) and isinstance(parts, int))
-    first = bind(tirx.floordiv(part * whole, parts), symbolic)
-    return first, bind(tirx.floordiv((part + 1) * whole, parts) - first, symbolic)
-
-
-def row_tiles(rows: tirx.Expr | int, tile: int) -> list[Segment]:
-    """Rows cut into register tiles."""
-    return split_balanced(rows, tile) if isinstance(rows, int) else split_symbolic(rows, tile)
+def row_tiles(rows: tirx.Expr | int, tile: int, named: Named = lambda value: value) -> list[Segment]:
+    """Rows cut into register tiles; parts that are expressions go through ``named``."""
+    return split_balanced(rows, tile) if isinstance(rows, int) else split_symbolic(rows, tile, 0, named)
 
 
 def tiles_per_block(spec: MatmulSpec, config: MatmulConfig) -> int:

@@ -18,7 +18,8 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments
 from graphopt.backends.cpu.kernels.sliding_operator import Operator
-from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_by_taps, split_symbolic_window
+from graphopt.backends.cpu.kernels.task_loops import each_range
+from graphopt.backends.cpu.kernels.tiling import Named, Segment, split_balanced, split_by_taps, split_symbolic_window
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -61,7 +62,7 @@ def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
     limit = max(1, min(caps.vector_registers - _SPARE_REGISTERS - kept, _MAX_TILE))
     width = spec.out_width
     if not isinstance(width, int):
-        return limit
+        return max(1, min(limit, -(-spec.assumed[2] // 2)))  # a tile at each end leaves out what padding takes part in
     return -(-width // -(-width // limit))
 
 
@@ -145,23 +146,31 @@ def _loops(kernels: Sequence[_Kernel], config: SlidingConfig) -> None:
     """Emits the loops over all rows of all images and blocks."""
     spec = kernels[0].spec
     symbolic = spec.static_plane is None
-    columns = [bind_segments(kernel.columns()) for kernel in kernels]
+    columns = [bind_segments(kernel.columns(bind)) for kernel in kernels]
     heights = [bind(kernel.spec.out_height, symbolic) for kernel in kernels]
     most = heights[0]
     block = config.lanes if spec.out_block == 1 else spec.out_block
     blocks = -(-spec.out_channels // block)
-    rows = T.parallel if config.parallel else T.serial
-    with rows(0, spec.batch * (blocks * most)) as flat:
-        top = bind(tirx.floormod(flat, most), symbolic)
-        plane = bind(tirx.floordiv(flat, most), symbolic)
-        image = bind(tirx.floordiv(plane, blocks), symbolic)
-        index = bind(tirx.floormod(plane, blocks), symbolic)
+
+    def row(image: tirx.Expr, index: tirx.Expr, top: tirx.Expr) -> None:
         for kernel, segments, height in zip(kernels, columns, heights):
             if isinstance(height, int) and isinstance(most, int) and height == most:
                 kernel.row(image, index, top, segments)
             else:
                 with T.If(top < height), T.Then():
                     kernel.row(image, index, top, segments)
+
+    def range_of_rows(plane: tirx.Expr, first: tirx.Expr, count: tirx.Expr | int) -> None:
+        image, index = bind(tirx.floordiv(plane, blocks)), bind(tirx.floormod(plane, blocks))
+        with T.serial(0, count) as i:
+            row(image, index, bind(first + i))
+
+    if symbolic or not isinstance(spec.batch, int):
+        each_range(spec.batch * blocks, most, config.parallel, range_of_rows)
+        return
+    with (T.parallel if config.parallel else T.serial)(0, spec.batch * (blocks * most)) as flat:
+        plane = tirx.floordiv(flat, most)
+        row(tirx.floordiv(plane, blocks), tirx.floormod(plane, blocks), tirx.floormod(flat, most))
 
 
 @dataclass(frozen=True)
@@ -204,11 +213,11 @@ class _Kernel:
                 with T.Else():
                     tiles(False)
 
-    def columns(self) -> list[Segment]:
-        """The tiles along a row."""
+    def columns(self, named: Named) -> list[Segment]:
+        """The tiles along a row; parts that are expressions go through ``named``."""
         spec, tile = self.spec, self.config.tile
         if not isinstance(spec.out_width, int):
-            return split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3])
+            return split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3], named)
         columns = split_balanced(spec.out_width, tile)
         return split_by_taps(columns, spec.window(1)) if any(spec.pads) else columns
 

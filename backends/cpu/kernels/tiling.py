@@ -5,9 +5,10 @@ Every split is exact: a remainder gets a tile of its own width, so that vector l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Any, TypeAlias
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.window import Window, ceil_div
@@ -17,6 +18,7 @@ FMA_LATENCY = 4
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
+_ZERO, _ONE = tirx.const(0, "int64"), tirx.const(1, "int64")
 
 
 @dataclass(frozen=True)
@@ -51,39 +53,83 @@ def split_balanced(extent: int, tile: int) -> list[Segment]:
     return [Segment(0, narrow + 1, wide_count), Segment(wide_count * (narrow + 1), narrow, tiles - wide_count)]
 
 
-def split_symbolic(stop: tirx.Expr, tile: int, start: tirx.Expr | int = 0) -> list[Segment]:
-    """Cuts ``[start, stop)`` into tiles of ``tile``, then tiles of a quarter of it, then single elements.
+Named: TypeAlias = "Callable[[Any], Any]"
+"""Gives an expression a name of its own, for what is made of it to be short."""
 
-    The narrower tiles bound what a remainder costs without one variant of the code for each width.
+
+def split_symbolic(
+    stop: tirx.Expr, tile: int, start: tirx.Expr | int = 0, named: Named = lambda value: value
+) -> list[Segment]:
+    """Cuts ``[start, stop)`` into tiles of ``tile`` elements and of one less, which cover all lengths but some short ones exactly.
+
+    What is left of these takes tiles of half the width, and single elements: few widths, as each is code of its own.
     """
-    segments: list[Segment] = []
-    for width in dict.fromkeys((tile, max(1, tile // 4), 1)):
-        count = tirx.floordiv(stop - start, width)
-        segments.append(Segment(start, width, count))
-        start = start + count * width
+    length = named(stop - start)
+    if tile == 1:
+        return [Segment(start, 1, length)]
+    tiles = named(ceil_div(length, tile))
+    missing = named(tiles * tile - length)
+    wide = named(tirx.Select(missing <= tiles, tiles - missing, tirx.floordiv(length, tile)))
+    narrow = named(tirx.Select(missing <= tiles, missing, _ZERO))
+    done = named(start + wide * tile)
+    segments = [Segment(start, tile, wide), Segment(done, tile - 1, narrow)]
+    done = named(done + narrow * (tile - 1))
+    for width in dict.fromkeys((tile // 2, 1)):
+        if width < tile - 1:
+            count = named(tirx.floordiv(stop - done, width))
+            segments.append(Segment(done, width, count))
+            done = named(done + count * width)
     return segments
 
 
-def split_symbolic_window(out_extent: tirx.Expr, tile: int, window: Window, trail: int) -> list[Segment]:
-    """Cuts a symbolic output axis into clipped border elements and whole inner tiles.
+def split_symbolic_window(
+    out_extent: tirx.Expr, tile: int, window: Window, trail: int, named: Named = lambda value: value
+) -> list[Segment]:
+    """Cuts a symbolic output axis into tiles.
+
+    Tiles at both ends leave out the products with padding by code of their own; on a short axis they overlap, and compute the same
+    there. Where the axis is shorter still, single elements look where they are. Where steps are longer than one element, the extent
+    decides which element is the last that meets padding, and elements at the end are single ones.
 
     Args:
         out_extent: output elements.
-        tile: elements of an inner tile.
+        tile: elements of a tile.
         window: the kernel's way along the axis.
         trail: padding after the input.
+        named: applied to all parts of the result and to what they are made of.
     """
     if window.lead == 0 and trail == 0:
-        return split_symbolic(out_extent, tile)
+        return split_symbolic(out_extent, tile, 0, named)
     reach = (window.kernel - 1) * window.dilation
-    first_inner = tirx.min(max(ceil_div(window.lead, window.stride), 0), out_extent)  # a lead below 0 skips input
+    skipped = max(ceil_div(window.lead, window.stride), 0)  # a lead below 0 skips input
+    out_extent = named(out_extent)
+    first_inner = named(tirx.min(skipped, out_extent))
     first_outer = ceil_div(window.extent + window.lead - reach, window.stride)
-    first_outer = tirx.max(tirx.min(first_outer, out_extent), first_inner)
+    first_outer = named(tirx.max(tirx.min(first_outer, out_extent), first_inner))
+    start, stop, single, after = first_inner, first_outer, first_inner, named(out_extent - first_outer)
+    ends: list[Segment] = []
+    if 0 < skipped <= tile and tile > 1:
+        fits = named(tirx.Select(first_outer >= tile, _ONE, _ZERO))
+        taps = [(max(0, -((k * window.dilation - window.lead) // window.stride)), tile) for k in range(window.kernel)]
+        ends.append(Segment(0, tile, fits, _spans(taps)))
+        start = named(tirx.max(fits * tile, first_inner))
+        single = named(first_inner * (1 - fits))
+    if window.stride == 1 and 0 < trail <= tile and tile > 1:
+        fits = named(tirx.Select(tirx.all(out_extent - tile >= first_inner, after <= tile), _ONE, _ZERO))
+        taps = [(0, min(max(tile - trail + reach - k * window.dilation, 0), tile)) for k in range(window.kernel)]
+        ends.append(Segment(named(out_extent - tile), tile, fits, _spans(taps)))
+        stop = named(tirx.max(tirx.Select(fits > 0, out_extent - tile, first_outer), start))
+        after = named(after * (1 - fits))
     return [
-        Segment(0, 1, first_inner, clipped=True),
-        *split_symbolic(first_outer, tile, first_inner),
-        Segment(first_outer, 1, out_extent - first_outer, clipped=True),
+        Segment(0, 1, single, clipped=True),
+        *split_symbolic(stop, tile, start, named),
+        Segment(first_outer, 1, after, clipped=True),
+        *ends,
     ]
+
+
+def _spans(taps: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((low, high) if low < high else (0, 0) for low, high in taps)
 
 
 def split_by_taps(segments: list[Segment], window: Window) -> list[Segment]:

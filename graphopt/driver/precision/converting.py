@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.plans import graph_digest
 from graphopt.driver.precision.choices import conversion_of, require_model, settings_of
 from graphopt.driver.precision.conversion import Conversion, Converted
@@ -37,7 +38,7 @@ def convert(
     calibration: Source | None = None,
     max_error: float | None = None,
     level: int | None = None,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     threads: int | None = None,

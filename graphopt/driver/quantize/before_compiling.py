@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def quantized_before(
     calibration: Source | None,
     *,
     level: int,
-    shapes: Mapping[str, str | Sequence[int | str]] | None,
+    shapes: Mapping[str, ShapeSpec] | None,
     values: Mapping[str, Any] | None,
     strict: bool,
     threads: int | None,

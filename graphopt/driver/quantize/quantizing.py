@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.optimizing import optimize
 from graphopt.driver.precision.noise import layer_noise, outputs_of
 from graphopt.driver.precision.report import OutputRow
@@ -64,7 +65,7 @@ def quantize(
     equalize: bool = False,
     correct_bias: bool = False,
     level: int = DEFAULT_LEVEL,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     threads: int | None = None,

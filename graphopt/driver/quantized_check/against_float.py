@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.precision.noise import Noise
 from graphopt.driver.quantized_check.cut import quantizing_nodes
 from graphopt.driver.quantized_check.steps import Run, SteppedCheck, Steps, dequantized, stepped_check
@@ -110,7 +111,7 @@ def check_quantized(
     float_src: ModelSource,
     options: Options,
     *,
-    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    shapes: Mapping[str, ShapeSpec] | None = None,
     values: Mapping[str, Any] | None = None,
     strict: bool = False,
     feed: Mapping[str, Array] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.driver.calibration import calibration_feeds
 from graphopt.driver.compiling import signature_of
 from graphopt.driver.importing import import_onnx
+from graphopt.driver.input_shapes import ShapeSpec
 from graphopt.driver.optimizing import export_onnx
 from graphopt.driver.quantize.before_compiling import INT8, quantized_before
 from graphopt.ir.graph import Array
@@ -40,7 +41,7 @@ def quantized_here(
     calibration: Source | None,
     *,
     level: int,
-    shapes: Mapping[str, str | Sequence[int | str]] | None,
+    shapes: Mapping[str, ShapeSpec] | None,
     values: Mapping[str, Any] | None,
     strict: bool,
     threads: int | None,
