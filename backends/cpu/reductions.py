@@ -7,14 +7,17 @@ from typing import ClassVar
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, No, Support, Yes
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import reduce_columns
 from graphopt.backends.cpu.kernels.reduce_rows import emit
 from graphopt.backends.cpu.rows import RowConfig, RowTemplate
 from graphopt.backends.specs.reduction import ColumnSpec
 from graphopt.backends.templates.reduced import REDUCTIONS
 from graphopt.backends.templates.reduced_rows import axes_of, reduction_refusal, row_reduction, shape_of
-from graphopt.backends.templates.rows import row_types, single_node
+from graphopt.backends.templates.rows import matrix, row_types, single_node
 from graphopt.backends.tensors.flatten import with_shapes
+from graphopt.backends.tensors.index import product
+from graphopt.ir.dims import SymExpr
 
 
 class RowReduction(RowTemplate):
@@ -26,7 +29,7 @@ class RowReduction(RowTemplate):
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:
         """Yes, or why not."""
-        reason = reduction_refusal(call)
+        reason = reduction_refusal(call, any_length=True)
         return Yes() if reason is None else No(reason)
 
     def emit(self, call: KernelCall, config: RowConfig, caps: Caps, name: str) -> Emitted:
@@ -36,7 +39,7 @@ class RowReduction(RowTemplate):
 
 
 class ColumnReduction(RowTemplate):
-    """Reductions over neighbouring axes in front of the last ones: every extent known, rows of at least a vector."""
+    """Reductions over neighbouring axes in front of the last ones, whose extents are known and make at least a vector."""
 
     name: ClassVar[str] = "reduce-columns"
     anchors: ClassVar[frozenset[str]] = REDUCTIONS
@@ -50,10 +53,11 @@ class ColumnReduction(RowTemplate):
         axes = axes_of(call)
         if not axes or axes != tuple(range(axes[0], axes[-1] + 1)) or axes[-1] == len(shape_of(call)) - 1:
             return No("not over neighbouring axes before the last")
-        if not all(isinstance(d, int) for d in shape_of(call)):
-            return No("unknown extents")
-        _, rows, columns = _parts(call)
-        if rows == 1 or columns < row_types(call).lanes(caps):
+        behind = shape_of(call)[axes[-1] + 1 :]
+        if not all(isinstance(d, int) for d in behind):
+            return No("an unknown number of columns")
+        columns = math.prod(call.nominal(d) for d in behind)
+        if all(shape_of(call)[a] == 1 for a in axes) or columns < row_types(call).lanes(caps):
             return No("few columns")
         return Yes()
 
@@ -62,20 +66,26 @@ class ColumnReduction(RowTemplate):
         node = call.group.anchor
         x = node.inputs[0]
         assert x is not None
-        matrices, rows, columns = _parts(call)
-        spec = ColumnSpec(node.op, matrices, rows, columns, row_types(call))
+        axes, shape = axes_of(call), shape_of(call)
+        first, behind = axes[0], axes[-1] + 1
+        m = matrix(shape, first)
+        rows = product(m.shape[first:behind])
+        defined = dict(m.defined)
+        if not isinstance(rows, (int, tirx.Var)):
+            defined[of_rows := tirx.Var("rows_of_one", "int64")] = rows
+            rows = of_rows
+        columns = math.prod(call.nominal(d) for d in shape[behind:])
+        spec = ColumnSpec(node.op, m.rows, rows, columns, row_types(call))
+        matrices = math.prod(call.nominal(d) for d in shape[:first])
         vectors = column_vectors(matrices, columns, config, caps, caps.vector_registers // 2)
         function = reduce_columns.emit(spec, config.lanes, vectors, config.parallel, config.prefetch, name)
-        return Emitted(with_shapes(function, {0: x.shape, 1: node.out.shape}, {}), [x])
+        defined = {var: value for var, value in defined.items() if var in (m.rows, rows)}
+        kept = {shape[i]: e for i, e in enumerate(m.shape)}
+        out = tuple(kept.get(d, d) if isinstance(d, SymExpr) else d for d in node.out.shape)
+        return Emitted(with_shapes(function, {0: m.shape, 1: out}, defined), [x])
 
 
 def column_vectors(matrices: int, columns: int, config: RowConfig, caps: Caps, most: int) -> int:
     """Vectors a tile of columns: ``most``, fewer where threads would get none."""
     tiles = -(-4 * caps.cores // matrices) if config.parallel else 1
     return max(1, min(most, columns // config.lanes // tiles))
-
-
-def _parts(call: KernelCall) -> tuple[int, int, int]:
-    shape, axes = [d for d in shape_of(call) if isinstance(d, int)], axes_of(call)
-    first, behind = axes[0], axes[-1] + 1
-    return math.prod(shape[:first]), math.prod(shape[first:behind]), math.prod(shape[behind:])

@@ -30,12 +30,13 @@ class ColumnSpec:
 
     Attributes:
         op: the operator of ai.onnx.
-        matrices, rows, columns: extents.
+        matrices, rows: extents, ints or symbolic.
+        columns: extent.
         types: element types of data, sums and result.
     """
 
     op: str
-    matrices: int
-    rows: int
+    matrices: tirx.Expr | int
+    rows: tirx.Expr | int
     columns: int
     types: KernelTypes = SINGLE

@@ -31,8 +31,13 @@ def axes_of(call: KernelCall) -> tuple[int, ...]:
     return tuple(sorted(reduced_axes(InferContext(node, node.graph))))
 
 
-def reduction_refusal(call: KernelCall) -> str | None:
-    """Why a group is no reduction of rows of known length with one result, None if it is."""
+def reduction_refusal(call: KernelCall, any_length: bool = False) -> str | None:
+    """Why a group is no reduction of rows with one result, None if it is.
+
+    Args:
+        call: the group.
+        any_length: whether only run time may know the length of a row.
+    """
     reason = single_node(call, data=1)
     if reason is not None:
         return reason
@@ -44,9 +49,9 @@ def reduction_refusal(call: KernelCall) -> str | None:
         return "not over trailing axes"
     length = 1
     for d in shape[rank - len(axes) :]:
-        if not isinstance(d, int):
+        if not isinstance(d, int) and not any_length:
             return "a reduction of unknown length"
-        length *= d
+        length *= call.nominal(d)
     return None if length >= MIN_LENGTH else "a short reduction"
 
 

@@ -97,7 +97,7 @@ def row_types(call: KernelCall, weight: Value | None = None) -> KernelTypes:
 
 
 def nominal_elements(call: KernelCall) -> int:
-    """Elements of the first operand of the only node; 64 along dimensions that are symbolic."""
+    """Elements of the first operand of the only node, with the extents that are assumed where they are symbolic."""
     x = call.group.anchor.inputs[0]
     assert x is not None
-    return math.prod(d if isinstance(d, int) else 64 for d in x.shape)
+    return math.prod(call.nominal(d) for d in x.shape)

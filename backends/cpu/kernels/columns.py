@@ -55,7 +55,7 @@ class Columns:
 
 
 def for_columns(
-    matrices: int, columns: int, lanes: int, vectors: int, dtype: str, parallel: bool, body: Callable[[Columns], None]
+    matrices: Expr, columns: int, lanes: int, vectors: int, dtype: str, parallel: bool, body: Callable[[Columns], None]
 ) -> None:
     """Emits ``body`` over all columns of all matrices: tiles of ``vectors`` vectors, then what is left in ever narrower ones."""
     width = lanes * vectors
@@ -66,7 +66,8 @@ def for_columns(
     done = full * width
     if done == columns:
         return
-    with (T.parallel if parallel and matrices > 1 else T.serial)(0, matrices) as matrix:
+    several = not isinstance(matrices, int) or matrices > 1
+    with (T.parallel if parallel and several else T.serial)(0, matrices) as matrix:
         left = (columns - done) // lanes
         if left:
             body(Columns(matrix, done, left, lanes, dtype))
