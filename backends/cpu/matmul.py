@@ -10,14 +10,8 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
-from graphopt.backends.cpu.kernels.matmul_packed import (
-    MatmulConfig,
-    configurations,
-    default_config,
-    emit,
-    packing,
-    supports,
-)
+from graphopt.backends.cpu.kernels.matmul_packed import configurations, default_config, emit
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig, packing, supports
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue

@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.backends.cpu.kernels import conv2d_tile, matmul_packed
+from graphopt.backends.cpu.kernels import conv2d_tile, matmul_tile
+from graphopt.backends.cpu.kernels.column_packing import ColumnPacking
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig
-from graphopt.backends.cpu.kernels.matmul_packed import ColumnPacking, MatmulConfig
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.program import BranchStep, Buffer, Program
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -161,8 +162,8 @@ def test_packings_are_values_that_hold_what_the_order_depends_on() -> None:
     assert hash(same[0]) == hash(same[1])
     assert same[0] != conv2d_tile.packing(small, tiles[1])
     product, tile = MatmulSpec(4, 32, 32), MatmulConfig(4, 2, 8)
-    assert matmul_packed.packing(product, tile) == matmul_packed.packing(MatmulSpec(900, 32, 32), tile)
-    assert matmul_packed.packing(product, tile) != matmul_packed.packing(product, tile, turned=True)
+    assert matmul_tile.packing(product, tile) == matmul_tile.packing(MatmulSpec(900, 32, 32), tile)
+    assert matmul_tile.packing(product, tile) != matmul_tile.packing(product, tile, turned=True)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.matmul_packed import row_tiles
+from graphopt.backends.cpu.kernels.matmul_tile import row_tiles
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count

@@ -15,7 +15,8 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, default_config, most_tile, row_tiles
+from graphopt.backends.cpu.kernels.matmul_packed import default_config, most_tile
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig, row_tiles
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count

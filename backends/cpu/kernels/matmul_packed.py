@@ -8,7 +8,7 @@ vectors of B.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, importing, multiplied_together, temporaries_of
@@ -16,16 +16,19 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
 from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, is_split
-from graphopt.backends.cpu.kernels.column_packing import ColumnPacking
+from graphopt.backends.cpu.kernels.matmul_tile import (
+    MatmulConfig,
+    packed_weight_shape,
+    panel_and_column,
+    row_tiles,
+    tiles_per_block,
+)
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
 from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import (
-    Named,
-    Segment,
     register_tiles,
     split_balanced,
-    split_symbolic,
     tile_cycles,
 )
 from graphopt.backends.cpu.kernels.widened import factors_of
@@ -58,59 +61,6 @@ _WIDENED_BYTES = 1 << 17
 """A copy of a panel in float32 pays where so many tiles read it, from the second-level cache at the farthest."""
 
 
-@dataclass(frozen=True)
-class MatmulConfig:
-    """How to compute it.
-
-    Attributes:
-        m_tile: rows per register tile.
-        n_vectors: accumulator vectors per row.
-        lanes: sums per accumulator vector.
-        m_block: rows that stay in cache while all panels of B pass by, a multiple of ``m_tile``; 0 for all rows.
-        k_block: steps of K that all tiles of a block of rows take, for a group of panels, before the next ones; 0 for all.
-        n_group: panels in a group.
-        prefetch: whether tiles fetch the panel of B that comes next.
-        parallel: whether the work is worth more than one thread.
-        dot: name of the dot product that multiplies groups of steps of K; none by default.
-        streams: panels of B that a tile reads side by side, its vectors shared out among them.
-        pairs: whether two steps of a bfloat16 B lie in 32 bits, which a shift and a mask make two vectors of float32.
-    """
-
-    m_tile: int
-    n_vectors: int
-    lanes: int
-    m_block: int = 0
-    k_block: int = 0
-    n_group: int = 1
-    prefetch: bool = False
-    parallel: bool = True
-    dot: str = ""
-    streams: int = 1
-    pairs: bool = False
-
-    @property
-    def together(self) -> int:
-        """Steps of K that are taken at once."""
-        return PAIR if self.pairs else multiplied_together(self.dot)
-
-    @property
-    def columns(self) -> int:
-        """Columns of a register tile."""
-        return self.n_vectors * self.lanes
-
-    @property
-    def panel(self) -> int:
-        """Columns per panel of B."""
-        return self.columns // self.streams
-
-
-def supports(spec: MatmulSpec, caps: Caps) -> str | None:
-    """Why this kernel can't compute ``spec``, or None if it can."""
-    if spec.n < 1 or spec.k < 1 or (spec.static_m is not None and spec.static_m < 1):
-        return "an empty dimension"
-    return None
-
-
 def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     lanes = spec.types.lanes(caps)
@@ -136,9 +86,18 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
         tile = MatmulConfig(points, vectors, lanes, dot=dot)
     return replace(
         _cache_blocks(spec, tile, caps),
+        single=_single(spec, tile, caps),
         prefetch=rows > tile.m_tile,
         parallel=caps.cores > 1 and (spec.flops is None or _seconds(spec, caps) > WORTH_TWO_THREADS),
     )
+
+
+def _single(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> int:
+    """Panels that the only row reads side by side: as many as hide latencies and fit the registers."""
+    if spec.static_m is not None:
+        return 0
+    fitting = (caps.vector_registers - _FREE_REGISTERS) // tile.n_vectors
+    return next((s for s in range(min(_MOST_STREAMS, fitting), 1, -1) if s * tile.panel <= spec.n), 0)
 
 
 def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:
@@ -174,7 +133,7 @@ def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
     dot = dot_product_for(spec.types, spec.k, caps)
     for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps), temporaries_of(dot)):
         tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot)
-        blocked = _cache_blocks(spec, tile, caps)
+        blocked = replace(_cache_blocks(spec, tile, caps), single=_single(spec, tile, caps))
         for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
             for prefetch in (False, True):
                 for parallel in caps.thread_choices:
@@ -239,17 +198,6 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
     )
 
 
-def packed_weight_shape(spec: MatmulSpec, config: MatmulConfig) -> tuple[int, int, int]:
-    """Shape of the packed B: (panels, K / t, columns of a panel), ``t`` steps of K together in 32 bits for a dot product."""
-    return -(-spec.n // config.columns) * config.streams, spec.k // config.together, config.panel
-
-
-def packing(spec: MatmulSpec, config: MatmulConfig, turned: bool = False) -> ColumnPacking:
-    """How B is packed, or its transpose if the constant is that."""
-    shape = (spec.n, spec.k) if turned else (spec.k, spec.n)
-    return ColumnPacking(shape, config.panel, turned, config.together, config.streams)
-
-
 def emit(
     spec: MatmulSpec,
     config: MatmulConfig,
@@ -268,59 +216,22 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    complete = epilogue or store_accumulator
-    panels, width = -(-spec.n // config.columns), config.columns
-    most_tiles = tiles_per_block(spec, config)
-    groups = -(-panels // config.n_group)
-    most_panels = -(-panels // groups)
     dot = DOT_PRODUCTS.get(config.dot)
 
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         a = factors_of(inputs[0], dot, config.lanes, config.parallel)
-        weight = inputs[1]
-        segments = bind_segments(row_tiles(spec.m, config.m_tile, bind))
-        tiles = bind(tile_count(segments))
-        symbolic = not isinstance(tiles, int)
-        blocks = bind(ceil_div(tiles, most_tiles), symbolic)
-        shape = PanelShape(
-            spec.k // config.together,
-            config.n_vectors,
-            config.lanes,
-            spec.types.sum,
-            config.m_tile,
-            most_tiles,
-            most_panels,
-            config.k_block // config.together,
-            dot,
-            _widens(spec, config, most_tiles),
-            pairs=config.pairs,
-        )
 
-        def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:
-            def store(value: tirx.Expr, p: tirx.Expr, column: tirx.Expr) -> None:
-                index = (row + p, panel * width + column)
-                output.store(complete(value, index, operands), list(index))
+        def product(spec: MatmulSpec, config: MatmulConfig) -> None:
+            _product(spec, config, a, inputs[1], operands, output, epilogue or store_accumulator, style)
 
-            whole, rest = divmod(spec.n, width)
-            if rest == 0 or whole == 0:
-                tile.store_columns(rest or width, store, style)
-                return
-            with T.If(panel < whole):
-                with T.Then():
-                    tile.store_columns(width, store, style)
-                with T.Else():
-                    tile.store_columns(rest, store, style)
-
-        reach = PanelOperands(
-            a=lambda row, k: a[row, k],
-            b=lambda group, k, c: weight[_panel_and_column(config, group, k, c)],
-            finish=finish,
-            following=weight if config.prefetch else None,
-        )
-        loop = T.parallel if config.parallel else T.serial
-        with importing(dot, config.lanes), loop(0, blocks * groups) as flat:
-            block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
-            multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
+        if not config.single or spec.static_m is not None:
+            product(spec, config)
+            return
+        with T.If(spec.m == 1):
+            with T.Then():
+                product(replace(spec, m=1), _of_one_row(config))
+            with T.Else():
+                product(spec, config)
 
     return build_prim_func(
         name,
@@ -338,6 +249,79 @@ def emit(
     )
 
 
+def _of_one_row(config: MatmulConfig) -> MatmulConfig:
+    """The tile of a single row over the same panels."""
+    return MatmulConfig(
+        1,
+        config.single * config.n_vectors,
+        config.lanes,
+        parallel=config.parallel,
+        dot=config.dot,
+        streams=config.single,
+    )
+
+
+def _product(
+    spec: MatmulSpec,
+    config: MatmulConfig,
+    a: View,
+    weight: View,
+    operands: list[tirx.Buffer],
+    output: View,
+    complete: EpilogueFn,
+    style: StoreStyle,
+) -> None:
+    """Emits the loops of a product."""
+    panels, width = -(-spec.n // config.columns), config.columns
+    most_tiles = tiles_per_block(spec, config)
+    groups = -(-panels // config.n_group)
+    most_panels = -(-panels // groups)
+    dot = DOT_PRODUCTS.get(config.dot)
+    segments = bind_segments(row_tiles(spec.m, config.m_tile, bind))
+    tiles = bind(tile_count(segments))
+    symbolic = not isinstance(tiles, int)
+    blocks = bind(ceil_div(tiles, most_tiles), symbolic)
+    shape = PanelShape(
+        spec.k // config.together,
+        config.n_vectors,
+        config.lanes,
+        spec.types.sum,
+        config.m_tile,
+        most_tiles,
+        most_panels,
+        config.k_block // config.together,
+        dot,
+        _widens(spec, config, most_tiles),
+        pairs=config.pairs,
+    )
+
+    def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:
+        def store(value: tirx.Expr, p: tirx.Expr, column: tirx.Expr) -> None:
+            index = (row + p, panel * width + column)
+            output.store(complete(value, index, operands), list(index))
+
+        whole, rest = divmod(spec.n, width)
+        if rest == 0 or whole == 0:
+            tile.store_columns(rest or width, store, style)
+            return
+        with T.If(panel < whole):
+            with T.Then():
+                tile.store_columns(width, store, style)
+            with T.Else():
+                tile.store_columns(rest, store, style)
+
+    reach = PanelOperands(
+        a=lambda row, k: a[row, k],
+        b=lambda group, k, c: weight[panel_and_column(config, group, k, c)],
+        finish=finish,
+        following=weight if config.prefetch else None,
+    )
+    loop = T.parallel if config.parallel else T.serial
+    with importing(dot, config.lanes), loop(0, blocks * groups) as flat:
+        block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
+        multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
+
+
 def _widens(spec: MatmulSpec, config: MatmulConfig, tiles: int) -> bool:
     """Whether narrow panels are widened before tiles read them: enough tiles do, and they find the copy in a near cache.
 
@@ -351,27 +335,3 @@ def _widens(spec: MatmulSpec, config: MatmulConfig, tiles: int) -> bool:
         and tiles >= _TILES_TO_WIDEN
         and copied <= _WIDENED_BYTES
     )
-
-
-def _panel_and_column(
-    config: MatmulConfig, tile: tirx.Expr, k: tirx.Expr, column: tirx.Expr
-) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
-    """Where packed B holds step ``k`` of a column of the ``tile``-th register tile, or of a vector of neighbouring ones."""
-    if config.streams == 1:
-        return tile, k, column
-    first = column.base if isinstance(column, tirx.Ramp) else column
-    panel, within = tile * config.streams + tirx.floordiv(first, config.panel), tirx.floormod(first, config.panel)
-    return panel, k, tirx.Ramp(within, column.stride, column.lanes) if isinstance(column, tirx.Ramp) else within
-
-
-def row_tiles(rows: tirx.Expr | int, tile: int, named: Named = lambda value: value) -> list[Segment]:
-    """Rows cut into register tiles; parts that are expressions go through ``named``."""
-    return split_balanced(rows, tile) if isinstance(rows, int) else split_symbolic(rows, tile, 0, named)
-
-
-def tiles_per_block(spec: MatmulSpec, config: MatmulConfig) -> int:
-    """Most tiles in one block of rows."""
-    if config.m_block:
-        return max(1, config.m_block // config.m_tile)
-    assert spec.static_m is not None
-    return int(tile_count(split_balanced(spec.static_m, config.m_tile)))

@@ -15,7 +15,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.bfloat16_pairs import PAIR, half_of_pair
 from graphopt.backends.cpu.kernels.prefetch import prefetch
-from graphopt.backends.cpu.kernels.register_tile import RegisterTile, for_each_tile
+from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, for_each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import StoreStyle
@@ -143,6 +143,7 @@ def multiply_panels(
     """
     first, count = tiles
     blocks = _blocks(shape)
+    stride = _prefetch_stride(shape, count) if operands.following is not None else 0
     kept = None
     if len(blocks) > 1:
         slots = shape.panels * shape.tiles
@@ -166,9 +167,7 @@ def multiply_panels(
                     tile.load(kept, j * shape.tiles + i)
                 with T.serial(0, steps) as k:
                     if operands.following is not None:
-                        prefetch(
-                            operands.following, (panel + 1, start, (i * steps + k) * _prefetch_stride(shape)), INTO_L2
-                        )
+                        prefetch(operands.following, (panel + 1, start, (i * steps + k) * stride), INTO_L2)
                     if shape.pairs:
                         for half in range(PAIR):
                             multiply_half(tile, row, k, half)
@@ -223,6 +222,9 @@ def _blocks(shape: PanelShape) -> list[int]:
     return [shape.k_block] * full + ([rest] if rest else [])
 
 
-def _prefetch_stride(shape: PanelShape) -> int:
+def _prefetch_stride(shape: PanelShape, tiles: tirx.Expr | int) -> tirx.Expr | int:
     """Elements that each step of each tile fetches ahead, so that a block's tiles together fetch a panel."""
-    return -(-shape.width // max(shape.tiles, 1))
+    if isinstance(tiles, int):
+        return -(-shape.width // max(shape.tiles, 1))
+    tiles = tirx.max(tiles, tirx.const(1, "int64"))
+    return bind(tirx.floordiv(tiles + (shape.width - 1), tiles))

@@ -62,7 +62,7 @@ def split_symbolic(
 ) -> list[Segment]:
     """Cuts ``[start, stop)`` into tiles of ``tile`` elements and of one less, which cover all lengths but some short ones exactly.
 
-    What is left of these takes tiles of half the width, and single elements: few widths, as each is code of its own.
+    These take ever narrower tiles: few widths, as each is code of its own.
     """
     length = named(stop - start)
     if tile == 1:
@@ -74,11 +74,12 @@ def split_symbolic(
     done = named(start + wide * tile)
     segments = [Segment(start, tile, wide), Segment(done, tile - 1, narrow)]
     done = named(done + narrow * (tile - 1))
-    for width in dict.fromkeys((tile // 2, 1)):
-        if width < tile - 1:
-            count = named(tirx.floordiv(stop - done, width))
-            segments.append(Segment(done, width, count))
-            done = named(done + count * width)
+    width = tile - 2
+    while width > 0:
+        count = named(tirx.floordiv(stop - done, width))
+        segments.append(Segment(done, width, count))
+        done = named(done + count * width)
+        width //= 2
     return segments
 
 

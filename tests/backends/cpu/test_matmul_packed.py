@@ -10,6 +10,7 @@ import pytest
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.kernels import matmul_packed as kernel
+from graphopt.backends.cpu.kernels import matmul_tile as tile
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.runnable import can_run_here
@@ -49,12 +50,12 @@ class Compiled:
         self,
         spec: MatmulSpec,
         level: str,
-        config: kernel.MatmulConfig | None = None,
+        config: tile.MatmulConfig | None = None,
         epilogue: EpilogueFn | None = None,
         extras: tuple[ExtraOperand, ...] = (),
     ) -> None:
         caps = caps_of(level)
-        assert kernel.supports(spec, caps) is None
+        assert tile.supports(spec, caps) is None
         self.spec = spec
         self.config = config or kernel.default_config(spec, caps)
         func = kernel.emit(spec, self.config, epilogue, extras, "mm")
@@ -64,7 +65,7 @@ class Compiled:
     def __call__(self, a: np.ndarray, b: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The output starts as NaN, so that no element may be left out."""
         output = tvm.runtime.tensor(np.full((a.shape[0], self.spec.n), np.nan, np.float32))
-        packed = kernel.packing(self.spec, self.config)(b)
+        packed = tile.packing(self.spec, self.config)(b)
         self.module["mm"](*(tvm.runtime.tensor(x) for x in (a, packed, *extras)), output)
         result: np.ndarray = output.numpy()
         return result
@@ -85,18 +86,18 @@ def test_matches_numpy(shape: tuple[int, int, int], level: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        kernel.MatmulConfig(m_tile=6, n_vectors=2, lanes=8, m_block=12),
-        kernel.MatmulConfig(m_tile=1, n_vectors=5, lanes=8, m_block=3),
-        kernel.MatmulConfig(m_tile=200, n_vectors=1, lanes=4),
-        kernel.MatmulConfig(m_tile=3, n_vectors=3, lanes=16),
-        kernel.MatmulConfig(m_tile=4, n_vectors=1, lanes=8, m_block=8, k_block=4, n_group=2, prefetch=True),
-        kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, k_block=7, n_group=3, parallel=False),
-        kernel.MatmulConfig(m_tile=6, n_vectors=2, lanes=4, m_block=6, k_block=8, n_group=50, prefetch=True),
+        tile.MatmulConfig(m_tile=6, n_vectors=2, lanes=8, m_block=12),
+        tile.MatmulConfig(m_tile=1, n_vectors=5, lanes=8, m_block=3),
+        tile.MatmulConfig(m_tile=200, n_vectors=1, lanes=4),
+        tile.MatmulConfig(m_tile=3, n_vectors=3, lanes=16),
+        tile.MatmulConfig(m_tile=4, n_vectors=1, lanes=8, m_block=8, k_block=4, n_group=2, prefetch=True),
+        tile.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, k_block=7, n_group=3, parallel=False),
+        tile.MatmulConfig(m_tile=6, n_vectors=2, lanes=4, m_block=6, k_block=8, n_group=50, prefetch=True),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("shape", [(29, 48, 31), (13, 33, 17), (1, 160, 9)], ids=str)
-def test_every_config_is_correct(shape: tuple[int, int, int], config: kernel.MatmulConfig) -> None:
+def test_every_config_is_correct(shape: tuple[int, int, int], config: tile.MatmulConfig) -> None:
     a, b = inputs_of(*shape)
     assert_close(Compiled(MatmulSpec(*shape), "x86-64-v3", config)(a, b), a.astype(np.float64) @ b, shape[2])
 
@@ -115,7 +116,7 @@ def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
 @pytest.mark.parametrize("k_block", [0, 2, 4])
 def test_symbolic_rows_in_cache_blocks(k_block: int) -> None:
     spec = MatmulSpec(tirx.Var("m", "int64"), 40, 6)
-    config = kernel.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10, k_block=k_block, n_group=2)
+    config = tile.MatmulConfig(m_tile=5, n_vectors=2, lanes=8, m_block=10, k_block=k_block, n_group=2)
     compiled = Compiled(spec, "x86-64-v3", config)
     for m in (1, 4, 5, 10, 11, 19, 20, 47):
         a, b = inputs_of(m, 40, 6)
@@ -193,10 +194,10 @@ def test_small_products_stay_on_one_thread() -> None:
 
 
 def test_refuses_empty_products() -> None:
-    assert "empty" in (kernel.supports(MatmulSpec(4, 0, 4), Caps()) or "")
+    assert "empty" in (tile.supports(MatmulSpec(4, 0, 4), Caps()) or "")
 
 
 def test_packing_rejects_another_shape() -> None:
     spec = MatmulSpec(4, 8, 16)
     with pytest.raises(ValueError, match="expected"):
-        kernel.packing(spec, kernel.default_config(spec, Caps()))(np.zeros((8, 16), np.float32))
+        tile.packing(spec, kernel.default_config(spec, Caps()))(np.zeros((8, 16), np.float32))
