@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.cost.constants import CLOCK, L2_BYTES_PER_CYCLE
-from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig
 from graphopt.backends.cpu.kernels.matmul_packed import default_config as product_config
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig
 from graphopt.backends.cpu.kernels.recurrent_step import PassConfig
 from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, split_balanced

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from graphopt.backends.base.element_type import ElementType, element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, share
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.cpu.kernels.recurrent_cells import States
 from graphopt.backends.cpu.kernels.recurrent_input import project
 from graphopt.backends.cpu.kernels.recurrent_packing import GateBias, GateBlocks, GatePacking, UnitRows
 from graphopt.backends.cpu.kernels.recurrent_step import Layer, PassConfig
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
+from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import split_balanced, split_symbolic
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import CANDIDATE, RecurrentSpec

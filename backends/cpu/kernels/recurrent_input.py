@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.matmul_packed import MatmulConfig, row_tiles, share, tiles_per_block
+from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig, row_tiles, tiles_per_block
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
+from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
