@@ -24,7 +24,7 @@ from graphopt.passes.prune import channels  # noqa: F401
 from graphopt.passes.prune.dead import dead_channels  # noqa: F401
 from graphopt.passes.prune.sparse import sparsity  # noqa: F401
 from graphopt.passes.quant import move  # noqa: F401
-from graphopt.passes.recognise import activations, attention, gelu, norms, softmax  # noqa: F401
+from graphopt.passes.recognise import activations, attention, gelu, norms, packed_attention, softmax  # noqa: F401
 from graphopt.rewrite.passes import Pass, registered_passes
 from graphopt.rewrite.spec import PassInfo, parse_spec, pass_info
 

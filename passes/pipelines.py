@@ -30,6 +30,7 @@ from graphopt.passes.recognise.activations import RecogniseActivations
 from graphopt.passes.recognise.attention import RecogniseAttention
 from graphopt.passes.recognise.gelu import RecogniseGelu
 from graphopt.passes.recognise.norms import RecogniseNorms
+from graphopt.passes.recognise.packed_attention import PackAttention
 from graphopt.passes.recognise.softmax import RecogniseSoftmax
 from graphopt.rewrite.pipeline import Phase, Pipeline
 
@@ -54,7 +55,14 @@ def level_pipeline(level: int) -> Pipeline:
         phases.append(_canonical("canonicalise"))
     if level >= 2:
         # Before folding: a factor that belongs to a recognisable subgraph must not vanish into the weights before it.
-        known = (RecogniseGelu(), RecogniseActivations(), RecogniseSoftmax(), RecogniseNorms(), RecogniseAttention())
+        known = (
+            RecogniseGelu(),
+            RecogniseActivations(),
+            RecogniseSoftmax(),
+            RecogniseNorms(),
+            RecogniseAttention(),
+            PackAttention(),
+        )
         phases.append(Phase("recognise", (*known, *_canonical("").passes), ROUNDS))
         folding = (MoveTransposes(), MoveIntegers(), FoldPad(), FoldBatchNorm(), FoldAffine(), MakeGemm())
         phases.append(Phase("fold", (*folding, *_canonical("").passes), ROUNDS))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
@@ -19,7 +21,9 @@ from graphopt.rewrite.rule import Match, Rule
 class AttentionFromParts(Rule):
     """MatMul(Softmax(MatMul(q, kT) * c? + mask?), v) -> Attention(q, Transpose(kT), v, mask?, scale=c).
 
-    Heads are on axis 1. Does not fire on other ranks than 4, when heads or batch are broadcast, or when the mask is.
+    Heads are on axis 1. PyTorch's exporter puts zeros in place of weights that are NaN, which those of a query without a key are;
+    Attention gives these zeros itself, and lets NaN in its operands through, as PyTorch does. Does not fire on other ranks than 4,
+    when heads or batch are broadcast, or when the mask is along the keys.
     """
 
     q, kt, v, mask = any_(), any_(), any_(), any_()
@@ -27,7 +31,9 @@ class AttentionFromParts(Rule):
     scores = op("MatMul", q, kt)
     scaled: Pattern = either(op("Mul", scores, factor), op("Div", scores, divisor), scores)
     weights = op("Softmax", either(op("Add", scaled, mask), scaled), keep={"axis"})
-    root = op("MatMul", weights, v)
+    zero = const(lambda a: a.size == 1 and not np.any(a))
+    guarded = op("Where", op("IsNaN", weights), zero, weights)
+    root = op("MatMul", either(guarded, weights), v)
 
     def check(self, m: Match) -> None:
         """Four axes, no broadcasting."""
@@ -44,8 +50,8 @@ class AttentionFromParts(Rule):
         if mask is not None:
             full: tuple[Dim, ...] = (*q.shape[:3], kt.shape[3])
             m.require(mask.dtype is q.dtype, "the mask has another type", mask)
-            m.require(2 <= len(mask.shape) <= 4 and mask.shape[-2:] == full[2:], "the mask is broadcast", mask)
-            lead = zip(mask.shape[:-2][::-1], full[:2][::-1])
+            m.require(2 <= len(mask.shape) <= 4 and mask.shape[-1] == full[3], "the mask is broadcast", mask)
+            lead = zip(mask.shape[:-1][::-1], full[:3][::-1])
             m.require(all(d == f or d == 1 for d, f in lead), "the mask widens the scores", mask)
 
     def rewrite(self, m: Match, e: Editor) -> Value:
