@@ -214,6 +214,9 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         return 1
     if b == 1:
         return a
+    times = _whole_multiple(a, b)
+    if times is not None:
+        return times
     if isinstance(b, int) and b > 0 and isinstance(a, SymExpr):
         whole = _normal({m: c // b for m, c in a.terms if c % b == 0})
         rest = _normal({m: c for m, c in a.terms if c % b})
@@ -249,7 +252,7 @@ def mod(a: Dim, b: Dim) -> Dim:
     if isinstance(b, int) and isinstance(a, SymExpr):
         rest = _normal({m: c % b for m, c in a.terms})
         return rest % b if isinstance(rest, int) else _opaque("mod", rest, b)
-    if a == b:
+    if a == b or _whole_multiple(a, b) is not None:
         return 0
     if isinstance(b, SymExpr) and isinstance(a, SymExpr) and _divide_exactly(a, b) is not None:
         return 0
@@ -344,6 +347,14 @@ def _single_atom(e: SymExpr) -> Atom | None:
     if len(e.terms) == 1 and e.terms[0][1] == 1 and len(e.terms[0][0]) == 1:
         return e.terms[0][0][0]
     return None
+
+
+def _whole_multiple(a: Dim, b: Dim) -> int | None:
+    """``k`` if ``a == k * b`` for a whole number and sums of several terms, None else."""
+    if not isinstance(a, SymExpr) or not isinstance(b, SymExpr) or len(a.terms) != len(b.terms):
+        return None
+    times, rest = divmod(a.terms[0][1], b.terms[0][1])
+    return times if rest == 0 and a == times * b else None
 
 
 def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:

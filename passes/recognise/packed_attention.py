@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node, Value
-from graphopt.passes.recognise.strided_view import StridedView, views
+from graphopt.passes.recognise.strided_view import StridedView, row_major, views
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 
@@ -42,7 +43,8 @@ class PackAttention(Pass):
 
     The reshapes and transpositions around it are dead then, and factors of queries and keys become part of the scale. Where the
     operands are columns of one product, as exporters write a layer that makes queries, keys and values, each gets a product of
-    its own: its rows lie in memory as the kernel reads them. Does not fire when an operand isn't such a view.
+    its own: its rows lie in memory as the kernel reads them. Where an operand isn't such a view (keys that come out of a cache),
+    operands are read ahead of transpositions that cancel, of factors, and of keys and values repeated for groups of heads.
     """
 
     name: ClassVar[str] = "pack-attention"
@@ -55,6 +57,10 @@ class PackAttention(Pass):
                     reason = _pack(node, ctx.editor(g))
                     if reason is None:
                         ctx.applied(node, "reads heads where they lie", "pack-attention")
+                    elif _read_plain(node, ctx.editor(g)):
+                        ctx.applied(
+                            node, "reads operands ahead of what only moves, repeats or scales them", "pack-attention"
+                        )
                     else:
                         ctx.refuse(node, reason, "pack-attention")
 
@@ -100,6 +106,61 @@ def _pack(node: Node, editor: Editor) -> str | None:
     shape = editor.constant(np.asarray([0, 0, heads, width], np.int64), "shape")  # 0: as many as there are
     split = editor.node("Reshape", [rows, shape], {}, before=node, like=[node]).out
     editor.replace(result, editor.node("Transpose", [split], {"perm": [0, 2, 1, 3]}, before=node, like=[node]).out)
+    return None
+
+
+def _read_plain(node: Node, editor: Editor) -> bool:
+    """Have an Attention over four axes read its operands ahead of what only moves, repeats or scales them; whether it could."""
+    given = [v for v in node.inputs[:3] if v is not None and len(v.shape) == 4]
+    if len(given) < 3:
+        return False
+    (q, by_q), (k, by_k), (v, by_v) = (_plain_source(value) for value in given)
+    if by_v != 1:
+        v = given[2]
+    key, value = _ungrouped(given[1]), _ungrouped(given[2])
+    if key is not None and value is not None and value[1] == 1 and key[0].shape[1] == value[0].shape[1]:
+        (k, by_k), v = key, value[0]
+    size = q.shape[3]
+    if [q, k, v] == given or not isinstance(size, int):
+        return False
+    scale = node.attrs.get("scale")
+    total = (1 / np.sqrt(size) if scale is None else float(scale)) * by_q * by_k
+    attrs = {**node.attrs, "scale": float(total)}
+    plain = editor.node("Attention", [q, k, v, *node.inputs[3:]], attrs, before=node, like=[node])
+    editor.replace(node.out, plain.out)
+    return True
+
+
+def _plain_source(value: Value) -> tuple[Value, float]:
+    """The value furthest up that a value is but for a factor, and that factor."""
+    same = (view for view in _in_order(value) if view.source.shape == value.shape and not view.source.is_const)
+    *_, last = same
+    return last.source, last.factor
+
+
+def _in_order(value: Value) -> Iterator[StridedView]:
+    """The views that have the elements of all of a tensor in their order."""
+    for view in views(value):
+        plain = zip(view.shape, view.strides, row_major(value.shape))
+        if view.offset == 0 and all(d == 1 or have == want for d, have, want in plain):
+            yield view
+
+
+def _ungrouped(value: Value) -> tuple[Value, float] | None:
+    """Heads [batch, groups, length, size] out of heads that are these, each repeated for all of its group, and a factor."""
+    batch, heads, length, size = value.shape
+    for view in _in_order(value):
+        expand = view.source.producer
+        if expand is None or expand.op != "Expand" or expand.domain or expand.inputs[0] is None:
+            continue
+        narrow, wide = expand.inputs[0].shape, expand.out.shape
+        if len(narrow) != 5 or len(wide) != 5 or narrow[2] != 1 or (narrow[:2], narrow[3:]) != (wide[:2], wide[3:]):
+            continue
+        unsqueeze = expand.inputs[0].producer
+        source = unsqueeze.input(0) if unsqueeze is not None and unsqueeze.op in ("Unsqueeze", "Reshape") else None
+        grouped = (wide[0], wide[1] * wide[2], *wide[3:]) == (batch, heads, length, size)
+        if grouped and source is not None and source.shape == (*narrow[:2], *narrow[3:]):
+            return source, view.factor
     return None
 
 

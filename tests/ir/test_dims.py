@@ -142,3 +142,10 @@ def test_symbolic_dimensions_have_no_truth_value() -> None:
     assert isinstance(N, SymExpr)
     with pytest.raises(TypeError, match="no truth value"):
         bool(N)
+
+
+def test_a_sum_divides_its_multiples() -> None:
+    n = symbol("n")
+    assert dims.floordiv(512 * n + 512, 64 * n + 64) == 8
+    assert dims.mod(512 * n + 512, 64 * n + 64) == 0
+    assert dims.floordiv(512 * n + 513, 64 * n + 64) != 8

@@ -133,6 +133,43 @@ def test_masks_that_are_broadcast_over_queries_and_guards() -> None:
     np.testing.assert_allclose(graphopt.compile(net.model).run(feed)["y"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("past", ["p", 3])
+def test_keys_of_a_cache_are_read_once_for_all_heads_of_a_group(past: int | str) -> None:
+    """As exporters write grouped heads: joined with the past, repeated, flattened, turned, scaled."""
+    net = Net(2, 4)
+    net.inputs |= {"past_k": [2, 1, past, SIZE], "past_v": [2, 1, past, SIZE]}
+    q = net.heads(net.linear("x", WIDTH))
+    net.outputs += ["k_after", "v_after"]
+    repeated = {}
+    for name in ("k", "v"):
+        one = net.add(
+            "Transpose", net.add("Reshape", net.linear("x", SIZE), net.const([0, 0, 1, SIZE])), perm=[0, 2, 1, 3]
+        )
+        net.nodes.append(helper.make_node("Concat", [f"past_{name}", one], [f"{name}_after"], axis=2))
+        wide = net.add("Expand", net.add("Unsqueeze", f"{name}_after", net.const([2])), net.const([1, 1, HEADS, 1, 1]))
+        repeated[name] = net.add("Reshape", wide, net.const([2, HEADS, -1, SIZE]))
+    root = net.const(0.6, np.float32)
+    flat = net.add("Reshape", repeated["k"], net.const([2 * HEADS, -1, SIZE]))
+    turned = net.add("Reshape", net.add("Transpose", flat, perm=[0, 2, 1]), net.const([2, HEADS, SIZE, -1]))
+    scores = net.add("MatMul", net.add("Mul", q, root), net.add("Mul", turned, root))
+    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), repeated["v"])
+    net.nodes.append(
+        helper.make_node("Reshape", [net.add("Transpose", mixed, perm=[0, 2, 1, 3]), net.const([0, 0, WIDTH])], ["y"])
+    )
+    graph = prepare(net.model, None, 2, None, (), False)
+    (attention,) = (n for n in graph.nodes if n.op == "Attention")
+    assert [v.name for v in attention.inputs[1:3] if v is not None] == ["k_after", "v_after"]
+    assert attention.attrs["scale"] == pytest.approx(0.36)
+    feed = {
+        "x": net.rng.standard_normal((2, 4, WIDTH)),
+        **{f"past_{n}": net.rng.standard_normal((2, 1, 3, SIZE)) for n in "kv"},
+    }
+    feed = {name: array.astype(np.float32) for name, array in feed.items()}
+    result = graphopt.compile(net.model).run(feed)
+    for name, expected in zip(net.outputs, ReferenceEvaluator(net.model).run(None, feed)):
+        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_columns_that_others_read_stay_in_one_product() -> None:
     net = Net(2, 5)
     split_columns(net)
