@@ -40,8 +40,8 @@ def each_range(
         with T.serial(0, rows) as row:
             body(bind(row), T.int64(0), length)
         return
-    wanted = tirx.floordiv(tirx.max(rows, T.int64(1)) + (_PARTS - 1), tirx.max(rows, T.int64(1)))
-    parts = bind(tirx.max(tirx.min(wanted, length), T.int64(1)))
+    wanted = tirx.floordiv(tirx.max(rows, 1) + (_PARTS - 1), tirx.max(rows, 1))
+    parts = bind(tirx.max(tirx.min(wanted, length), 1))
     with T.parallel(0, rows * parts) as task:
         row = bind(tirx.floordiv(task, parts))
         first, count = share(bind(task - row * parts), length, parts)

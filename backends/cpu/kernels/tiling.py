@@ -18,7 +18,6 @@ FMA_LATENCY = 4
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
-_ZERO, _ONE = tirx.const(0, "int64"), tirx.const(1, "int64")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def split_symbolic(
     tiles = named(ceil_div(length, tile))
     missing = named(tiles * tile - length)
     wide = named(tirx.Select(missing <= tiles, tiles - missing, tirx.floordiv(length, tile)))
-    narrow = named(tirx.Select(missing <= tiles, missing, _ZERO))
+    narrow = named(_if(missing <= tiles, missing))
     done = named(start + wide * tile)
     segments = [Segment(start, tile, wide), Segment(done, tile - 1, narrow)]
     done = named(done + narrow * (tile - 1))
@@ -110,13 +109,13 @@ def split_symbolic_window(
     start, stop, single, after = first_inner, first_outer, first_inner, named(out_extent - first_outer)
     ends: list[Segment] = []
     if 0 < skipped <= tile and tile > 1:
-        fits = named(tirx.Select(first_outer >= tile, _ONE, _ZERO))
+        fits = named(_number(first_outer >= tile, out_extent))
         taps = [(max(0, -((k * window.dilation - window.lead) // window.stride)), tile) for k in range(window.kernel)]
         ends.append(Segment(0, tile, fits, _spans(taps)))
         start = named(tirx.max(fits * tile, first_inner))
         single = named(first_inner * (1 - fits))
     if window.stride == 1 and 0 < trail <= tile and tile > 1:
-        fits = named(tirx.Select(tirx.all(out_extent - tile >= first_inner, after <= tile), _ONE, _ZERO))
+        fits = named(_number(tirx.all(out_extent - tile >= first_inner, after <= tile), out_extent))
         taps = [(0, min(max(tile - trail + reach - k * window.dilation, 0), tile)) for k in range(window.kernel)]
         ends.append(Segment(named(out_extent - tile), tile, fits, _spans(taps)))
         stop = named(tirx.max(tirx.Select(fits > 0, out_extent - tile, first_outer), start))
@@ -127,6 +126,16 @@ def split_symbolic_window(
         Segment(first_outer, 1, after, clipped=True),
         *ends,
     ]
+
+
+def _if(condition: tirx.Expr, value: tirx.Expr) -> tirx.Expr:
+    """The value where a condition holds, 0 where not."""
+    return tirx.Select(condition, value, tirx.const(0, str(value.ty.dtype)))
+
+
+def _number(condition: tirx.Expr, like: tirx.Expr) -> tirx.Expr:
+    """1 where a condition holds, 0 where not, in the type of another number."""
+    return _if(condition, tirx.const(1, str(like.ty.dtype)))
 
 
 def _spans(taps: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
