@@ -68,8 +68,9 @@ def split_symbolic(
         return [Segment(start, 1, length)]
     tiles = named(ceil_div(length, tile))
     missing = named(tiles * tile - length)
-    wide = named(tirx.Select(missing <= tiles, tiles - missing, tirx.floordiv(length, tile)))
-    narrow = named(_if(missing <= tiles, missing))
+    exact = named(_number(missing <= tiles, missing))
+    wide = named(exact * (tiles - missing) + (1 - exact) * tirx.floordiv(length, tile))
+    narrow = named(exact * missing)
     done = named(start + wide * tile)
     segments = [Segment(start, tile, wide), Segment(done, tile - 1, narrow)]
     done = named(done + narrow * (tile - 1))
@@ -118,7 +119,7 @@ def split_symbolic_window(
         fits = named(_number(tirx.all(out_extent - tile >= first_inner, after <= tile), out_extent))
         taps = [(0, min(max(tile - trail + reach - k * window.dilation, 0), tile)) for k in range(window.kernel)]
         ends.append(Segment(named(out_extent - tile), tile, fits, _spans(taps)))
-        stop = named(tirx.max(tirx.Select(fits > 0, out_extent - tile, first_outer), start))
+        stop = named(tirx.max(fits * (out_extent - tile) + (1 - fits) * first_outer, start))
         after = named(after * (1 - fits))
     return [
         Segment(0, 1, single, clipped=True),
@@ -128,14 +129,9 @@ def split_symbolic_window(
     ]
 
 
-def _if(condition: tirx.Expr, value: tirx.Expr) -> tirx.Expr:
-    """The value where a condition holds, 0 where not."""
-    return tirx.Select(condition, value, tirx.const(0, str(value.ty.dtype)))
-
-
 def _number(condition: tirx.Expr, like: tirx.Expr) -> tirx.Expr:
     """1 where a condition holds, 0 where not, in the type of another number."""
-    return _if(condition, tirx.const(1, str(like.ty.dtype)))
+    return condition.astype(str(like.ty.dtype))
 
 
 def _spans(taps: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
