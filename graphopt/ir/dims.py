@@ -214,9 +214,6 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         return 1
     if b == 1:
         return a
-    times = _whole_multiple(a, b)
-    if times is not None:
-        return times
     if isinstance(b, int) and b > 0 and isinstance(a, SymExpr):
         whole = _normal({m: c // b for m, c in a.terms if c % b == 0})
         rest = _normal({m: c for m, c in a.terms if c % b})
@@ -233,7 +230,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         constant = dict(a.terms).get((), 0)
         if not 0 <= constant < b:  # keep the remainder in range so that equal quotients look equal
             return constant // b + floordiv(a - constant + constant % b, b)
-    if isinstance(b, SymExpr) and len(b.terms) == 1 and isinstance(a, SymExpr):
+    if isinstance(b, SymExpr) and isinstance(a, SymExpr):
         exact = _divide_exactly(a, b)
         if exact is not None:
             return exact
@@ -252,7 +249,7 @@ def mod(a: Dim, b: Dim) -> Dim:
     if isinstance(b, int) and isinstance(a, SymExpr):
         rest = _normal({m: c % b for m, c in a.terms})
         return rest % b if isinstance(rest, int) else _opaque("mod", rest, b)
-    if a == b or _whole_multiple(a, b) is not None:
+    if a == b:
         return 0
     if isinstance(b, SymExpr) and isinstance(a, SymExpr) and _divide_exactly(a, b) is not None:
         return 0
@@ -349,18 +346,11 @@ def _single_atom(e: SymExpr) -> Atom | None:
     return None
 
 
-def _whole_multiple(a: Dim, b: Dim) -> int | None:
-    """``k`` if ``a == k * b`` for a whole number and sums of several terms, None else."""
-    if not isinstance(a, SymExpr) or not isinstance(b, SymExpr) or len(a.terms) != len(b.terms):
-        return None
-    times, rest = divmod(a.terms[0][1], b.terms[0][1])
-    return times if rest == 0 and a == times * b else None
-
-
 def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
-    """``a / b`` when b is a single term dividing every term of a, else None."""
+    """``a / b`` when b is a single term dividing every term of a, or a is b so many times, else None."""
     if len(b.terms) != 1:
-        return None
+        times = a.terms[0][1] // b.terms[0][1]
+        return times if a == times * b else None
     bm, bc = b.terms[0]
     out: dict[Monomial, int] = {}
     for m, c in a.terms:

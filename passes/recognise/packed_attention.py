@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Graph, Node, Value
+from graphopt.ops.registry import RESHAPE, has_trait
 from graphopt.passes.recognise.strided_view import StridedView, row_major, views
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
@@ -157,7 +158,7 @@ def _ungrouped(value: Value) -> tuple[Value, float] | None:
         if len(narrow) != 5 or len(wide) != 5 or narrow[2] != 1 or (narrow[:2], narrow[3:]) != (wide[:2], wide[3:]):
             continue
         unsqueeze = expand.inputs[0].producer
-        source = unsqueeze.input(0) if unsqueeze is not None and unsqueeze.op in ("Unsqueeze", "Reshape") else None
+        source = unsqueeze.input(0) if unsqueeze is not None and has_trait(unsqueeze, RESHAPE) else None
         grouped = (wide[0], wide[1] * wide[2], *wide[3:]) == (batch, heads, length, size)
         if grouped and source is not None and source.shape == (*narrow[:2], *narrow[3:]):
             return source, view.factor
