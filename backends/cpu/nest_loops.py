@@ -117,7 +117,7 @@ class Nest:
         )
         tasks = tirx.max(tirx.min(worth, i64(CHUNKS_PER_CORE * self.caps.cores)), i64(1))
         task, row = position("task"), position("row")
-        of_task, of_row = _Cells(4), _Cells(2 + len(slow))
+        of_task, of_row = _Cells(), _Cells()
         start = of_task.put(tirx.floordiv(task * total, tasks))
         stop = of_task.put(tirx.floordiv((task + 1) * total, tasks))
         long = tirx.max(extent, i64(1))  # nothing may be divided by an extent of 0
@@ -199,17 +199,15 @@ class _Cells:
     in every index of a body.
     """
 
-    def __init__(self, count: int) -> None:
-        self._cells = tirx.decl_buffer((max(count, 1),), "int64", "at", scope="local")
-        self._used = 0
-        self.statements: list[Any] = [tirx.AllocBuffer(self._cells, annotations=ON_STACK)]
+    def __init__(self) -> None:
+        self.statements: list[Any] = []
 
     def put(self, value: Expr) -> Expr:
         """The value read back from a cell of its own."""
-        place = as_expr(self._used)
-        self._used += 1
-        self.statements.append(tirx.BufferStore(self._cells, value, [place]))
-        return tirx.BufferLoad(self._cells, [place])
+        cell = tirx.decl_buffer((1,), "int64", "at", scope="local")
+        self.statements.append(tirx.AllocBuffer(cell, annotations=ON_STACK))
+        self.statements.append(tirx.BufferStore(cell, value, [as_expr(0)]))
+        return tirx.BufferLoad(cell, [as_expr(0)])
 
 
 def _times(index: Expr, factor: int) -> Expr:

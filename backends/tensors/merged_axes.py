@@ -57,13 +57,18 @@ def with_merged_axes(shape: Index, evaluate: Evaluate, last: bool = True) -> tup
         def body(index: Index, accumulator: Any, groups: Sequence[Sequence[int]] = groups) -> NestBody:
             at: list[Expr] = [0] * len(shape)
             for group, position in zip(groups, index):
-                at[group[-1]] = position
+                at[_walked(group, shape)] = position
             return evaluate(tuple(at), accumulator)
 
         merged = tuple(product([shape[a] for a in group]) for group in groups)
-        if _same_elements(before, groups, _Probe([shape[g[0]] if len(g) == 1 else None for g in groups], body)):
+        if _same_elements(before, shape, groups, _Probe([shape[g[0]] if len(g) == 1 else None for g in groups], body)):
             return merged, body
     return shape, evaluate
+
+
+def _walked(group: Sequence[int], shape: Index) -> int:
+    """The axis of a group whose index runs through all of it: the last one that has more than one position."""
+    return next((axis for axis in reversed(group) if not _is_one(shape[axis])), group[-1])
 
 
 def _groups(shape: Index, accesses: Sequence[_Access], last: bool) -> list[list[int]]:
@@ -71,7 +76,7 @@ def _groups(shape: Index, accesses: Sequence[_Access], last: bool) -> list[list[
     groups: list[list[int]] = []
     for axis in range(len(shape)):
         joins = bool(groups) and (last or axis < len(shape) - 1)
-        if joins and _is_joint(groups[-1][-1], axis, shape, accesses):
+        if joins and _is_joint(_walked(groups[-1], shape), axis, shape, accesses):
             groups[-1].append(axis)
         else:
             groups.append([axis])
@@ -189,12 +194,12 @@ def _is_joint(first: int, second: int, shape: Sequence[Expr], accesses: Sequence
     return True
 
 
-def _same_elements(before: _Probe, groups: Sequence[Sequence[int]], after: _Probe) -> bool:
+def _same_elements(before: _Probe, shape: Index, groups: Sequence[Sequence[int]], after: _Probe) -> bool:
     """Whether the merged body accesses what the other one does: an index that is taken apart on its way doesn't."""
     if before.accesses is None or after.accesses is None or len(before.accesses) != len(after.accesses):
         return False
-    merged: dict[str, Dim] = {_name(axis): 0 for group in groups for axis in group[:-1]}
-    env = {**merged, **{_name(group[-1]): symbol(_name(n)) for n, group in enumerate(groups)}}
+    env: dict[str, Dim] = {_name(axis): 0 for group in groups for axis in group}
+    env.update({_name(_walked(group, shape)): symbol(_name(n)) for n, group in enumerate(groups)})
     numbers = {axis: n for n, group in enumerate(groups) for axis in group}
     for one, other in zip(before.accesses, after.accesses):
         if not one.buffer.same_as(other.buffer) or len(one.index) != len(other.index):

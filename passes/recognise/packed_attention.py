@@ -134,9 +134,11 @@ def _read_plain(node: Node, editor: Editor) -> bool:
 
 def _plain_source(value: Value) -> tuple[Value, float]:
     """The value furthest up that a value is but for a factor, and that factor."""
-    same = (view for view in _in_order(value) if view.source.shape == value.shape and not view.source.is_const)
-    *_, last = same
-    return last.source, last.factor
+    found = value, 1.0
+    for view in _in_order(value):
+        if view.source.shape == value.shape and not view.source.is_const:
+            found = view.source, view.factor
+    return found
 
 
 def _in_order(value: Value) -> Iterator[StridedView]:
