@@ -10,6 +10,7 @@ from graphopt.ir.editor import Editor, clone
 from graphopt.ir.graph import Array, Graph, Node, Use, Value
 from graphopt.ir.types import TensorType
 from graphopt.ops.infer import infer_node
+from graphopt.ops.settle import settle
 from graphopt.passes.prune.labels import Slot, shape_of, slot_value
 from graphopt.passes.prune.plan import Mask, PrunePlan
 from graphopt.passes.prune.rules.registry import AdjustContext, CannotFollow, adjust_rule
@@ -53,6 +54,7 @@ def _carry_out(plan: PrunePlan, work: Graph) -> None:
     work.constraints = _given_constraints(graph)
     for node in work.nodes:
         _infer(node)
+    settle(work)  # by what bounds extents, which inference may meet behind what depends on it
     _check_shapes(plan, pairs)
 
 

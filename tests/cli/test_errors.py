@@ -21,7 +21,7 @@ from tests.cli.conftest import Cli, small_model
     ("words", "messages"),
     [
         (["cmpile", "m.onnx"], ["No such command 'cmpile'", "'compile'"]),
-        (["compile", "MODEL", "--taget", "x86", "-o", "m.gopt"], ["--taget", "did you mean --target?"]),
+        (["compile", "MODEL", "--taget", "x86", "-o", "m.gopt"], ["--taget", "did you mean --state or --target?"]),
         (["compile", "MODEL"], ["-o", "--help"]),
         (["compile", "MODEL", "-o", "m.gopt", "-O7"], ["no optimisation level 7", "0: nothing"]),
         (["compile", "MODEL", "-o", "m.gopt", "-Ofast"], ["--level", "integer"]),

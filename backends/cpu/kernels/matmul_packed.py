@@ -93,11 +93,12 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 
 
 def _single(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> int:
-    """Panels that the only row reads side by side: as many as hide latencies and fit the registers."""
+    """Panels that the only row reads side by side: as many as hide latencies and fit the registers, and as divide all panels."""
     if spec.static_m is not None:
         return 0
+    panels = -(-spec.n // tile.panel)
     fitting = (caps.vector_registers - _FREE_REGISTERS) // tile.n_vectors
-    return next((s for s in range(min(_MOST_STREAMS, fitting), 1, -1) if s * tile.panel <= spec.n), 0)
+    return next((s for s in range(min(_MOST_STREAMS, fitting), 1, -1) if panels % s == 0), 0)
 
 
 def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:
