@@ -24,11 +24,13 @@ pytestmark = [
 
 
 def _run(model: CompiledModel, feed: Arrays, like: Arrays, cpu: str) -> Arrays:
-    """Run the library of a model compiled for ARM, whose constants are the last arguments."""
+    """Run the library of a model compiled for ARM."""
     assert model.built is not None
-    arguments = [feed[spec.name] for spec in model.inputs] + model.constants
+    inputs = [feed[spec.name] for spec in model.inputs]
     outputs = [(like[spec.name].shape, like[spec.name].dtype) for spec in model.outputs]
-    results = qemu.run_under_qemu(model.built.library_bytes(), arguments, outputs, cpu=cpu, timeout=500)
+    results = qemu.run_under_qemu(
+        model.built.library_bytes(), inputs, outputs, cpu=cpu, constants=model.constants, timeout=500
+    )
     return {spec.name: array for spec, array in zip(model.outputs, results, strict=True)}
 
 

@@ -69,6 +69,7 @@ def run_under_qemu(
     cpu: str = "max",
     function: str = "main",
     *,
+    constants: Sequence[Array] = (),
     mode: str = "vm",
     threads: int = 1,
     timeout: float = 120,
@@ -77,10 +78,11 @@ def run_under_qemu(
 
     Args:
         library: shared library for aarch64 Linux.
-        inputs: arguments in order, constants last.
+        inputs: arguments in order; constants last, where the library is of a model whose sizes are known.
         outputs: shape and dtype of each result.
         cpu: qemu's processor name; an instruction that it lacks stops the program (``QemuError.illegal_instruction``).
         function: name to call.
+        constants: of a model, behind its inputs.
         mode: ``"vm"`` for a Relax function, ``"prim"`` for a PrimFunc, which takes its outputs as last arguments.
         threads: size of TVM's thread pool.
         timeout: seconds.
@@ -96,6 +98,9 @@ def run_under_qemu(
         for index, array in enumerate(inputs):
             (folder / f"in{index}").write_bytes(np.asarray(array).tobytes())
             specs.append(_spec("in", array.dtype, array.shape, folder / f"in{index}"))
+        for index, array in enumerate(constants):
+            (folder / f"const{index}").write_bytes(np.asarray(array).tobytes())
+            specs.append(_spec("const", array.dtype, array.shape, folder / f"const{index}"))
         for index, (shape, dtype) in enumerate(outputs):
             specs.append(_spec("out", np.dtype(dtype), shape, folder / f"out{index}"))
         # -L stands for the cross sysroot; the runtime lies beside the host.

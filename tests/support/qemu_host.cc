@@ -1,6 +1,6 @@
 // Runs a function of a compiled library and writes its outputs:
 //
-//   qemu_host LIBRARY vm|prim FUNCTION [in:DTYPE:SHAPE:FILE]... [out:DTYPE:SHAPE:FILE]...
+//   qemu_host LIBRARY vm|prim FUNCTION [in:DTYPE:SHAPE:FILE]... [const:DTYPE:SHAPE:FILE]... [out:DTYPE:SHAPE:FILE]...
 //
 // SHAPE is comma-separated and empty for a scalar; files are raw and little-endian. In mode "vm" FUNCTION belongs to the Relax
 // VM executable in LIBRARY and its results go to the outputs; in mode "prim" it is a PrimFunc that takes the outputs as arguments.
@@ -29,7 +29,7 @@ struct HostAlloc {
 };
 
 struct Spec {
-  bool is_output;
+  bool is_output, is_constant;
   std::string dtype, file;
   std::vector<int64_t> shape;
 };
@@ -43,6 +43,7 @@ static Spec Parse(const std::string& text) {
   std::getline(in, shape, ':');
   std::getline(in, spec.file);
   spec.is_output = role == "out";
+  spec.is_constant = role == "const";
   std::istringstream dims(shape);
   while (std::getline(dims, dim, ',')) spec.shape.push_back(std::stoll(dim));
   return spec;
@@ -75,6 +76,7 @@ static void Run(int argc, char** argv) {
   if (!dlopen("libtvm_runtime.so", RTLD_NOW | RTLD_GLOBAL)) throw std::runtime_error(dlerror());
   bool is_vm = std::string(argv[2]) == "vm";
   std::vector<ffi::Any> args;
+  size_t inputs = 0;
   std::vector<Spec> outputs;
   std::vector<ffi::Tensor> results;
   for (int i = 4; i < argc; ++i) {
@@ -90,6 +92,7 @@ static void Run(int argc, char** argv) {
       Transfer(tensor, spec.file, false);
     }
     args.push_back(tensor);
+    inputs += !spec.is_constant;
   }
   ffi::Module library = ffi::Module::LoadFromFile(argv[1]);
   if (is_vm) {
@@ -99,11 +102,13 @@ static void Run(int argc, char** argv) {
     // what these functions take and give is written in graphopt/backends/base/relax_emit.py
     std::vector<ffi::Tensor> prepared, returned;
     std::vector<int64_t> places;
+    int64_t slots = -1;  // of buffers whose size follows from the extents of inputs; below 0: there are none
     if (auto layout = vm->GetFunction("layout", false)) {
       auto parts = Call(*layout, {}).cast<ffi::Array<ffi::Shape>>();
       places.assign(parts[1].begin(), parts[1].end());
+      if (parts.size() > 2) slots = parts[2][0];
       std::vector<ffi::Any> memory;
-      for (int64_t size : parts[0]) memory.push_back(Make({false, "uint8", "", {size}}));
+      for (int64_t size : parts[0]) memory.push_back(Make({false, false, "uint8", "", {size}}));
       for (const ffi::Any& item : Call(vm->GetFunction("prepare", false).value(), memory).cast<ffi::Array<ffi::Any>>()) {
         ffi::Tensor buffer = item.cast<ffi::Tensor>();
         DLTensor* t = const_cast<DLTensor*>(buffer.GetDLTensorPtr());  // kernels take no offsets
@@ -113,7 +118,21 @@ static void Run(int argc, char** argv) {
         args.push_back(buffer);
       }
     }
-    ffi::Any result = Call(vm->GetFunction(argv[3], false).value(), args);
+    std::string function = argv[3];
+    if (slots >= 0) {
+      std::vector<ffi::Any> given(args.begin(), args.begin() + inputs), placed;
+      ffi::Shape numbers = Call(vm->GetFunction("size", false).value(), given).cast<ffi::Shape>();
+      placed.push_back(numbers);
+      for (size_t i = numbers.size() - slots; i < numbers.size(); ++i) {
+        placed.push_back(Make({false, false, "uint8", "", {numbers[i]}}));
+      }
+      placed.insert(placed.end(), args.begin() + inputs, args.end());
+      ffi::Any closure = Call(vm->GetFunction("place", false).value(), placed);
+      given.insert(given.begin(), closure);
+      args = given;
+      function = "invoke_closure";
+    }
+    ffi::Any result = Call(vm->GetFunction(function, false).value(), args);
     if (auto single = result.as<ffi::Tensor>()) {
       returned.push_back(*single);
     } else {
