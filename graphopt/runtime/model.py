@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from graphopt.errors import InputError
+from graphopt.errors import ArtifactError, InputError
 from graphopt.runtime.bits import as_bits, travels_as_bits
 from graphopt.runtime.device.executor import DeviceExecutor
 from graphopt.runtime.executor import Executor
@@ -105,6 +105,7 @@ class CompiledModel:
         Raises:
             InputError: wrong names, dtypes or shapes.
             DeviceError: the target's code can't run on this machine, or failed; a tensor or stream of another device.
+            ArtifactError: the artefact isn't consistent.
         """
         if self.states:
             raise InputError(
@@ -122,6 +123,11 @@ class CompiledModel:
         results = run(arrays)
         for i, dtype in self._bits_out:
             results[i] = results[i].view(dtype)
+        if len(results) != len(self._names):
+            raise ArtifactError(
+                f"the code gives {len(results)} results, the artefact names {len(self._names)}",
+                hint="compile the model again",
+            )
         outputs = {}
         for i, name in enumerate(self._names):  # takes half as long as a dict of a zip
             outputs[name] = results[i]
