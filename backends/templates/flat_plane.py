@@ -43,7 +43,7 @@ def with_plane(call: KernelCall, function: Any, spec: Conv2dSpec, dims: Mapping[
     """A kernel with parameters in the shapes that the model has them in; as it is unless `flat_plane` made its specification."""
     x = call.group.anchor.inputs[0]
     assert x is not None
-    if not isinstance(spec.in_width, tirx.Var) or spec.in_width in dims.values():
+    if not isinstance(spec.in_width, tirx.Var) or any(spec.in_width.same_as(v) for v in dims.values()):
         return function
     height, width = (dims.get(d, d) for d in x.shape[2:])
     whole = replace(spec, in_height=height, in_width=width)

@@ -203,16 +203,17 @@ class Graph:
     declared: dict[Value, tuple[int | str | None, ...]] = field(default_factory=dict)
     fixed: dict[str, Array] = field(default_factory=dict)
     likely: dict[str, int] = field(default_factory=dict)
-    known_bounds: tuple[tuple[int, int], Mapping[str, Interval]] = ((0, 0), {})
+    known_bounds: tuple[dict[tuple[Dim, Dim], str], int, Mapping[str, Interval]] = ({}, 0, {})
 
     @property
     def bounds(self) -> Mapping[str, Interval]:
         """Between what symbols lie whenever the model runs, by the constraints that are checked at entry."""
         root = self.root
-        state = (id(root.constraints), len(root.constraints))
-        if root.known_bounds[0] != state:
-            root.known_bounds = state, bounds_of(root.constraints)
-        return root.known_bounds[1]
+        constraints, count, known = root.known_bounds
+        if constraints is not root.constraints or count != len(constraints):  # they are only added, or all replaced
+            known = bounds_of(root.constraints)
+            root.known_bounds = root.constraints, len(root.constraints), known
+        return known
 
     @property
     def root(self) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -75,33 +76,23 @@ def _graphs(graph: Graph) -> list[Graph]:
 
 def _pack(node: Node, editor: Editor) -> str | None:
     """Rewrite an Attention; why not, if it can't be."""
-    operands = [node.input(i) for i in range(3)]
-    if any(v is None or len(v.shape) != 4 for v in operands):
-        return "its operands have not four axes"
-    if any(node.input(i) is not None for i in range(4, len(node.inputs))) or any(
-        o is not None for o in node.outputs[1:]
-    ):
-        return "it has a cache"
-    found = [_columns(value) for value in operands if value is not None]
+    operands = _operands(node)
+    if operands is None:
+        return "its operands have not four axes, or it has a cache"
+    found = [_columns(value) for value in operands]
     if not all(found):
         return "an operand is no view of rows that hold all heads"
-    ways = (
-        [c[-1] for c in found],
-        [c[0] for c in found],
-    )  # the columns of what all are made of, or the rows that were cut from it
+    # the columns of what all are made of, or the rows that were cut from it
+    ways = ([c[-1] for c in found], [c[0] for c in found])
     q, k, v = next((way for way in ways if _can_be_read(way)), (None, None, None))
     if q is None or k is None or v is None:
         return "its operands are columns of something else, or its values are multiplied with a number"
-    heads, kv_heads = (operands[i].shape[1] for i in (0, 1))  # type: ignore[union-attr]
-    size = operands[0].shape[3]  # type: ignore[union-attr]
     result = node.out
-    width = result.shape[3]
-    if not isinstance(heads, int) or not isinstance(width, int):
+    (_, heads, _, size), kv_heads, width = operands[0].shape, operands[1].shape[1], result.shape[3]
+    if not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(size, int) and isinstance(width, int)):
         return "heads or vectors of unknown size"
-    scale = node.attrs.get("scale")
-    scale = (1 / np.sqrt(int(size)) if scale is None else float(scale)) * q.factor * k.factor  # type: ignore[arg-type]
-    attrs = {key: value for key, value in node.attrs.items() if key not in ("scale", "q_num_heads", "kv_num_heads")}
-    attrs.update(scale=float(scale), q_num_heads=int(heads), kv_num_heads=int(kv_heads))  # type: ignore[arg-type]
+    scale = _scale(node, size) * q.factor * k.factor
+    attrs = {**node.attrs, "scale": scale, "q_num_heads": heads, "kv_num_heads": kv_heads}
     packed = [c.source if c.is_whole else _product_of(c, editor, node) for c in (q, k, v)]
     rows = editor.node("Attention", [*packed, node.input(3)], attrs, before=node, like=[node]).out
     shape = editor.constant(np.asarray([0, 0, heads, width], np.int64), "shape")  # 0: as many as there are
@@ -110,10 +101,23 @@ def _pack(node: Node, editor: Editor) -> str | None:
     return None
 
 
+def _operands(node: Node) -> list[Value] | None:
+    """Queries, keys and values over four axes of an Attention without a cache that gives nothing but its result; None of others."""
+    found = [v for v in node.inputs[:3] if v is not None and len(v.shape) == 4]
+    alone = all(v is None for v in node.inputs[4:]) and all(o is None for o in node.outputs[1:])
+    return found if len(found) == 3 and alone else None
+
+
+def _scale(node: Node, size: int) -> float:
+    """What scores are multiplied with."""
+    scale = node.attrs.get("scale")
+    return 1 / math.sqrt(size) if scale is None else float(scale)
+
+
 def _read_plain(node: Node, editor: Editor) -> bool:
     """Have an Attention over four axes read its operands ahead of what only moves, repeats or scales them; whether it could."""
-    given = [v for v in node.inputs[:3] if v is not None and len(v.shape) == 4]
-    if len(given) < 3:
+    given = _operands(node)
+    if given is None:
         return False
     (q, by_q), (k, by_k), (v, by_v) = (_plain_source(value) for value in given)
     if by_v != 1:
@@ -124,10 +128,8 @@ def _read_plain(node: Node, editor: Editor) -> bool:
     size = q.shape[3]
     if [q, k, v] == given or not isinstance(size, int):
         return False
-    scale = node.attrs.get("scale")
-    total = (1 / np.sqrt(size) if scale is None else float(scale)) * by_q * by_k
-    attrs = {**node.attrs, "scale": float(total)}
-    plain = editor.node("Attention", [q, k, v, *node.inputs[3:]], attrs, before=node, like=[node])
+    attrs = {**node.attrs, "scale": _scale(node, size) * by_q * by_k}
+    plain = editor.node("Attention", [q, k, v, node.input(3)], attrs, before=node, like=[node])
     editor.replace(node.out, plain.out)
     return True
 

@@ -170,6 +170,26 @@ def test_keys_of_a_cache_are_read_once_for_all_heads_of_a_group(past: int | str)
         np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_keys_that_join_a_cache_within_the_node_stay_repeated() -> None:
+    """The operator's own cache has a head for each repeated one, and its results are what the next run is given."""
+    net = Net(2, 4)
+    net.inputs = {"q": [2, HEADS, 4, SIZE], "k": [2, 1, 4, SIZE], "v": [2, 1, 4, SIZE]}
+    net.inputs |= {f"past_{n}": [2, HEADS, 3, SIZE] for n in "kv"}
+    repeated = []
+    for name in "kv":
+        wide = net.add("Expand", net.add("Unsqueeze", name, net.const([2])), net.const([1, 1, HEADS, 1, 1]))
+        repeated.append(net.add("Reshape", wide, net.const([2, HEADS, 4, SIZE])))
+    scaled = net.add("Mul", "q", net.const(0.5, np.float32))
+    net.outputs = ["y", "k_after", "v_after"]
+    net.nodes.append(helper.make_node("Attention", [scaled, *repeated, "", "past_k", "past_v"], net.outputs))
+    model = net.model
+    model.opset_import[0].version = 23
+    feed = {n: net.rng.standard_normal(s).astype(np.float32) for n, s in net.inputs.items()}
+    result = graphopt.compile(model).run(feed)
+    for name, expected in zip(net.outputs, ReferenceEvaluator(model).run(None, feed)):
+        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_columns_that_others_read_stay_in_one_product() -> None:
     net = Net(2, 5)
     split_columns(net)
