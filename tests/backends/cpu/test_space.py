@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from graphopt.backends.base.config_codec import from_json, to_json
-from graphopt.backends.base.template import KernelTemplate, Packed, Yes, asked, packed_array
+from graphopt.backends.base.template import Computed, KernelTemplate, Packed, Yes, asked, packed_array
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.platforms import platform_of
@@ -83,7 +83,7 @@ def check(cases: list[Case], count: int) -> None:
 
 
 def _operand(call: Any, feed: dict[Value, np.ndarray], operand: Any) -> np.ndarray:
-    if isinstance(operand, Packed):
+    if isinstance(operand, Packed | Computed):
         return packed_array(operand)
     if not isinstance(operand, Value):
         return np.asarray(operand)
