@@ -106,6 +106,11 @@ def test_passes_that_are_left_out_would_change_nothing(monkeypatch: pytest.Monke
     assert [compile_kernel(source, target) for source in chosen] == without
 
 
+def test_kernels_trust_who_calls_them(objects: list[bytes]) -> None:
+    """Their arguments were checked before a run: a check in each kernel would be most of a small one's code."""
+    assert not any(b"Mismatched" in content or b"TypeError" in content for content in objects)
+
+
 def test_the_number_of_threads_is_in_the_key_of_parallel_loops_alone() -> None:
     """They are cut into chunks for so many threads; else the number matters as far as it changes the kernel."""
     one, two = parse_target("x86-64-v3", 1), parse_target("x86-64-v3", 2)

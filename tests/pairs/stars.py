@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -16,8 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm, tvm_ffi
-from graphopt.backends.build import kernel_object
+from graphopt.backends.base.tvm_api import tirx, tvm_ffi
 from graphopt.backends.program.program import KernelStep
 from graphopt.backends.targets.compilation import build_program
 from graphopt.driver.compiling import signature_of, to_program
@@ -154,8 +152,7 @@ def _failures_of_model(batch: Sequence[Star]) -> list[str]:
             _one_kernel(fused, star, [first, *outs])
         elif star.anchor.joins is Joins.one:
             _behind_anchor(fused, star, outs)
-    with mock.patch.object(kernel_object, "cpu_pass_context", _without_argument_checks):
-        built = build_program(program, None, 1)
+    built = build_program(program, None, 1)
     compiled = CompiledModel.from_program(signature_of(graph), program, built, source=graph.source)
     got = {name: np.asarray(value) for name, value in compiled.run(dict(plan.feed)).items()}
     wrong: list[str] = []
@@ -165,16 +162,6 @@ def _failures_of_model(batch: Sequence[Star]) -> list[str]:
         for name, out in zip(star.names(), outs):
             wrong += plan.compare(name, out, got)
     return wrong
-
-
-def _without_argument_checks() -> Any:
-    """The compiler's own pass context, but for TVM's checks of a kernel's arguments.
-
-    They are the same for every kernel, and with two dozen results take longer to compile than the kernel: half of all time.
-    """
-    usual = cpu_pass_context()
-    config = {**usual.config, "tirx.disable_assert": True}
-    return tvm.transform.PassContext(usual.opt_level, usual.required_pass, usual.disabled_pass, config=config)
 
 
 def _one_kernel(fused: FusedGraph, star: Star, outputs: Sequence[str]) -> None:
