@@ -69,7 +69,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize(("first", "level"), [(0, 2), (200, 3), (400, 0)])
 def test_programs_are_those_made_without_sharing(first: int, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [draw(seed) for seed in range(first, first + 12)]
+    cases = [draw(seed) for seed in range(first, first + 6)]
     model = side_by_side([*cases, *cases])  # twice, so that everything can be shared
     shared = program_of(model, level)
     monkeypatch.setattr(emission, "_is_shareable", lambda *_: False)

@@ -115,13 +115,16 @@ def test_every_operator_of_two_operands(level: int) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(("n", "m"), MISFITS)
-def test_what_does_not_fit_is_refused_with_both_values(level: int, n: int, m: int) -> None:
-    compiled, _ = built(binary_model, level)
-    with pytest.raises(InputError, match=rf"N = {n}\b.*M = {m}\b|M = {m}\b.*N = {n}\b"):
-        compiled.run(binary_feed(n, m, 3, 3))
-    with pytest.raises(InputError, match="equal, or one of them 1"):
-        compiled.run(binary_feed(1, 1, n, m))
+def test_what_does_not_fit_is_refused_with_both_values(level: int) -> None:
+    inputs: dict[str, tuple[str, Shape]] = {"a": ("float", ("N", "K")), "b": ("float", ("M", "L"))}
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Less", ["b", "a"], ["less"])]
+    made = model(nodes, inputs, {"sum": ("float", 2), "less": ("bool", 2)})
+    compiled = graphopt.compile(made, "x86", threads=2, level=level)
+    for n, m in MISFITS:
+        with pytest.raises(InputError, match=rf"N = {n}\b.*M = {m}\b|M = {m}\b.*N = {n}\b"):
+            compiled.run({"a": values("float", (n, 3), 0), "b": values("float", (m, 3), 1)})
+        with pytest.raises(InputError, match="equal, or one of them 1"):
+            compiled.run({"a": values("float", (1, n), 0), "b": values("float", (1, m), 1)})
 
 
 def fused_model() -> Any:

@@ -85,7 +85,9 @@ def model(steps: list[str], to: int) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(made_model)
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "end", [pytest.param(end, marks=pytest.mark.slow if end in ("long", "bfloat16") else ()) for end in ENDS]
+)
 def test_the_result_of_a_template_may_have_another_type(end: str) -> None:
     to, steps = ENDS[end]
     made = model(steps, to)

@@ -164,7 +164,11 @@ def test_ranked_by_weights(name: str, ratio: float, ranking: str, multiple: int,
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("nudenet", "ppocr_det") else ()) for name in OPEN]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("nudenet", "ppocr_det", "opennsfw") else ())
+        for name in OPEN
+    ],
 )
 def test_open_extents(name: str) -> None:
     model = zoo_model(name)

@@ -53,7 +53,9 @@ def compiled(sm: int, products: tuple[str, ...]) -> tuple[Mapping[str, Machine],
     return kernels_in(code.content), {name: found.spilled for name, found in resources_in(code.log).items()}
 
 
-@pytest.mark.parametrize("sm", [80, 86, 89, 90])
+@pytest.mark.parametrize(
+    "sm", [80, pytest.param(86, marks=pytest.mark.slow), pytest.param(89, marks=pytest.mark.slow), 90]
+)
 def test_stages(sm: int) -> None:
     """A stage is 64 bytes a row: two steps of products, their fragments by `ldmatrix`, copies that run beside."""
     kernels, spilled = compiled(sm, tuple(TYPES) if sm in (80, 90) else ("f16", "u8s8"))
