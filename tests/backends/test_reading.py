@@ -136,7 +136,10 @@ WEIGHT_READINGS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("reading", WEIGHT_READINGS)
+@pytest.mark.parametrize(
+    "reading",
+    ["float16", "per_channel", *(pytest.param(r, marks=pytest.mark.slow) for r in ("per_tensor", "int16"))],
+)
 def test_weights_stay_as_they_are_stored(reading: str) -> None:
     dtype, how = WEIGHT_READINGS[reading]
     rng = np.random.default_rng(2)

@@ -106,7 +106,7 @@ def built(make: Any, level: int) -> tuple[Any, ReferenceEvaluator]:
     return graphopt.compile(made, "x86", threads=2, level=level), ReferenceEvaluator(made, new_ops=[Mean])
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [0, pytest.param(2, marks=pytest.mark.slow)])  # none is fused here
 def test_every_operator_of_two_operands(level: int) -> None:
     compiled, reference = built(binary_model, level)
     columns = [(1, 1), (1, 37), (37, 1), (37, 37), (0, 1)]
@@ -158,7 +158,7 @@ def fused_model() -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fused_chains(level: int) -> None:
     compiled, reference = built(fused_model, level)
     for n, m in ((1, 1), (1, 5), (5, 1), (5, 5)):

@@ -101,7 +101,7 @@ def _compiled(name: str) -> tuple[onnx.ModelProto, Arrays, Arrays, KernelPlan]:
 
 @pytest.mark.parametrize(
     "name",
-    ["digits", "mobile", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v2", "ppocr_cls"))],
+    ["digits", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobile", "mobilenet_v2", "ppocr_cls"))],
 )
 @pytest.mark.parametrize(("target", "cpu"), OTHERS)
 def test_whole_models(name: str, target: str, cpu: str) -> None:
@@ -113,7 +113,7 @@ def test_whole_models(name: str, target: str, cpu: str) -> None:
         np.testing.assert_array_equal(got[output], array, err_msg=output)
 
 
-@pytest.mark.parametrize("name", ["digits", "mobile"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("mobile", marks=pytest.mark.slow)])
 def test_on_a_gpu(name: str) -> None:
     """Tensor cores add up the same integers; what the compiler may fuse, it fuses here wherever it can."""
     pytest.importorskip("ziglang")

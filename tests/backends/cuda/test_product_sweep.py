@@ -137,6 +137,7 @@ def _bytes() -> list[Problem]:
     return problems
 
 
+@pytest.mark.slow
 def test_products_of_bytes() -> None:
     """Unsigned and signed bytes, a scale for each column, results rounded to bytes or kept as sums."""
     sweep = Sweep(_bytes())

@@ -81,7 +81,7 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("type_", TYPES)
+@pytest.mark.parametrize("type_", ["tf32", pytest.param("float32", marks=pytest.mark.slow)])
 def test_all_products(type_: str) -> None:
     proto, feed = model()
     program = to_program(proto, "cuda:sm_80", **TYPES[type_])[2]
@@ -91,6 +91,7 @@ def test_all_products(type_: str) -> None:
     compare(run_on_simulated_gpu(proto, feed, **TYPES[type_], schedules=(0, 1, 2) if type_ == "tf32" else (1,)), want)
 
 
+@pytest.mark.slow
 def test_before_asynchronous_copies() -> None:
     """Turing: copies through registers, tensor cores of half the size; bfloat16, which it multiplies in float32."""
     proto, feed = model()

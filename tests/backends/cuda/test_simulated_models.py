@@ -54,6 +54,7 @@ def test_a_converted_model(name: str, precision: str | None, limit: float) -> No
         assert error < limit
 
 
+@pytest.mark.slow
 def test_a_quantized_model() -> None:
     """Products of bytes on tensor cores give the CPU's results to the bit, up to the mean: that adds floats up in another order."""
     images = digits_test()[0]
