@@ -9,6 +9,7 @@ the options in it, and takes a path that stands alone for the place of the tests
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -59,3 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     passed = set(json.loads(path.read_text(encoding="utf-8")))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
     items[:] = [item for item in items if item.nodeid not in passed]
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests and what they import stay to the end; the garbage collector would look at them time and again.
+    gc.freeze()
