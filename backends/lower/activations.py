@@ -23,14 +23,14 @@ def _below_zero(x: Expr, below: Expr) -> Expr:
 
 _FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[..., Expr]]] = {
     "relu": ((), lambda x: _below_zero(x, like(0.0, x))),
-    "tanh": ((), m.tanh),
+    "tanh": ((), m.nimble_tanh),
     "sigmoid": ((), m.sigmoid),
     "softsign": ((), lambda x: x / (like(1.0, x) + tirx.abs(x))),
     "softplus": ((), m.softplus),
     "affine": ((1.0, 0.0), lambda x, a, b: x * like(a, x) + like(b, x)),
     "leakyrelu": ((0.01,), lambda x, a: _below_zero(x, x * like(a, x))),
     "thresholdedrelu": ((1.0,), lambda x, a: tirx.Select(x < like(a, x), like(0.0, x), x)),
-    "scaledtanh": ((1.0, 1.0), lambda x, a, b: m.tanh(let(x * like(b, x))) * like(a, x)),
+    "scaledtanh": ((1.0, 1.0), lambda x, a, b: m.nimble_tanh(let(x * like(b, x))) * like(a, x)),
     "hardsigmoid": (
         (0.2, 0.5), lambda x, a, b: m.at_most(m.at_least(x * like(a, x) + like(b, x), like(0.0, x)), like(1.0, x)),
     ),

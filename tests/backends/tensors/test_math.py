@@ -83,6 +83,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Array], Any], float]] = {
     "log": (m.log, np.log, 1.0),
     "expm1": (m.expm1, np.expm1, 2.0),
     "tanh": (m.tanh, np.tanh, 2.0),
+    "nimble_tanh": (m.nimble_tanh, np.tanh, 2.5),
     "erf": (m.erf, np.vectorize(math.erf), 2.0),
     "sigmoid": (m.sigmoid, _sigmoid, 2.0),
     "softplus": (m.softplus, lambda v: np.logaddexp(0, v), 3.0),
