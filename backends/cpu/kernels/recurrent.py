@@ -26,6 +26,7 @@ from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import CANDIDATE, RecurrentSpec
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.prim_func import build_function
+from graphopt.backends.tensors.index import i64
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dtypes import DType
 
@@ -183,7 +184,7 @@ def _layer(layout: RecurrentLayout, sums: tirx.Buffer, views: dict[str, View], h
         views.get("peepholes"),
     )  # fmt: skip
     return Layer(
-        spec, config.lanes, sums, [views[f"r{i}"] for i in range(len(layout.blocks))], layout.blocks,
+        spec, config.lanes, View(sums, spec.types.accumulator), [views[f"r{i}"] for i in range(len(layout.blocks))], layout.blocks,
         config.passes, states, views.get("lengths"), history,
     )  # fmt: skip
 
@@ -245,10 +246,13 @@ class _Run:
         cut = split_balanced(count, tile) if isinstance(count, int) else split_symbolic(count, tile)
         segments = bind_segments(cut)
         block = bind(block)
+        following = block + tirx.Select(tirx.bitwise_and(s, 1) < 1, i64(1), i64(-1))
         with T.serial(0, tile_count(segments)) as i:
             for_each_tile(
                 i, segments,
-                lambda row, segment: self.layer.step(which, direction, s, block, bind(first + row), segment.tile),
+                lambda row, segment: self.layer.step(
+                    which, direction, s, block, following, bind(first + row), segment.tile
+                ),
             )  # fmt: skip
 
     def _begin(self, direction: Expr, rows: tuple[Expr, Expr]) -> None:

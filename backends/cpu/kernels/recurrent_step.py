@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch
 from graphopt.backends.cpu.kernels.recurrent_cells import Place, Stage, States, Vector, cell_stages
 from graphopt.backends.cpu.kernels.recurrent_packing import GateBlocks
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile
@@ -106,7 +107,7 @@ class Layer:
 
     spec: RecurrentSpec
     lanes: int
-    inputs: tirx.Buffer
+    inputs: View
     weights: list[View]
     blocks: tuple[GateBlocks, ...]
     cuts: tuple[PassConfig, ...]
@@ -114,8 +115,20 @@ class Layer:
     lengths: View | None
     history: View | None
 
-    def step(self, which: int, direction: Expr, s: Expr, block: Expr, first: Expr, rows: int) -> None:
-        """Emits pass ``which`` of step ``s`` for a block of hidden units and ``rows`` sequences from ``first`` on."""
+    def step(
+        self, which: int, direction: Expr, s: Expr, block: Expr, following: Expr, first: Expr, rows: int
+    ) -> None:
+        """Emits pass ``which`` of step ``s`` for a block of hidden units and ``rows`` sequences from ``first`` on.
+
+        Args:
+            which: number of the pass.
+            direction: which direction.
+            s: the step.
+            block: the hidden units.
+            following: the block that comes next, or anything at the end of a step.
+            first: number of the first sequence.
+            rows: how many there are.
+        """
         spec, lanes, blocks, cut = self.spec, self.lanes, self.blocks[which], self.cuts[which]
         units, gates = blocks.width // lanes, blocks.gates
         dtype = spec.types.sum
@@ -125,11 +138,17 @@ class Layer:
         with T.unroll(0, rows) as p:
             T.buffer_store(places, self._position(direction, s, first + p), [p])
 
-        def projected(p: Expr, gate: int, unit: Expr) -> Vector:
+        def element(p: Expr) -> Expr:
             row = first + p
-            element = row * spec.time + places[p] if spec.batch_first else places[p] * spec.batch + row
+            return row * spec.time + places[p] if spec.batch_first else places[p] * spec.batch + row
+
+        def projected(p: Expr, gate: int, unit: Expr) -> Vector:
             column = blocks.first + block * blocks.columns + gate * blocks.width + unit * lanes
-            return lambda lane: self.inputs[direction, element, column + lane]
+            return lambda lane: self.inputs[direction, element(p), column + lane]
+
+        line = LINE_BYTES // self.inputs.type.bytes
+        with T.unroll(0, rows) as p, T.unroll(0, -(-blocks.columns // line)) as i:
+            prefetch(self.inputs, (direction, element(p), blocks.first + following * blocks.columns + i * line))
 
         def begin(vector: int) -> Callable[[Expr, Expr], Expr]:
             g, u = divmod(vector, units)
