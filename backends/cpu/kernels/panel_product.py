@@ -73,12 +73,14 @@ class PanelOperands:
         b: element of B at ``(panel, k, column)``, the column within the panel.
         finish: emits the storing of a tile: ``(tile, panel, first row)``.
         following: packed B of shape (panels, K, columns of a panel), if tiles shall fetch the panel that follows theirs.
+        skipped: panels that lie in ``following`` before the first one.
     """
 
     a: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
     b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
     finish: Callable[[PanelTile, tirx.Expr, tirx.Expr], None]
     following: View | None = None
+    skipped: tirx.Expr | int = 0
 
 
 class PanelTile(RegisterTile):
@@ -167,7 +169,8 @@ def multiply_panels(
                     tile.load(kept, j * shape.tiles + i)
                 with T.serial(0, steps) as k:
                     if operands.following is not None:
-                        prefetch(operands.following, (panel + 1, start, (i * steps + k) * stride), INTO_L2)
+                        after = operands.skipped + panel + 1
+                        prefetch(operands.following, (after, start, (i * steps + k) * stride), INTO_L2)
                     if shape.pairs:
                         for half in range(PAIR):
                             multiply_half(tile, row, k, half)

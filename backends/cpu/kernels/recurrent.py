@@ -16,7 +16,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.cpu.kernels.recurrent_cells import States
-from graphopt.backends.cpu.kernels.recurrent_input import project
+from graphopt.backends.cpu.kernels.recurrent_input import Projection
 from graphopt.backends.cpu.kernels.recurrent_packing import GateBias, GateBlocks, GatePacking, UnitRows
 from graphopt.backends.cpu.kernels.recurrent_step import Layer, PassConfig
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
@@ -50,6 +50,14 @@ class RecurrentConfig:
     shares: int = 1
     parts: int = 0
     parallel: bool = False
+
+    def is_apart(self, spec: RecurrentSpec) -> bool:
+        """Whether a direction's product with the sequence is the work of the task that goes through the sequence."""
+        return spec.directions > 1 and self.shares == 1 and not self.parts
+
+    def sums(self, spec: RecurrentSpec) -> int:
+        """Directions whose products with the sequence are in memory at a time: those of one thread take turns."""
+        return 1 if self.is_apart(spec) and not self.parallel else spec.directions
 
 
 @dataclass(frozen=True)
@@ -155,13 +163,16 @@ def emit(
             check_lengths(views["lengths"])
         elements = bind(spec.time * spec.batch)
         columns = layout.input_weight.panels * config.product.columns
-        sums = T.alloc_buffer((spec.directions, elements, columns), types.sum)
-        product = MatmulSpec(elements, spec.directions * columns, spec.features, types)
-        project(
-            product, config.product, views["x"].reshaped((elements, spec.features)), views["w"], views.get("bias"), sums,
-            layout.input_weight.panels,
+        product = Projection(
+            MatmulSpec(elements, columns, spec.features, types), config.product,
+            views["x"].reshaped((elements, spec.features)), views["w"], views.get("bias"),
         )  # fmt: skip
+        sums = T.alloc_buffer((config.sums(spec), elements, columns), types.sum)
         run = _Run(layout, _layer(layout, sums, views, found.get(0)), views, found)
+        if config.is_apart(spec):
+            run.on_their_own(lambda place, direction: product.of_one(sums, place, direction))
+            return
+        product.of_all(sums, spec.directions)
         if config.parts:
             run.step_by_step()
         else:
@@ -204,13 +215,19 @@ class _Run:
     views: dict[str, View]
     results: dict[int, View]
 
-    def on_their_own(self) -> None:
-        """Emits a task for each direction and part of the batch."""
+    def on_their_own(self, project: Callable[[Expr, Expr], None] | None = None) -> None:
+        """Emits a task for each direction and part of the batch.
+
+        Args:
+            project: emits a direction's product with the sequence into a place of the sums; None where that is done already.
+        """
         spec, shares = self.layout.spec, self.layout.config.shares
         loop = T.parallel if self.layout.config.parallel and spec.directions * shares > 1 else T.serial
         with loop(0, spec.directions * shares) as task:
             direction, part = tirx.floordiv(task, shares), tirx.floormod(task, shares)
             rows = share(part, spec.batch, shares)
+            if project is not None:
+                project(self.layer.place(direction), direction)
             self._begin(direction, rows)
             with T.serial(0, spec.time) as s:
                 for which, blocks in enumerate(self.layout.blocks):

@@ -96,7 +96,8 @@ class Layer:
     Attributes:
         spec: the problem.
         lanes: hidden units in a vector.
-        inputs: (directions, elements of the sequences, columns): what comes of the sequence.
+        inputs: (directions, elements of the sequences, columns): what comes of the sequence; of one direction at a time if there
+            is but one.
         weights: of each pass, (directions * panels, hidden, columns of a tile).
         blocks: the columns of each pass.
         cuts: of each pass, its tiles.
@@ -115,9 +116,11 @@ class Layer:
     lengths: View | None
     history: View | None
 
-    def step(
-        self, which: int, direction: Expr, s: Expr, block: Expr, following: Expr, first: Expr, rows: int
-    ) -> None:
+    def place(self, direction: Expr) -> Expr:
+        """Where what comes of the sequence lies for a direction."""
+        return i64(0) if self.inputs.shape[0] == 1 else direction
+
+    def step(self, which: int, direction: Expr, s: Expr, block: Expr, following: Expr, first: Expr, rows: int) -> None:
         """Emits pass ``which`` of step ``s`` for a block of hidden units and ``rows`` sequences from ``first`` on.
 
         Args:
@@ -144,11 +147,13 @@ class Layer:
 
         def projected(p: Expr, gate: int, unit: Expr) -> Vector:
             column = blocks.first + block * blocks.columns + gate * blocks.width + unit * lanes
-            return lambda lane: self.inputs[direction, element(p), column + lane]
+            return lambda lane: self.inputs[self.place(direction), element(p), column + lane]
 
         line = LINE_BYTES // self.inputs.type.bytes
         with T.unroll(0, rows) as p, T.unroll(0, -(-blocks.columns // line)) as i:
-            prefetch(self.inputs, (direction, element(p), blocks.first + following * blocks.columns + i * line))
+            prefetch(
+                self.inputs, (self.place(direction), element(p), blocks.first + following * blocks.columns + i * line)
+            )
 
         def begin(vector: int) -> Callable[[Expr, Expr], Expr]:
             g, u = divmod(vector, units)
