@@ -128,7 +128,8 @@ def write_report(results: dict[str, dict[str, float]], path: Path | None) -> Non
     report = Report(
         "Recurrent layers",
         f"One layer with as many features as hidden units, {STEPS} steps, float32. Medians of processes that take turns, in "
-        "milliseconds; the ratio is that of the best peer over graphopt. The grid is measured in parts, not all of them at this commit.",
+        "milliseconds; the ratio is that of the best peer over graphopt. The grid is measured in parts, not all of them at this "
+        "commit.",
     )
     report.head("layer", "graphopt ms", *(f"{peer} ms" for peer in PEERS), "ratio")
     ratios = {}
