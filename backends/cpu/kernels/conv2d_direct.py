@@ -18,7 +18,14 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.channels_together import channels_together
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, packed_weight_shape, segments
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
-from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch, prefetch_panel_share, prefetch_row_ahead
+from graphopt.backends.cpu.kernels.prefetch import (
+    LINE_BYTES,
+    PanelShare,
+    panel_share,
+    prefetch,
+    prefetch_panel_share,
+    prefetch_row_ahead,
+)
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
@@ -79,7 +86,7 @@ def emit(
     """
     if config.oh_tile > 1 and spec.static_plane is None:
         raise ValueError("tiles of several rows need a static output size")
-    panels = packed_weight_shape(spec, config)[0]
+    types, packed = spec.types, packed_weight_shape(spec, config)
     dot = DOT_PRODUCTS.get(config.dot)
     form = computed_form(spec, config)
 
@@ -97,7 +104,10 @@ def emit(
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
         finish = epilogue_of_images(epilogue or store_accumulator, spec)
         data, result = data_as_images(data, spec), result_as_images(output, spec)
-        kernel = _Kernel(form, config, data, weight, operands, result, finish, style, tiles, dot)
+        share = panel_share(
+            types.weight.bytes * form.reduction * config.oc_panel, tiles * (packed[1] * packed[2] * packed[3])
+        )
+        kernel = _Kernel(form, config, data, weight, operands, result, finish, style, share, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             row_index, column_index = T.int64(0), index
@@ -113,12 +123,11 @@ def emit(
             )
 
         with importing(dot, config.lanes):
-            each_tile(spec.batch, panels, tiles, config.cache_tiles, config.parallel, task)
+            each_tile(spec.batch, packed[0], tiles, config.cache_tiles, config.parallel, task)
 
-    types = spec.types
     inputs = [
         ("data", spec.input_shape, types.input),
-        ("weight", packed_weight_shape(spec, config), grouped_weight(types.weight, dot)),
+        ("weight", packed, grouped_weight(types.weight, dot)),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
@@ -145,7 +154,7 @@ class _Kernel:
     output: View
     epilogue: EpilogueFn
     style: StoreStyle
-    tiles: tirx.Expr | int
+    share: PanelShare
     dot: DotProduct | None
 
     @property
@@ -264,13 +273,9 @@ class _Kernel:
                     return self.data[image, block * self.steps + lane, y, x]
                 return self.data[image, block, y, x, lane]
 
-            if isinstance(self.tiles, int):
-                # a tap's share at a time: the more of a block's in one burst would leave no room for the loads in between
-                taps = spec.kernel[0] * spec.kernel[1]
-                step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
-                steps = self.tiles * self.blocks * taps
-                panel_bytes = spec.types.weight.bytes * spec.reduction * self.config.oc_panel
-                prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], panel_bytes, step, steps)
+            # a tap's share at a time: the more of a block's in one burst would leave no room for the loads in between
+            step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
+            prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], step, self.share)
             with T.serial(0, self.steps) as lane:
                 prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._prefetch_data(image, block, lane, top, left, column.tile)

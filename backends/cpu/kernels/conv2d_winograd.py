@@ -17,7 +17,7 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importi
 from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, prefetch_panel_share, prefetch_row_ahead
+from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, panel_share, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, result_as_images
@@ -241,13 +241,14 @@ class _Kernel:
         # evenly over the whole time, so at the finer places only where each has a line to fetch
         steps = spec.in_channels // config.together
         each_step = panel_bytes // LINE_BYTES >= tiles * steps
+        share = panel_share(panel_bytes, tiles * (steps if each_step else blocks))
         with T.serial(0, blocks) as block:
             if not each_step:
-                prefetch_panel_share(self.weight, following, panel_bytes, index * blocks + block, tiles * blocks)
+                prefetch_panel_share(self.weight, following, index * blocks + block, share)
             with T.serial(0, spec.in_block // config.together) as lane:
                 step = block * (spec.in_block // config.together) + lane
                 if each_step:
-                    prefetch_panel_share(self.weight, following, panel_bytes, index * steps + step, tiles * steps)
+                    prefetch_panel_share(self.weight, following, index * steps + step, share)
                 prefetch_row_ahead(self.weight, [group, component, panel, step])
                 sums.multiply_add(
                     lambda p: factors[component, block, start + p, lane],

@@ -8,10 +8,12 @@ narrow, deep layers run at half their speed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.register_tile import guarded
+from graphopt.backends.cpu.kernels.register_tile import bind, guarded
+from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View
 
 LINE_BYTES = 64
@@ -45,24 +47,47 @@ def prefetch_row_ahead(weight: View, panel_and_row: Sequence[tirx.Expr | int]) -
         prefetch(weight, [*lead, row + _AHEAD_BYTES // row_bytes, line * (LINE_BYTES // weight.type.bytes)])
 
 
-def prefetch_panel_share(
-    weight: View, panel: Sequence[tirx.Expr | int], panel_bytes: int, step: tirx.Expr, steps: int
-) -> None:
-    """Emits the prefetch of one step's share of a panel into L2, while ``steps`` steps work on the panel before it.
+@dataclass(frozen=True)
+class PanelShare:
+    """What each of some steps, which work on a panel, fetches of the next.
+
+    Attributes:
+        lines: cache lines of a panel.
+        each: how many of them one step fetches.
+        exact: whether the steps together fetch no line beyond the panel.
+    """
+
+    lines: int
+    each: tirx.Expr | int
+    exact: bool
+
+
+def panel_share(panel_bytes: int, steps: tirx.Expr | int) -> PanelShare:
+    """Shares out the lines of a panel; where run time tells how many steps there are, call it before all loops, as it divides.
+
+    Args:
+        panel_bytes: size of a panel.
+        steps: how many share the work.
+    """
+    lines = -(-panel_bytes // LINE_BYTES)
+    if isinstance(steps, int):
+        return PanelShare(lines, -(-lines // steps), lines % steps == 0)
+    return PanelShare(lines, bind(ceil_div(T.int64(lines), tirx.max(steps, 1))), exact=False)
+
+
+def prefetch_panel_share(weight: View, panel: Sequence[tirx.Expr | int], step: tirx.Expr, share: PanelShare) -> None:
+    """Emits the prefetch of one step's share of a panel into L2, while some steps work on the panel before it.
 
     A panel is read by several tiles in turn, but the first of them would wait for all of it.
 
     Args:
         weight: packed weights.
         panel: index of the first element of the panel to fetch.
-        panel_bytes: its size.
         step: which of the steps.
-        steps: how many share the work.
+        share: what each of them fetches.
     """
-    lines = -(-panel_bytes // LINE_BYTES)
-    share = -(-lines // steps)
     *lead, last = panel
-    with T.serial(0, share) as i:
-        line = step * share + i
-        with guarded(line < lines if share * steps > lines else None):
+    with T.serial(0, share.each) as i:
+        line = step * share.each + i
+        with guarded(None if share.exact else line < share.lines):
             prefetch(weight, [*lead, last + line * (LINE_BYTES // weight.type.bytes)], _INTO_L2)
