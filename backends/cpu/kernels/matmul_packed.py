@@ -175,8 +175,10 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
         )
     else:
         k_block, fitting, group = 0, max(1, half // spec.k), 1
-    if spec.static_m is None:
-        return replace(tile, m_block=min(fitting, tiles) * tile.m_tile, k_block=k_block, n_group=min(group, panels))
+    if spec.static_m is None:  # there may be one block of rows only: each core shall find a group of panels
+        return replace(
+            tile, m_block=fitting * tile.m_tile, k_block=k_block, n_group=min(group, -(-panels // caps.cores))
+        )
     groups = -(-panels // group)
     least = -(-tiles // fitting)
 
@@ -319,7 +321,12 @@ def _product(
     )
     loop = T.parallel if config.parallel else T.serial
     with importing(dot, config.lanes), loop(0, blocks * groups) as flat:
-        block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
+        if (
+            symbolic and config.k_block
+        ):  # groups are few and of one size: threads take whole ones, for any number of blocks
+            group, block = bind(tirx.floordiv(flat, blocks)), bind(tirx.floormod(flat, blocks))
+        else:
+            block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)
         multiply_panels(shape, reach, segments, share(block, tiles, blocks), share(group, panels, groups))
 
 
