@@ -17,6 +17,7 @@ from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.slices import Slices
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.specs.window import Window as Sliding
+from graphopt.backends.templates.assumed_plane import assumed_plane
 from graphopt.backends.templates.epilogue import Epilogue
 from graphopt.backends.templates.fitted_epilogue import (
     extra_operands,
@@ -223,12 +224,6 @@ def channel_layout(channels: Dim, caps: Caps) -> Layout:
     return PLAIN
 
 
-def _nominal(call: KernelCall, batch: Dim, result: Sequence[Dim]) -> tuple[int, int, int]:
-    """Images, rows and columns to assume where they are symbolic; slices of a third axis are images."""
-    images = math.prod(call.nominal(d) for d in (batch, *result[2:-2]))
-    return images, call.nominal(result[-2]), call.nominal(result[-1])
-
-
 def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     """The kernel's specification and its expressions for the symbolic dimensions.
 
@@ -271,7 +266,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         out_block=out_block,
         types=types_of(call, x, weight_row(call, w)),
         slices=slices,
-        nominal=_nominal(call, x.shape[0], node.out.shape),
+        nominal=assumed_plane(call, x.shape[0], node.out.shape),
     )
     for dim, value in ((node.out.shape[-2], spec.out_height), (node.out.shape[-1], spec.out_width)):
         if isinstance(dim, SymExpr):

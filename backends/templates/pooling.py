@@ -10,6 +10,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.templates.assumed_plane import assumed_plane
 from graphopt.backends.templates.kernel_types import types_of
 from graphopt.backends.templates.whole_sums import types_of_sums
 from graphopt.ir.dims import Dim, SymExpr
@@ -74,6 +75,7 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
         types=pool_types(call)[0],
+        nominal=assumed_plane(call, x.shape[0], node.out.shape),
     )
     if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")

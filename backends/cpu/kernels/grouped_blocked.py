@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_packing import VectorPacking
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -62,8 +62,9 @@ def _whole_groups(spec: Conv2dSpec, lanes: int) -> bool:
 def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
     lanes = math.gcd(spec.out_block, spec.types.lanes(caps))
-    tile = tile_for(spec, caps, min(spec.kernel[1], _KEPT_WEIGHTS))
-    return SlidingConfig(lanes, tile, worth_threads(seconds(spec, lanes), caps))
+    kept = min(spec.kernel[1], _KEPT_WEIGHTS)
+    parallel = worth_threads(seconds(spec, lanes), caps)
+    return SlidingConfig(lanes, tile_for(spec, caps, kept), parallel, whole_row(spec, caps, kept))
 
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[SlidingConfig]:

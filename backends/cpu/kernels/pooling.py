@@ -10,7 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_window
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.templates.operand import View
@@ -23,7 +23,7 @@ def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
     lanes = math.gcd(pool.window.out_block, pool.window.types.lanes(caps))
     parallel = worth_threads(seconds(pool.window, lanes), caps)
-    return SlidingConfig(lanes, tile_for(pool.window, caps, 0), parallel)
+    return SlidingConfig(lanes, tile_for(pool.window, caps, 0), parallel, whole_row(pool.window, caps, 0))
 
 
 def configurations(pool: PoolSpec, caps: Caps) -> Iterator[SlidingConfig]:

@@ -44,11 +44,13 @@ class SlidingConfig:
         lanes: channels a vector; divides the output's block.
         tile: output columns a register tile.
         parallel: whether rows are shared out among threads.
+        whole: output columns of a row that is a tile of its own if run time finds it just so long; 0 for none.
     """
 
     lanes: int
     tile: int
     parallel: bool = True
+    whole: int = 0
 
 
 def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
@@ -59,18 +61,33 @@ def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
         caps: of the target.
         kept: vectors that should stay in registers over a kernel row (its weights).
     """
-    limit = max(1, min(caps.vector_registers - _SPARE_REGISTERS - kept, _MAX_TILE))
+    limit = _most_columns(caps, kept)
     width = spec.out_width
     if not isinstance(width, int):
         return max(1, min(limit, -(-spec.assumed[2] // 2)))  # a tile at each end leaves out what padding takes part in
     return -(-width // -(-width // limit))
 
 
+def whole_row(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
+    """Columns of the row that is likely, where its length is open and it fits the registers; else 0. Arguments as of `tile_for`.
+
+    Narrow rows are where tiles at both ends would overlap, and compute twice what lies between them. Where steps are longer than
+    one column, rows of one length have inputs of several.
+    """
+    likely = spec.assumed[2]
+    fits = not isinstance(spec.out_width, int) and spec.strides[1] == 1 and likely <= _most_columns(caps, kept)
+    return likely if fits and (spec.pads[1] or spec.pads[3]) else 0
+
+
+def _most_columns(caps: Caps, kept: int) -> int:
+    return max(1, min(caps.vector_registers - _SPARE_REGISTERS - kept, _MAX_TILE))
+
+
 def configurations(spec: Conv2dSpec, caps: Caps, lanes: int, kept: int) -> Iterator[SlidingConfig]:
     """Tiles up to the one that fills the registers; arguments as of ``tile_for``."""
     for tile in range(1, tile_for(spec, caps, kept) + 1):
         for parallel in caps.thread_choices:
-            yield SlidingConfig(lanes, tile, parallel)
+            yield SlidingConfig(lanes, tile, parallel, whole_row(spec, caps, kept))
 
 
 def emit(
@@ -194,32 +211,51 @@ class _Kernel:
         vectors = 1 if spec.out_block == 1 else spec.out_block // self.config.lanes
         written_out = self._written_out(columns)
 
-        def tiles(inside: bool) -> None:
-            for column in columns:
+        def tiles(some: Sequence[Segment], inside: bool) -> None:
+            for column in some:
                 with serial_loop(column.count) as index, serial_loop(vectors) as part:
                     left = bind(column.start + index * column.tile, symbolic)
                     self._tile(image, block * vectors + part, top, left, column, inside)
 
         if not spec.pads[0] and not spec.pads[2]:
-            tiles(written_out)
-        elif not written_out:
-            tiles(False)
-        else:
-            first = top * spec.strides[0] - spec.pads[0]
-            reach = (spec.kernel[0] - 1) * spec.dilations[0]
-            with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
-                with T.Then():
-                    tiles(True)
-                with T.Else():
-                    tiles(False)
+            tiles(columns, written_out)
+            return
+        if not written_out:
+            tiles(columns, False)
+            return
+
+        # narrow tiles of rows of unknown length are few: they do without code for rows inside
+        def is_narrow(column: Segment) -> bool:
+            return not isinstance(column.count, int) and (column.clipped or column.tile < self.config.tile - 1)
+
+        usual = [column for column in columns if not is_narrow(column)]
+        first = top * spec.strides[0] - spec.pads[0]
+        reach = (spec.kernel[0] - 1) * spec.dilations[0]
+        with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
+            with T.Then():
+                tiles(usual, True)
+            with T.Else():
+                tiles(usual, False)
+        tiles([column for column in columns if is_narrow(column)], False)
 
     def columns(self, named: Named) -> list[Segment]:
         """The tiles along a row; parts that are expressions go through ``named``."""
         spec, tile = self.spec, self.config.tile
         if not isinstance(spec.out_width, int):
-            return split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3], named)
+            segments = split_symbolic_window(spec.out_width, tile, spec.window(1), spec.pads[3], named)
+            return self._with_whole_row(segments, named) if self.config.whole else segments
         columns = split_balanced(spec.out_width, tile)
         return split_by_taps(columns, spec.window(1)) if any(spec.pads) else columns
+
+    def _with_whole_row(self, segments: Sequence[Segment], named: Named) -> list[Segment]:
+        """The same tiles, but a single one for a row of the length that has code of its own."""
+        spec, width = self.spec, self.config.whole
+        found = named(tirx.Select(spec.out_width == width, T.int64(1), T.int64(0)))
+        window = spec.window(1)
+        reach = (window.kernel - 1) * window.dilation
+        known = replace(window, extent=width + reach - window.lead - spec.pads[3])
+        others = [replace(segment, count=named(segment.count * (1 - found))) for segment in segments]
+        return [Segment(0, width, found, known.taps(0, width)), *others]
 
     def _written_out(self, columns: Sequence[Segment]) -> bool:
         """Whether each element of the window is code of its own, rather than each row a turn of a loop."""

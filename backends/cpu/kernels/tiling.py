@@ -105,12 +105,13 @@ def split_symbolic_window(
     skipped = max(ceil_div(window.lead, window.stride), 0)  # a lead below 0 skips input
     out_extent = named(out_extent)
     first_inner = named(tirx.min(skipped, out_extent))
-    first_outer = ceil_div(window.extent + window.lead - reach, window.stride)
-    first_outer = named(tirx.max(tirx.min(first_outer, out_extent), first_inner))
+    trailing = ceil_div(window.extent + window.lead - reach, window.stride)  # the first that meets padding at the end
+    trailing = named(tirx.min(trailing, out_extent))
+    first_outer = named(tirx.max(trailing, first_inner))
     start, stop, single, after = first_inner, first_outer, first_inner, named(out_extent - first_outer)
     ends: list[Segment] = []
     if 0 < skipped <= tile and tile > 1:
-        fits = named(_number(first_outer >= tile, out_extent))
+        fits = named(_number(trailing >= tile, out_extent))
         taps = [(max(0, -((k * window.dilation - window.lead) // window.stride)), tile) for k in range(window.kernel)]
         ends.append(Segment(0, tile, fits, _spans(taps)))
         start = named(tirx.max(fits * tile, first_inner))

@@ -88,6 +88,44 @@ def test_all_sizes(
             )
 
 
+@pytest.mark.parametrize("likely", [1, 3, 7])
+def test_rows_of_the_likely_length(likely: int) -> None:
+    """Narrow rows have code of their own if they are as long as expected: those and their neighbours, above and below."""
+    rng = np.random.default_rng(likely)
+    w = rng.standard_normal((32, 1, 5, 5)).astype(np.float32)
+    blocked = rng.standard_normal((32, 16, 1, 1)).astype(np.float32)
+    pads = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "blocked"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["c"], pads=(2, 2, 2, 1), group=32),
+        helper.make_node("MaxPool", ["c"], ["most"], **pads),
+        helper.make_node("AveragePool", ["most"], ["mean"], **pads),
+        helper.make_node("Conv", ["mean", "last"], ["y"]),
+    ]
+    weights = {"w": w, "blocked": blocked, "last": rng.standard_normal((16, 32, 1, 1)).astype(np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "likely",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16, "h", "w_"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    width = graphopt.Range(1, 64, likely + 1)
+    model = graphopt.compile(proto, threads=2, shapes={"x": ("n", 16, graphopt.Range(1, 64, likely), width)})
+    assert model.plan is not None
+    wholes = [k.config["whole"] for k in model.plan.kernels.values() if k.config and "whole" in k.config]
+    assert wholes == [likely, likely, likely], [k.template for k in model.plan.kernels.values()]
+    oracle = onnx.reference.ReferenceEvaluator(proto)
+    for height in (2, 3, 7):
+        for columns in (likely, likely + 1, likely + 2, 17):
+            if columns < 2:
+                continue
+            x = rng.standard_normal((2, 16, height, columns)).astype(np.float32)
+            (want,) = oracle.run(None, {"x": x})
+            np.testing.assert_allclose(model.run({"x": x})["y"], want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_both_results_of_a_pointwise_layer_see_their_own_operands() -> None:
     """Operands with a plane of their own, of single values, and of one value a row: the last keeps rows apart."""
     rng = np.random.default_rng(1)

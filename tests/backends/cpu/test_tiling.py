@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from graphopt.backends.cpu.kernels.tiling import Segment, split_by_taps
+from graphopt.backends.base.tvm_api import tirx, tvm
+from graphopt.backends.cpu.kernels.tiling import Segment, split_by_taps, split_symbolic_window
 from graphopt.backends.specs.window import Window
 
 WINDOWS = st.builds(
@@ -35,3 +36,37 @@ def test_a_long_axis_is_cut_by_its_ends_alone() -> None:
     pieces = split_by_taps([Segment(0, 8, 1 << 27)], Window(8, 3, 2, 1, (1 << 31) - 1))
     assert len(pieces) < 10
     assert sum(p.count for p in pieces if isinstance(p.count, int)) == 1 << 27
+
+
+@settings(derandomize=True, deadline=None, max_examples=1500)
+@example(3, 2, 5, 1, 1, 2, 1)  # the second of two columns meets the padding on both sides
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), st.integers(-2, 6),
+    st.integers(-2, 6),
+)  # fmt: skip
+def test_symbolic_tiles_cover_the_axis_and_know_their_padding(
+    extent: int, tile: int, kernel: int, stride: int, dilation: int, lead: int, trail: int
+) -> None:
+    """Every output is in a tile; tiles that say which products with padding they leave out say what is so; others meet none."""
+    reach = (kernel - 1) * dilation
+    outputs = (extent + lead + trail - reach - 1) // stride + 1
+    assume(outputs >= 1)
+    analyzer = tvm.sym.Analyzer()
+
+    def number(value: object) -> int:
+        found = analyzer.simplify(value) if isinstance(value, tirx.Expr) else value
+        return int(found)  # type: ignore[call-overload, no-any-return]
+
+    window = Window(tirx.const(extent, "int64"), kernel, stride, dilation, lead)
+    known = Window(extent, kernel, stride, dilation, lead)
+    covered: set[int] = set()
+    for segment in split_symbolic_window(
+        tirx.const(outputs, "int64"), tile, window, trail, lambda value: tirx.const(number(value), "int64")
+    ):
+        for index in range(number(segment.count)):
+            start = number(segment.start) + index * segment.tile
+            covered |= set(range(start, start + segment.tile))
+            if not segment.clipped:
+                whole = tuple((0, segment.tile) for _ in range(kernel))
+                assert known.taps(start, segment.tile) == (segment.taps or whole), segment
+    assert covered == set(range(outputs))
