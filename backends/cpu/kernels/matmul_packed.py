@@ -55,6 +55,8 @@ WORTH_TWO_THREADS = 1e-5
 _STREAMING_VECTORS = (8, 4, 6, 3, 2)
 _MOST_STREAMS = 4
 _FREE_REGISTERS = 4
+_ZERO_PANELS = 16
+"""One panel of so many may be zeros that fill up a group of those that are read side by side."""
 
 _TILES_TO_WIDEN = 6
 _WIDENED_BYTES = 1 << 17
@@ -93,12 +95,12 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 
 
 def _single(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> int:
-    """Panels that the only row reads side by side: as many as hide latencies and fit the registers, and as divide all panels."""
+    """Panels that the only row reads side by side: as many as hide latencies and fit the registers, and leave few of zeros."""
     if spec.static_m is not None:
         return 0
     panels = -(-spec.n // tile.panel)
     fitting = (caps.vector_registers - _FREE_REGISTERS) // tile.n_vectors
-    return next((s for s in range(min(_MOST_STREAMS, fitting), 1, -1) if panels % s == 0), 0)
+    return next((s for s in range(min(_MOST_STREAMS, fitting), 1, -1) if -panels % s <= panels / _ZERO_PANELS), 0)
 
 
 def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:

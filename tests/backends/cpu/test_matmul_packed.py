@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,30 @@ def test_every_config_is_correct(shape: tuple[int, int, int], config: tile.Matmu
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
-@pytest.mark.parametrize("n", [48, 37])
+@pytest.mark.parametrize("n", [48, 37, 1000])
 def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
     k = 20
     compiled = Compiled(MatmulSpec(tirx.Var("m", dtype), n, k), level)
     for m in (1, 2, 3, 5, 11, 12, 13, 14, 15, 27, 28, 29, 100):
         a, b = inputs_of(m, n, k)
         assert_close(compiled(a, b), a.astype(np.float64) @ b, k)
+
+
+@pytest.mark.parametrize(("n", "k"), [(512, 2048), (100, 1500), (768, 3072)])
+def test_few_rows_of_an_open_number_are_work_for_all_threads(n: int, k: int) -> None:
+    """Where K is cut into blocks there may be one block of rows: its panels are not all one group."""
+    spec = MatmulSpec(tirx.Var("m", "int64"), n, k)
+    caps = replace(caps_of("x86-64-v3"), cores=2)
+    config = kernel.default_config(spec, caps)
+    assert config.parallel
+    assert config.k_block
+    assert -(-n // config.columns) > config.n_group
+    compiled = Compiled(spec, "x86-64-v3", config)
+    for m in (0, 1, 16, 50, 101):
+        a, b = inputs_of(m, n, k)
+        want = a.astype(np.float64) @ b
+        rounding = np.finfo(np.float32).eps * k**0.5 * np.abs(want).max(initial=0)  # of sums as large as these, k times
+        np.testing.assert_allclose(compiled(a, b), want, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("k_block", [0, 2, 4])
