@@ -43,6 +43,8 @@ _STORE_CYCLES = 2.0
 _SYMBOLIC_ROWS = 128
 """Rows assumed when choosing the tile of a symbolic M."""
 _SYMBOLIC_TILES = 8
+_GOOD_PANELS = 8
+"""Panels for each core with which cores are about equally busy for any number of blocks of rows; with fewer, blocks are low."""
 _GOOD_ROWS = 112
 _LEAST_STEPS = 192
 _PANEL_LOAD_TILES = 0.3
@@ -178,8 +180,12 @@ def _cache_blocks(spec: MatmulSpec, tile: MatmulConfig, caps: Caps) -> MatmulCon
     else:
         k_block, fitting, group = 0, max(1, half // spec.k), 1
     if spec.static_m is None:  # there may be one block of rows only: each core shall find a group of panels
+        rows_alone = panels < _GOOD_PANELS * caps.cores
         return replace(
-            tile, m_block=fitting * tile.m_tile, k_block=k_block, n_group=min(group, -(-panels // caps.cores))
+            tile,
+            m_block=(min(fitting, tiles) if rows_alone else fitting) * tile.m_tile,
+            k_block=k_block,
+            n_group=min(group, -(-panels // caps.cores)),
         )
     groups = -(-panels // group)
     least = -(-tiles // fitting)

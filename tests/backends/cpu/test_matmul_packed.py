@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,16 @@ def test_few_rows_of_an_open_number_are_work_for_all_threads(n: int, k: int) -> 
         want = a.astype(np.float64) @ b
         rounding = np.finfo(np.float32).eps * k**0.5 * np.abs(want).max(initial=0)  # of sums as large as these, k times
         np.testing.assert_allclose(compiled(a, b), want, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("n", [1, 16, 40, 100, 512])
+@pytest.mark.parametrize("k", [16, 300, 5000])
+@pytest.mark.parametrize("cores", [2, 8])
+def test_many_rows_of_an_open_number_are_work_for_all_threads(n: int, k: int, cores: int) -> None:
+    """Narrow results have few panels: blocks of rows are low enough for every core to get some."""
+    config = kernel.default_config(MatmulSpec(tirx.Var("m", "int64"), n, k), replace(caps_of("x86-64-v3"), cores=cores))
+    panels, blocks = math.ceil(n / config.columns), math.ceil(2000 / config.m_block)
+    assert blocks * math.ceil(panels / config.n_group) >= 2 * cores
 
 
 @pytest.mark.parametrize("k_block", [0, 2, 4])
