@@ -11,7 +11,7 @@ from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, Kernel
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import conv_transpose, patch_upsample
 from graphopt.backends.cpu.kernels.patch_upsample import PatchConfig
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.specs.transposed_convolution import PatchSpec, TransposedSpec
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.templates.convolution import channel_layout, emitted

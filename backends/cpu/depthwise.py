@@ -8,7 +8,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.kernels import depthwise, depthwise_plain
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
 from graphopt.ir.layout import PLAIN, Layout
 from graphopt.ops.context import attr

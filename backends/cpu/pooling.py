@@ -14,7 +14,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
 from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.pooling import GlobalPoolSpec, PoolSpec
 from graphopt.backends.templates.epilogue import Epilogue

@@ -16,8 +16,9 @@ import numpy as np
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import sliding_window
-from graphopt.backends.cpu.kernels.sliding_window import Phase, SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels import sliding_config, sliding_window
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig, tile_for, worth_threads
+from graphopt.backends.cpu.kernels.sliding_window import Phase
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.transposed_convolution import TransposedSpec
@@ -60,7 +61,7 @@ def default_config(spec: TransposedSpec, caps: Caps) -> SlidingConfig:
 
 def configurations(spec: TransposedSpec, caps: Caps) -> Iterator[SlidingConfig]:
     """Rows of pixels that fit the registers."""
-    return sliding_window.configurations(spec.phase(0, 0), caps, _lanes(spec, caps), _KEPT_WEIGHTS)
+    return sliding_config.configurations(spec.phase(0, 0), caps, _lanes(spec, caps), _KEPT_WEIGHTS)
 
 
 def _lanes(spec: TransposedSpec, caps: Caps) -> int:

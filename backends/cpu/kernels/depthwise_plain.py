@@ -11,7 +11,7 @@ from graphopt.backends.cpu.kernels import plain_window
 from graphopt.backends.cpu.kernels.depthwise import seconds
 from graphopt.backends.cpu.kernels.filter_packing import FilterPacking, factor_type
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, supports
-from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import View

@@ -11,7 +11,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.pooling import combine
 from graphopt.backends.cpu.kernels.register_tile import bind
-from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile, ramp
 from graphopt.backends.specs.pooling import GlobalPoolSpec
 from graphopt.backends.templates.operand import View

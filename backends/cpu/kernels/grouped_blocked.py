@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import sliding_window
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, whole_row, worth_threads
+from graphopt.backends.cpu.kernels import sliding_config, sliding_window
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_packing import VectorPacking
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -70,7 +70,7 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> SlidingConfig:
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[SlidingConfig]:
     """Rows of pixels that fit the registers."""
     kept = min(spec.kernel[1], _KEPT_WEIGHTS)
-    return sliding_window.configurations(spec, caps, math.gcd(spec.out_block, spec.types.lanes(caps)), kept)
+    return sliding_config.configurations(spec, caps, math.gcd(spec.out_block, spec.types.lanes(caps)), kept)
 
 
 def seconds(spec: Conv2dSpec, lanes: int) -> float:

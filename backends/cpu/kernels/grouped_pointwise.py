@@ -18,7 +18,8 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
-from graphopt.backends.cpu.kernels.sliding_window import serial_loop, worth_threads
+from graphopt.backends.cpu.kernels.sliding_config import worth_threads
+from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.vector_tile import (
     VectorTile,

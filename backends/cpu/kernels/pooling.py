@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import sliding_window
+from graphopt.backends.cpu.kernels import sliding_config, sliding_window
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig, tile_for, whole_row, worth_threads
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.templates.operand import View
@@ -28,7 +28,7 @@ def default_config(pool: PoolSpec, caps: Caps) -> SlidingConfig:
 
 def configurations(pool: PoolSpec, caps: Caps) -> Iterator[SlidingConfig]:
     """Rows of pixels that fit the registers."""
-    return sliding_window.configurations(
+    return sliding_config.configurations(
         pool.window, caps, math.gcd(pool.window.out_block, pool.window.types.lanes(caps)), 0
     )
 

@@ -13,7 +13,7 @@ from graphopt.backends.cpu.kernels import plain_window
 from graphopt.backends.cpu.kernels.depthwise_plain import predicted_seconds, supports
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import combine
-from graphopt.backends.cpu.kernels.sliding_window import worth_threads
+from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle

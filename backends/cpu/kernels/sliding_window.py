@@ -8,15 +8,15 @@ rows near the top and bottom.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.cpu.kernels.sliding_operator import Operator
 from graphopt.backends.cpu.kernels.task_loops import each_range
 from graphopt.backends.cpu.kernels.tiling import Named, Segment, split_balanced, split_by_taps, split_symbolic_window
@@ -27,67 +27,8 @@ from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
 
-_MAX_TILE = 16
-"""Pixels a tile: enough to hide the latency of an addition, and few enough for the text of a kernel to stay short."""
-
 _MAX_CODE = 1500
 """Most accumulations in the text of a kernel that writes out all rows of its window."""
-
-_SPARE_REGISTERS = 4
-
-
-@dataclass(frozen=True)
-class SlidingConfig:
-    """How to compute it.
-
-    Attributes:
-        lanes: channels a vector; divides the output's block.
-        tile: output columns a register tile.
-        parallel: whether rows are shared out among threads.
-        whole: output columns of a row that is a tile of its own if run time finds it just so long; 0 for none.
-    """
-
-    lanes: int
-    tile: int
-    parallel: bool = True
-    whole: int = 0
-
-
-def tile_for(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
-    """Output columns a tile, as many as fit the registers besides ``kept`` operands, in equal parts of a row if that is known.
-
-    Args:
-        spec: the window.
-        caps: of the target.
-        kept: vectors that should stay in registers over a kernel row (its weights).
-    """
-    limit = _most_columns(caps, kept)
-    width = spec.out_width
-    if not isinstance(width, int):
-        return max(1, min(limit, -(-spec.assumed[2] // 2)))  # a tile at each end leaves out what padding takes part in
-    return -(-width // -(-width // limit))
-
-
-def whole_row(spec: Conv2dSpec, caps: Caps, kept: int) -> int:
-    """Columns of the row that is likely, where its length is open and it fits the registers; else 0. Arguments as of `tile_for`.
-
-    Narrow rows are where tiles at both ends would overlap, and compute twice what lies between them. Where steps are longer than
-    one column, rows of one length have inputs of several.
-    """
-    likely = spec.assumed[2]
-    fits = not isinstance(spec.out_width, int) and spec.strides[1] == 1 and likely <= _most_columns(caps, kept)
-    return likely if fits and (spec.pads[1] or spec.pads[3]) else 0
-
-
-def _most_columns(caps: Caps, kept: int) -> int:
-    return max(1, min(caps.vector_registers - _SPARE_REGISTERS - kept, _MAX_TILE))
-
-
-def configurations(spec: Conv2dSpec, caps: Caps, lanes: int, kept: int) -> Iterator[SlidingConfig]:
-    """Tiles up to the one that fills the registers; arguments as of ``tile_for``."""
-    for tile in range(1, tile_for(spec, caps, kept) + 1):
-        for parallel in caps.thread_choices:
-            yield SlidingConfig(lanes, tile, parallel, whole_row(spec, caps, kept))
 
 
 def emit(
@@ -411,8 +352,3 @@ class _Kernel:
 def serial_loop(count: tirx.Expr | int) -> AbstractContextManager[Any]:
     """A serial loop, none at all for a single turn."""
     return nullcontext(0) if isinstance(count, int) and count == 1 else T.serial(0, count)
-
-
-def worth_threads(seconds: float, caps: Caps) -> bool:
-    """Whether a kernel of so many seconds on one core gains from the other cores: starting them takes some microseconds."""
-    return caps.cores > 1 and seconds > 6e-6

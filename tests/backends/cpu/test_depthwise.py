@@ -13,7 +13,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import depthwise as kernel
 from graphopt.backends.cpu.kernels import depthwise_plain
 from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
-from graphopt.backends.cpu.kernels.sliding_window import SlidingConfig
+from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.program.program import KernelStep
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.storing import StoreStyle
