@@ -94,7 +94,12 @@ def _border(
         return Border(fused.layout(group.outputs[0]))
     layout = _layout_of(fused, group, policy)
     if layout.is_plain:
-        return Border(PLAIN)
+        # of planes of unknown size, the only kernel of a depthwise convolution may be that for blocks
+        if costs is None or not _is_sparse_conv(group) or not policy.is_generic(fused, group):
+            return Border(PLAIN)
+        blocks = costs.layout(group.outputs[0])
+        found = None if blocks.is_plain else cheapest_border(fused, group, blocks, False, costs, set(copies))
+        return found or Border(PLAIN)
     wanted = all(layout.keeps_order(v.shape) for v in group.outputs) or any(
         _accepts(fused, g, v, layout, policy) for v in group.outputs for g in users.get(v, [])
     )
@@ -190,6 +195,13 @@ def _pays_for_a_copy(group: Group) -> bool:
 def _is_dense_conv(group: Group) -> bool:
     node = group.anchor
     return node.op == "Conv" and not node.domain and attr(node, "group") == 1
+
+
+def _is_sparse_conv(group: Group) -> bool:
+    """Whether a convolution of images sums over some of the channels only."""
+    node = group.anchor
+    is_conv = group.kind is GroupKind.kernel and node.op == "Conv" and not node.domain
+    return is_conv and len(node.out.shape) == 4 and attr(node, "group") != 1
 
 
 def _copy_into_blocks(editor: Editor, value: Value, group: Group) -> Group:

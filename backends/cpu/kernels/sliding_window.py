@@ -166,10 +166,7 @@ class _Kernel:
             return
 
         # narrow tiles of rows of unknown length are few: they do without code for rows inside
-        def is_narrow(column: Segment) -> bool:
-            return not isinstance(column.count, int) and (column.clipped or column.tile < self.config.tile - 1)
-
-        usual = [column for column in columns if not is_narrow(column)]
+        usual = [column for column in columns if not self._is_narrow(column)]
         first = top * spec.strides[0] - spec.pads[0]
         reach = (spec.kernel[0] - 1) * spec.dilations[0]
         with T.If(tirx.all(first >= 0, first + reach < spec.in_height)):
@@ -177,7 +174,7 @@ class _Kernel:
                 tiles(usual, True)
             with T.Else():
                 tiles(usual, False)
-        tiles([column for column in columns if is_narrow(column)], False)
+        tiles([column for column in columns if self._is_narrow(column)], False)
 
     def columns(self, named: Named) -> list[Segment]:
         """The tiles along a row; parts that are expressions go through ``named``."""
@@ -198,11 +195,16 @@ class _Kernel:
         others = [replace(segment, count=named(segment.count * (1 - found))) for segment in segments]
         return [Segment(0, width, found, known.taps(0, width)), *others]
 
+    def _is_narrow(self, column: Segment) -> bool:
+        """Whether tiles are of the few that are left over where run time tells how long a row is."""
+        return not isinstance(column.count, int) and (column.clipped or column.tile < self.config.tile - 1)
+
     def _written_out(self, columns: Sequence[Segment]) -> bool:
         """Whether each element of the window is code of its own, rather than each row a turn of a loop."""
         steps = self.operator.steps(tirx.const(0, "int32")) if self.operator.written_out else 1
         taps = self.spec.kernel[0] * self.spec.kernel[1]
-        return steps * taps * sum(column.tile for column in columns) <= _MAX_CODE
+        widths = (column.tile for column in columns if not self._is_narrow(column))
+        return steps * taps * sum(widths) <= _MAX_CODE + taps * self.config.whole
 
     def _tile(
         self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool

@@ -76,6 +76,9 @@ def test_all_sizes(
         [numpy_helper.from_array(w, "w")],
     )
     model = graphopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), threads=2)
+    if groups > 1:  # between plain values too, in copies
+        assert model.plan is not None
+        assert {k.template for k in model.plan.kernels.values()} >= {"conv2d-depthwise", "layout-copy"}
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
     for count, height in enumerate(SIDES):
         for width in SIDES[count % 3 :: 3]:
