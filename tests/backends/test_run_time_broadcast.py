@@ -127,6 +127,17 @@ def test_what_does_not_fit_is_refused_with_both_values(level: int) -> None:
             compiled.run({"a": values("float", (1, n), 0), "b": values("float", (1, m), 1)})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_operator_refuses_what_does_not_fit(level: int) -> None:
+    compiled, _ = built(binary_model, level)
+    for n, m in MISFITS:
+        with pytest.raises(InputError, match=rf"N = {n}\b.*M = {m}\b|M = {m}\b.*N = {n}\b"):
+            compiled.run(binary_feed(n, m, 3, 3))
+        with pytest.raises(InputError, match="equal, or one of them 1"):
+            compiled.run(binary_feed(1, 1, n, m))
+
+
 def fused_model() -> Any:
     """Chains: broadcast results that are broadcast again, reduced, multiplied as matrices and looked up."""
     nodes = [

@@ -26,7 +26,7 @@ def bounded(count: int) -> Callable[[Any], Any]:
 LEVELS = st.sampled_from([None, None, None, None, 0, 2])
 
 
-@bounded(25)
+@bounded(60)
 @given(mutated_models(), LEVELS)
 def test_files(blob: bytes, level: int | None) -> None:
     check_model(blob, level)

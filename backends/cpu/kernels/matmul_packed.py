@@ -329,9 +329,8 @@ def _product(
     )
     loop = T.parallel if config.parallel else T.serial
     with importing(dot, config.lanes), loop(0, blocks * groups) as flat:
-        if (
-            symbolic and config.k_block
-        ):  # groups are few and of one size: threads take whole ones, for any number of blocks
+        if symbolic and config.k_block:
+            # groups are few and of one size: threads take whole ones, for any number of blocks
             group, block = bind(tirx.floordiv(flat, blocks)), bind(tirx.floormod(flat, blocks))
         else:
             block, group = bind(tirx.floordiv(flat, groups), symbolic), tirx.floormod(flat, groups)

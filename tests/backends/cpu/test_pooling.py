@@ -174,9 +174,13 @@ def model_of(node: dict[str, Any], size: tuple[int | str, int | str]) -> Any:
     [
         *(pytest.param(name, (14, 11), id=f"{name}-static") for name in NODES),
         *(
-            pytest.param(name, ("h", "w"), id=f"{name}-symbolic")
+            pytest.param(
+                name,
+                ("h", "w"),
+                id=f"{name}-symbolic",
+                marks=() if name == "mean" or "rounded" in name else pytest.mark.slow,
+            )
             for name in NODES
-            if name == "mean" or "rounded" in name
         ),
     ],
 )

@@ -53,9 +53,8 @@ def test_symbolic_tiles_cover_the_axis_and_know_their_padding(
     assume(outputs >= 1)
     analyzer = tvm.sym.Analyzer()
 
-    def number(value: object) -> int:
-        found = analyzer.simplify(value) if isinstance(value, tirx.Expr) else value
-        return int(found)  # type: ignore[call-overload, no-any-return]
+    def number(value: tirx.Expr | int) -> int:
+        return int(analyzer.simplify(value)) if isinstance(value, tirx.Expr) else value
 
     window = Window(tirx.const(extent, "int64"), kernel, stride, dilation, lead)
     known = Window(extent, kernel, stride, dilation, lead)
