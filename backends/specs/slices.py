@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.window import Window
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which image: the output slice ``at`` of the batch element ``batch``. What counts images is divided once to tell."""
+
+    batch: tirx.Expr
+    at: tirx.Expr
+
+
+Image: TypeAlias = "tirx.Expr | Place"
 
 
 @dataclass(frozen=True)
@@ -21,47 +33,48 @@ class Slices:
     Attributes:
         batch: of the data, int or symbolic; it times ``count`` are the images.
         channels: of the data; they times the kernel's depth are an image's.
-        window: how the kernel slides along the depth.
-        count: output slices.
+        window: how the kernel slides along the depth, whose extent is int or symbolic.
+        count: output slices, int or symbolic.
     """
 
     batch: tirx.Expr | int
     channels: int
     window: Window
-    count: int
+    count: tirx.Expr | int
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> tirx.Expr | int:
         """Input slices."""
-        assert isinstance(self.window.extent, int)
         return self.window.extent
 
-    def split(self, image: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+    def split(self, image: Image) -> tuple[tirx.Expr, tirx.Expr]:
         """Batch element and output slice of an image."""
+        if isinstance(image, Place):
+            return image.batch, image.at
         return tirx.floordiv(image, self.count), tirx.floormod(image, self.count)
 
-    def reached(self, image: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+    def reached(self, image: Image) -> tuple[tirx.Expr, tirx.Expr]:
         """The first slice of the kernel that meets data for an image, and how many do."""
         return self.window.clip(self.split(image)[1])
 
-    def is_inside(self, image: tirx.Expr, channels: tirx.Expr, block: int) -> tirx.Expr:
+    def is_inside(self, image: Image, channels: tirx.Expr, block: int) -> tirx.Expr:
         """Whether the data have the slice that an image's block of channels belongs to."""
         at = self._slice(image, channels, block)
         return tirx.all(at >= 0, at < self.depth)
 
-    def data_index(self, index: Sequence[tirx.Expr], block: int) -> list[tirx.Expr]:
+    def data_index(self, index: Sequence[Any], block: int) -> list[tirx.Expr]:
         """Where an image's element at ``(image, channels, h, w[, lane])`` lies in the data, ``block`` channels in a block."""
         image, channels, *rest = index
         within = tirx.floormod(channels, self.channels // block)
         return [self.split(image)[0], within, self._slice(image, channels, block), *rest]
 
-    def result_index(self, index: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+    def result_index(self, index: Sequence[Any]) -> list[tirx.Expr]:
         """Where the element at ``(image, channels, h, w[, lane])`` lies in the result."""
         image, channels, *rest = index
         batch, at = self.split(image)
         return [batch, channels, at, *rest]
 
-    def _slice(self, image: tirx.Expr, channels: tirx.Expr, block: int) -> tirx.Expr:
+    def _slice(self, image: Image, channels: tirx.Expr, block: int) -> tirx.Expr:
         window = self.window
         tap = tirx.floordiv(channels, self.channels // block)
         return self.split(image)[1] * window.stride + tap * window.dilation - window.lead

@@ -101,8 +101,8 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         assert w is not None
         if not computed_in_single(x, w) or len(x.shape) != 4 + (self.kernel.slices and len(x.shape) > 4):
             return No("needs float32 data of rank 4")
-        if len(x.shape) == 5 and (call.group.prologue or not isinstance(x.shape[2], int)):
-            return No("needs data of a known depth that aren't converted while they are read")
+        if len(x.shape) == 5 and call.group.prologue:
+            return No("needs slices that aren't converted while they are read")
         weight = constant_weight(call, w)
         if weight is None:
             return No("needs constant weights")
@@ -249,7 +249,12 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     *_, top, left = (int(p) for p in window.pads_begin)  # type: ignore[arg-type]
     *_, bottom, right = (int(p) for p in window.pads_end)  # type: ignore[arg-type]
     batch, channels = extent(x.shape[0], "n"), int(x.shape[1])  # type: ignore[arg-type]
-    slices = _slices(x.shape, node.out.shape, window, batch) if len(x.shape) == 5 else None
+    slices = None
+    if len(x.shape) == 5:
+        slices = _slices(batch, channels, extent(x.shape[2], "d"), window)
+        depth = node.out.shape[2]
+        if isinstance(depth, SymExpr):
+            dims.setdefault(depth, slices.count)
     out_block = call.layout(call.group.outputs[0]).channel_block or 1
     spec = Conv2dSpec(
         batch=batch if slices is None else batch * slices.count,
@@ -274,8 +279,9 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     return spec, dims
 
 
-def _slices(data: Sequence[Dim], result: Sequence[Dim], window: Window, batch: Expr) -> Slices:
-    """How the slices of a convolution over three axes are images; the depth is known."""
-    depth, count, channels = (int(d) for d in (data[2], result[2], data[1]))  # type: ignore[arg-type]
-    along = Sliding(depth, window.kernel[0], window.strides[0], window.dilations[0], int(window.pads_begin[0]))  # type: ignore[arg-type]
-    return Slices(batch, channels, along, count)
+def _slices(batch: Expr | int, channels: int, depth: Expr | int, window: Window) -> Slices:
+    """How the slices of a convolution over three axes are images."""
+    lead, trail = int(window.pads_begin[0]), int(window.pads_end[0])  # type: ignore[arg-type]
+    along = Sliding(depth, window.kernel[0], window.strides[0], window.dilations[0], lead)
+    reach = (along.kernel - 1) * along.dilation + 1
+    return Slices(batch, channels, along, (depth + (lead + trail - reach)) // along.stride + 1)

@@ -1,7 +1,7 @@
 """Pointwise convolutions of planes whose sizes only run time knows, as convolutions of one long row.
 
 Their output pixels each read the input pixel at their place, so that rows needn't be told apart: tiles cross from one row into the
-next, and no pixel's row and column are computed by a division.
+next, and no pixel's row and column are computed by a division. Of slices, each is such a row.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def flat_plane(call: KernelCall, spec: Conv2dSpec) -> Conv2dSpec | None:
     Operands of the epilogue must have the plane of the result, or be broadcast along it: a place in the row is one in the plane.
     """
     plain = spec.kernel == (1, 1) and spec.strides == (1, 1) and not any(spec.pads)
-    if not plain or spec.static_plane is not None or spec.slices is not None:
+    if not plain or spec.static_plane is not None:
         return None
-    plane = call.group.anchor.out.shape[2:]
+    plane = call.group.anchor.out.shape[-2:]
     for node in call.group.epilogue:
         for value in node.inputs:
             if value is not None and value.shape[-2:] not in (plane, (1, 1)) and _reaches_plane(value.shape):
@@ -45,7 +45,7 @@ def with_plane(call: KernelCall, function: Any, spec: Conv2dSpec, dims: Mapping[
     assert x is not None
     if not isinstance(spec.in_width, tirx.Var) or any(spec.in_width.same_as(v) for v in dims.values()):
         return function
-    height, width = (dims.get(d, d) for d in x.shape[2:])
+    height, width = (dims.get(d, d) for d in x.shape[-2:])
     whole = replace(spec, in_height=height, in_width=width)
     shapes = {0: whole.input_shape, len(function.params) - 1: whole.output_shape}
     return with_shapes(function, shapes, {spec.in_width: height * width})

@@ -39,12 +39,14 @@ from graphopt.backends.cpu.kernels.slices import (
     data_as_images,
     each_channel_block,
     epilogue_of_images,
+    placed,
     result_as_images,
 )
 from graphopt.backends.cpu.kernels.task_loops import each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
+from graphopt.backends.specs.slices import Image
 from graphopt.backends.templates.operand import View, grouped_weight
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import (
@@ -110,6 +112,7 @@ def emit(
         kernel = _Kernel(form, config, data, weight, operands, result, finish, style, share, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
+            image = placed(spec, image)
             row_index, column_index = T.int64(0), index
             if not (isinstance(row_tiles, int) and row_tiles == 1):
                 row_index = bind(tirx.floordiv(index, column_tiles), symbolic)
@@ -169,7 +172,7 @@ class _Kernel:
 
     def tile(
         self,
-        image: tirx.Expr,
+        image: Image,
         panel: tirx.Expr,
         index: tirx.Expr,
         top: tirx.Expr,
@@ -208,7 +211,7 @@ class _Kernel:
         accumulators: RegisterTile,
         finish: Finish,
         first: tirx.Expr,
-        image: tirx.Expr,
+        image: Image,
         top: tirx.Expr,
         left: tirx.Expr,
         column: Segment,
@@ -219,9 +222,10 @@ class _Kernel:
         flat = self.output.reshaped((math.prod(self.output.shape),))
 
         def place(point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
-            plane: tirx.Expr = tirx.Cast("int64", image) * spec.out_channels + channel
-            if spec.slices is not None:
-                batch, at = spec.slices.split(tirx.Cast("int64", image))
+            if spec.slices is None:
+                plane: tirx.Expr = tirx.Cast("int64", image) * spec.out_channels + channel
+            else:
+                batch, at = (tirx.Cast("int64", part) for part in spec.slices.split(image))
                 plane = (batch * spec.out_channels + channel) * spec.slices.count + at
             plane = plane * (spec.out_height * spec.out_width)
             if whole:
@@ -251,7 +255,7 @@ class _Kernel:
     def _taps(
         self,
         accumulators: RegisterTile,
-        image: tirx.Expr,
+        image: Image,
         panel: tirx.Expr,
         step_of_block: tirx.Expr,
         block: tirx.Expr,
@@ -314,7 +318,7 @@ class _Kernel:
                 kernel_row(ky)
 
     def _prefetch_data(
-        self, image: tirx.Expr, block: tirx.Expr, lane: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
+        self, image: Image, block: tirx.Expr, lane: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
     ) -> None:
         """Emits the prefetch of the tile's points in the next block of channels, one line or more a lane.
 
@@ -338,7 +342,7 @@ class _Kernel:
             prefetch(self.data, [image, block + 1, h * spec.strides[0], w * spec.strides[1], 0])
 
     def _prefetch_output(
-        self, image: tirx.Expr, panel: tirx.Expr, block: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
+        self, image: Image, panel: tirx.Expr, block: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
     ) -> None:
         """Emits the prefetch of a share of the tile's lines in a plain output, whose channels lie pages apart."""
         spec, config = self.spec, self.config

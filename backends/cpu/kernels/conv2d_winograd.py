@@ -20,12 +20,13 @@ from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, panel_share, prefetch_panel_share, prefetch_row_ahead
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
-from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, result_as_images
+from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, placed, result_as_images
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
 from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.slices import Image
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View, grouped, grouped_weight
 from graphopt.backends.templates.prim_func import build_prim_func
@@ -130,12 +131,13 @@ class _Kernel:
         shape = (config.side**2, spec.in_channels // spec.in_block, config.block, spec.in_block)
         return T.alloc_buffer(shape, self.element)
 
-    def _place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
+    def _place(self, number: tirx.Expr) -> tuple[Image, tirx.Expr, tirx.Expr]:
         """Image, first output row and first output column of a tile."""
         per_image = self.grid_rows * self.grid_columns
         inside = bind(tirx.floormod(number, per_image))
         row, column = tirx.floordiv(inside, self.grid_columns), tirx.floormod(inside, self.grid_columns)
-        return bind(tirx.floordiv(number, per_image)), bind(row * self.config.m), bind(column * self.config.m)
+        image = placed(self.spec, bind(tirx.floordiv(number, per_image)))
+        return image, bind(row * self.config.m), bind(column * self.config.m)
 
     def transform_patch(
         self, patches: tirx.Buffer, channels: tirx.Expr, first: tirx.Expr | int, tile: tirx.Expr

@@ -13,6 +13,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.slices import Image, Place
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn
 from graphopt.ir.graph import Array
@@ -65,7 +66,17 @@ def epilogue_of_images(epilogue: EpilogueFn, spec: Conv2dSpec) -> EpilogueFn:
     return lambda value, index, operands: epilogue(value, tuple(slices.result_index(index)), operands)
 
 
-def each_channel_block(spec: Conv2dSpec, image: tirx.Expr, blocks: int) -> Iterator[tirx.Expr]:
+def placed(spec: Conv2dSpec, image: tirx.Expr) -> Image:
+    """Emits which slice of the data an image is, where run time tells how many there are: a division, which is not to be
+    repeated for each element."""
+    slices = spec.slices
+    if slices is None or isinstance(slices.count, int):
+        return image
+    batch = bind(tirx.floordiv(image, slices.count))
+    return Place(batch, bind(image - batch * slices.count))
+
+
+def each_channel_block(spec: Conv2dSpec, image: Image, blocks: int) -> Iterator[tirx.Expr]:
     """Emits a loop over the groups of an image's channels that hold data: write its body in a ``for`` over this.
 
     Args:

@@ -57,6 +57,7 @@ CASES = [
     (16, 32, (1, 3, 3), (1, 1, 1), (0, 1, 1, 0, 1, 1), (1, 1, 1), (3, 9, 7)),
     (16, 8, (3, 3, 3), (3, 1, 1), (3, 1, 0, 1, 0, 1), (1, 1, 1), (7, 6, 9)),
     (8, 12, (1, 1, 1), (1, 2, 2), (0,) * 6, (1, 1, 1), (3, 7, 5)),
+    (7, 16, (1, 1, 1), (1, 1, 1), (0,) * 6, (1, 1, 1), (2, 3, 5)),
 ]
 
 
@@ -77,8 +78,43 @@ def test_a_convolution_of_one_layer(case: tuple[Any, ...]) -> None:
     assert_close(model.run({"x": x})["y"], want, reduction=reduction)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [case if case[1] in (7, 32) else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+    ids=str,
+)
+@pytest.mark.parametrize("plane", ["open", pytest.param("fixed", marks=pytest.mark.slow)])
+def test_slices_of_any_number(case: tuple[Any, ...], plane: str) -> None:
+    """Windows meet padding on either side or on both, and there are fewer slices than the kernel has, or no images at all."""
+    channels, filters, kernel, strides, pads, dilations, extents = case
+    rng = np.random.default_rng(channels)
+    w, b = draw(rng, filters, channels, *kernel), draw(rng, filters)
+    attrs = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], **attrs),
+        helper.make_node("Conv", ["x", "v", "b"], ["d"], **attrs),
+        helper.make_node("Relu", ["d"], ["r"]),
+        helper.make_node("Add", ["c", "r"], ["y"]),
+    ]
+    shape = ("n", channels, "d", *(("h", "w_") if plane == "open" else extents[1:]))
+    model = graphopt.compile(network(shape, nodes, {"w": w, "v": w, "b": b}).SerializeToString(), "native", threads=2)
+    assert set(templates(model)) <= {"conv2d-direct", "conv2d-winograd", "layout-copy"}
+    planes = [extents[1:], (1, 1), (2, 5), (3, 17), (14, 4)] if plane == "open" else [extents[1:]]
+    reduction = channels * int(np.prod(kernel)) * (100 if "conv2d-winograd" in templates(model) else 1)
+    for count, (height, width) in enumerate(planes):
+        for depth in (1, 2, 3, 4, 7):
+            size = depth, height, width
+            spare = [size[i] + pads[i] + pads[i + 3] - (kernel[i] - 1) * dilations[i] - 1 for i in range(3)]
+            if min(spare) < 0:
+                continue
+            x = draw(rng, (count + depth) % 3, channels, *size)
+            c = conv3d(x, w, b, strides, pads, dilations)
+            assert_close(model.run({"x": x})["y"], (c + np.maximum(c, 0)).astype(np.float32), reduction=reduction)
+
+
 @pytest.mark.parametrize("exact", [False, True], ids=["any", "exact"])
-def test_a_residual_block_stays_in_blocks_of_channels(exact: bool) -> None:
+@pytest.mark.parametrize("sizes", ["known", pytest.param("open", marks=pytest.mark.slow)])
+def test_a_residual_block_stays_in_blocks_of_channels(exact: bool, sizes: str) -> None:
     rng = np.random.default_rng(5)
     x = draw(rng, 1, 3, 5, 12, 11)
     constants = {
@@ -97,7 +133,8 @@ def test_a_residual_block_stays_in_blocks_of_channels(exact: bool) -> None:
         helper.make_node("Relu", ["u"], ["v"]),
         helper.make_node("GlobalAveragePool", ["v"], ["y"]),
     ]
-    model = graphopt.compile(network(x.shape, nodes, constants).SerializeToString(), "native", threads=2, exact=exact)
+    shape = x.shape if sizes == "known" else ("n", 3, "d", "h", "w_")
+    model = graphopt.compile(network(shape, nodes, constants).SerializeToString(), "native", threads=2, exact=exact)
     middle = "conv2d-direct" if exact else "conv2d-winograd"
     assert templates(model) == ["conv2d-direct", middle, middle, "global-pooling"]
     zero, one = np.zeros(32), (1, 1, 1)
