@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.backends.cpu.kernels import depthwise, depthwise_plain
-from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.templates.convolution import ConvKernel, ConvTemplate
 from graphopt.ir.layout import PLAIN, Layout

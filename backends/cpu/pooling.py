@@ -13,7 +13,7 @@ from graphopt.backends.base.template import ConfigT, Emitted, KernelCall, Kernel
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import global_pooling, pooling, pooling_plain
 from graphopt.backends.cpu.kernels.global_pooling import GlobalPoolConfig
-from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.pooling import GlobalPoolSpec, PoolSpec
@@ -145,7 +145,7 @@ class WindowPool(_Pool[SlidingConfig]):
 
 
 class PlainWindowPool(_Pool[PlainWindowConfig]):
-    """Pooling on plain data of known sizes."""
+    """Pooling on plain data."""
 
     name: ClassVar[str] = "pooling-plain"
     config_type: ClassVar[type[Any]] = PlainWindowConfig
@@ -177,7 +177,7 @@ class PlainWindowPool(_Pool[PlainWindowConfig]):
     ) -> tuple[tirx.PrimFunc, list[Array]]:
         """The kernel's function, and for a mean what sums are multiplied with."""
         function = pooling_plain.emit(pool, config, epilogue, extras, name, style)
-        return function, [pooling_plain.factors(pool)] if pool.average else []
+        return function, [pooling_plain.factors(pool)] if pooling_plain.has_factors(pool) else []
 
 
 class GlobalPool(KernelTemplate[GlobalPoolConfig]):

@@ -35,16 +35,16 @@ def _noise(*shape: int, seed: int = 0) -> Any:
 
 
 def _depthwise(channels: int) -> Any:
-    """Of 12 channels, which no block divides, a loop nest."""
-    attrs = {"group": channels, "strides": [2, 1], "pads": [2, 2, 2, 2]}
-    return _model("Conv", {"x": ["n", channels, "h", "w"]}, {"weight": _noise(channels, 1, 5, 5)}, ["y"], **attrs)
+    """Of 12 channels, which no block divides, and windows too large for the plain kernel: a loop nest."""
+    attrs = {"group": channels, "strides": [2, 1], "pads": [7, 7, 7, 7]}
+    return _model("Conv", {"x": ["n", channels, "h", "w"]}, {"weight": _noise(channels, 1, 15, 15)}, ["y"], **attrs)
 
 
 @pytest.mark.parametrize("shape", [(1, 12, 48, 40), (2, 12, 7, 1), (3, 16, 1, 33)])
 def test_depthwise_convolution(shape: tuple[int, ...]) -> None:
     model, feed = _depthwise(shape[1]), {"x": _noise(*shape, seed=1)}
     (got,) = graphopt.compile(model, "x86", threads=2).run(feed).values()
-    assert_close(got, run_ort(model, feed)[0], reduction=25)
+    assert_close(got, run_ort(model, feed)[0], reduction=225)
 
 
 def test_computed_dimensions_are_variables_and_positions_go_through_memory() -> None:

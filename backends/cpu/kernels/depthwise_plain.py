@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import plain_window
+from graphopt.backends.cpu.kernels import plain_config, plain_window
 from graphopt.backends.cpu.kernels.depthwise import seconds
 from graphopt.backends.cpu.kernels.filter_packing import FilterPacking, factor_type
-from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig, supports
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig, supports
 from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, largest_power
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -25,18 +25,18 @@ _PLAIN_FACTOR = 2.0
 
 def predicted_seconds(spec: Conv2dSpec, caps: Caps) -> float:
     """Rough time on one core."""
-    return _PLAIN_FACTOR * seconds(spec, min(spec.types.lanes(caps), largest_power(int(spec.out_width))))
+    return _PLAIN_FACTOR * seconds(spec, min(spec.types.lanes(caps), largest_power(spec.assumed[2])))
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> PlainWindowConfig:
     """Tile and strip that fit registers and cache."""
     parallel = worth_threads(predicted_seconds(spec, caps), caps)
-    return plain_window.default_config(spec, caps, spec.kernel[0] * spec.kernel[1], parallel)
+    return plain_config.default_config(spec, caps, spec.kernel[0] * spec.kernel[1], parallel)
 
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
     """Tiles and strips that fit registers and cache."""
-    return plain_window.configurations(spec, caps, spec.kernel[0] * spec.kernel[1])
+    return plain_config.configurations(spec, caps, spec.kernel[0] * spec.kernel[1])
 
 
 def packing(spec: Conv2dSpec, config: PlainWindowConfig) -> FilterPacking:

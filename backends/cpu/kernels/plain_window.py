@@ -7,18 +7,19 @@ and no border needs code of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.open_window import OpenWindow
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig, columns_read, scratch_columns, strip_input
+from graphopt.backends.cpu.kernels.plain_tile import PlainOperator, PlainTiles, Strip
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import split_balanced
 from graphopt.backends.cpu.kernels.vector_tile import (
     ON_STACK,
-    VectorTile,
     branch_on_tile,
     broadcast,
     column_tiles,
@@ -30,129 +31,6 @@ from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-
-_STRIP_BYTES = 16 * 1024
-_MAX_VECTORS = 4
-_MAX_TILE = 12
-_MAX_CODE = 1500
-
-
-class PlainOperator(Protocol):
-    """What is computed from the values under a window; vectors are TVM vector expressions of ``lanes`` float32."""
-
-    @property
-    def start(self) -> float:
-        """What an accumulator begins with, and the value of padding."""
-
-    def accumulate(self, old: tirx.Expr, value: tirx.Expr, channel: tirx.Expr, ky: int, kx: int) -> tirx.Expr:
-        """The accumulator after the value under kernel element ``(ky, kx)``."""
-
-    def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
-        """One lane's result at output pixel ``(h, w)``."""
-
-
-@dataclass(frozen=True)
-class PlainWindowConfig:
-    """How to compute it.
-
-    Attributes:
-        lanes: output columns a vector; no more than the output has.
-        vectors: vectors of columns a register tile.
-        rows: output rows a register tile.
-        strip: output rows a strip.
-        parallel: whether strips are shared out among threads.
-    """
-
-    lanes: int
-    vectors: int
-    rows: int
-    strip: int
-    parallel: bool = True
-
-
-def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
-    """Why the loops can't run over ``spec``, or None if they can."""
-    if not spec.groups == spec.in_channels == spec.out_channels:
-        return "needs one filter a channel"
-    if spec.in_block != 1 or spec.out_block != 1:
-        return "needs plain layouts"
-    if not isinstance(spec.batch, int) or spec.static_plane is None:
-        return "needs known sizes"
-    if min(spec.pads) < 0:
-        return "negative padding"
-    if min(spec.batch, spec.in_channels, *spec.static_plane) < 1:
-        return "an empty dimension"
-    if spec.kernel[0] * spec.kernel[1] > _MAX_CODE // 8:
-        return "a large window"
-    if _scratch_row(spec, 16) * _strip_input(spec, 1) * 4 > 4 * _STRIP_BYTES:
-        return "rows too long for scratch"
-    return None
-
-
-def default_config(spec: Conv2dSpec, caps: Caps, kept: int, parallel: bool) -> PlainWindowConfig:
-    """A tile that fits the registers besides ``kept`` operands, and strips that fit the first-level cache."""
-    lanes, vectors, room = _limits(spec, caps, kept)
-    rows = _most_rows(spec, vectors, room)
-    return PlainWindowConfig(lanes, vectors, rows, _strip(spec, lanes, rows), parallel)
-
-
-def configurations(spec: Conv2dSpec, caps: Caps, kept: int) -> Iterator[PlainWindowConfig]:
-    """Tiles that fit the registers besides ``kept`` operands, on the longest strips that fit in cache and on half of that."""
-    lanes, most, room = _limits(spec, caps, kept)
-    for vectors in range(1, most + 1):
-        for rows in range(1, _most_rows(spec, vectors, room) + 1):
-            strip = _strip(spec, lanes, rows)
-            for height in dict.fromkeys((strip, max(rows, -(-strip // 2)))):
-                for parallel in caps.thread_choices:
-                    yield PlainWindowConfig(lanes, vectors, rows, height, parallel)
-
-
-def _limits(spec: Conv2dSpec, caps: Caps, kept: int) -> tuple[int, int, int]:
-    """Lanes, most vectors of a tile, and registers for its accumulators."""
-    assert spec.static_plane is not None
-    width = spec.static_plane[1]
-    lanes = min(spec.types.lanes(caps), largest_power(width))
-    room = max(2, min(caps.vector_registers - 4 - min(kept, caps.vector_registers // 4), _MAX_TILE))
-    return lanes, min(-(-width // lanes), _MAX_VECTORS, room), room
-
-
-def _most_rows(spec: Conv2dSpec, vectors: int, room: int) -> int:
-    assert spec.static_plane is not None
-    taps = spec.kernel[0] * spec.kernel[1]
-    return max(1, min(room // vectors, spec.static_plane[0], _MAX_CODE // (4 * taps * vectors)))
-
-
-def _strip(spec: Conv2dSpec, lanes: int, rows: int) -> int:
-    """Rows of the longest strip whose input fits the first-level cache, no fewer than a tile's."""
-    assert spec.static_plane is not None
-    strip = spec.static_plane[0]
-    while (
-        strip > rows
-        and _scratch_row(spec, lanes) * _strip_input(spec, strip) * spec.types.accumulator.bytes > _STRIP_BYTES
-    ):
-        strip = -(-strip // 2)
-    return strip
-
-
-def _strip_input(spec: Conv2dSpec, rows: int) -> int:
-    """Input rows under ``rows`` output rows."""
-    return (rows - 1) * spec.strides[0] + (spec.kernel[0] - 1) * spec.dilations[0] + 1
-
-
-def _scratch_row(spec: Conv2dSpec, lanes: int) -> int:
-    """Elements of a scratch row: columns of every remainder, with room for a vector of padding."""
-    return spec.strides[1] * _scratch_columns(spec, lanes)
-
-
-def _scratch_columns(spec: Conv2dSpec, lanes: int) -> int:
-    reach = _columns_read(spec)
-    data = -(-(int(spec.in_width) + spec.pads[1]) // spec.strides[1])
-    return -(-(max(reach, data) + 2 * lanes) // lanes) * lanes
-
-
-def _columns_read(spec: Conv2dSpec) -> int:
-    """Columns of a remainder that windows reach."""
-    return (spec.kernel[1] - 1) * spec.dilations[1] // spec.strides[1] + int(spec.out_width)
 
 
 def emit(
@@ -184,9 +62,10 @@ def emit(
         views = [
             widened(view, config.lanes, config.parallel) if i in broadcast else view for i, view in enumerate(buffers)
         ]
-        _Kernel(
-            spec, config, buffers[0], operator(views), operands, output, epilogue or store_accumulator, style
-        ).loops()
+        finish = epilogue or store_accumulator
+        tiles = PlainTiles(spec, config.lanes, operator(views), operands, output, finish, style)
+        kernel = _Kernel if spec.static_plane is not None else OpenWindow
+        kernel(spec, config, buffers[0], tiles).loops()
 
     return build_prim_func(name, inputs, extras, (spec.output_shape, spec.types.output), body)
 
@@ -196,11 +75,7 @@ class _Kernel:
     spec: Conv2dSpec
     config: PlainWindowConfig
     data: View
-    operator: PlainOperator
-    operands: Sequence[tirx.Buffer]
-    output: View
-    epilogue: EpilogueFn
-    style: StoreStyle
+    tiles: PlainTiles
 
     def loops(self) -> None:
         """Emits the loops over strips of all channels."""
@@ -209,7 +84,7 @@ class _Kernel:
         strips = split_balanced(height, config.strip)
         count = sum(int(part.count) for part in strips)
         loop = T.parallel if config.parallel else T.serial
-        with loop(0, int(spec.batch) * spec.in_channels * count) as flat:
+        with loop(0, spec.batch * (spec.in_channels * count)) as flat:
             index, plane = tirx.floormod(flat, count), tirx.floordiv(flat, count)
             image, channel = tirx.floordiv(plane, spec.in_channels), tirx.floormod(plane, spec.in_channels)
             if len(strips) == 1:
@@ -225,7 +100,7 @@ class _Kernel:
 
     def _strip(self, image: tirx.Expr, channel: tirx.Expr, top: tirx.Expr, height: int) -> None:
         spec, config = self.spec, self.config
-        rows, columns = _strip_input(spec, height), _scratch_columns(spec, config.lanes)
+        rows, columns = strip_input(spec, height), scratch_columns(spec, config.lanes, 0)
         shape = (spec.strides[1], rows, columns)
         scratch = T.alloc_buffer(shape, spec.types.sum, scope="local", annotations=ON_STACK)
         self._copy(scratch, rows, image, channel, top)
@@ -236,8 +111,8 @@ class _Kernel:
                 branch_on_tile(
                     index,
                     tiles,
-                    lambda left, offsets, first=first, part=part: self._tile(  # type: ignore[misc]
-                        scratch, image, channel, top, first, part.tile, left, offsets
+                    lambda left, offsets, first=first, part=part: self.tiles.tile(  # type: ignore[misc]
+                        Strip(scratch, image, channel, top), first, part.tile, [left + o for o in offsets]
                     ),
                 )
 
@@ -245,8 +120,8 @@ class _Kernel:
         """Emits the copy of a strip's input into scratch, padded."""
         spec, lanes = self.spec, self.config.lanes
         stride, lead = spec.strides[1], spec.pads[1]
-        columns, read = int(scratch.shape[2]), _columns_read(spec)
-        blank = broadcast(tirx.const(self.operator.start, spec.types.sum), lanes)
+        columns, read = int(scratch.shape[2]), columns_read(spec, int(spec.out_width))
+        blank = broadcast(tirx.const(self.tiles.operator.start, spec.types.sum), lanes)
 
         def fill(row: tirx.Expr, phase: int, start: int, stop: int) -> None:
             for column in range(start, stop, lanes):
@@ -306,37 +181,3 @@ class _Kernel:
             value = self.data.load([*at, ramp(column + source, width)])
             T.buffer_store(target, value, [*where, ramp(column, width)])
             column += width
-
-    def _tile(
-        self,
-        scratch: tirx.Buffer,
-        image: tirx.Expr,
-        channel: tirx.Expr,
-        top: tirx.Expr,
-        first: tirx.Expr | int,
-        rows: int,
-        left: tirx.Expr | int,
-        offsets: tuple[int, ...],
-    ) -> None:
-        spec, lanes, operator = self.spec, self.config.lanes, self.operator
-        sums = VectorTile(rows, len(offsets), lanes, spec.types.sum)
-        sums.fill(operator.start)
-        uses = sorted(
-            (row * spec.strides[0] + ky * spec.dilations[0], kx, vector, row, ky)
-            for row in range(rows)
-            for ky in range(spec.kernel[0])
-            for kx in range(spec.kernel[1])
-            for vector in range(len(offsets))
-        )
-        for below, kx, vector, row, ky in uses:
-            column, phase = divmod(kx * spec.dilations[1], spec.strides[1])
-            at = [phase, first * spec.strides[0] + below, ramp(left + (offsets[vector] + column), lanes)]
-            value = tirx.BufferLoad(scratch, at)
-            sums.set(row, vector, operator.accumulate(sums.get(row, vector), value, channel, ky, kx))
-
-        def store(total: tirx.Expr, row: tirx.Expr | int, w: tirx.Expr) -> None:
-            h = top + first + row
-            result = self.epilogue(operator.finish(total, h, w), (image, channel, h, w), self.operands)
-            self.output.store(result, [image, channel, h, w])
-
-        sums.store([left + offset for offset in offsets], store, self.style)

@@ -9,9 +9,9 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
-from graphopt.backends.cpu.kernels import plain_window
+from graphopt.backends.cpu.kernels import plain_config, plain_window
 from graphopt.backends.cpu.kernels.depthwise_plain import predicted_seconds, supports
-from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig
 from graphopt.backends.cpu.kernels.pooling import combine
 from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.specs.pooling import PoolSpec
@@ -19,18 +19,23 @@ from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.ir.graph import Array
 
-__all__ = ["default_config", "emit", "factors", "predicted_seconds", "supports"]
+__all__ = ["default_config", "emit", "factors", "has_factors", "predicted_seconds", "supports"]
 
 
 def default_config(pool: PoolSpec, caps: Caps) -> PlainWindowConfig:
     """Tile and strip that fit registers and cache."""
     parallel = worth_threads(predicted_seconds(pool.window, caps), caps)
-    return plain_window.default_config(pool.window, caps, 0, parallel)
+    return plain_config.default_config(pool.window, caps, 0, parallel)
 
 
 def configurations(pool: PoolSpec, caps: Caps) -> Iterator[PlainWindowConfig]:
     """Tiles and strips that fit registers and cache."""
-    return plain_window.configurations(pool.window, caps, 0)
+    return plain_config.configurations(pool.window, caps, 0)
+
+
+def has_factors(pool: PoolSpec) -> bool:
+    """Whether how many elements a mean is of comes as an operand; of open planes, each pixel works it out."""
+    return pool.average and pool.window.static_plane is not None
 
 
 def factors(pool: PoolSpec) -> Array:
@@ -63,7 +68,7 @@ class _Pool:
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
         """The maximum, or the sum over its count."""
-        return total if self.factors is None else total * self.factors[h, w]
+        return self.pool.finish(total, h, w, False) if self.factors is None else total * self.factors[h, w]
 
 
 def emit(
@@ -74,7 +79,7 @@ def emit(
     name: str = "pooling_plain",
     style: StoreStyle = StoreStyle.unrolled,
 ) -> tirx.PrimFunc:
-    """Emits ``name(data, *extras, output)``; for a mean ``name(data, factors: (H, W), *extras, output)``.
+    """Emits ``name(data, *extras, output)``; with factors ``name(data, factors: (H, W), *extras, output)``.
 
     Args:
         pool: the problem; `supports` must accept its window.
@@ -86,14 +91,14 @@ def emit(
     """
     types = pool.window.types
     inputs: list[Parameter] = [("data", pool.window.input_shape, types.input)]
-    if pool.average:
+    if has_factors(pool):
         assert pool.window.static_plane is not None
         inputs.append(("factors", pool.window.static_plane, types.accumulator))
     return plain_window.emit(
         pool.window,
         config,
         inputs,
-        lambda buffers: _Pool(pool, config.lanes, buffers[1] if pool.average else None),
+        lambda buffers: _Pool(pool, config.lanes, buffers[1] if has_factors(pool) else None),
         epilogue,
         extras,
         name,

@@ -116,6 +116,17 @@ class VectorTile:
         with T.serial(0, count) as lane, T.serial(0, self.rows) as turn:
             store(staged[0, turn, lane], turn, first + lane)
 
+    def store_first(
+        self,
+        column: tirx.Expr | int,
+        count: tirx.Expr,
+        store: Callable[[tirx.Expr, tirx.Expr | int, tirx.Expr], None],
+    ) -> None:
+        """Emits ``store(accumulator, row, column)`` for the first ``count`` lanes of one vector a row, element by element."""
+        staged = self._staged()
+        with T.serial(0, self.rows) as turn, T.serial(0, count) as lane:
+            store(staged[0, turn, lane], turn, column + lane)
+
     def _staged(self) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves."""
         staged = T.alloc_buffer((self.vectors, self.rows, self.lanes), self.dtype, scope="local", annotations=ON_STACK)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import depthwise as kernel
 from graphopt.backends.cpu.kernels import depthwise_plain
-from graphopt.backends.cpu.kernels.plain_window import PlainWindowConfig
+from graphopt.backends.cpu.kernels.plain_config import PlainWindowConfig
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.program.program import KernelStep
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -133,7 +133,6 @@ def test_plain_refuses_with_a_reason() -> None:
     refusals = {
         "filter": replace(base, groups=16),
         "plain": SPECS["3x3"],
-        "sizes": replace(base, in_height=tirx.Var("h", "int64")),
         "window": replace(base, kernel=(15, 15), pads=(7, 7, 7, 7)),
         "long": replace(base, in_width=100000),
         "negative": replace(base, pads=(-1, 0, 0, 0)),
