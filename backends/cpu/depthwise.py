@@ -26,13 +26,14 @@ class DepthwiseConv2d(ConvTemplate[SlidingConfig]):
         lambda spec, config, caps: depthwise.seconds(spec, config.lanes) / caps.cores,
         depthwise.packing,
         depthwise.emit,
+        slices=True,
     )
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:
         """The layout that the data comes in; a depthwise convolution has no reason to change it."""
         node = call.group.anchor
         x = node.inputs[0]
-        if x is None or len(x.shape) != 4 or attr(node, "group") != x.shape[1]:
+        if x is None or len(x.shape) not in (4, 5) or attr(node, "group") != x.shape[1]:
             return PLAIN
         return call.layout(x)
 

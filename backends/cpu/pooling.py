@@ -38,6 +38,8 @@ class _Pool(KernelTemplate[ConfigT]):
 
     anchors: ClassVar[frozenset[str]] = frozenset({"MaxPool", "AveragePool"})
     converts: ClassVar[bool] = True
+    slices: ClassVar[bool] = False
+    """Whether windows over three axes are taken."""
 
     @abstractmethod
     def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:
@@ -74,8 +76,10 @@ class _Pool(KernelTemplate[ConfigT]):
             return No(reason)
         node = call.group.anchor
         x: Any = node.inputs[0]
-        if not computed_in_single(x) or len(x.shape) != 4 or not isinstance(x.shape[1], int):
+        if not computed_in_single(x) or len(x.shape) not in (4, 4 + self.slices) or not isinstance(x.shape[1], int):
             return No("needs float32 data of rank 4 with a known number of channels")
+        if len(x.shape) == 5 and call.group.prologue:
+            return No("needs slices that aren't converted while they are read")
         if node.output(1) is not None:
             return No("positions of maxima are wanted")
         try:
@@ -113,6 +117,7 @@ class WindowPool(_Pool[SlidingConfig]):
     """Pooling on channel blocks."""
 
     name: ClassVar[str] = "pooling"
+    slices: ClassVar[bool] = True
     config_type: ClassVar[type[Any]] = SlidingConfig
 
     def kernel_supports(self, spec: Conv2dSpec, caps: Caps) -> str | None:

@@ -66,6 +66,11 @@ class Conv2dSpec:
         return (self.in_width + self.pads[1] + self.pads[3] - window) // self.strides[1] + 1
 
     @property
+    def data_channels(self) -> int:
+        """Channels of the data: an image of slices has them once for each slice that the kernel reaches."""
+        return self.in_channels if self.slices is None else self.slices.channels
+
+    @property
     def reduction(self) -> int:
         """Products summed into one output element."""
         return self.in_channels // self.groups * self.kernel[0] * self.kernel[1]
@@ -143,7 +148,7 @@ def channel_group(spec: Conv2dSpec, together: int = 1) -> int:
     """
     if spec.in_block > 1:
         return spec.in_block if spec.in_block % together == 0 else 0
-    channels = spec.in_channels if spec.slices is None else spec.slices.channels
+    channels = spec.data_channels
     if channels <= _PLAIN_GROUP:
         return -(-channels // together) * together
     return next((g for g in range(_PLAIN_GROUP, 0, -1) if channels % g == 0 and g % together == 0), 0)

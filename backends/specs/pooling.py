@@ -48,9 +48,11 @@ class PoolSpec:
         if not self.average:
             return total
         spec = self.window
+        # of slices, all are counted
+        slices = 1 if spec.slices is None else spec.slices.window.kernel
         if inside or self.counted == spec.pads:
-            return total * tirx.const(1.0 / (spec.kernel[0] * spec.kernel[1]), spec.types.sum)
-        return total / self.count(h, w).astype(spec.types.sum)
+            return total * tirx.const(1.0 / (slices * spec.kernel[0] * spec.kernel[1]), spec.types.sum)
+        return total / (self.count(h, w) * slices).astype(spec.types.sum)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ class Slices:
     window: Window
     count: tirx.Expr | int
 
+    @classmethod
+    def of(cls, batch: tirx.Expr | int, channels: int, window: Window, trail: int) -> Slices:
+        """Those of data, with ``trail`` slices of padding behind them."""
+        reach = (window.kernel - 1) * window.dilation + 1
+        return cls(batch, channels, window, (window.extent + (window.lead + trail - reach)) // window.stride + 1)
+
     @property
     def depth(self) -> tirx.Expr | int:
         """Input slices."""
@@ -75,6 +81,8 @@ class Slices:
         return [batch, channels, at, *rest]
 
     def _slice(self, image: Image, channels: tirx.Expr, block: int) -> tirx.Expr:
-        window = self.window
-        tap = tirx.floordiv(channels, self.channels // block)
-        return self.split(image)[1] * window.stride + tap * window.dilation - window.lead
+        return self.input_slice(self.split(image)[1], tirx.floordiv(channels, self.channels // block))
+
+    def input_slice(self, at: tirx.Expr, tap: tirx.Expr | int) -> tirx.Expr:
+        """Which slice of the data element ``tap`` of the kernel meets for output slice ``at``."""
+        return at * self.window.stride + (tap * self.window.dilation - self.window.lead)

@@ -47,7 +47,7 @@ from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.dtypes import DType
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks, channels_last
 from graphopt.ops.context import InferContext
-from graphopt.ops.conv import Window, conv_window
+from graphopt.ops.conv import conv_window
 
 NOMINAL_SECONDS = 1.0
 """Predicted time where a template can't tell because sizes are symbolic."""
@@ -251,7 +251,9 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
     batch, channels = extent(x.shape[0], "n"), int(x.shape[1])  # type: ignore[arg-type]
     slices = None
     if len(x.shape) == 5:
-        slices = _slices(batch, channels, extent(x.shape[2], "d"), window)
+        lead, trail = int(window.pads_begin[0]), int(window.pads_end[0])  # type: ignore[arg-type]
+        along = Sliding(extent(x.shape[2], "d"), window.kernel[0], window.strides[0], window.dilations[0], lead)
+        slices = Slices.of(batch, channels, along, trail)
         depth = node.out.shape[2]
         if isinstance(depth, SymExpr):
             dims.setdefault(depth, slices.count)
@@ -277,11 +279,3 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         if isinstance(dim, SymExpr):
             dims.setdefault(dim, value)
     return spec, dims
-
-
-def _slices(batch: Expr | int, channels: int, depth: Expr | int, window: Window) -> Slices:
-    """How the slices of a convolution over three axes are images."""
-    lead, trail = int(window.pads_begin[0]), int(window.pads_end[0])  # type: ignore[arg-type]
-    along = Sliding(depth, window.kernel[0], window.strides[0], window.dilations[0], lead)
-    reach = (along.kernel - 1) * along.dilation + 1
-    return Slices(batch, channels, along, (depth + (lead + trail - reach)) // along.stride + 1)

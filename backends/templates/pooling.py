@@ -9,7 +9,9 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.pooling import PoolSpec
+from graphopt.backends.specs.slices import Slices
 from graphopt.backends.specs.types import KernelTypes
+from graphopt.backends.specs.window import Window as Sliding
 from graphopt.backends.templates.assumed_plane import assumed_plane
 from graphopt.backends.templates.kernel_types import types_of
 from graphopt.backends.templates.whole_sums import types_of_sums
@@ -48,7 +50,9 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
     def extent(dim: Dim, name: str) -> Any:
         if isinstance(dim, int):
             return dim
-        return dims.setdefault(dim, tirx.Var(name, "int64"))
+        if dim not in dims:
+            dims[dim] = tirx.Var(name, "int64")
+        return dims[dim]
 
     if not all(isinstance(p, int) for p in (*window.pads_begin, *window.pads_end)):
         raise context.unsupported("padding that depends on a symbolic size")
@@ -60,28 +64,39 @@ def pool_of(call: KernelCall) -> tuple[PoolSpec, dict[Dim, Any]]:
         for axis, (size, out) in enumerate(zip(x.shape[2:], node.out.shape[2:])):
             span = (window.kernel[axis] - 1) * window.dilations[axis] + 1
             reach[axis] = (int(out) - 1) * window.strides[axis] + span - int(size) - begin[axis]  # type: ignore[arg-type]
-    channels = int(x.shape[1])  # type: ignore[arg-type]
+    average = node.op == "AveragePool"
+    counts_padding = average and bool(attr(node, "count_include_pad"))
+    batch, channels = extent(x.shape[0], "n"), int(x.shape[1])  # type: ignore[arg-type]
+    slices = None
+    if len(x.shape) == 5:
+        uneven = reach[0] != end[0] if counts_padding else begin[0] or reach[0]
+        if average and uneven:
+            raise context.unsupported("means of fewer slices than the window has")
+        along = Sliding(extent(x.shape[2], "d"), window.kernel[0], window.strides[0], window.dilations[0], begin[0])
+        slices = Slices.of(batch, channels, along, reach[0])
+    top, left = begin[-2:]
     spec = Conv2dSpec(
-        batch=extent(x.shape[0], "n"),
-        in_channels=channels,
-        in_height=extent(x.shape[2], "h"),
-        in_width=extent(x.shape[3], "w"),
+        batch=batch if slices is None else batch * slices.count,
+        in_channels=channels if slices is None else channels * slices.window.kernel,
+        in_height=extent(x.shape[-2], "h"),
+        in_width=extent(x.shape[-1], "w"),
         out_channels=channels,
-        kernel=(window.kernel[0], window.kernel[1]),
-        strides=(window.strides[0], window.strides[1]),
-        pads=(begin[0], begin[1], max(reach[0], 0), max(reach[1], 0)),
-        dilations=(window.dilations[0], window.dilations[1]),
+        kernel=(window.kernel[-2], window.kernel[-1]),
+        strides=(window.strides[-2], window.strides[-1]),
+        pads=(top, left, max(reach[-2], 0), max(reach[-1], 0)),
+        dilations=(window.dilations[-2], window.dilations[-1]),
         groups=channels,
         in_block=call.layout(x).channel_block or 1,
         out_block=call.layout(call.group.outputs[0]).channel_block or 1,
         types=pool_types(call)[0],
+        slices=slices,
         nominal=assumed_plane(call, x.shape[0], node.out.shape),
     )
-    if min(reach) < 0 and (spec.out_height, spec.out_width) != tuple(node.out.shape[2:]):
+    extents = (*(() if slices is None else (slices.count,)), spec.out_height, spec.out_width)
+    if min(reach) < 0 and extents != tuple(node.out.shape[2:]):
         raise context.unsupported("windows that leave out the end of the data")
-    for dim, value in zip(node.out.shape[2:], (spec.out_height, spec.out_width)):
+    for dim, value in zip(node.out.shape[2:], extents):
         if isinstance(dim, SymExpr):
             dims.setdefault(dim, value)
-    average = node.op == "AveragePool"
-    counted = (begin[0], begin[1], end[0], end[1]) if average and attr(node, "count_include_pad") else (0, 0, 0, 0)
+    counted = (top, left, end[-2], end[-1]) if counts_padding else (0, 0, 0, 0)
     return PoolSpec(spec, average, counted), dims

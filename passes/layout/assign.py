@@ -198,10 +198,10 @@ def _is_dense_conv(group: Group) -> bool:
 
 
 def _is_sparse_conv(group: Group) -> bool:
-    """Whether a convolution of images sums over some of the channels only."""
+    """Whether a convolution of images, or of stacks of them, sums over some of the channels only."""
     node = group.anchor
     is_conv = group.kind is GroupKind.kernel and node.op == "Conv" and not node.domain
-    return is_conv and len(node.out.shape) == 4 and attr(node, "group") != 1
+    return is_conv and len(node.out.shape) in (4, 5) and attr(node, "group") != 1
 
 
 def _copy_into_blocks(editor: Editor, value: Value, group: Group) -> Group:

@@ -11,6 +11,7 @@ from graphopt.backends.base.element_type import GivenZeroPoint, converted_while_
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_config, sliding_window
 from graphopt.backends.cpu.kernels.filter_packing import FilterVectorPacking, factor_type
+from graphopt.backends.cpu.kernels.slices import channels_of_slice
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import ramp
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -26,12 +27,12 @@ _MULTIPLIES_PER_SECOND = 2e9
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if not spec.groups == spec.in_channels == spec.out_channels:
+    if not spec.groups == spec.data_channels == spec.out_channels:
         return "needs one filter a channel"
     if spec.in_block != spec.out_block or spec.in_block % 4:
         return "needs data and result in channel blocks of the same multiple of 4"
-    if spec.in_channels % spec.in_block:
-        return f"{spec.in_channels} channels aren't a multiple of the block of {spec.in_block}"
+    if spec.data_channels % spec.in_block:
+        return f"{spec.data_channels} channels aren't a multiple of the block of {spec.in_block}"
     if min(spec.pads) < 0:
         return "negative padding"
     if min(spec.in_channels, 1, *(spec.static_plane or ())) < 1:
@@ -59,16 +60,16 @@ def seconds(spec: Conv2dSpec, lanes: int) -> float:
         return math.inf
     height, width = spec.static_plane
     results = spec.batch * spec.out_channels * height * width
-    multiplies = results * spec.kernel[0] * spec.kernel[1] / (lanes * _MULTIPLIES_PER_SECOND)
+    multiplies = results * spec.reduction / (lanes * _MULTIPLIES_PER_SECOND)
     moved = spec.types.input.bytes * (
-        results + spec.batch * spec.in_channels * int(spec.in_height) * int(spec.in_width)
+        results + spec.batch * spec.data_channels * int(spec.in_height) * int(spec.in_width)
     )
     return max(multiplies, moved / _BYTES_PER_SECOND)
 
 
 def packing(spec: Conv2dSpec, config: SlidingConfig) -> FilterVectorPacking:
     """How weights are packed."""
-    shape = (spec.out_channels, 1, *spec.kernel)
+    shape = (spec.out_channels, 1, *([] if spec.slices is None else [spec.slices.window.kernel]), *spec.kernel)
     return FilterVectorPacking(shape, factor_type(spec), config.lanes, summed=_zero_point(spec) is not None)
 
 
@@ -106,12 +107,12 @@ class _Multiply:
 
     def _factors(self, vector: tirx.Expr, tap: tirx.Expr | int) -> tirx.Expr:
         """A vector of the packed weights; that of tap -1 lies behind those of all taps."""
-        last = self.spec.kernel[0] * self.spec.kernel[1]
+        last = self.spec.reduction
         place = last if isinstance(tap, int) and tap < 0 else tap
         return self.weight.load([vector, place, ramp(0, self.lanes)])
 
     def steps(self, vector: tirx.Expr) -> int:
-        """One value a pixel."""
+        """One value a pixel and slice."""
         return 1
 
     def value(
@@ -120,13 +121,15 @@ class _Multiply:
         """A vector of channels."""
         parts = self.spec.in_block // self.lanes
         first = tirx.floormod(vector, parts) * self.lanes
-        return self.data.load([image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+        channels = channels_of_slice(self.spec, image, tirx.floordiv(vector, parts), step)
+        return self.data.load([*channels, y, x, ramp(first, self.lanes)])
 
     def accumulate(
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
     ) -> tirx.Expr:
         """A fused multiply-add."""
-        return old + value * self._factors(vector, ky * self.spec.kernel[1] + kx)
+        row = ky if self.spec.slices is None else step * self.spec.kernel[0] + ky
+        return old + value * self._factors(vector, row * self.spec.kernel[1] + kx)
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""
@@ -151,7 +154,7 @@ def emit(
         name: global symbol of the function.
         style: how the loops around the epilogue are written.
     """
-    elements = spec.kernel[0] * spec.kernel[1] + (_zero_point(spec) is not None)
+    elements = spec.reduction + (_zero_point(spec) is not None)
     weight = (spec.out_channels // config.lanes, elements, config.lanes)
     return sliding_window.emit(
         spec,

@@ -10,6 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_config, sliding_window
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
+from graphopt.backends.cpu.kernels.slices import channels_of_slice
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig, tile_for, whole_row, worth_threads
 from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.pooling import PoolSpec
@@ -40,8 +41,12 @@ class _Pool:
     pool: PoolSpec
     lanes: int
     data: View
-    separable: bool = True
     written_out: bool = False
+
+    @property
+    def separable(self) -> bool:
+        """Of images. Of slices, the code would hold two loops for every column of every tile, which takes TVM minutes."""
+        return self.pool.window.slices is None
 
     @property
     def start(self) -> float:
@@ -53,7 +58,7 @@ class _Pool:
         return self
 
     def steps(self, vector: tirx.Expr) -> int:
-        """One value a pixel."""
+        """One value a pixel and slice."""
         return 1
 
     def value(
@@ -62,7 +67,8 @@ class _Pool:
         """A vector of channels."""
         parts = self.pool.window.in_block // self.lanes
         first = tirx.floormod(vector, parts) * self.lanes
-        return self.data.load([image, tirx.floordiv(vector, parts), y, x, ramp(first, self.lanes)])
+        channels = channels_of_slice(self.pool.window, image, tirx.floordiv(vector, parts), step)
+        return self.data.load([*channels, y, x, ramp(first, self.lanes)])
 
     def accumulate(
         self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr

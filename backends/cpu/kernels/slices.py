@@ -13,7 +13,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind
 from graphopt.backends.specs.convolution import Conv2dSpec
-from graphopt.backends.specs.slices import Image, Place
+from graphopt.backends.specs.slices import Image, Place, Slices
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn
 from graphopt.ir.graph import Array
@@ -92,6 +92,21 @@ def each_channel_block(spec: Conv2dSpec, image: Image, blocks: int) -> Iterator[
     each = blocks // spec.slices.window.kernel
     with T.serial(0, count) as step, T.serial(0, each) as within:
         yield (low + step) * each + within
+
+
+def each_slice(slices: Slices, image: Image) -> Iterator[tirx.Expr | int]:
+    """Emits a loop over the kernel's slices that hold data for an image: write its body in a ``for`` over this."""
+    low, count = (bind(bound) for bound in slices.reached(image))
+    with T.serial(0, count) as step:
+        yield bind(low + step)
+
+
+def channels_of_slice(spec: Conv2dSpec, image: Image, block: tirx.Expr, tap: tirx.Expr | int) -> list[Any]:
+    """Where a block of channels of the data lies, in the slice that an image's window has at ``tap``: no division says so."""
+    if spec.slices is None:
+        return [image, block]
+    batch, at = spec.slices.split(image)
+    return [batch, block, spec.slices.input_slice(at, tap)]
 
 
 @dataclass(frozen=True)

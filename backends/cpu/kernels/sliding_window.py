@@ -16,6 +16,12 @@ from typing import Any
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments
+from graphopt.backends.cpu.kernels.slices import (
+    each_slice,
+    epilogue_of_images,
+    placed,
+    result_as_images,
+)
 from graphopt.backends.cpu.kernels.sliding_config import SlidingConfig
 from graphopt.backends.cpu.kernels.sliding_operator import Operator
 from graphopt.backends.cpu.kernels.task_loops import each_range
@@ -23,6 +29,7 @@ from graphopt.backends.cpu.kernels.tiling import Named, Segment, split_balanced,
 from graphopt.backends.cpu.kernels.vector_tile import VectorTile
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.slices import Image
 from graphopt.backends.templates.operand import Parameter, View
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
@@ -91,7 +98,8 @@ def emit_phases(
     """
 
     def body(buffers: list[View], operands: list[tirx.Buffer], output: View) -> None:
-        complete = epilogue or store_accumulator
+        complete = epilogue_of_images(epilogue or store_accumulator, phases[0].spec)
+        output = result_as_images(output, phases[0].spec)
         for i in broadcast:
             buffers[i] = widened(buffers[i], config.lanes, config.parallel)
         kernels = [_Kernel(p, config, p.operator(buffers), operands, output, complete, style) for p in phases]
@@ -110,7 +118,7 @@ def _loops(kernels: Sequence[_Kernel], config: SlidingConfig) -> None:
     block = config.lanes if spec.out_block == 1 else spec.out_block
     blocks = -(-spec.out_channels // block)
 
-    def row(image: tirx.Expr, index: tirx.Expr, top: tirx.Expr) -> None:
+    def row(image: Image, index: tirx.Expr, top: tirx.Expr) -> None:
         for kernel, segments, height in zip(kernels, columns, heights):
             if isinstance(height, int) and isinstance(most, int) and height == most:
                 kernel.row(image, index, top, segments)
@@ -119,7 +127,7 @@ def _loops(kernels: Sequence[_Kernel], config: SlidingConfig) -> None:
                     kernel.row(image, index, top, segments)
 
     def range_of_rows(plane: tirx.Expr, first: tirx.Expr, count: tirx.Expr | int) -> None:
-        image, index = bind(tirx.floordiv(plane, blocks)), bind(tirx.floormod(plane, blocks))
+        image, index = placed(spec, bind(tirx.floordiv(plane, blocks))), bind(tirx.floormod(plane, blocks))
         with T.serial(0, count) as i:
             row(image, index, bind(first + i))
 
@@ -146,7 +154,7 @@ class _Kernel:
         """The window."""
         return self.phase.spec
 
-    def row(self, image: tirx.Expr, block: tirx.Expr, top: tirx.Expr, columns: Sequence[Segment]) -> None:
+    def row(self, image: Image, block: tirx.Expr, top: tirx.Expr, columns: Sequence[Segment]) -> None:
         """Emits row ``top`` of a block of channels."""
         spec, symbolic = self.spec, self.spec.static_plane is None
         vectors = 1 if spec.out_block == 1 else spec.out_block // self.config.lanes
@@ -207,7 +215,7 @@ class _Kernel:
         return steps * taps * sum(widths) <= _MAX_CODE + taps * self.config.whole
 
     def _tile(
-        self, image: tirx.Expr, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
+        self, image: Image, vector: tirx.Expr, top: tirx.Expr, left: tirx.Expr, column: Segment, inside: bool
     ) -> None:
         spec, lanes = self.spec, self.config.lanes
         registers = VectorTile(column.tile, 1, lanes, spec.types.sum)
@@ -222,6 +230,9 @@ class _Kernel:
         elif operator.written_out:
             for step in range(operator.steps(vector)):
                 self._kernel_rows(registers, image, vector, step, top, left, column, inside)
+        elif spec.slices is not None:
+            for tap in each_slice(spec.slices, image):
+                self._kernel_rows(registers, image, vector, tap, top, left, column, inside)
         else:
             with serial_loop(operator.steps(vector)) as step:
                 self._kernel_rows(registers, image, vector, step, top, left, column, inside)
@@ -245,7 +256,7 @@ class _Kernel:
     def _kernel_rows(
         self,
         registers: VectorTile,
-        image: tirx.Expr,
+        image: Image,
         vector: tirx.Expr,
         step: tirx.Expr | int,
         top: tirx.Expr,
@@ -269,7 +280,7 @@ class _Kernel:
     def _kernel_row(
         self,
         registers: VectorTile,
-        image: tirx.Expr,
+        image: Image,
         vector: tirx.Expr,
         step: tirx.Expr | int,
         top: tirx.Expr,
@@ -291,7 +302,7 @@ class _Kernel:
     def _columns_first(
         self,
         registers: VectorTile,
-        image: tirx.Expr,
+        image: Image,
         vector: tirx.Expr,
         top: tirx.Expr,
         left: tirx.Expr,

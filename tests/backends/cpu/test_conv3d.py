@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx.reference
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
@@ -147,3 +148,80 @@ def test_a_residual_block_stays_in_blocks_of_channels(exact: bool, sizes: str) -
         (2, 3, 4), keepdims=True
     )
     assert_close(model.run({"x": x})["y"], want.astype(np.float32), reduction=32 * 27, depth=4)
+
+
+def sandwiched(node: Any, shape: Sequence[Any], constants: dict[str, Array]) -> ModelProto:
+    """A layer of 16 channels between convolutions that change nothing, so that its data come in channel blocks."""
+    same = np.eye(16, dtype=np.float32)[:, :, None, None, None]
+    before, after = (helper.make_node("Conv", [x, "same"], [y]) for x, y in (("x", "b"), ("c", "y")))
+    return network(shape, [before, node, after], {"same": same, **constants})
+
+
+SHAPES = {"known": (2, 16, 4, 9, 8), "open": ("n", 16, "d", "h", "w_"), "open depth": ("n", 16, "d", 9, 8)}
+
+
+def each_size(shape: Sequence[Any], reach: Sequence[int], pads: Sequence[int]) -> list[tuple[int, ...]]:
+    """Data of a declared shape that hold a window."""
+    found = []
+    for images, sizes in enumerate([(1, 1, 1), (1, 5, 3), (2, 4, 9), (3, 1, 14), (4, 17, 6), (7, 9, 8)]):
+        extents = [d if isinstance(d, int) else e for d, e in zip(shape[2:], sizes)]
+        if all(e + pads[i] + pads[i + 3] >= reach[i] for i, e in enumerate(extents)):
+            found.append((shape[0] if isinstance(shape[0], int) else images % 3, 16, *extents))
+    return found
+
+
+def marked(first: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Parameters, all slow but those given."""
+    return [pytest.param(n, s, marks=() if (n, s) in first else pytest.mark.slow) for n in names for s in SHAPES]
+
+
+DEPTHWISE = {
+    # kernel, strides, pads, dilations
+    "3x3x3": ((3, 3, 3), (1, 1, 1), (1,) * 6, (1, 1, 1)),
+    "steps": ((5, 3, 3), (2, 2, 2), (2, 1, 0, 1, 1, 1), (1, 1, 1)),
+    "slices alone": ((3, 1, 1), (1, 1, 1), (2, 0, 0, 2, 0, 0), (2, 1, 1)),
+    "planes alone": ((1, 3, 3), (1, 2, 2), (0, 1, 1, 0, 1, 1), (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize(("name", "sizes"), marked([("steps", "known"), ("slices alone", "open")], list(DEPTHWISE)))
+def test_a_depthwise_convolution_of_slices(name: str, sizes: str) -> None:
+    kernel, strides, pads, dilations = DEPTHWISE[name]
+    rng = np.random.default_rng(6)
+    w, b = draw(rng, 16, 1, *kernel), draw(rng, 16)
+    attributes = {"strides": strides, "pads": pads, "dilations": dilations, "group": 16}
+    node = helper.make_node("Conv", ["b", "w", "bias"], ["c"], **attributes)
+    proto = sandwiched(node, SHAPES[sizes], {"w": w, "bias": b})
+    model = graphopt.compile(proto.SerializeToString(), "native", threads=2)
+    assert set(templates(model)) <= {"conv2d-direct", "conv2d-depthwise", "layout-copy"}
+    dense = np.zeros((16, 16, *kernel))
+    dense[range(16), range(16)] = w[:, 0]
+    for size in each_size(SHAPES[sizes], [(k - 1) * d + 1 for k, d in zip(kernel, dilations)], pads):
+        x = draw(rng, *size)
+        want = conv3d(x, dense, b, strides, pads, dilations).astype(np.float32)
+        assert_close(model.run({"x": x})["y"], want, reduction=int(np.prod(kernel)) + 32)
+
+
+POOLS = {
+    "max": ("MaxPool", {"kernel_shape": (3, 3, 3), "strides": (2, 2, 2), "pads": (1,) * 6}, "pooling"),
+    "mean": ("AveragePool", {"kernel_shape": (2, 3, 3), "strides": (1, 1, 2), "pads": (0, 1, 1, 0, 1, 0)}, "pooling"),
+    "mean of padding": (
+        "AveragePool", {"kernel_shape": (3, 3, 3), "pads": (1,) * 6, "count_include_pad": 1}, "pooling",
+    ),
+    "mean of fewer slices": ("AveragePool", {"kernel_shape": (3, 3, 3), "pads": (1,) * 6}, "generic"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sizes"), marked([("max", "known"), ("mean", "open depth")], list(POOLS)))
+def test_a_pool_of_slices(name: str, sizes: str) -> None:
+    operator, attributes, template = POOLS[name]
+    rng = np.random.default_rng(7)
+    proto = sandwiched(helper.make_node(operator, ["b"], ["c"], **attributes), SHAPES[sizes], {})
+    model = graphopt.compile(proto.SerializeToString(), "native", threads=2)
+    assert template in templates(model)
+    oracle = onnx.reference.ReferenceEvaluator(proto)
+    for size in each_size(SHAPES[sizes], attributes["kernel_shape"], attributes["pads"]):  # type: ignore[arg-type]
+        if not size[0]:
+            continue  # the reference takes no maxima of nothing
+        x = draw(rng, *size)
+        assert_close(model.run({"x": x})["y"], oracle.run(None, {"x": x})[0], reduction=64)
