@@ -2,9 +2,9 @@
 
 F(m x m, 3 x 3) computes a tile of m x m outputs from a patch of (m + 2) x (m + 2) inputs with (m + 2)^2 products a channel
 pair instead of 9 m^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A block of tiles is
-transformed into scratch that fits L2, multiplied component by component with weights that were transformed when compiling,
-one panel of output channels at a time, and transformed back while the panel's products are in cache: nothing but the
-input and the output passes through memory.
+transformed into scratch that fits L2, multiplied component by component with weights that were transformed when compiling, or
+that are transformed on the way (`winograd_raw`), one panel of output channels at a time, and transformed back while the panel's
+products are in cache: nothing but the input and the output passes through memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, placed, result_as_images
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
+from graphopt.backends.cpu.kernels.winograd_raw import RawWeights
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
-from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, WholeFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.slices import Image
 from graphopt.backends.specs.window import ceil_div
@@ -123,13 +124,27 @@ class _Kernel:
     @property
     def filtering(self) -> Filtering:
         """The arithmetic of the transforms."""
+        if self.config.depth:
+            return self.whole_filtering
         return Filtering(self.config.m) if self.dot is None else IntegerFiltering(self.config.m, self.width)
 
+    @property
+    def whole_filtering(self) -> WholeFiltering:
+        """The arithmetic where weights are transformed on the way."""
+        return WholeFiltering(self.config.m)
+
     def patches(self) -> tirx.Buffer:
-        """Scratch for a block of transformed patches: (components, C / b, tiles, b)."""
+        """Scratch for a block of transformed patches: (components, C / b, tiles, b).
+
+        Where weights are transformed on the way, what is multiplied with a block of them lies together:
+        (blocks of channels, components, b in a block, tiles, b).
+        """
         spec, config = self.spec, self.config
-        shape = (config.side**2, spec.in_channels // spec.in_block, config.block, spec.in_block)
-        return T.alloc_buffer(shape, self.element)
+        blocks, components = spec.in_channels // spec.in_block, config.side**2
+        if config.depth:
+            each = config.depth // spec.in_block
+            return T.alloc_buffer((-(-blocks // each), components, each, config.block, spec.in_block), self.element)
+        return T.alloc_buffer((components, blocks, config.block, spec.in_block), self.element)
 
     def _place(self, number: tirx.Expr) -> tuple[Image, tirx.Expr, tirx.Expr]:
         """Image, first output row and first output column of a tile."""
@@ -184,19 +199,38 @@ class _Kernel:
             for j in range(side):
                 with T.vectorized(0, lanes) as lane:
                     values = self.filtering.input_row([half[i, x, lane] for x in range(side)])
-                    T.buffer_store(patches, values[j], [i * side + j, channels, tile, lane])
+                    place = self._place_of_patch(i * side + j, channels)
+                    T.buffer_store(patches, values[j], [*place, tile, lane])
+
+    def _place_of_patch(self, component: tirx.Expr, channels: tirx.Expr) -> list[tirx.Expr]:
+        """The first indices of `patches`."""
+        if not self.config.depth:
+            return [component, channels]
+        each = self.config.depth // self.spec.in_block
+        return [tirx.floordiv(channels, each), component, tirx.floormod(channels, each)]
 
     def group(self, patches: tirx.Buffer, group: tirx.Expr, first: tirx.Expr | int) -> None:
         """Emits the products of a block of patches with a group of panels, and their way back."""
         spec, config = self.spec, self.config
         products = T.alloc_buffer((config.side**2, config.group, config.block, config.panel), self.spec.types.sum)
-        segments = split_balanced(config.block, config.points)
         all_panels = -(-spec.out_channels // config.panel)
         panels: tirx.Expr | int = config.group
         if all_panels % config.group:
             panels = bind(tirx.min(config.group, all_panels - group * config.group))
+        if config.depth:
+            RawWeights(spec, config, self.weight, self.whole_filtering).multiply(patches, products, group, panels)
+        else:
+            self._products(patches, products, group, panels)
+        with T.serial(0, panels) as panel, T.serial(0, config.block) as tile:
+            number = bind(first + tile)
+            with guarded(number < self.tiles):
+                self._transform_back(products, group, panel, number, tile)
+
+    def _products(self, patches: tirx.Buffer, products: tirx.Buffer, group: tirx.Expr, panels: tirx.Expr | int) -> None:
+        """Emits the products of a block of patches with the panels of a group, component by component."""
+        segments = split_balanced(self.config.block, self.config.points)
         tiles = int(tile_count(segments))
-        components = T.serial(0, config.side**2)
+        components = T.serial(0, self.config.side**2)
         with components as component, T.serial(0, panels) as panel, T.serial(0, tiles) as index:
             place = (group, component, panel)
             for_each_tile(
@@ -204,10 +238,6 @@ class _Kernel:
                 segments,
                 lambda start, part: self._multiply(patches, products, place, start, part, index, tiles),
             )
-        with T.serial(0, panels) as panel, T.serial(0, config.block) as tile:
-            number = bind(first + tile)
-            with guarded(number < self.tiles):
-                self._transform_back(products, group, panel, number, tile)
 
     def _multiply(
         self,

@@ -39,6 +39,11 @@ class RegisterTile:
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(self._registers, tirx.const(0, self.dtype), [p, v, lane])
 
+    def resume(self, value: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
+        """Emits the setting of every accumulator to ``value(point, column)``, a sum so far."""
+        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
+            T.buffer_store(self._registers, value(p, v * self.lanes + lane), [p, v, lane])
+
     def multiply_add(
         self,
         scalar: Callable[[tirx.Expr], tirx.Expr],

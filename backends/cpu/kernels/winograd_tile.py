@@ -18,6 +18,9 @@ from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.packed_array import aligned_copy, interleaved
 from graphopt.ir.graph import Array
 
+TAPS = 9
+"""Elements of a kernel."""
+
 
 @dataclass(frozen=True)
 class WinogradConfig:
@@ -35,6 +38,8 @@ class WinogradConfig:
         private: with ``by_group``: each thread transforms all patches for itself, once a group. What another core has in its cache
             is dear to fetch, and there is nothing to wait for.
         dot: name of the dot product that multiplies integers; none by default.
+        depth: with ``by_group`` and not ``private``: weights are stored as they are, and those of so many input channels, a
+            multiple of their block, are transformed at a time on the way; 0 where they are stored transformed.
     """
 
     m: int
@@ -46,6 +51,7 @@ class WinogradConfig:
     by_group: bool = False
     private: bool = False
     dot: str = ""
+    depth: int = 0
 
     @property
     def side(self) -> int:
@@ -81,12 +87,14 @@ def tile_grid(spec: Conv2dSpec, m: int) -> tuple[tirx.Expr | int, tirx.Expr | in
     return ceil_div(spec.out_height, m), ceil_div(spec.out_width, m)
 
 
-def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, int, int, int, int]:
-    """Shape of the transformed weights: (groups, components, panels of a group, C / t, panel width).
+def packed_weight_shape(spec: Conv2dSpec, config: WinogradConfig) -> tuple[int, ...]:
+    """Shape of the transformed weights, (groups, components, panels of a group, C / t, panel width), or that of `RawPacking`.
 
     ``t`` channels lie together in 32 bits where there is a dot product.
     """
     groups = -(-spec.out_channels // (config.panel * config.group))
+    if config.depth:
+        return groups, -(-spec.in_channels // config.depth), config.group, config.depth, TAPS, config.panel
     return groups, config.side**2, config.group, spec.in_channels // config.together, config.panel
 
 
@@ -120,8 +128,39 @@ class TransformedPacking(Packing):
         return aligned_copy(turned) if self.together == 1 else interleaved(turned, self.together)
 
 
+@dataclass(frozen=True)
+class RawPacking(Packing):
+    """OIHW weights as (groups, blocks of channels, panels of a group, channels of a block, taps, panel width).
+
+    All that is transformed together lies together. Filled up with zeros.
+
+    Attributes:
+        panels: panels of a group.
+        width: output channels of a panel.
+        depth: input channels of a block.
+    """
+
+    panels: int
+    width: int
+    depth: int
+
+    def packed(self, array: Array) -> Array:
+        """As float32, filled up, and turned in one copy."""
+        array = array.astype(np.float32, copy=False)
+        outputs, inputs = self.shape[:2]
+        missing = -outputs % (self.panels * self.width), -inputs % self.depth
+        if any(missing):
+            array = np.pad(array, ((0, missing[0]), (0, missing[1]), (0, 0), (0, 0)))
+        cut = array.reshape(-1, self.panels, self.width, array.shape[1] // self.depth, self.depth, TAPS)
+        return aligned_copy(cut.transpose(0, 3, 1, 4, 5, 2))
+
+
 def packing(spec: Conv2dSpec, config: WinogradConfig) -> Packing:
     """How weights are packed."""
     shape = (spec.out_channels, spec.in_channels, 3, 3)
-    order = TransformedPacking(shape, config.m, config.group, config.panel, config.together)
+    order: Packing
+    if config.depth:
+        order = RawPacking(shape, config.group, config.panel, config.depth)
+    else:
+        order = TransformedPacking(shape, config.m, config.group, config.panel, config.together)
     return packing_of_slices(spec, order)
