@@ -71,7 +71,7 @@ def oracle(x: np.ndarray, weight: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
                     x_ = ox * spec.strides[1] - spec.pads[1] + kx * spec.dilations[1]
                     if 0 <= y < height and 0 <= x_ < width:
                         part = np.einsum("ngi,goi->ngo", data[:, :, :, y, x_], wide[:, :, :, ky, kx])
-                        out[:, :, oy, ox] += part.reshape(n, -1)
+                        out[:, :, oy, ox] += part.reshape(n, spec.out_channels)
     return out
 
 

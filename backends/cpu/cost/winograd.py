@@ -62,7 +62,7 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
         for points, vectors in tiles_of_registers:
             panels = -(-spec.out_channels // (vectors * lanes))
             static = spec.static_plane is not None and isinstance(spec.batch, int)
-            if static and tiles <= _MAX_TILES:
+            if tiles <= _MAX_TILES:
                 for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)} | {panels}:
                     group = -(-panels // groups)
                     config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot)

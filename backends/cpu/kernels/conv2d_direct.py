@@ -63,6 +63,10 @@ _TILES_TO_WIDEN = 16
 _CHANNELS_AHEAD = 8
 """How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
 _LINE = LINE_BYTES // 4
+_NEAR_BYTES = 1 << 14
+"""Weights of so many bytes are in the first-level cache from the first tile on: nothing is fetched ahead."""
+_SECOND_BYTES, _MANY_POINTS = 1 << 17, 4096
+"""Weights of so many bytes stay in the second-level cache, where so many points wait for them once: panels aren't fetched ahead."""
 
 
 def emit(
@@ -106,10 +110,15 @@ def emit(
         weight = widened(inputs[1], config.lanes, False) if _widens_weight(spec, config) else inputs[1]
         finish = epilogue_of_images(epilogue or store_accumulator, spec)
         data, result = data_as_images(data, spec), result_as_images(output, spec)
-        share = panel_share(
-            types.weight.bytes * form.reduction * config.oc_panel, tiles * (packed[1] * packed[2] * packed[3])
+        panel_bytes = types.weight.bytes * form.reduction * config.oc_panel
+        share, weight_bytes = None, panel_bytes * packed[0]
+        if weight_bytes > _NEAR_BYTES and not (
+            weight_bytes <= _SECOND_BYTES and math.prod(spec.assumed[1:]) >= _MANY_POINTS
+        ):
+            share = panel_share(panel_bytes, tiles * (packed[1] * packed[2] * packed[3]))
+        kernel = _Kernel(
+            form, config, data, weight, operands, result, finish, style, share, dot, weight_bytes > _NEAR_BYTES
         )
-        kernel = _Kernel(form, config, data, weight, operands, result, finish, style, share, dot)
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
             image = placed(spec, image)
@@ -157,8 +166,9 @@ class _Kernel:
     output: View
     epilogue: EpilogueFn
     style: StoreStyle
-    share: PanelShare
+    share: PanelShare | None
     dot: DotProduct | None
+    ahead: bool
 
     @property
     def steps(self) -> int:
@@ -278,10 +288,12 @@ class _Kernel:
                 return self.data[image, block, y, x, lane]
 
             # a tap's share at a time: the more of a block's in one burst would leave no room for the loads in between
-            step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
-            prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], step, self.share)
+            if self.share is not None:
+                step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
+                prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], step, self.share)
             with T.serial(0, self.steps) as lane:
-                prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
+                if self.ahead:
+                    prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._prefetch_data(image, block, lane, top, left, column.tile)
                 accumulators.multiply_add(
                     scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points, self.dot

@@ -17,11 +17,26 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importi
 from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.prefetch import LINE_BYTES, panel_share, prefetch_panel_share, prefetch_row_ahead
-from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
+from graphopt.backends.cpu.kernels.prefetch import (
+    LINE_BYTES,
+    PanelShare,
+    panel_share,
+    prefetch_panel_share,
+    prefetch_row_ahead,
+)
+from graphopt.backends.cpu.kernels.register_tile import (
+    ON_STACK,
+    RegisterTile,
+    bind,
+    bind_segments,
+    for_each_tile,
+    guarded,
+    tile_count,
+)
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, placed, result_as_images
-from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
+from graphopt.backends.cpu.kernels.sliding_window import serial_loop
+from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_symbolic
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_raw import RawWeights
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
@@ -67,24 +82,30 @@ def emit(
 
     def stages(kernel: _Kernel) -> None:
         groups = packed_weight_shape(spec, config)[0]
-        blocks, tiles = spec.in_channels // spec.in_block, kernel.tiles
+        blocks = spec.in_channels // spec.in_block
+        rounds = 1 if config.by_group and kernel.are_known else bind(ceil_div(kernel.tiles, config.block))
         if config.by_group and not config.private:
             patches = kernel.patches()
-            with T.parallel(0, blocks * config.block) as flat:
-                kernel.transform_patch(patches, tirx.floordiv(flat, config.block), 0, tirx.floormod(flat, config.block))
-            with T.parallel(0, groups) as group:
-                kernel.group(patches, group, 0)
+            with serial_loop(rounds) as number:
+                some = kernel.part(number)
+                with T.parallel(0, blocks * some.count) as flat:
+                    channels = bind(tirx.floordiv(flat, some.count), not kernel.are_known)
+                    kernel.transform_patch(
+                        patches, channels, some.first, bind(flat - channels * some.count, not kernel.are_known)
+                    )
+                with T.parallel(0, groups) as group:
+                    kernel.group(patches, group, some)
             return
-        with T.parallel(0, groups if config.by_group else ceil_div(tiles, config.block)) as number:
-            first = 0 if config.by_group else bind(number * config.block)
+        with T.parallel(0, groups * rounds if config.by_group else rounds) as task:
+            some = kernel.part(tirx.floordiv(task, groups) if config.by_group else task)
             patches = kernel.patches()
-            with T.serial(0, blocks) as channels, T.serial(0, config.block) as tile:
-                kernel.transform_patch(patches, channels, first, tile)
+            with T.serial(0, blocks) as channels, T.serial(0, some.count) as tile:
+                kernel.transform_patch(patches, channels, some.first, tile)
             if config.by_group:
-                kernel.group(patches, number, first)
+                kernel.group(patches, tirx.floormod(task, groups), some)
                 return
             with T.serial(0, groups) as group:
-                kernel.group(patches, group, first)
+                kernel.group(patches, group, some)
 
     types = spec.types
     inputs = [
@@ -92,6 +113,29 @@ def emit(
         ("weight", packed_weight_shape(spec, config), grouped_weight(types.weight, dot)),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block of tiles that goes through all stages together.
+
+    Attributes:
+        first: number of its first tile.
+        count: how many tiles it has.
+        segments: the register tiles that cover them.
+    """
+
+    first: tirx.Expr | int
+    count: tirx.Expr | int
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What each step or each block of channels fetches of the next panel."""
+
+    share: PanelShare
+    each_step: bool
 
 
 @dataclass(frozen=True)
@@ -110,6 +154,21 @@ class _Kernel:
     grid_columns: tirx.Expr | int
     tiles: tirx.Expr | int
     dot: DotProduct | None
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the number of tiles is known."""
+        return isinstance(self.tiles, int)
+
+    def part(self, number: tirx.Expr | int) -> _Part:
+        """The block ``number``; where run time tells how many tiles there are, the last one has no more than are left."""
+        config = self.config
+        if self.are_known:
+            first = 0 if config.by_group else bind(number * config.block)
+            return _Part(first, config.block, split_balanced(config.block, config.points))
+        first = bind(number * config.block)
+        count = bind(tirx.min(self.tiles - first, config.block))
+        return _Part(first, count, bind_segments(split_symbolic(count, config.points, named=bind)))
 
     @property
     def element(self) -> str:
@@ -209,7 +268,7 @@ class _Kernel:
         each = self.config.depth // self.spec.in_block
         return [tirx.floordiv(channels, each), component, tirx.floormod(channels, each)]
 
-    def group(self, patches: tirx.Buffer, group: tirx.Expr, first: tirx.Expr | int) -> None:
+    def group(self, patches: tirx.Buffer, group: tirx.Expr, part: _Part) -> None:
         """Emits the products of a block of patches with a group of panels, and their way back."""
         spec, config = self.spec, self.config
         products = T.alloc_buffer((config.side**2, config.group, config.block, config.panel), self.spec.types.sum)
@@ -218,26 +277,44 @@ class _Kernel:
         if all_panels % config.group:
             panels = bind(tirx.min(config.group, all_panels - group * config.group))
         if config.depth:
-            RawWeights(spec, config, self.weight, self.whole_filtering).multiply(patches, products, group, panels)
+            raw = RawWeights(spec, config, self.weight, self.whole_filtering)
+            raw.multiply(patches, products, group, panels, part.segments)
         else:
-            self._products(patches, products, group, panels)
-        with T.serial(0, panels) as panel, T.serial(0, config.block) as tile:
-            number = bind(first + tile)
+            self._products(patches, products, group, panels, part.segments)
+        with T.serial(0, panels) as panel, T.serial(0, part.count) as tile:
+            number = bind(part.first + tile)
             with guarded(number < self.tiles):
                 self._transform_back(products, group, panel, number, tile)
 
-    def _products(self, patches: tirx.Buffer, products: tirx.Buffer, group: tirx.Expr, panels: tirx.Expr | int) -> None:
+    def _products(
+        self,
+        patches: tirx.Buffer,
+        products: tirx.Buffer,
+        group: tirx.Expr,
+        panels: tirx.Expr | int,
+        segments: Sequence[Segment],
+    ) -> None:
         """Emits the products of a block of patches with the panels of a group, component by component."""
-        segments = split_balanced(self.config.block, self.config.points)
-        tiles = int(tile_count(segments))
+        tiles = bind(tile_count(segments))
+        ahead = self._ahead(tiles)
         components = T.serial(0, self.config.side**2)
         with components as component, T.serial(0, panels) as panel, T.serial(0, tiles) as index:
             place = (group, component, panel)
             for_each_tile(
                 index,
                 segments,
-                lambda start, part: self._multiply(patches, products, place, start, part, index, tiles),
+                lambda start, segment: self._multiply(patches, products, place, start, segment, index, ahead),
             )
+
+    def _ahead(self, tiles: tirx.Expr | int) -> _Ahead:
+        """What is fetched of the next panel, evenly over the whole time: in small shares only if each has a line to fetch."""
+        spec, config = self.spec, self.config
+        panel_bytes = spec.types.weight.bytes * spec.in_channels * config.panel
+        steps = spec.in_channels // config.together
+        likely = tiles if isinstance(tiles, int) else ceil_div(config.block, config.points)
+        each_step = panel_bytes // LINE_BYTES >= likely * steps
+        places = steps if each_step else spec.in_channels // spec.in_block
+        return _Ahead(panel_share(panel_bytes, tiles * places), each_step)
 
     def _multiply(
         self,
@@ -247,7 +324,7 @@ class _Kernel:
         start: tirx.Expr,
         segment: Segment,
         index: tirx.Expr,
-        tiles: int,
+        ahead: _Ahead,
     ) -> None:
         """Emits the products of one component of one tile of patches with one panel.
 
@@ -257,8 +334,8 @@ class _Kernel:
             place: group, component, panel of the group.
             start: first patch of the tile.
             segment: its width.
-            index: which of the ``tiles`` register tiles.
-            tiles: how many read the same panel.
+            index: which of the register tiles that read the same panel.
+            ahead: what it fetches of the next one.
         """
         spec, config = self.spec, self.config
         group, component, panel = place
@@ -269,18 +346,14 @@ class _Kernel:
         if self.dot is not None:
             factors = grouped(factors, self.dot)
         following = [group, component, panel + 1, 0, 0]
-        panel_bytes = self.spec.types.weight.bytes * spec.in_channels * config.panel
-        # evenly over the whole time, so at the finer places only where each has a line to fetch
         steps = spec.in_channels // config.together
-        each_step = panel_bytes // LINE_BYTES >= tiles * steps
-        share = panel_share(panel_bytes, tiles * (steps if each_step else blocks))
         with T.serial(0, blocks) as block:
-            if not each_step:
-                prefetch_panel_share(self.weight, following, index * blocks + block, share)
+            if not ahead.each_step:
+                prefetch_panel_share(self.weight, following, index * blocks + block, ahead.share)
             with T.serial(0, spec.in_block // config.together) as lane:
                 step = block * (spec.in_block // config.together) + lane
-                if each_step:
-                    prefetch_panel_share(self.weight, following, index * steps + step, share)
+                if ahead.each_step:
+                    prefetch_panel_share(self.weight, following, index * steps + step, ahead.share)
                 prefetch_row_ahead(self.weight, [group, component, panel, step])
                 sums.multiply_add(
                     lambda p: factors[component, block, start + p, lane],

@@ -350,7 +350,8 @@ class _Kernel:
         if column.clipped:
             low, count = (bind(bound) for bound in self.spec.window(1).clip(left))
             with T.serial(0, count) as turn:
-                add(0, low + turn, (low + turn) * dilation)
+                for point in range(column.tile):
+                    add(point, low + turn, point * stride + (low + turn) * dilation)
             return
         spans = column.taps or ((0, column.tile),) * width
         uses = [

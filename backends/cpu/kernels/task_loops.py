@@ -40,8 +40,7 @@ def each_range(
         with T.serial(0, rows) as row:
             body(bind(row), T.int64(0), length)
         return
-    wanted = tirx.floordiv(tirx.max(rows, 1) + (_PARTS - 1), tirx.max(rows, 1))
-    parts = bind(tirx.max(tirx.min(wanted, length), 1))
+    parts = bind(_parts_of(rows, length))
     with T.parallel(0, rows * parts) as task:
         row = bind(tirx.floordiv(task, parts))
         first, count = share(bind(task - row * parts), length, parts)
@@ -105,9 +104,19 @@ def _each_symbolic_tile(
         each_range(batch * panels, tiles, parallel, of_panel)
         return
     blocks = bind(ceil_div(tiles, block))
-    with (T.parallel if parallel else T.serial)(0, batch * (blocks * panels)) as flat:
-        rest, panel = bind(tirx.floordiv(flat, panels)), bind(tirx.floormod(flat, panels))
+    rows = bind(batch * (blocks * panels))
+    parts = bind(_parts_of(rows, block)) if parallel else 1
+    with (T.parallel if parallel else T.serial)(0, rows * parts) as flat:
+        row = bind(tirx.floordiv(flat, parts), parallel)
+        rest, panel = bind(tirx.floordiv(row, panels)), bind(tirx.floormod(row, panels))
         image = bind(tirx.floordiv(rest, blocks))
-        first = bind((rest - image * blocks) * block)
-        with T.serial(0, tirx.min(block, tiles - first)) as i:
-            task(image, panel, bind(first + i))
+        start = bind((rest - image * blocks) * block)
+        first, count = share(bind(flat - row * parts), bind(tirx.min(block, tiles - start)), parts)
+        with T.serial(0, count) as i:
+            task(image, panel, bind(start + first + i))
+
+
+def _parts_of(rows: Expr | int, length: Expr | int) -> Expr:
+    """How many ranges a row is cut into, for threads to share them out evenly."""
+    wanted = tirx.floordiv(tirx.max(rows, 1) + (_PARTS - 1), tirx.max(rows, 1))
+    return tirx.max(tirx.min(wanted, length), 1)

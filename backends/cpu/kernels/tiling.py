@@ -6,7 +6,7 @@ Every split is exact: a remainder gets a tile of its own width, so that vector l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
@@ -15,6 +15,9 @@ from graphopt.backends.specs.window import Window, ceil_div
 
 FMA_LATENCY = 4
 """Cycles before a fused multiply-add's result can be accumulated into again (Skylake to Sapphire Rapids, Zen)."""
+
+_MOST_CUTS = 4
+"""How many times an axis is cut at most where kernel elements begin or cease to meet the input: each part is code of its own."""
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
@@ -30,7 +33,7 @@ class Segment:
         count: tiles; may be an expression.
         taps: for tiles that touch padding, the half-open range of elements that each kernel element applies to; None
             when all apply to all.
-        clipped: single elements that may touch padding at a place unknown until run time.
+        clipped: whether run time tells which kernel elements apply: the same ones to all elements of a tile.
     """
 
     start: tirx.Expr | int
@@ -90,7 +93,8 @@ def split_symbolic_window(
 
     Tiles at both ends leave out the products with padding by code of their own; on a short axis they overlap, and compute the same
     there. Where the axis is shorter still, single elements look where they are. Where steps are longer than one element, the extent
-    decides which element is the last that meets padding, and elements at the end are single ones.
+    decides which element is the last that meets padding, and elements at the end are single ones. Padding wider than a tile,
+    as dilated kernels have it, is cut where a kernel element begins or ceases to apply.
 
     Args:
         out_extent: output elements.
@@ -104,6 +108,10 @@ def split_symbolic_window(
     reach = (window.kernel - 1) * window.dilation
     skipped = max(ceil_div(window.lead, window.stride), 0)  # a lead below 0 skips input
     out_extent = named(out_extent)
+    if tile > 1 and max(skipped, ceil_div(trail, window.stride)) > tile:
+        starts = [named(tirx.min(bound, out_extent)) for bound in _bounds_of_taps(window, trail)]
+        if len(starts) <= _MOST_CUTS:
+            return _split_by_bounds(starts, out_extent, tile, named)
     first_inner = named(tirx.min(skipped, out_extent))
     trailing = ceil_div(window.extent + window.lead - reach, window.stride)  # the first that meets padding at the end
     trailing = named(tirx.min(trailing, out_extent))
@@ -127,6 +135,32 @@ def split_symbolic_window(
         *split_symbolic(stop, tile, start, named),
         Segment(first_outer, 1, after, clipped=True),
         *ends,
+    ]
+
+
+def _bounds_of_taps(window: Window, trail: int) -> list[tirx.Expr | int]:
+    """The outputs at which a kernel element begins to meet the input, or ceases to; none is below 0."""
+    offsets = [tap * window.dilation for tap in range(window.kernel)]
+    begins = [ceil_div(window.lead - offset, window.stride) for offset in offsets if offset < window.lead]
+    ends = [
+        tirx.max(ceil_div(window.extent + window.lead - offset, window.stride), 0)
+        for offset in offsets
+        if offsets[-1] - offset < trail
+    ]
+    return [*begins, *ends]
+
+
+def _split_by_bounds(bounds: list[tirx.Expr], stop: tirx.Expr, tile: int, named: Named) -> list[Segment]:
+    """Tiles of all elements before ``stop`` of which none has a bound inside; the bounds are in any order."""
+    for last in range(len(bounds) - 1, 0, -1):
+        for i in range(last):
+            low, high = bounds[i : i + 2]
+            bounds[i], bounds[i + 1] = named(tirx.min(low, high)), named(tirx.max(low, high))
+    edges = [0, *bounds, stop]
+    return [
+        replace(segment, clipped=True)
+        for start, end in pairwise(edges)
+        for segment in split_symbolic(end, tile, start, named)
     ]
 
 

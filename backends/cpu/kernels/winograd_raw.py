@@ -14,7 +14,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import panel_share, prefetch_panel_share
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, tile_count
-from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced
+from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.winograd_tile import TAPS, WinogradConfig
 from graphopt.backends.cpu.kernels.winograd_transforms import WholeFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
@@ -37,7 +37,14 @@ class RawWeights:
     weight: View
     filtering: WholeFiltering
 
-    def multiply(self, patches: tirx.Buffer, products: tirx.Buffer, group: tirx.Expr, panels: tirx.Expr | int) -> None:
+    def multiply(
+        self,
+        patches: tirx.Buffer,
+        products: tirx.Buffer,
+        group: tirx.Expr,
+        panels: tirx.Expr | int,
+        segments: Sequence[Segment],
+    ) -> None:
         """Emits the products, summed up block of channels by block.
 
         Args:
@@ -45,13 +52,13 @@ class RawWeights:
             products: where they go, (components, panels, tiles, panel width).
             group: number of the group.
             panels: how many it has.
+            segments: register tiles of patches.
         """
         spec, config = self.spec, self.config
         components = config.side**2
         # One row more than there is: no two components of a weight lie in the same set of the first-level cache.
         scratch = T.alloc_buffer((components, config.group * config.depth + 1, config.panel), spec.types.sum)
-        segments = split_balanced(config.block, config.points)
-        tiles = int(tile_count(segments))
+        tiles = bind(tile_count(segments))
         blocks = spec.in_channels // spec.in_block
         each = config.depth // spec.in_block
         panel_bytes = spec.types.weight.bytes * TAPS * config.group * config.depth * config.panel

@@ -34,7 +34,8 @@ class WinogradConfig:
         block: tiles transformed together.
         group: panels whose products are computed before they are transformed back, component by component: the
             patches are read once a group.
-        by_group: one block holds all tiles and threads take groups; otherwise threads take blocks.
+        by_group: threads take groups, and one block holds all tiles, or as many as are likely where run time tells their number;
+            otherwise threads take blocks.
         private: with ``by_group``: each thread transforms all patches for itself, once a group. What another core has in its cache
             is dear to fetch, and there is nothing to wait for.
         dot: name of the dot product that multiplies integers; none by default.

@@ -41,6 +41,8 @@ SPECS = {
     "1x7": spec_of(16, (9, 17), 16, (1, 7), pads=(0, 3, 0, 3), in_block=16, out_block=16),
     "7x1": spec_of(16, (17, 9), 16, (7, 1), pads=(3, 0, 3, 0), in_block=16, out_block=16),
     "dilated": spec_of(8, (20, 21), 16, (3, 3), pads=(6, 6, 6, 6), dilations=(6, 6), in_block=8, out_block=16),
+    "widely dilated": spec_of(8, (9, 14), 16, (3, 3), pads=(9, 9, 9, 9), dilations=(9, 9), in_block=8, out_block=16),
+    "causal": spec_of(8, (1, 30), 16, (1, 3), pads=(0, 16, 0, 0), dilations=(1, 8), in_block=8, out_block=16),
     "asymmetric": spec_of(
         6, (13, 10), 16, (4, 3), strides=(3, 2), pads=(2, 0, 1, 3), dilations=(1, 2), in_block=2, out_block=16
     ),
@@ -241,8 +243,18 @@ def test_symbolic_batch(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
-@pytest.mark.parametrize("dtype", ["int32", "int64"])
-@pytest.mark.parametrize("name", ["3x3", "asymmetric", "1x1", "1x7", "dilated", "plain in and out, odd channels"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(
+            (n, d)
+            for n in ("3x3", "asymmetric", "1x1", "1x7", "dilated", "plain in and out, odd channels")
+            for d in ("int32", "int64")
+        ),
+        ("widely dilated", "int64"),
+        ("causal", "int64"),
+    ],
+)
 def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:
     base = SPECS[name]
     symbolic = replace(base, in_height=tirx.Var("h", dtype), in_width=tirx.Var("w", dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,10 +61,26 @@ def run(
     return to_logical(out.numpy(), spec.out_block)
 
 
+def run_sizes(
+    spec: Conv2dSpec, config: tile.WinogradConfig, sizes: Sequence[tuple[int, int, int]], level: str = "x86-64-v3"
+) -> list[np.ndarray]:
+    """The results of one kernel of open sizes for several batches, heights and widths."""
+    conv = build(kernel.emit(spec, config, name="conv"), level)
+    results = []
+    for batch, height, width in sizes:
+        fixed = replace(spec, batch=batch, in_height=height, in_width=width)
+        x, weight = inputs_of(fixed)
+        out = tvm.runtime.tensor(np.full(fixed.output_shape, np.nan, np.float32))
+        arrays = [to_physical(x, spec.in_block), tile.packing(spec, config)(weight)]
+        conv["conv"](*(tvm.runtime.tensor(a) for a in arrays), out)
+        results.append(to_logical(out.numpy(), spec.out_block))
+    return results
+
+
 def error(got: np.ndarray, want: np.ndarray) -> float:
     assert got.shape == want.shape
     assert not np.isnan(got).any()
-    return float(np.abs(got - want).max() / np.abs(want).max())
+    return float(np.abs(got - want).max(initial=0) / np.abs(want).max(initial=1e-30))
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -118,15 +135,30 @@ def test_epilogue(style: StoreStyle) -> None:
     assert error(run(spec, "x86-64-v3", x, weight, None, relu, bias, style), want) < BOUND[4]
 
 
-def test_symbolic_sizes() -> None:
+@pytest.mark.parametrize("private", [False, True])
+def test_symbolic_sizes(private: bool) -> None:
+    """Blocks of four tiles and their remainders, whose groups of panels threads share, are no more nor fewer than there are."""
     n, h, w = (tirx.Var(name, "int64") for name in "nhw")
-    spec = Conv2dSpec(n, 16, h, w, 32, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16)
-    config = default_config(spec, caps_of("x86-64-v3"))
-    assert not config.by_group
-    for sizes in ((1, 5, 7), (2, 17, 4), (3, 40, 33)):
-        fixed = replace(spec, batch=sizes[0], in_height=sizes[1], in_width=sizes[2])
-        x, weight = inputs_of(fixed)
-        assert error(run(spec, "x86-64-v3", x, weight, config), oracle(x, weight, fixed)) < BOUND[config.m]
+    spec = Conv2dSpec(n, 16, h, w, 40, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=8)
+    for config in (
+        tile.WinogradConfig(4, 8, 2, 3, 4, 2, by_group=True, private=private),
+        tile.WinogradConfig(2, 8, 1, 4, 12, 3),
+    ):
+        sizes = [(1, 1, 1), (0, 4, 4), (1, 8, 8), (1, 9, 7), (2, 17, 4), (3, 40, 33)]
+        for (batch, height, width), got in zip(sizes, run_sizes(spec, config, sizes)):
+            fixed = replace(spec, batch=batch, in_height=height, in_width=width)
+            x, weight = inputs_of(fixed)
+            assert error(got, oracle(x, weight, fixed)) < BOUND[config.m]
+
+
+def test_open_planes_that_are_likely_to_be_small_share_channels() -> None:
+    n, h, w = (tirx.Var(name, "int64") for name in "nhw")
+    spec = Conv2dSpec(n, 256, h, w, 256, (3, 3), pads=(1, 1, 1, 1), in_block=8, out_block=8)
+    caps = replace(caps_of("x86-64-v3"), cores=2)
+    small, large = (default_config(replace(spec, nominal=(1, side, side)), caps) for side in (14, 112))
+    assert small.by_group
+    assert small.block == -((-14 // small.m) ** 2)
+    assert not large.by_group
 
 
 def test_symbolic_batch_of_single_tiles() -> None:
