@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
@@ -12,6 +13,7 @@ from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate,
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, emit
+from graphopt.backends.cpu.kernels.attention_rows import MOST_ROWS
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.lower.attention import AttentionForm, attention_form
@@ -28,8 +30,6 @@ from graphopt.ir.graph import Value
 from graphopt.ir.layout import Layout
 
 _STORE_CYCLES = 2.0
-_TYPICAL = 64
-"""Extent assumed where one is symbolic."""
 
 
 class FusedAttention(KernelTemplate[AttentionConfig]):
@@ -64,48 +64,47 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
 
     def default(self, call: KernelCall, caps: Caps) -> AttentionConfig:
         """Tiles as for products of these sizes; the queries of a head divided until the threads are equally busy."""
-        form, types = _form(call), _types(call)
-        queries, keys = _typical(form.queries), _typical(form.keys)
+        form, sizes, types = _form(call), _Sizes.of(call), _types(call)
         lanes = types.lanes(caps)
 
         def cycles(tile: tuple[int, int]) -> tuple[float, int]:
             points, vectors = tile
-            k_count, k_vectors = _panels(keys, vectors, lanes)
+            k_count, k_vectors = _panels(sizes.keys, vectors, lanes)
             v_count, v_vectors = _panels(form.v_size, vectors, lanes)
             total = 0.0
-            for segment in split_balanced(queries, points):
+            for segment in split_balanced(sizes.queries, points):
                 height = segment.tile
                 scores = k_count * (form.size * tile_cycles(height, k_vectors) + _STORE_CYCLES * height * k_vectors)
-                result = v_count * (keys * tile_cycles(height, v_vectors) + _STORE_CYCLES * height * v_vectors)
+                result = v_count * (sizes.keys * tile_cycles(height, v_vectors) + _STORE_CYCLES * height * v_vectors)
                 total += int(segment.count) * (scores + result)
             return total, -points * vectors
 
-        points, vectors = min(register_tiles(caps.vector_registers, 4, queries), key=cycles)
-        tasks = _typical(form.batch) * form.heads
-        seconds = 2.0 * tasks * queries * keys * (form.size + form.v_size) / (4 * lanes * CLOCK)
-        return replace(
-            _config(form, (points, vectors), lanes, _shares(form, points, caps), caps, seconds > WORTH_TWO_THREADS),
-            dot=dot_product_for(_types(call), form.size, caps),
-        )
+        tile = min(register_tiles(caps.vector_registers, 4, sizes.queries), key=cycles)
+        flops = 2.0 * sizes.batch * form.heads * sizes.queries * sizes.keys * (form.size + form.v_size)
+        # of open lengths the likely one may be worth one thread, and a longer one all of them
+        parallel = flops / (4 * lanes * CLOCK) > WORTH_TWO_THREADS or not all(isinstance(d, int) for d in form.scores)
+        dot = dot_product_for(types, form.size, caps)
+        config = _config(form, sizes, tile, lanes, _shares(form, sizes, tile[0], caps), caps.cores > 1 and parallel)
+        return replace(config, together=_together(form, sizes, lanes, dot, caps), dot=dot)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
-        """Tiles that fit the registers; a head whole, divided for equally busy threads, or a tile of queries a task."""
-        form, lanes = _form(call), _types(call).lanes(caps)
-        queries = _typical(form.queries)
+        """Tiles that fit the registers; a head whole, divided for busy threads, or a tile of queries a task; few without."""
+        form, sizes, lanes = _form(call), _Sizes.of(call), _types(call).lanes(caps)
+        dot = dot_product_for(_types(call), form.size, caps)
         found: dict[AttentionConfig, None] = {}
-        for points, vectors in register_tiles(caps.vector_registers, 4, queries):
-            for shares in (1, _shares(form, points, caps), -(-queries // points)):
+        for tile in register_tiles(caps.vector_registers, 4, sizes.queries):
+            for shares in (1, _shares(form, sizes, tile[0], caps), -(-sizes.queries // tile[0])):
                 for parallel in caps.thread_choices:
-                    config = _config(form, (points, vectors), lanes, shares, caps, parallel)
-                    found[replace(config, dot=dot_product_for(_types(call), form.size, caps))] = None
+                    found[replace(_config(form, sizes, tile, lanes, shares, parallel), dot=dot)] = None
+        if together := _together(form, sizes, lanes, dot, caps):
+            for parallel in caps.thread_choices:
+                found[replace(self.default(call, caps), together=together, parallel=parallel)] = None
         return list(found)
 
     def cost(self, call: KernelCall, config: AttentionConfig, caps: Caps) -> float:
         """Multiply-adds over the peak rate of the vector units."""
         form = _form(call)
-        flops = 2.0 * (form.size + form.v_size)
-        for d in form.scores:
-            flops *= d if isinstance(d, int) else _TYPICAL
+        flops = 2.0 * (form.size + form.v_size) * math.prod(call.nominal(d) for d in form.scores)
         return flops / (FMA_FLOPS_PER_LANE * _types(call).lanes(caps) * CLOCK * max(caps.cores, 1))
 
     def emit(self, call: KernelCall, config: AttentionConfig, caps: Caps, name: str) -> Emitted:
@@ -128,8 +127,18 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         return Emitted(function, [*operands, *epilogue.values])
 
 
-def _typical(extent: Dim) -> int:
-    return max(extent, 1) if isinstance(extent, int) else _TYPICAL
+@dataclass(frozen=True)
+class _Sizes:
+    """Batch and lengths, the likely ones where they are symbolic."""
+
+    batch: int
+    queries: int
+    keys: int
+
+    @classmethod
+    def of(cls, call: KernelCall) -> _Sizes:
+        form = _form(call)
+        return cls(*(call.nominal(d) for d in (form.batch, form.queries, form.keys)))
 
 
 def _panels(columns: int, vectors: int, lanes: int) -> tuple[int, int]:
@@ -139,19 +148,29 @@ def _panels(columns: int, vectors: int, lanes: int) -> tuple[int, int]:
     return count, -(-needed // count)
 
 
-def _shares(form: AttentionForm, points: int, caps: Caps) -> int:
+def _shares(form: AttentionForm, sizes: _Sizes, points: int, caps: Caps) -> int:
     """Tasks that the queries of a head are divided among so that threads are equally busy."""
-    tasks = _typical(form.batch) * form.heads
+    tasks = sizes.batch * form.heads
     even = (s for s in range(1, caps.cores + 1) if tasks * s % caps.cores == 0 or tasks >= 4 * caps.cores)
-    return min(next(even, 1), -(-_typical(form.queries) // points))
+    return min(next(even, 1), -(-sizes.queries // points))
+
+
+def _together(form: AttentionForm, sizes: _Sizes, lanes: int, dot: str, caps: Caps) -> int:
+    """Heads of a task that reads keys and values where they lie: as many as share them, but for threads to have work; 0 if none."""
+    if dot or not isinstance(form.queries, int) or form.size % lanes or form.v_size % lanes:
+        return 0
+    sharing = form.heads // form.kv_heads
+    few = [g for g in range(1, sharing + 1) if sharing % g == 0 and g * sizes.queries <= MOST_ROWS]
+    busy = [g for g in few if sizes.batch * form.heads // g >= caps.cores]
+    return max(busy or few[:1], default=0)
 
 
 def _config(
-    form: AttentionForm, tile: tuple[int, int], lanes: int, shares: int, caps: Caps, parallel: bool
+    form: AttentionForm, sizes: _Sizes, tile: tuple[int, int], lanes: int, shares: int, parallel: bool
 ) -> AttentionConfig:
     points, vectors = tile
-    k_vectors, v_vectors = (_panels(columns, vectors, lanes)[1] for columns in (_typical(form.keys), form.v_size))
-    return AttentionConfig(points, k_vectors, v_vectors, lanes, shares, caps.cores > 1 and parallel)
+    k_vectors, v_vectors = (_panels(columns, vectors, lanes)[1] for columns in (sizes.keys, form.v_size))
+    return AttentionConfig(points, k_vectors, v_vectors, lanes, shares, parallel)
 
 
 def _form(call: KernelCall) -> AttentionForm:

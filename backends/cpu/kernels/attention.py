@@ -1,9 +1,7 @@
 """``softmax(scale * q kT + mask) v`` of one head after another, scores never leaving the cache.
 
 A task takes one head and a share of its queries. It copies keys and values into panels once; then each register tile of
-queries makes its rows of scores, their exponentials and the product with the values, while these rows are in cache. The
-quotient of softmax is taken last, on the products, as in Dao et al., "FlashAttention" (2022); rows of scores are kept whole,
-so that there is no rescaling.
+queries makes its rows of scores, their exponentials and the product with the values, while these rows are in cache.
 """
 
 from __future__ import annotations
@@ -14,12 +12,14 @@ from dataclasses import dataclass
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.attention_finish import Finish
+from graphopt.backends.cpu.kernels.attention_rows import RowsTask
+from graphopt.backends.cpu.kernels.attention_scores import Scores
 from graphopt.backends.cpu.kernels.matmul_tile import row_tiles
 from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelTile, Store
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, for_each_tile, tile_count
 from graphopt.backends.cpu.kernels.row import Row
-from graphopt.backends.cpu.kernels.softmax_rows import scalar
 from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import widened
@@ -28,9 +28,7 @@ from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import GROUPED, View, grouped
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
-from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr
-from graphopt.ir.dtypes import DType
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class AttentionConfig:
         lanes: elements per vector.
         shares: tasks that the queries of a head are divided among.
         parallel: whether tasks are shared among threads.
+        together: heads of a task whose few queries read keys and values where they lie (`attention_rows`); 0 for copies of these in
+            panels.
         dot: name of the dot product that makes scores of groups of elements; none by default.
     """
 
@@ -53,6 +53,7 @@ class AttentionConfig:
     lanes: int
     shares: int = 1
     parallel: bool = True
+    together: int = 0
     dot: str = ""
 
 
@@ -90,7 +91,14 @@ def emit(
         k = inputs[1] if dot is None else grouped(inputs[1], dot)
         v = inputs[2]
         mask = inputs[3] if has_mask else None
-        finish = _Finish(spec, epilogue or store_accumulator, operands, output, style)
+        finish = Finish(epilogue or store_accumulator, operands, output, style)
+        if config.together:
+            rows = RowsTask(spec, config.lanes, config.together, q, k, v, mask, finish)
+            groups = spec.heads // config.together
+            with (T.parallel if config.parallel else T.serial)(0, spec.batch * groups) as flat:
+                batch = bind(tirx.floordiv(flat, groups), not isinstance(spec.batch, int))
+                rows.emit(batch, tirx.floormod(flat, groups) * config.together)
+            return
         segments = bind_segments(row_tiles(spec.queries, config.m_tile, bind))
         tiles = bind(tile_count(segments))
         heads = spec.heads * config.shares
@@ -104,14 +112,13 @@ def emit(
             values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype)
             values.fill(lambda i, c: v[stored_values(spec.at(batch, kv_head, i, c, spec.v_size))], transposed=False)
             padded = keys.count * keys.width
-            scores = T.alloc_buffer((config.m_tile, padded), dtype, scope="local")
-            inverse = T.alloc_buffer((config.m_tile,), dtype, scope="local")
-            work = _Work(spec, config, (batch, head), keys, values, scores, inverse)
+            scores = Scores.allocated(spec, mask, config.m_tile, padded)
+            work = _Work(spec, config, (batch, head), keys, values, scores)
 
             def tile_of(row: Expr, segment: Segment) -> None:
-                work.score(q, mask, row, segment)
+                work.score(q, row, segment)
                 with T.serial(0, segment.tile) as p:
-                    work.exponentials(Row(padded, config.lanes, dtype, whole=True), p)
+                    scores.exponentials(Row(padded, config.lanes, dtype, whole=True), p)
                 work.weigh(row, segment, finish)
 
             with T.serial(0, count) as i:
@@ -187,20 +194,6 @@ class _Panels:
 
 
 @dataclass(frozen=True)
-class _Finish:
-    """What is done with a result."""
-
-    spec: AttentionSpec
-    epilogue: EpilogueFn
-    operands: Sequence[tirx.Buffer]
-    output: View
-    style: StoreStyle
-
-    def store(self, value: Expr, index: tuple[Expr, ...]) -> None:
-        self.output.store(self.epilogue(value, index, self.operands), list(index))
-
-
-@dataclass(frozen=True)
 class _Work:
     """The three steps of a tile of queries: rows of scores, their exponentials, the weighted values."""
 
@@ -209,33 +202,26 @@ class _Work:
     at: tuple[Expr, Expr]
     keys: _Panels
     values: _Panels
-    scores: tirx.Buffer
-    inverse: tirx.Buffer
+    scores: Scores
 
-    def score(self, q: View, mask: View | None, row: Expr, segment: Segment) -> None:
+    def score(self, q: View, row: Expr, segment: Segment) -> None:
         """Emits the scores of the queries from ``row``."""
         spec, (batch, head) = self.spec, self.at
-        nothing = tirx.const(float("-inf"), spec.types.sum)
+        scores = self.scores
 
         def panel_of(panel: Expr, columns: Expr) -> None:
             tile = PanelTile(segment.tile, self.config.n_vectors, self.config.lanes, spec.types.sum)
             self.keys.multiply(tile, panel, lambda p, k: q[spec.at(batch, head, row + p, k, int(self.keys.k))])
 
             # whole vectors are stored faster than some columns; but a mask has none for the padding
-            hides_padding = mask is None and not (isinstance(columns, int) and columns == self.keys.width)
+            hides_padding = scores.mask is None and not (isinstance(columns, int) and columns == self.keys.width)
 
             def store(value: Expr, p: Expr, c: Expr) -> None:
                 column = panel * self.keys.width + c
-                value = value * tirx.const(spec.scale, spec.types.sum)
-                if mask is not None:
-                    index = (batch, head, row + p, column)[4 - len(mask.shape) :]
-                    here = mask[tuple(0 if _is_one(d) else i for i, d in zip(index, mask.shape))]
-                    value = _masked(value, here, spec.mask_type.dtype is DType.bool_)
-                if spec.causal:
-                    value = tirx.Select(column <= row + p, value, nothing)
+                value = scores.score(value, batch, head, row + p, column)
                 if hides_padding:
-                    value = tirx.Select(column < spec.keys, value, nothing)
-                T.buffer_store(self.scores, value, [p, column])
+                    value = tirx.Select(column < spec.keys, value, scores.nothing)
+                T.buffer_store(scores.rows, value, [p, column])
 
             if hides_padding:
                 tile.store_columns(self.keys.width, store, StoreStyle.unrolled)
@@ -244,49 +230,22 @@ class _Work:
             if not (isinstance(columns, int) and columns == self.keys.width):
                 with T.serial(0, segment.tile) as p, T.serial(0, self.keys.width - columns) as c:
                     column = panel * self.keys.width + columns + c
-                    T.buffer_store(self.scores, nothing, [p, column])
+                    T.buffer_store(scores.rows, scores.nothing, [p, column])
 
         self.keys.each(panel_of)
 
-    def exponentials(self, r: Row, p: Expr) -> None:
-        """Emits the exponentials of row ``p`` of the scores, in place, and the inverse of their sum.
-
-        A query that sees no key gets weights of 0, as in ONNX's reference.
-        """
-        scores, zero = self.scores, tirx.const(0.0, r.dtype)
-        top = r.reduce(lambda i: scores[p, i], "max")
-        base = scalar(tirx.Select(top > tirx.const(float("-inf"), r.dtype), top, zero))
-
-        def keep(i: Expr, value: Expr) -> Expr:
-            T.buffer_store(scores, value, [p, i])
-            return scores[p, i]
-
-        total = r.reduce(lambda i: m.exp(scores[p, i] - base), keep=keep)
-        inverse = tirx.Select(total > zero, tirx.const(1.0, r.dtype) / total, total)
-        T.buffer_store(self.inverse, inverse, [p])
-
-    def weigh(self, row: Expr, segment: Segment, finish: _Finish) -> None:
+    def weigh(self, row: Expr, segment: Segment, finish: Finish) -> None:
         """Emits the products with the values, divided by the sums, into the output."""
         spec, (batch, head) = self.spec, self.at
 
         def panel_of(panel: Expr, columns: Expr) -> None:
             tile = PanelTile(segment.tile, self.config.v_vectors, self.config.lanes, spec.types.sum)
-            self.values.multiply(tile, panel, lambda p, k: self.scores[p, k])
+            self.values.multiply(tile, panel, lambda p, k: self.scores.rows[p, k])
 
             def store(value: Expr, p: Expr, c: Expr) -> None:
                 index = spec.at(batch, head, row + p, panel * self.values.width + c, spec.v_size)
-                finish.store(value * self.inverse[p], index)
+                finish.store(value * self.scores.inverse[p], index)
 
             self.values.store(tile, columns, store, finish.style)
 
         self.values.each(panel_of)
-
-
-def _is_one(extent: Expr) -> bool:
-    return isinstance(extent, (int, tirx.IntImm)) and int(extent) == 1
-
-
-def _masked(score: Expr, mask: Expr, selects: bool) -> Expr:
-    if selects:
-        return tirx.Select(mask, score, tirx.const(float("-inf"), str(score.ty.dtype)))
-    return score + mask

@@ -137,13 +137,65 @@ def test_every_config_is_correct(m_tile: int, n_vectors: int, v_vectors: int, sh
     if not can_run_here(target):
         pytest.skip(f"needs a processor of {level}")
     spec = AttentionSpec(1, 2, 2, 13, 37, 6, 21, 0.4)
-    config = AttentionConfig(m_tile, n_vectors, v_vectors, target.caps.lanes(4), shares)
+    compute(spec, AttentionConfig(m_tile, n_vectors, v_vectors, target.caps.lanes(4), shares), level)
+
+
+def compute(spec: AttentionSpec, config: AttentionConfig, level: str) -> None:
+    """Compares one kernel with the definition."""
     with cpu_pass_context():
-        module = tvm.compile(tvm.IRModule({"f": emit(spec, config, name="f")}), target.tvm_target()).jit()
-    q, k, v = noise(1, 2, 13, 6), noise(1, 2, 37, 6, seed=1), noise(1, 2, 37, 21, seed=2)
-    out = tvm.runtime.tensor(np.full((1, 2, 13, 21), np.nan, np.float32))
+        module = tvm.compile(tvm.IRModule({"f": emit(spec, config, name="f")}), parse_target(level).tvm_target()).jit()
+    shapes = [spec.shape(*s) for s in ((spec.heads, spec.queries, spec.size), (spec.kv_heads, spec.keys, spec.size),
+                                       (spec.kv_heads, spec.keys, spec.v_size))]  # fmt: skip
+    q, k, v = (noise(*(int(d) for d in shape), seed=i) for i, shape in enumerate(shapes))
+    shape = (spec.batch, spec.heads, spec.queries, spec.v_size)
+    out = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
     module["f"](*(tvm.runtime.tensor(t) for t in (q, k, v)), out)
-    np.testing.assert_allclose(out.numpy(), attention(q, k, v, scale=0.4), 1e-5, 2e-6)
+    np.testing.assert_allclose(out.numpy(), attention(q, k, v, scale=spec.scale, causal=spec.causal), 1e-5, 2e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "together", "queries", "keys", "size", "v_size"),
+    [(2, 2, 1, 1, 37, 64, 80), (4, 2, 2, 3, 9, 16, 32), (8, 1, 8, 1, 25, 16, 16), (6, 2, 1, 4, 3, 32, 16)],
+)
+def test_few_queries_read_keys_and_values_where_they_lie(
+    heads: int, kv_heads: int, together: int, queries: int, keys: int, size: int, v_size: int, level: str
+) -> None:
+    target = parse_target(level)
+    if not can_run_here(target):
+        pytest.skip(f"needs a processor of {level}")
+    spec = AttentionSpec(2, heads, kv_heads, queries, keys, size, v_size, 0.4, causal=queries > 1)
+    compute(spec, AttentionConfig(1, 1, 1, target.caps.lanes(4), together=together), level)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_token_after_any_number_of_others(packed: bool) -> None:
+    """One query for each of six heads that share two, an open batch and past, a mask, and a residual connection."""
+    b, s = "b", "s"
+    shapes: list[tuple[str | int, ...]] = [(b, 6, 1, 16), (b, 2, s, 16), (b, 2, s, 32), (b, 1, 1, s), (b, 6, 1, 32)]
+    if packed:
+        shapes = [(b, 1, 96), (b, s, 32), (b, s, 64), (b, 1, 1, s), (b, 1, 192)]
+    attrs = {"q_num_heads": 6, "kv_num_heads": 2} if packed else {}
+    feed = {n: noise(*(3 if isinstance(d, str) else d for d in shape)) for n, shape in zip("qkvmr", shapes)}
+    model = model_with([node("Attention", "q k v m", "a", **attrs), node("Add", "a r", "y")], feed)
+    del model.graph.output[0]
+    for value, shape in zip([*model.graph.input, model.graph.output[0]], [*shapes, shapes[-1]]):
+        for dim, d in zip(value.type.tensor_type.shape.dim, shape):
+            if isinstance(d, str):
+                dim.dim_param = d
+    assert templates(model) == ["attention"]
+    compiled = compile(model, "x86", threads=2)
+    for batch, length in ((1, 1), (2, 7), (1, 8), (3, 129)):
+        sizes = {"b": batch, "s": length}
+        given = {
+            n: noise(*(sizes.get(d, d) for d in shape), seed=i) for i, (n, shape) in enumerate(zip("qkvmr", shapes))
+        }
+        q, k, v, mask, rest = given.values()
+        if packed:
+            q, k, v = (t.reshape(batch, t.shape[1], h, -1).swapaxes(1, 2) for t, h in ((q, 6), (k, 2), (v, 2)))
+        want = attention(q, k, v, mask)
+        want = want.swapaxes(1, 2).reshape(rest.shape) if packed else want
+        np.testing.assert_allclose(compiled.run(given)["y"], want + rest, 1e-5, 4e-6)
 
 
 def test_epilogue() -> None:
