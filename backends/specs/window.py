@@ -52,10 +52,17 @@ class Window:
 
     def clip(self, position: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """First kernel element that meets the input at output ``position``, and how many do."""
+        low, high = self.reach(position)
+        return low, tirx.max(high - low, 0)
+
+    def reach(self, position: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """Half-open range of the kernel elements that meet the input at output ``position``; ends before it begins where none does.
+
+        Both bounds fall from one output to the next.
+        """
         origin = self.lead - position * self.stride
         low = tirx.max(ceil_div(origin, self.dilation), 0)
-        high = tirx.min(ceil_div(origin + self.extent, self.dilation), self.kernel)
-        return low, tirx.max(high - low, 0)
+        return low, tirx.min(ceil_div(origin + self.extent, self.dilation), self.kernel)
 
 
 def ceil_div(value: tirx.Expr | int, divisor: int) -> tirx.Expr | int:

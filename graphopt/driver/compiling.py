@@ -151,7 +151,9 @@ def to_program(
 def nominal_of(graph: Graph) -> NominalSizes:
     """The sizes to assume for a graph's symbols where choices are made ahead of run time."""
     shapes = (v.type.shape for v in graph.inputs if isinstance(v.type, TensorType) and v.type.shape is not None)
-    return nominal_sizes(shapes, graph.bounds, graph.likely)
+    made = (v.type for node in graph.nodes for v in node.outputs if v is not None)
+    derived = (d for type_ in made if isinstance(type_, TensorType) and type_.shape is not None for d in type_.shape)
+    return nominal_sizes(shapes, graph.bounds, graph.likely, derived)
 
 
 def prepare(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from graphopt.ir.dims import Dim, as_symbol, subs
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
 from graphopt.ir.intervals import Interval
 
 BATCH = 1
@@ -16,6 +16,9 @@ BATCH = 1
 IMAGE_SIDE = 224
 """Of axes behind the channels of images, and of what else has four axes or more."""
 SEQUENCE = 128
+LONGEST_SEQUENCE = 1 << 16
+LEAST_DERIVED = 32
+"""Of what a model makes of a sequence, such as audio that convolutions shorten 320 times: longer sequences are assumed instead."""
 UNKNOWN = 64
 """Of extents that depend on data, or whose origin isn't known."""
 
@@ -47,7 +50,10 @@ NOTHING_KNOWN = NominalSizes()
 
 
 def nominal_sizes(
-    shapes: Iterable[tuple[Dim, ...]], ranges: Mapping[str, Interval], likely: Mapping[str, int]
+    shapes: Iterable[tuple[Dim, ...]],
+    ranges: Mapping[str, Interval],
+    likely: Mapping[str, int],
+    derived: Iterable[Dim] = (),
 ) -> NominalSizes:
     """Sizes to assume for the symbols of a model.
 
@@ -55,12 +61,39 @@ def nominal_sizes(
         shapes: of the model's inputs.
         ranges: in which symbols are known to lie; an assumption outside is moved to the nearer end.
         likely: what users say.
+        derived: extents of the model's other tensors, which shouldn't vanish.
     """
     found: dict[str, int] = {}
+    sequences: list[str] = []
     for shape in shapes:
         for axis, dim in enumerate(shape):
             name = as_symbol(dim)
-            if name is not None and name not in found:
-                usual = BATCH if axis == 0 and len(shape) > 1 else IMAGE_SIDE if len(shape) > 3 else SEQUENCE
-                found[name] = likely.get(name, ranges.get(name, Interval()).nearest(usual))
+            if name is None or name in found:
+                continue
+            usual = BATCH if axis == 0 and len(shape) > 1 else IMAGE_SIDE if len(shape) > 3 else SEQUENCE
+            found[name] = likely.get(name, ranges.get(name, Interval()).nearest(usual))
+            if usual == SEQUENCE and name not in likely:
+                sequences.append(name)
+    dims = list(dict.fromkeys(derived))
+    for name in sequences:
+        found[name] = _long_enough(name, found, ranges.get(name, Interval()), dims)
     return NominalSizes(tuple(sorted(found.items())))
+
+
+def _long_enough(name: str, sizes: Mapping[str, int], within: Interval, derived: Iterable[Dim]) -> int:
+    """A power of two times the usual length at which no extent derived from it is small that a long sequence would make larger."""
+
+    def at(size: int, dim: Dim) -> int:
+        return NominalSizes(tuple({**sizes, name: size}.items())).of(dim)
+
+    growing = [
+        dim
+        for dim in derived
+        if isinstance(dim, SymExpr)
+        and name in dim.symbols()
+        and at(sizes[name], dim) < LEAST_DERIVED <= at(LONGEST_SEQUENCE, dim)
+    ]
+    size = sizes[name]
+    while size < LONGEST_SEQUENCE and any(at(size, dim) < LEAST_DERIVED for dim in growing):
+        size *= 2
+    return within.nearest(size)

@@ -18,6 +18,9 @@ _MAX_VECTORS = 8
 _MAX_CODE = 3000
 """Most vector multiply-adds in the text of a kernel, all its tile variants together: about 0.4 s of compile time."""
 
+_LEAST_OPEN = 4
+"""Rows and columns of open planes that tiles are chosen for at least: what suits a single point is slow with all others."""
+
 _STORE_CYCLES = 2.0
 _PLAIN_STORE_CYCLES = 7.0
 """For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
@@ -152,4 +155,6 @@ def _nominal_plane(spec: Conv2dSpec) -> tuple[int, int]:
         assert isinstance(rows, int)
         assert isinstance(columns, int)
         return rows, columns
-    return spec.assumed[1:]
+    known = spec.out_height, spec.out_width
+    rows, columns = (n if isinstance(d, int) else max(n, _LEAST_OPEN) for d, n in zip(known, spec.assumed[1:]))
+    return rows, columns

@@ -26,6 +26,7 @@ from graphopt.backends.cpu.kernels.prefetch import (
     prefetch_panel_share,
     prefetch_row_ahead,
 )
+from graphopt.backends.cpu.kernels.ragged_taps import each_ragged_tap
 from graphopt.backends.cpu.kernels.register_tile import (
     RegisterTile,
     bind,
@@ -305,6 +306,14 @@ class _Kernel:
                 low, count = (bind(bound) for bound in spec.window(1).clip(left))
                 with T.serial(0, count) as step:
                     products(ky, low + step, (first * column.tile, last * column.tile))
+                return
+            if column.ragged:
+
+                def on_points(kx: tirx.Expr, points: tuple[int, int]) -> None:
+                    for r in range(first, last):
+                        products(ky, kx, (r * column.tile + points[0], r * column.tile + points[1]))
+
+                each_ragged_tap(spec.window(1), left, column.tile, on_points)
                 return
             if column.taps is None:
                 with T.serial(0, kernel_width) as kx:

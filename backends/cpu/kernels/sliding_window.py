@@ -15,6 +15,7 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.ragged_taps import each_ragged_tap
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments
 from graphopt.backends.cpu.kernels.slices import (
     each_slice,
@@ -205,7 +206,9 @@ class _Kernel:
 
     def _is_narrow(self, column: Segment) -> bool:
         """Whether tiles are of the few that are left over where run time tells how long a row is."""
-        return not isinstance(column.count, int) and (column.clipped or column.tile < self.config.tile - 1)
+        return not isinstance(column.count, int) and (
+            column.clipped or column.ragged or column.tile < self.config.tile - 1
+        )
 
     def _written_out(self, columns: Sequence[Segment]) -> bool:
         """Whether each element of the window is code of its own, rather than each row a turn of a loop."""
@@ -220,7 +223,7 @@ class _Kernel:
         spec, lanes = self.spec, self.config.lanes
         registers = VectorTile(column.tile, 1, lanes, spec.types.sum)
         padded = bool(spec.pads[0] or spec.pads[2])
-        whole = (inside or not padded) and column.taps is None and not column.clipped
+        whole = (inside or not padded) and column.taps is None and not column.clipped and not column.ragged
         if whole:
             self = replace(self, operator=self.operator.on_data(vector))
         operator = self.operator
@@ -352,6 +355,14 @@ class _Kernel:
             with T.serial(0, count) as turn:
                 for point in range(column.tile):
                     add(point, low + turn, point * stride + (low + turn) * dilation)
+            return
+        if column.ragged:
+
+            def add_points(kx: tirx.Expr, points: tuple[int, int]) -> None:
+                for point in range(*points):
+                    add(point, kx, point * stride + kx * dilation)
+
+            each_ragged_tap(self.spec.window(1), left, column.tile, add_points)
             return
         spans = column.taps or ((0, column.tile),) * width
         uses = [

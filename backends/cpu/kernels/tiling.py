@@ -34,6 +34,7 @@ class Segment:
         taps: for tiles that touch padding, the half-open range of elements that each kernel element applies to; None
             when all apply to all.
         clipped: whether run time tells which kernel elements apply: the same ones to all elements of a tile.
+        ragged: whether run time tells it, and it may be others for each element.
     """
 
     start: tirx.Expr | int
@@ -41,6 +42,7 @@ class Segment:
     count: tirx.Expr | int
     taps: tuple[tuple[int, int], ...] | None = None
     clipped: bool = False
+    ragged: bool = False
 
 
 def split_balanced(extent: int, tile: int) -> list[Segment]:
@@ -94,7 +96,7 @@ def split_symbolic_window(
     Tiles at both ends leave out the products with padding by code of their own; on a short axis they overlap, and compute the same
     there. Where the axis is shorter still, single elements look where they are. Where steps are longer than one element, the extent
     decides which element is the last that meets padding, and elements at the end are single ones. Padding wider than a tile,
-    as dilated kernels have it, is cut where a kernel element begins or ceases to apply.
+    as dilated kernels have it, is cut where a kernel element begins or ceases to apply; that of large kernels isn't cut.
 
     Args:
         out_extent: output elements.
@@ -108,14 +110,17 @@ def split_symbolic_window(
     reach = (window.kernel - 1) * window.dilation
     skipped = max(ceil_div(window.lead, window.stride), 0)  # a lead below 0 skips input
     out_extent = named(out_extent)
-    if tile > 1 and max(skipped, ceil_div(trail, window.stride)) > tile:
-        starts = [named(tirx.min(bound, out_extent)) for bound in _bounds_of_taps(window, trail)]
-        if len(starts) <= _MOST_CUTS:
-            return _split_by_bounds(starts, out_extent, tile, named)
+    wide = tile > 1 and max(skipped, ceil_div(trail, window.stride)) > tile
+    if wide and len(bounds := _bounds_of_taps(window, trail)) <= _MOST_CUTS:
+        return _split_by_bounds([named(tirx.min(bound, out_extent)) for bound in bounds], out_extent, tile, named)
     first_inner = named(tirx.min(skipped, out_extent))
     trailing = ceil_div(window.extent + window.lead - reach, window.stride)  # the first that meets padding at the end
     trailing = named(tirx.min(trailing, out_extent))
     first_outer = named(tirx.max(trailing, first_inner))
+    if wide:
+        inner = split_symbolic(first_outer, tile, first_inner, named)
+        outer = split_symbolic(first_inner, tile, 0, named) + split_symbolic(out_extent, tile, first_outer, named)
+        return [*inner, *(replace(segment, ragged=True) for segment in outer)]
     start, stop, single, after = first_inner, first_outer, first_inner, named(out_extent - first_outer)
     ends: list[Segment] = []
     if 0 < skipped <= tile and tile > 1:

@@ -42,6 +42,10 @@ SPECS = {
     "7x1": spec_of(16, (17, 9), 16, (7, 1), pads=(3, 0, 3, 0), in_block=16, out_block=16),
     "dilated": spec_of(8, (20, 21), 16, (3, 3), pads=(6, 6, 6, 6), dilations=(6, 6), in_block=8, out_block=16),
     "widely dilated": spec_of(8, (9, 14), 16, (3, 3), pads=(9, 9, 9, 9), dilations=(9, 9), in_block=8, out_block=16),
+    "wide kernel": spec_of(8, (2, 33), 16, (1, 19), pads=(0, 11, 0, 9), in_block=8, out_block=16),
+    "wide kernel, dilated, stride 2": spec_of(
+        8, (2, 33), 16, (1, 7), strides=(1, 2), pads=(0, 21, 0, 25), dilations=(1, 5), in_block=8, out_block=16
+    ),
     "causal": spec_of(8, (1, 30), 16, (1, 3), pads=(0, 16, 0, 0), dilations=(1, 8), in_block=8, out_block=16),
     "asymmetric": spec_of(
         6, (13, 10), 16, (4, 3), strides=(3, 2), pads=(2, 0, 1, 3), dilations=(1, 2), in_block=2, out_block=16
@@ -253,6 +257,8 @@ def test_symbolic_batch(dtype: str) -> None:
         ),
         ("widely dilated", "int64"),
         ("causal", "int64"),
+        ("wide kernel", "int64"),
+        ("wide kernel, dilated, stride 2", "int64"),
     ],
 )
 def test_symbolic_height_and_width(name: str, dtype: str, level: str) -> None:

@@ -157,7 +157,7 @@ def test_open_planes_that_are_likely_to_be_small_share_channels() -> None:
     caps = replace(caps_of("x86-64-v3"), cores=2)
     small, large = (default_config(replace(spec, nominal=(1, side, side)), caps) for side in (14, 112))
     assert small.by_group
-    assert small.block == -((-14 // small.m) ** 2)
+    assert small.block == {2: 49, 4: 16}[small.m]
     assert not large.by_group
 
 

@@ -51,6 +51,7 @@ SPECS = {
     "dilated": spec_of(16, (20, 21), (3, 3), pads=(4, 6, 4, 6), dilations=(4, 6)),
     "1x9": spec_of(16, (3, 20), (1, 9), pads=(0, 4, 0, 4)),
     "9x1": spec_of(16, (20, 3), (9, 1), pads=(4, 0, 4, 0)),
+    "wide kernel": spec_of(16, (3, 20), (2, 15), pads=(0, 7, 1, 9)),
     "asymmetric": spec_of(12, (13, 10), (4, 3), strides=(3, 2), pads=(2, 0, 1, 3), dilations=(1, 2), block=4),
     "padding exceeds input": spec_of(8, (2, 2), (3, 3), pads=(4, 5, 4, 5), block=8),
     "one pixel": spec_of(16, (1, 1), (3, 3), pads=(1, 1, 1, 1)),
@@ -152,7 +153,14 @@ def test_every_config_is_correct(name: str, config: SlidingConfig) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("3x3", "int64"), ("3x3", "int32"), ("asymmetric", "int64"), ("3x3 no padding", "int64"), ("dilated", "int64")],
+    [
+        ("3x3", "int64"),
+        ("3x3", "int32"),
+        ("asymmetric", "int64"),
+        ("3x3 no padding", "int64"),
+        ("dilated", "int64"),
+        ("wide kernel", "int64"),
+    ],
 )
 def test_symbolic_height_and_width(name: str, dtype: str) -> None:
     base = SPECS[name]
