@@ -108,8 +108,6 @@ class ConvTemplate(KernelTemplate[ConfigT]):
             return No("needs constant weights")
         if not is_finite(weight):
             return No("needs finite weights: it leaves out their products with padding, which are NaN otherwise")
-        if not isinstance(x.shape[1], int):
-            return No("needs a known number of channels")
         try:
             spec, _ = self.spec_of(call, caps)
         except GraphOptError as e:
@@ -248,7 +246,10 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         raise context.unsupported("padding that depends on a symbolic size")
     *_, top, left = (int(p) for p in window.pads_begin)  # type: ignore[arg-type]
     *_, bottom, right = (int(p) for p in window.pads_end)  # type: ignore[arg-type]
-    batch, channels = extent(x.shape[0], "n"), int(x.shape[1])  # type: ignore[arg-type]
+    groups = int(context.attr("group") or 1)
+    batch, channels = extent(x.shape[0], "n"), int(w.shape[1]) * groups  # type: ignore[arg-type]
+    if not isinstance(x.shape[1], int):  # the weight knows it, and that they agree is checked before anything runs
+        dims[x.shape[1]] = channels
     slices = None
     if len(x.shape) == 5:
         lead, trail = int(window.pads_begin[0]), int(window.pads_end[0])  # type: ignore[arg-type]
@@ -268,7 +269,7 @@ def spec_of(call: KernelCall) -> tuple[Conv2dSpec, dict[Dim, Expr]]:
         strides=(window.strides[-2], window.strides[-1]),
         pads=(top, left, bottom, right),
         dilations=(window.dilations[-2], window.dilations[-1]),
-        groups=int(context.attr("group") or 1),
+        groups=groups,
         in_block=call.layout(x).channel_block or 1,
         out_block=out_block,
         types=types_of(call, x, weight_row(call, w)),

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt.driver.compiling import to_program
+from tests.support.chosen import templates
 from tests.support.ort import run_ort
 from tests.support.tolerance import assert_close
 
@@ -68,3 +69,28 @@ def test_recurrent_layer_of_symbolic_batch(wanted: list[str]) -> None:
         feed = {"x": _noise(*shape, seed=2)}
         for got, want in zip(compiled.run(feed).values(), run_ort(model, feed), strict=True):
             assert_close(got, want, reduction=13, depth=6)
+
+
+def test_channels_that_run_time_tells_are_those_of_the_weights() -> None:
+    """A detector pads its images by values, so that nothing of their shape is known; other channels are refused by name."""
+    made = [
+        helper.make_node("Slice", ["x", "zero", "k", "one"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["y"], name="stem", strides=[2, 2], pads=[3, 3, 3, 3]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, "h", "w"]),
+        helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
+    ]
+    consts = {"w": _noise(16, 3, 7, 7), "zero": np.array([0]), "one": np.array([1])}
+    fixed = [onnx.numpy_helper.from_array(value, name) for name, value in consts.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16, None, None])
+    graph = helper.make_graph(made, "channels", inputs, [output], fixed)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    assert "conv2d-direct" in templates(model)
+    compiled = graphopt.compile(model, "x86", threads=1)
+    feed = {"x": _noise(1, 8, 13, 10, seed=1), "k": np.array([3])}
+    (got,) = compiled.run(feed).values()
+    assert_close(got, run_ort(model, feed)[0], reduction=147)
+    for channels in (0, 2, 4, 8):
+        with pytest.raises(graphopt.GraphOptError, match="stem.*input channels"):
+            compiled.run({**feed, "k": np.array([channels])})
