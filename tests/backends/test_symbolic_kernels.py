@@ -92,5 +92,5 @@ def test_channels_that_run_time_tells_are_those_of_the_weights() -> None:
     (got,) = compiled.run(feed).values()
     assert_close(got, run_ort(model, feed)[0], reduction=147)
     for channels in (0, 2, 4, 8):
-        with pytest.raises(graphopt.GraphOptError, match="stem.*input channels"):
+        with pytest.raises(graphopt.GraphOptError, match=r"stem.*input channels"):
             compiled.run({**feed, "k": np.array([channels])})
