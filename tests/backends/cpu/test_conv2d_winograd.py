@@ -142,6 +142,7 @@ def test_symbolic_sizes(private: bool) -> None:
     spec = Conv2dSpec(n, 16, h, w, 40, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=8)
     for config in (
         tile.WinogradConfig(4, 8, 2, 3, 4, 2, by_group=True, private=private),
+        tile.WinogradConfig(4, 8, 1, 5, 7, 3, by_group=True, depth=0 if private else 16),
         tile.WinogradConfig(2, 8, 1, 4, 12, 3),
     ):
         sizes = [(1, 1, 1), (0, 4, 4), (1, 8, 8), (1, 9, 7), (2, 17, 4), (3, 40, 33)]
