@@ -14,7 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 import graphopt
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.conv2d_winograd import WinogradConv2d
-from graphopt.backends.cpu.cost.winograd import configurations, default_config
+from graphopt.backends.cpu.cost.winograd import default_config
 from graphopt.backends.cpu.kernels import winograd_tile as tile
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.cpu.kernels.winograd_transforms import WholeFiltering
@@ -139,7 +139,9 @@ def test_deep_layers_of_small_planes_are_transformed_on_the_way() -> None:
     assert default_config(deep, caps).depth
     assert not default_config(wide, caps).depth
     open_plane = replace(deep, in_height=tirx.Var("h", "int64"))
-    assert not any(config.depth for config in configurations(open_plane, caps))
+    small, large = (default_config(replace(open_plane, nominal=(1, rows, rows)), caps) for rows in (14, 224))
+    assert small.depth
+    assert not large.depth
 
 
 def network(shape: list[int], weight: np.ndarray, bias: np.ndarray) -> ModelProto:
