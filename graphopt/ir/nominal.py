@@ -15,6 +15,8 @@ BATCH = 1
 """Of the first of several axes."""
 IMAGE_SIDE = 224
 """Of axes behind the channels of images, and of what else has four axes or more."""
+DEPTH = 16
+"""Of the first of three axes behind the channels: frames, slices."""
 SEQUENCE = 128
 LONGEST_SEQUENCE = 1 << 16
 LEAST_DERIVED = 32
@@ -71,6 +73,8 @@ def nominal_sizes(
             if name is None or name in found:
                 continue
             usual = BATCH if axis == 0 and len(shape) > 1 else IMAGE_SIDE if len(shape) > 3 else SEQUENCE
+            if len(shape) == 5 and axis == 2:
+                usual = DEPTH
             found[name] = likely.get(name, ranges.get(name, Interval()).nearest(usual))
             if usual == SEQUENCE and name not in likely:
                 sequences.append(name)

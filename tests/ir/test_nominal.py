@@ -13,6 +13,8 @@ SHORTENED = [BATCH, SAMPLES, SAMPLES // 20 - 1, (SAMPLES + 240) // 320]
 def test_usual_sizes_by_axis_and_rank() -> None:
     sizes = nominal_sizes([(BATCH, 3, symbol("h"), 224), (symbol("n"), SAMPLES)], {}, {})
     assert [sizes.of(symbol(name)) for name in ("batch", "h", "n", "samples")] == [1, 224, 1, 128]
+    sizes = nominal_sizes([(BATCH, 3, symbol("frames"), symbol("h"), symbol("w"))], {}, {})
+    assert [sizes.of(symbol(name)) for name in ("frames", "h", "w")] == [16, 224, 224]
 
 
 def test_a_sequence_that_is_shortened_is_assumed_to_be_long() -> None:

@@ -24,6 +24,8 @@ _MAX_VECTORS = 4
 _MAX_TILES = 64
 """Tiles of one image up to which threads share a block and split the channels."""
 _MAX_BLOCK = 56
+_SLACK = 1.1
+"""What it may cost on open planes that threads share channels: where they take blocks of tiles, a small plane is work for one."""
 _TILE_CYCLES = 20.0
 _STORE_CYCLES = 2.0
 _LOAD_CYCLES = 0.5
@@ -45,8 +47,14 @@ _RAW_GROUPS = (1, 2, 4)
 
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
-    """The configuration with the least predicted time."""
-    return min(configurations(spec, caps), key=lambda config: (predicted_cycles(spec, config, caps), config.block))
+    """The configuration with the least predicted time; of open planes one that suits small ones, too, if it takes little more."""
+    static = spec.static_plane is not None and isinstance(spec.batch, int)
+
+    def rank(config: WinogradConfig) -> tuple[float, int]:
+        slack = 1.0 if static or config.by_group or caps.cores == 1 else _SLACK
+        return slack * predicted_cycles(spec, config, caps), config.block
+
+    return min(configurations(spec, caps), key=rank)
 
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
@@ -73,6 +81,11 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
                             yield WinogradConfig(
                                 m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, depth=depth
                             )
+            elif not static:  # a block may be all that there is: then channels are work for all threads
+                for block in range(points, _MAX_BLOCK + 1, points):
+                    for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)}:
+                        group = -(-panels // groups)
+                        yield WinogradConfig(m, lanes, vectors, points, block, group, by_group=True, dot=dot)
             if tiles > points or not static:
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for group in {1, -(-panels // 4), -(-panels // 2), panels}:
@@ -125,9 +138,9 @@ def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> fl
         busy = _together(multiply * share, stream_cycles(weights * share, caps))
         busy += (out + spilled) * share + fork_cycles(caps)
         if config.private:
-            return busy + turns * into
+            return blocks * (busy + turns * into)
         fetched = 2 * patches * (caps.cores - 1) / caps.cores / LAST_LEVEL_BYTES_PER_CYCLE
-        return busy + into / caps.cores + fetched + fork_cycles(caps)
+        return blocks * (busy + into / caps.cores + fetched + fork_cycles(caps))
     rounds = -(-blocks // caps.cores)
     stream = stream_cycles(weights, caps)
     arriving = _together(multiply, stream) - max(multiply, stream)  # later rounds have them nearby
