@@ -160,7 +160,7 @@ def test_open_planes_that_are_likely_to_be_small_share_channels() -> None:
     assert small.by_group
     assert small.block == {2: 49, 4: 16}[small.m]
     assert large.by_group, "a plane may turn out smaller than is likely"
-    assert large.block < -((-112 // large.m) ** 2)
+    assert large.block < (112 // large.m) ** 2
 
 
 def test_symbolic_batch_of_single_tiles() -> None:
