@@ -88,7 +88,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
         return replace(config, together=_together(form, sizes, lanes, dot, caps), dot=dot)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
-        """Tiles that fit the registers; a head whole, divided for busy threads, or a tile of queries a task; few without."""
+        """Tiles that fit the registers; a head whole, divided for threads, or a tile a task. Few queries also without."""
         form, sizes, lanes = _form(call), _Sizes.of(call), _types(call).lanes(caps)
         dot = dot_product_for(_types(call), form.size, caps)
         found: dict[AttentionConfig, None] = {}

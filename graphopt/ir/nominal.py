@@ -72,9 +72,7 @@ def nominal_sizes(
             name = as_symbol(dim)
             if name is None or name in found:
                 continue
-            usual = BATCH if axis == 0 and len(shape) > 1 else IMAGE_SIDE if len(shape) > 3 else SEQUENCE
-            if len(shape) == 5 and axis == 2:
-                usual = DEPTH
+            usual = _usual(axis, len(shape))
             found[name] = likely.get(name, ranges.get(name, Interval()).nearest(usual))
             if usual == SEQUENCE and name not in likely:
                 sequences.append(name)
@@ -82,6 +80,15 @@ def nominal_sizes(
     for name in sequences:
         found[name] = _long_enough(name, found, ranges.get(name, Interval()), dims)
     return NominalSizes(tuple(sorted(found.items())))
+
+
+def _usual(axis: int, rank: int) -> int:
+    """What an axis of an input usually is."""
+    if axis == 0 and rank > 1:
+        return BATCH
+    if axis == 2 and rank == 5:
+        return DEPTH
+    return IMAGE_SIDE if rank > 3 else SEQUENCE
 
 
 def _long_enough(name: str, sizes: Mapping[str, int], within: Interval, derived: Iterable[Dim]) -> int:
