@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.runtime import freed_memory
-from graphopt.runtime.interpreter_lock import SHORT_S
+from graphopt.runtime.interpreter_lock import SHORT_S, InterpreterLock
 from graphopt.runtime.placements import Bound, Placements, aligned_memory
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Arena:
             self._placements = Placements(self._vm, slots, places, fixed, states)
         else:
             self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
-            self._bound = Bound(self._vm[_BOUND])
+            self._bound = Bound(InterpreterLock(self._vm[_BOUND]))
         self._arguments: list[Any] = []
         self._copies: list[npt.NDArray[Any] | None] = []
         self._shapes: set[tuple[int, tuple[int, ...]]] = set()

@@ -26,11 +26,12 @@ class InterpreterLock:
         function: a ``tvm_ffi.Function`` that nobody else calls.
 
     Attributes:
+        function: the function.
         kept: whether the function keeps the lock.
     """
 
     def __init__(self, function: Any) -> None:
-        self._function = function
+        self.function = function
         self._until_try = _TRY_AFTER
         self.kept = False
         function.release_gil = True  # whatever the process's default is
@@ -48,4 +49,4 @@ class InterpreterLock:
     def _keep(self, kept: bool) -> None:
         self.kept = kept
         self._until_try = _TRY_AFTER
-        self._function.release_gil = not kept
+        self.function.release_gil = not kept

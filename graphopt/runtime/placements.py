@@ -22,13 +22,12 @@ class Bound:
     """``main`` with all arguments but the inputs.
 
     Args:
-        call: a ``tvm_ffi.Function`` that nobody else calls.
+        lock: of the function, a ``tvm_ffi.Function`` that no other arena calls.
         first: what it takes before the inputs.
     """
 
-    def __init__(self, call: Any, *first: Any) -> None:
-        self.call, self.first = call, first
-        self.lock = InterpreterLock(call)
+    def __init__(self, lock: InterpreterLock, *first: Any) -> None:
+        self.lock, self.call, self.first = lock, lock.function, first
 
 
 class Placements:
@@ -60,6 +59,7 @@ class Placements:
         self._borrow = tvm_ffi.from_dlpack
         self._vm, self._slots, self._fixed = vm, slots, fixed
         self._size, self._place = vm["size"], vm["place"]
+        self._lock = InterpreterLock(vm.module["invoke_closure"])
         self._places = list(zip(extents[::2], extents[1::2]))
         self._shape = tvm_ffi.Shape
         self._states = [self._borrow(state) for state in states]
@@ -103,7 +103,7 @@ class Placements:
         self._reserve(bounds[-1])
         slots = [self._borrow(self._memory[start:end]) for start, end in pairwise(bounds)]
         closure = self._place(numbers, *slots, *self._states, *self._fixed)
-        return Bound(self._vm.module["invoke_closure"], closure)
+        return Bound(self._lock, closure)
 
     def _reserve(self, nbytes: int) -> None:
         """Have at least so much memory; what lay in the old one is forgotten."""

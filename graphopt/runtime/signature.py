@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from graphopt.errors import InputError
 from graphopt.ir.constraints import described, sides
-from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, subs, symbols_of
 from graphopt.ir.dtypes import DType
+from graphopt.ir.formulas import Formulas
 from graphopt.runtime.feed import as_array, require_names
 
 _KEPT = 8
@@ -104,19 +105,39 @@ class Signature:
         Raises:
             InputError: the first mismatch, naming the input and what is expected.
         """
-        symbols: dict[str, Dim] = {} if known is None else dict(known)
+        symbols: dict[str, int] = {} if known is None else dict(known)
         for spec in self.inputs:
             if spec.name not in given:
                 raise InputError(f"input {spec} is missing", hint=f"pass an array under the name {spec.name!r}")
             _require_fit(spec, given[spec.name], symbols)
         shapes = [given[spec.name].shape for spec in self.inputs]
         if known is not None or shapes not in self.fitted:
-            for left, right, why in self.constraints:
-                self._require(left, right, why, symbols)
+            self._require_agreement(symbols)
         if known is None and shapes not in self.fitted:
             self.fitted[:] = [shapes, *self.fitted[: _KEPT - 1]]
 
-    def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, Dim]) -> None:
+    def _require_agreement(self, symbols: Mapping[str, int]) -> None:
+        """Refuse extents that break a constraint; what depends on symbols that only the run itself tells is left to it."""
+        names = frozenset(symbols)
+        if names not in self._decided:
+            decided = [(left, right) for left, right, _ in self.constraints if symbols_of(left, right) <= names]
+            self._decided[names] = Formulas([dim for pair in decided for dim in pair]), len(decided)
+        formulas, count = self._decided[names]
+        try:
+            values = formulas.values(symbols)
+            agrees = count == len(self.constraints) and values[::2] == values[1::2]
+        except ZeroDivisionError:
+            agrees = False
+        if not agrees:
+            for left, right, why in self.constraints:  # slower: which one it is, and why
+                self._require(left, right, why, symbols)
+
+    @cached_property
+    def _decided(self) -> dict[frozenset[str], tuple[Formulas, int]]:
+        """Both sides of the constraints that the values of such symbols decide, and how many constraints these are."""
+        return {}
+
+    def _require(self, left: Dim, right: Dim, why: str, symbols: Mapping[str, int]) -> None:
         try:
             a, b = subs(left, symbols), subs(right, symbols)
         except ZeroDivisionError as e:
@@ -134,7 +155,7 @@ class Signature:
         )  # fmt: skip
 
 
-def _require_fit(spec: TensorSpec, array: Shaped, symbols: dict[str, Dim]) -> None:
+def _require_fit(spec: TensorSpec, array: Shaped, symbols: dict[str, int]) -> None:
     if array.dtype != spec.dtype.numpy:
         raise InputError(
             f"input {spec.name!r} has dtype {array.dtype}, the model expects {spec.dtype.numpy}",
@@ -149,7 +170,7 @@ def _require_fit(spec: TensorSpec, array: Shaped, symbols: dict[str, Dim]) -> No
         if name is not None and name not in symbols:
             symbols[name] = int(have)
             continue
-        expected = subs(want, symbols)
+        expected = symbols[name] if name is not None else subs(want, symbols)
         if isinstance(expected, int) and expected != have:
             note = [f"{name} is {expected} by an earlier input"] if name else []
             raise InputError(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from graphopt.ir import dims
 from graphopt.ir.atoms import SymbolKind
 from graphopt.ir.dims import Dim, SymExpr, symbol
+from graphopt.ir.formulas import Formulas
 
 N, M, K = symbol("n"), symbol("m"), symbol("k")
 
@@ -77,6 +78,24 @@ ENVIRONMENTS = st.fixed_dictionaries(
 @given(EXPRESSIONS, ENVIRONMENTS)
 def test_substitution_is_evaluation(pair: Pair, env: dict[str, int]) -> None:
     assert dims.subs(pair.dim, dict(env)) == pair.value(env)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EXPRESSIONS, max_size=4), ENVIRONMENTS)
+def test_formulas_give_the_values_of_all_dimensions(pairs: list[Pair], env: dict[str, int]) -> None:
+    assert Formulas([pair.dim for pair in pairs]).values(env) == [pair.value(env) for pair in pairs]
+
+
+def test_formulas_compute_shared_functions_once() -> None:
+    dim: Dim = N
+    for _ in range(60):
+        dim = dims.apply("max", dim * 2, dim + M)  # as an expression without sharing it has 2**60 terms
+    assert Formulas([dim, dim + 1]).values({"n": 1, "m": 0}) == [2**60, 2**60 + 1]
+
+
+def test_formulas_that_divide_by_zero_say_so() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Formulas([N, dims.floordiv(N, M)]).values({"n": 4, "m": 0})
 
 
 @settings(max_examples=200, deadline=None)
