@@ -18,8 +18,11 @@ def show_groups(model: Path, how: dict[str, Any], json: bool) -> None:
         from graphopt.driver.importing import import_onnx
         from graphopt.passes.prune.choice.channel_cost import channel_costs
         from graphopt.passes.prune.groups import find_groups
+        from graphopt.passes.prune.prepare import prepare
 
-        found = find_groups(import_onnx(model, **how))
+        graph = import_onnx(model, **how)
+        prepare(graph)
+        found = find_groups(graph)
         costs = channel_costs(found)
     if json:
         console.print_json(

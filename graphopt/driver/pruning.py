@@ -20,6 +20,7 @@ from graphopt.driver.prune_request import PruneRequest
 from graphopt.driver.random_inputs import random_inputs
 from graphopt.errors import UserError
 from graphopt.ir.dims import as_symbol
+from graphopt.ir.editor import clone
 from graphopt.ir.graph import Array, Graph
 from graphopt.passes.prune.apply import apply_plan
 from graphopt.passes.prune.calibration.statistics import Statistics, gather
@@ -28,6 +29,7 @@ from graphopt.passes.prune.choice.size import size_of
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import criterion as find_criterion
 from graphopt.passes.prune.plan import PrunePlan
+from graphopt.passes.prune.prepare import prepare
 from graphopt.passes.prune.recovery.reconstruct import HELD_OUT, ReconstructionReport
 from graphopt.passes.prune.recovery.reconstruct import reconstruct as least_squares
 
@@ -142,7 +144,9 @@ def prune(
             f"{what} needs calibration data, and there is none", code="needs-data",
             hint="pass inputs like those that the model will see (calibration=, --calib DATA)",
         )  # fmt: skip
-    graph = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
+    original = src if isinstance(src, Graph) else import_onnx(src, shapes=shapes, values=values, strict=strict)
+    graph = clone(original)
+    rewritten = prepare(graph)
     groups = find_groups(graph)
     request.check(groups)
     data = _data(graph, calibration, seed)
@@ -156,8 +160,8 @@ def prune(
     if data.calibrated if reconstruct is None else reconstruct:
         found, repairs = least_squares(plan, pruned, data.feeds, runner, seed=seed)
     if times is None:
-        times = latencies(graph, found, goal, feed, measured=measure) if predict or measure else Latencies()
-    before, after = size_of(graph), size_of(found)
+        times = latencies(original, found, goal, feed, measured=measure) if predict or measure else Latencies()
+    before, after = size_of(original), size_of(found)
     report = PruneReport(
         source=graph.source,
         criterion=criterion,
@@ -174,10 +178,10 @@ def prune(
         measured_ms=times.measured,
         groups=group_rows(plan),
         frozen=groups.frozen,
-        outputs=_outputs([graph, pruned, found], data.compared, proof),
+        outputs=_outputs([original, pruned, found], data.compared, proof),
         repairs=tuple(repairs.layers) if repairs else (),
         reference=proof.reference if proof else None,
-        notes=(*_notes(plan, request, stats, repairs, proof), *times.notes),
+        notes=(*_notes(plan, request, stats, repairs, proof, rewritten), *times.notes),
     )
     return found, report
 
@@ -214,7 +218,11 @@ def _notes(
     stats: Statistics | None,
     repairs: ReconstructionReport | None,
     proof: Proof | None,
+    rewritten: int,
 ) -> Iterator[str]:
+    if rewritten:
+        what = "1 transposition" if rewritten == 1 else f"{rewritten} transpositions"
+        yield f"{what} through merged axes, in which no channel can be followed, became one node each"
     fallbacks = request.judge.fallbacks(plan.groups, stats)
     if fallbacks:
         yield (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphopt.ir.atoms import SymbolKind
+from graphopt.ir.atoms import Symbol, SymbolKind
 from graphopt.ir.broadcast import fitted, function_of
-from graphopt.ir.dims import Dim, SymExpr, as_symbol, kinds_in, symbol
+from graphopt.ir.dims import Dim, SymExpr, as_symbol, kinds_in
 from graphopt.ir.intervals import Interval
 
 
@@ -38,9 +38,10 @@ def described(left: Dim, right: Dim) -> str:
 
 
 def bounds_of(constraints: Iterable[tuple[Dim, Dim]]) -> dict[str, Interval]:
-    """Between what extents of inputs lie if the constraints hold: those about one symbol, to which something is added.
+    """Between what extents of inputs lie if the constraints hold: those about one symbol, or a quotient of it.
 
-    ``512 < n`` is 0 bounds ``n``, and so does ``n == min(n, 512)``, which adding a table of 512 positions to ``n`` tokens asks for.
+    ``512 < n`` is 0 bounds ``n``, ``n // 8 < 2`` is 0 does, and so does ``n == min(n, 512)``, which adding a table of 512 positions
+    to ``n`` tokens asks for.
     """
     found: dict[str, Interval] = {}
     excluded: list[tuple[str, int]] = []
@@ -86,17 +87,33 @@ def _never_equal(left: Dim, right: Dim) -> tuple[str, int] | None:
 
 
 def _bound(room: Dim) -> tuple[str, Interval] | None:
-    """The symbol that a sum of it and a number bounds, if that is never negative."""
-    if not isinstance(room, SymExpr) or not _of_inputs(room) or len(room.symbols()) != 1:
+    """The symbol that is bounded where ``room`` is never negative, if that is a multiple of it or of a quotient, and a number.
+
+    ``(n + 80) // 160 - 3`` isn't negative from 400 on: convolutions that follow one another ask for data that are so long.
+    """
+    if not isinstance(room, SymExpr) or not _of_inputs(room):
         return None
-    (name,) = room.symbols()
-    kind = next(iter(room.atoms)).kind
-    extent = symbol(name, kind)
-    for factor in (1, -1):
-        rest = room - factor * extent
-        if isinstance(rest, int):
-            return name, Interval(-rest) if factor == 1 else Interval(None, rest)
-    return None
+    terms = dict(room.terms)
+    constant = terms.pop((), 0)
+    if len(terms) != 1:
+        return None
+    ((monomial, factor),) = terms.items()
+    if len(monomial) != 1:
+        return None
+    (atom,) = monomial
+    least = -(constant // factor) if factor > 0 else None
+    most = None if factor > 0 else constant // -factor
+    if isinstance(atom, Symbol):
+        return atom.name, Interval(least, most)
+    if atom.fn != "floordiv":
+        return None
+    whole, divisor = atom.args
+    if not isinstance(divisor, int) or divisor < 1:
+        return None
+    if least is not None:
+        return _bound(whole - least * divisor)
+    assert most is not None
+    return _bound((most + 1) * divisor - 1 - whole)
 
 
 def _of_inputs(dim: Dim) -> bool:

@@ -16,6 +16,8 @@ from math import gcd
 from typing import TypeAlias, Union
 
 from graphopt.ir.atoms import FUNCTIONS, TEXT_LIMIT, Apply, Atom, Monomial, Symbol, SymbolKind, digest, hash_of, is_name
+from graphopt.ir.division import exact_quotient, order
+from graphopt.ir.division import product as monomial_product
 
 Dim: TypeAlias = Union[int, "SymExpr"]
 
@@ -28,7 +30,7 @@ class SymExpr:
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         items = [(m, c) for m, c in terms.items() if c]
         if len(items) > 1:
-            items.sort(key=lambda mc: (-len(mc[0]), [a.order for a in mc[0]]))
+            items.sort(key=lambda mc: order(mc[0]))
         self.terms: tuple[tuple[Monomial, int], ...] = tuple(items)
         self.size: int = sum(1 + sum(a.size for a in m) for m, _ in items)
         self.depth: int = max((a.depth for m, _ in items for a in m), default=0)
@@ -59,7 +61,7 @@ class SymExpr:
         out: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in _terms(other):
-                m = tuple(sorted(m1 + m2, key=lambda a: a.order))
+                m = monomial_product(m1, m2)
                 out[m] = out.get(m, 0) + c1 * c2
         return _normal(out)
 
@@ -347,22 +349,9 @@ def _single_atom(e: SymExpr) -> Atom | None:
 
 
 def _divide_exactly(a: SymExpr, b: SymExpr) -> Dim | None:
-    """``a / b`` when b is a single term dividing every term of a, or a is b so many times, else None."""
-    if len(b.terms) != 1:
-        times = a.terms[0][1] // b.terms[0][1]
-        return times if a == times * b else None
-    bm, bc = b.terms[0]
-    out: dict[Monomial, int] = {}
-    for m, c in a.terms:
-        left = list(m)
-        for atom in bm:
-            if atom not in left:
-                return None
-            left.remove(atom)
-        if c % bc:
-            return None
-        out[tuple(left)] = c // bc
-    return _normal(out)
+    """``a / b`` where that is a polynomial, else None."""
+    found = exact_quotient(a.terms, b.terms)
+    return None if found is None else _normal(found)
 
 
 def _merge_floordiv(a: SymExpr, b: int) -> Dim | None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphopt.ir.dims import Dim
 from graphopt.ir.editor import Editor
 from graphopt.ir.graph import Value
 from graphopt.ir.types import Shape
@@ -82,6 +83,57 @@ class MergeTransposes(Rule):
         return e.node("Transpose", [m[self.x]], {"perm": [p[i] for i in q]}).out
 
 
+class SplitMergedTranspose(Rule):
+    """Reshape(Transpose(Reshape(x))) -> Transpose(x) where the axes that the first one merges stay together.
+
+    Exporters write the transposition of the last two axes of attention's keys so: (batch, heads, length, width) becomes
+    (batch * heads, length, width), is transposed, and gets its four axes back. Does not fire when the result's axes aren't x's.
+    """
+
+    x = any_()
+    merged = op("Reshape", x, any_(), keep={"allowzero"}, shared=True)
+    turned = op("Transpose", merged, keep={"perm"}, shared=True)
+    root = op("Reshape", turned, any_(), keep={"allowzero"})
+
+    def check(self, m: Match) -> None:
+        """The first Reshape only merges, and the second one undoes that."""
+        x, merged, out = m[self.x], m[self.merged], m.root.out
+        perm = self._perm(m)
+        m.require(perm is not None, "the first Reshape does more than merge axes", merged)
+        assert perm is not None
+        m.require([x.shape[a] for a in perm] == list(out.shape), "the last Reshape gives other axes", out)
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """One Transpose."""
+        return e.node("Transpose", [m[self.x]], {"perm": self._perm(m)}).out
+
+    def _perm(self, m: Match) -> list[int] | None:
+        runs = merged_runs(m[self.x].shape, m[self.merged].shape)
+        if runs is None:
+            return None
+        return [a for run in perm_of(attr(m.node(self.turned), "perm"), len(runs)) for a in runs[run]]
+
+
+def merged_runs(before: Shape, after: Shape) -> list[range] | None:
+    """The consecutive axes of ``before`` that make each axis of ``after``; None where one of them is divided.
+
+    Axes of extent 1 go with the ones before them, where they have no axis of their own.
+    """
+    runs, end = list[range](), 0
+    extent: Dim
+    for place, wanted in enumerate(after):
+        start, extent = end, 1
+        while end < len(before) and (end == start or extent != wanted):
+            extent, end = extent * before[end], end + 1
+        if extent != wanted:
+            return None
+        following = after[place + 1] if place + 1 < len(after) else None
+        while end < len(before) and before[end] == 1 and following != 1:
+            end += 1
+        runs.append(range(start, end))
+    return runs if end == len(before) else None
+
+
 def perm_of(perm: object, rank: int) -> list[int]:
     """The permutation of a Transpose, whose default reverses the axes."""
     return [int(p) for p in perm] if isinstance(perm, (list, tuple)) and len(perm) else list(range(rank))[::-1]
@@ -90,7 +142,17 @@ def perm_of(perm: object, rank: int) -> list[int]:
 @register_pass
 @dataclass(frozen=True)
 class MergeViewChains(RewritePass):
-    """Makes one Reshape of consecutive reshapes and one Transpose of consecutive transposes; fixes computed targets."""
+    """Makes one Reshape of consecutive reshapes, one Transpose of consecutive transposes or of one between reshapes that merge
+    axes and divide them again; fixes computed targets."""
 
     name: ClassVar[str] = "merge-views"
-    rules: ClassVar[tuple[Rule, ...]] = (MergeViews(), FixReshapeTarget(), MergeTransposes())
+    rules: ClassVar[tuple[Rule, ...]] = (SplitMergedTranspose(), MergeViews(), FixReshapeTarget(), MergeTransposes())
+
+
+@register_pass
+@dataclass(frozen=True)
+class SplitMergedTransposes(RewritePass):
+    """Makes one Transpose of one between reshapes that merge axes and divide them again, and leaves all else alone."""
+
+    name: ClassVar[str] = "split-merged-transposes"
+    rules: ClassVar[tuple[Rule, ...]] = (SplitMergedTranspose(),)

@@ -13,6 +13,7 @@ from graphopt.passes.prune.choice.ranking import Ranking, select
 from graphopt.passes.prune.choice.selection import producers
 from graphopt.passes.prune.groups import find_groups
 from graphopt.passes.prune.importance import CRITERIA, criterion
+from graphopt.passes.prune.prepare import prepare
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 
@@ -48,6 +49,7 @@ class PruneChannels(Pass):
                 hint=f"`graphopt prune MODEL --criterion {self.criterion} --calib DATA` takes some; "
                 f"a pass knows {', '.join(n for n, c in CRITERIA.items() if not c.needs_data)}",
             )
+        prepare(graph, ctx)
         groups = find_groups(clone(graph))
         plan = select(
             groups, chosen.score(groups, seed=self.seed), ratio=self.ratio, ranking=self.ranking,

@@ -42,6 +42,63 @@ def residual(scale: float = 1.0):
     )  # fmt: skip
 
 
+HEADS = """
+q = MatMul(x, wq)
+k = MatMul(x, wk)
+v = MatMul(x, wv)
+q4 = Reshape(q, four)
+k4 = Reshape(k, four)
+v4 = Reshape(v, four)
+qt = Transpose<perm=[0,2,1,3]>(q4)
+kt = Transpose<perm=[0,2,1,3]>(k4)
+vt = Transpose<perm=[0,2,1,3]>(v4)
+n = Shape(kt)
+lead = Slice(n, zero, two)
+length = Slice(n, two, three)
+width = Slice(n, three, end)
+to = Concat<axis=0>(minus, length, width)
+merged = Reshape(kt, to)
+turned = Transpose<perm=[0,2,1]>(merged)
+back = Concat<axis=0>(lead, width, length)
+keys = Reshape(turned, back)
+scores = MatMul(qt, keys)
+shares = Softmax(scores)
+seen = MatMul(shares, vt)
+st = Transpose<perm=[0,2,1,3]>(seen)
+s3 = Reshape(st, three_axes)
+y = MatMul(s3, wo)
+"""
+
+
+def attention():
+    """Six heads of eight over a sequence of any length, keys transposed as torch's exporter writes it."""
+    numbers = {
+        "four": [0, 0, 6, 8],
+        "three_axes": [0, 0, 48],
+        "zero": [0],
+        "two": [2],
+        "three": [3],
+        "end": [4],
+        "minus": [-1],
+    }
+    return graph_of(
+        {"x": "float[N,L,32]"}, HEADS, wq=rand(32, 48, seed=1), wk=rand(32, 48, seed=2), wv=rand(32, 48, seed=3),
+        wo=rand(48, 32, seed=4), **{name: np.array(value) for name, value in numbers.items()},
+    )  # fmt: skip
+
+
+def test_heads_are_found_where_batch_and_length_are_open():
+    graph = attention()
+    before = state(graph)
+    pruned, report = graphopt.prune(graph, ratio=0.5, multiple=1)
+    assert_same(graph, before)
+    assert sorted(row.channels.before for row in report.groups) == [6, 8, 8]
+    assert report.parameters.after < 0.4 * report.parameters.before
+    assert any("1 transposition through merged axes" in note for note in report.notes)
+    x = rand(3, 5, 32)
+    assert run_ort(graphopt.export_onnx(pruned), {"x": x})[0].shape == (3, 5, 32)
+
+
 def state(graph):
     """Everything that could have changed."""
     arrays = {v.name: (v.data, v.data.copy()) for v in graph.constants()}

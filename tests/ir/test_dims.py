@@ -106,6 +106,18 @@ def test_partial_substitution_commutes(pair: Pair, env: dict[str, int]) -> None:
     assert "n" not in dims.symbols_of(half)
 
 
+SMALL = st.recursive(leaf(), combine, max_leaves=3).filter(lambda pair: isinstance(pair.dim, SymExpr))
+
+
+@settings(max_examples=200, deadline=None)
+@given(SMALL, SMALL, ENVIRONMENTS)
+def test_products_are_divided_by_their_factors(a: Pair, b: Pair, env: dict[str, int]) -> None:
+    assert dims.floordiv(a.dim * b.dim, b.dim) == a.dim
+    if b.value(env) > 0:
+        near = dims.floordiv(a.dim * b.dim + 1, b.dim)
+        assert dims.subs(near, dict(env)) == (a.value(env) * b.value(env) + 1) // b.value(env)
+
+
 @settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS, EXPRESSIONS)
 def test_equal_forms_are_equal_and_hash_alike(a: Pair, b: Pair) -> None:
@@ -130,6 +142,8 @@ def test_nonnegative_is_sound(pair: Pair, env: dict[str, int]) -> None:
         ((N * 6 + 3) // 2 - N * 3, 1),
         (((N + 1) // 2 + 1) // 2, (N + 3) // 4),
         ((N * M * 3) // (N * 3), M),
+        ((N * M * 6 - N * 6) // (M * 2 - 2), N * 3),
+        ((N * N - M * M) // (N + M), N - M),
         ((N * 4) % 4, 0),
         (dims.dim_max(N + 2, N), N + 2),
         (dims.equal_int(N * 2, N + N), 1),

@@ -61,4 +61,27 @@ def test_constraints_bound_symbols() -> None:
     assert bounds_of([(apply("lt", 512, N), 0), (apply("lt", N, 3), 0)]) == {"n": Interval(3, 512)}
     assert bounds_of([(apply("lt", N - 2, 1), 0), (apply("lt", N, 9), 1)]) == {"n": Interval(3, 8)}
     assert bounds_of([(equal_int(N, 0), 0)]) == {"n": Interval(1)}
-    assert bounds_of([(apply("lt", N + M, 3), 0), (apply("lt", 2 * N, 3), 0)]) == {}
+    assert bounds_of([(apply("lt", N + M, 3), 0), (apply("lt", N * N, 3), 0)]) == {}
+    assert bounds_of([(apply("lt", 2 * N, 3), 0)]) == {"n": Interval(2)}
+    assert bounds_of([(apply("lt", floordiv(N + 80, 160) - 1, 2), 0)]) == {"n": Interval(400)}
+    assert bounds_of([(apply("lt", 4, floordiv(N, 3)), 0)]) == {"n": Interval(0, 14)}
+
+
+def chains() -> st.SearchStrategy[Dim]:
+    """Lengths after convolutions: quotients of sums with quotients."""
+
+    def grown(inner: st.SearchStrategy[Dim]) -> st.SearchStrategy[Dim]:
+        numbers = st.tuples(inner, st.integers(-3, 3), st.integers(-9, 9), st.integers(1, 5))
+        return numbers.map(lambda p: floordiv(p[0] * p[1] + p[2], p[3]))
+
+    return st.recursive(st.just(N), grown, max_leaves=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(chains(), st.integers(-5, 12), st.booleans())
+def test_bounds_are_those_of_the_constraint(dim: Dim, number: int, is_least: bool) -> None:
+    pair = (apply("lt", dim, number), 0) if is_least else (apply("lt", number, dim), 0)
+    bounds = bounds_of([pair]) if not isinstance(pair[0], int) else {}
+    held = [n for n in range(300) if subs(pair[0], {"n": n}) == 0]
+    if "n" in bounds:
+        assert [n for n in range(300) if n in bounds["n"]] == held, "neither more nor less"

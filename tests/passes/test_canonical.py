@@ -105,6 +105,43 @@ def test_view_chain_of_two_unknown_extents_is_left_alone():
     assert_refuses(g, "merge-views", "no constant shape")
 
 
+KEYS = "a = Reshape(x, merged)\nb = Transpose<perm=[0,2,1]>(a)\ny = Reshape(b, divided)"
+
+
+@pytest.mark.parametrize("x", ["float[2,3,4,5]", "float[1,1,4,5]", "float[2,3,1,5]"])
+def test_a_transpose_between_reshapes_that_merge_axes(x):
+    batch, heads, length, width = map(int, x[6:-1].split(","))
+    shapes = {"merged": np.array([-1, length, width]), "divided": np.array([batch, heads, width, length])}
+    after = assert_fires(graph_of({"x": x}, KEYS, **shapes), "split-merged-transposes", ["Transpose"])
+    assert after.nodes[0].attrs["perm"] == [0, 1, 3, 2]
+
+
+def test_a_transpose_between_reshapes_whose_extents_are_computed():
+    body = (
+        "n = Shape(x)\nlead = Slice(n, zero, two)\nlength = Slice(n, two, three)\nwidth = Slice(n, three, four)\n"
+        "to = Concat<axis=0>(minus, length, width)\na = Reshape(x, to)\nb = Transpose<perm=[0,2,1]>(a)\n"
+        "back = Concat<axis=0>(lead, width, length)\ny = Reshape(b, back)"
+    )
+    numbers = {"zero": [0], "two": [2], "three": [3], "four": [4], "minus": [-1]}
+    g = graph_of({"x": "float[N,3,L,5]"}, body, **{k: np.array(v) for k, v in numbers.items()})
+    after, _ = run_pass(g, ["split-merged-transposes", "dead-code"])
+    assert ops(after) == ["Transpose"]
+    assert after.nodes[0].attrs["perm"] == [0, 1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("merged", "divided", "reason"),
+    [
+        ([2, 12, 5], [2, 5, 12], "other axes"),
+        ([6, 4, 5], [3, 2, 5, 4], "other axes"),
+        ([6, 2, 10], [2, 3, 10, 2], "more than merge"),
+    ],
+)
+def test_axes_that_do_not_come_back_stay_as_they_are(merged, divided, reason):
+    g = graph_of({"x": "float[2,3,4,5]"}, KEYS, merged=np.array(merged), divided=np.array(divided))
+    assert_refuses(g, "split-merged-transposes", reason)
+
+
 def test_cast_chains():
     g = graph_of(
         {"x": "float16[3]"},
