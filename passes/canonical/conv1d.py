@@ -1,7 +1,8 @@
-"""Convolutions along one axis as convolutions over images of one row, for which there are kernels."""
+"""Convolutions and pools along one axis as those over images of one row, for which there are kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,42 +19,77 @@ from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Match, Rule
 
 ROW_AXIS = 2
+WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
 
 
-class Conv1dAs2d(Rule):
-    """Conv(x, W, b?) -> Squeeze(Conv(Unsqueeze(x), Unsqueeze(W), b?)), the new axis being the second last.
+class _AlongRow(Rule):
+    """A window over one axis becomes one over images of one row: views around a node of rank 4."""
+
+    lists: ClassVar[Mapping[str, int]] = {"kernel_shape": 1, "strides": 1, "dilations": 1}
+    """Attributes with a number for each axis, and what they say of the row's."""
+    kept: ClassVar[frozenset[str]] = frozenset({"auto_pad"})
+
+    def rewrite(self, m: Match, e: Editor) -> Value:
+        """Views around a node of rank 4."""
+        node = m.root
+        axes = e.constant(np.asarray([ROW_AXIS], np.int64), "axes")
+        data = node.input(0)
+        assert data is not None
+        image = e.node("Unsqueeze", [data, axes]).out
+        attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if k in self.kept}
+        for name, of_row in self.lists.items():
+            values = attr(node, name)
+            if values:
+                attrs[name] = [of_row, *(int(v) for v in values)]
+        pads = attr(node, "pads")
+        if pads:
+            attrs["pads"] = [0, int(pads[0]), 0, int(pads[1])]
+        window = e.node(node.op, [image, *self._others(m, e, axes)], attrs, like=[node])
+        return e.node("Squeeze", [window.out, axes]).out
+
+    def _others(self, m: Match, e: Editor, axes: Value) -> list[Value | None]:
+        """The operands behind the data."""
+        return []
+
+
+class Conv1dAs2d(_AlongRow):
+    """Conv(x, W, b?) -> Squeeze(Conv(Unsqueeze(x), Unsqueeze(W), b?)), the new axis being the second last; ConvTranspose too.
 
     Does not fire when the data is not of rank 3, or when the weight is neither constant nor a dequantized constant.
     """
 
+    lists = {**_AlongRow.lists, "output_padding": 0, "output_shape": 1}
+    kept = frozenset({"auto_pad", "group"})
     x, w, b = any_(), any_(), opt_any()
-    root = op("Conv", x, w, b, keep={"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})
+    root = op(frozenset({"Conv", "ConvTranspose"}), x, w, b, keep={*lists, *kept, "pads"})
 
     def check(self, m: Match) -> None:
         """Rank 3."""
         m.require(len(m.root.out.shape) == 3, "the data is not of rank 3", m.root.out)
         m.require(_is_stored(m[self.w]), "the weight is computed", m[self.w])
 
-    def rewrite(self, m: Match, e: Editor) -> Value:
-        """Views around a convolution of rank 4."""
-        axes = e.constant(np.asarray([ROW_AXIS], np.int64), "axes")
-        image = e.node("Unsqueeze", [m[self.x], axes]).out
+    def _others(self, m: Match, e: Editor, axes: Value) -> list[Value | None]:
         w = m[self.w]
         if w.data is not None:
             weight = e.constant(np.expand_dims(w.data, ROW_AXIS), w.name)
         else:
             weight = e.node("Unsqueeze", [w, axes]).out
-        attrs: dict[str, Any] = {k: v for k, v in m.root.attrs.items() if k in ("auto_pad", "group")}
-        for name, along_row in (("kernel_shape", 1), ("strides", 1), ("dilations", 1)):
-            values = attr(m.root, name)
-            if values:
-                attrs[name] = [along_row, *(int(v) for v in values)]
-        pads = attr(m.root, "pads")
-        if pads:
-            attrs["pads"] = [0, int(pads[0]), 0, int(pads[1])]
-        inputs = [image, weight] + ([m.root.inputs[2]] if m.root.input(2) is not None else [])
-        conv = e.node("Conv", inputs, attrs, like=[m.root])
-        return e.node("Squeeze", [conv.out, axes]).out
+        return [weight, *m.root.inputs[2:]]
+
+
+class Pool1dAs2d(_AlongRow):
+    """MaxPool(x) -> Squeeze(MaxPool(Unsqueeze(x))), the new axis being the second last; AveragePool too.
+
+    Does not fire when the data is not of rank 3, or when the places of maxima are asked for.
+    """
+
+    kept = frozenset({"auto_pad", "ceil_mode", "count_include_pad", "storage_order"})
+    x = any_()
+    root = op(frozenset({"MaxPool", "AveragePool"}), x, keep={*_AlongRow.lists, *kept, "pads"})
+
+    def check(self, m: Match) -> None:
+        """Rank 3."""
+        m.require(len(m.root.out.shape) == 3, "the data is not of rank 3", m.root.out)
 
 
 def _is_stored(weight: Value) -> bool:
@@ -65,18 +101,18 @@ def _is_stored(weight: Value) -> bool:
 
 
 class UnaryBeforeSqueeze(Rule):
-    """f(Squeeze(Conv(...))) -> Squeeze(f(Conv(...))) for element-wise f of one operand, so that convolutions can meet."""
+    """f(Squeeze(Conv(...))) -> Squeeze(f(Conv(...))) for element-wise f of one operand, so that convolutions and pools can meet."""
 
     x, axes = any_(), const()
     view = op("Squeeze", x, axes)
     root = op(ops_with(UNARY), view, keep=ANY_ATTRS)
 
     def check(self, m: Match) -> None:
-        """The squeeze of a convolution."""
+        """The squeeze of a convolution or pool."""
         producer = m[self.x].producer
         m.require(
-            producer is not None and (producer.op == "Conv" or has_trait(producer, UNARY)),
-            "it squeezes no convolution",
+            producer is not None and (producer.op in WINDOWS or has_trait(producer, UNARY)),
+            "it squeezes no convolution or pool",
             m[self.x],
         )
 
@@ -106,7 +142,7 @@ class UnsqueezeOfSqueeze(Rule):
 @register_pass
 @dataclass(frozen=True)
 class LowerConv1d(RewritePass):
-    """Turns convolutions of rank 3 into convolutions over images of one row."""
+    """Turns convolutions and pools of rank 3 into those over images of one row."""
 
     name: ClassVar[str] = "lower-conv1d"
-    rules: ClassVar[tuple[Rule, ...]] = (Conv1dAs2d(), UnaryBeforeSqueeze(), UnsqueezeOfSqueeze())
+    rules: ClassVar[tuple[Rule, ...]] = (Conv1dAs2d(), Pool1dAs2d(), UnaryBeforeSqueeze(), UnsqueezeOfSqueeze())

@@ -1,4 +1,4 @@
-"""Convolutions of rank 3 as images of one row: same numbers, no views between convolutions that meet."""
+"""Convolutions and pools of rank 3 as images of one row: same numbers, no views between convolutions that meet."""
 
 from __future__ import annotations
 
@@ -46,3 +46,45 @@ def test_symbolic_length() -> None:
 def test_other_ranks_are_left_alone() -> None:
     g = graph_of({"x": "float[1,4,7,7]"}, "y = Conv(x, w)", w=rand(6, 4, 3, 3))
     assert_refuses(g, "lower-conv1d", "rank 3")
+
+
+@pytest.mark.parametrize(
+    ("attrs", "shape"),
+    [
+        ("", (4, 6, 3)),
+        ("<strides=[4], pads=[2,2]>", (4, 6, 8)),
+        ("<strides=[2], output_padding=[1], pads=[1,0]>", (4, 6, 4)),
+        ("<strides=[2], output_shape=[39]>", (4, 6, 4)),
+        ('<auto_pad="SAME_UPPER", strides=[3]>', (4, 6, 4)),
+        ("<dilations=[2], group=2>", (4, 3, 3)),
+        ("<strides=[5]>", (4, 6, 3)),
+    ],
+)
+@pytest.mark.parametrize("bias", ["", ", b"])
+def test_transposed_becomes_a_row(attrs: str, shape: tuple[int, ...], bias: str) -> None:
+    g = graph_of(X, f"y = ConvTranspose{attrs}(x, w{bias})", w=rand(*shape), b=rand(6))
+    assert_fires(g, "lower-conv1d", ["Unsqueeze", "ConvTranspose", "Squeeze"])
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "MaxPool<kernel_shape=[3], strides=[2], pads=[1,0], ceil_mode=1>",
+        "MaxPool<kernel_shape=[2], dilations=[3]>",
+        "AveragePool<kernel_shape=[2], strides=[2]>",
+        "AveragePool<kernel_shape=[5], pads=[2,2], count_include_pad=1>",
+        'AveragePool<kernel_shape=[4], auto_pad="SAME_LOWER">',
+    ],
+)
+def test_pool_becomes_a_row(pool: str) -> None:
+    assert_fires(graph_of(X, f"y = {pool}(x)"), "lower-conv1d", ["Unsqueeze", pool.split("<")[0], "Squeeze"])
+
+
+def test_places_of_maxima_are_left_alone() -> None:
+    assert_refuses(graph_of(X, "m, y = MaxPool<kernel_shape=[2]>(x)"), "lower-conv1d", "output")
+
+
+def test_a_decoder_stays_rows() -> None:
+    text = "a = AveragePool<kernel_shape=[2], strides=[2]>(x)\nb = ConvTranspose<strides=[2]>(a, w)\nc = Elu(b)\ny = Conv(c, v)"
+    g = graph_of(X, text, w=rand(4, 6, 4), v=rand(5, 6, 3))
+    assert_fires(g, "lower-conv1d", ["Unsqueeze", "AveragePool", "ConvTranspose", "Elu", "Conv", "Squeeze"])
