@@ -90,4 +90,8 @@ class _Plain(Nest):
         lane = position("lane")
         index = self._index(outer, first + lane)
         body = self.evaluate(index, None)
+        if body.scope.branches:
+            # what takes many operations goes through memory: with an element for each lane it is vectorised all the same
+            by_lane = self.evaluate(index, None, (lane, width))
+            body = body if by_lane.scope.branches else by_lane
         return loop(lane, width, seq(store_all(body)), lane_kind(body.scope))

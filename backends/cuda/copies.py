@@ -48,7 +48,7 @@ def _is_short(extent: Expr) -> bool:
 
 
 def _straight(copy: StridedCopy, caps: Caps) -> list[Any]:
-    def evaluate(index: Index, _: Any) -> NestBody:
+    def evaluate(index: Index, _: Any, lane: tuple[Expr, int] | None = None) -> NestBody:
         with Scope() as scope:
             read, write = _places(copy, index)
             stores = [(copy.target, tirx.BufferLoad(copy.source, [read]), (write,))]

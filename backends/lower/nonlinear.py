@@ -22,7 +22,7 @@ unary("Relu", _relu)
 float_unary("Sigmoid", m.sigmoid)
 float_unary("Softplus", m.softplus)
 float_unary("Softsign", lambda x: exact.divide(x, like(1.0, x) + tirx.abs(x)))
-float_unary("Mish", lambda x: x * m.tanh(m.softplus(x)))
+float_unary("Mish", m.mish)
 float_unary("HardSwish", lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5))
 
 

@@ -242,6 +242,7 @@ class KernelBuilder:
             def evaluate(
                 index: Index,
                 accumulator: Callable[[str], Expr] | None,
+                lane: tuple[Expr, int] | None = None,
                 alike: list[Output] = alike,
                 scalar: list[bool] = scalar,
             ) -> NestBody:
@@ -250,7 +251,7 @@ class KernelBuilder:
                 self._accumulate = (
                     Accumulate(alike[0].tensor.shape, logical, accumulator) if accumulator is not None else None
                 )
-                with Scope(scalar=any(scalar)) as scope:
+                with Scope(scalar=any(scalar) and lane is None, lane=lane) as scope:
                     stores = [(o.buffer, o.tensor(*logical), o.place(index)) for o in alike]
                 scalar.append(scope.branches)
                 chosen = self._accumulate.chosen if self._accumulate else None

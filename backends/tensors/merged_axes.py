@@ -54,11 +54,16 @@ def with_merged_axes(shape: Index, evaluate: Evaluate, last: bool = True) -> tup
         if len(groups) == len(shape):
             continue
 
-        def body(index: Index, accumulator: Any, groups: Sequence[Sequence[int]] = groups) -> NestBody:
+        def body(
+            index: Index,
+            accumulator: Any,
+            lane: tuple[Expr, int] | None = None,
+            groups: Sequence[Sequence[int]] = groups,
+        ) -> NestBody:
             at: list[Expr] = [0] * len(shape)
             for group, position in zip(groups, index):
                 at[_walked(group, shape)] = position
-            return evaluate(tuple(at), accumulator)
+            return evaluate(tuple(at), accumulator, lane)
 
         merged = tuple(product([shape[a] for a in group]) for group in groups)
         if _same_elements(before, shape, groups, _Probe([shape[g[0]] if len(g) == 1 else None for g in groups], body)):

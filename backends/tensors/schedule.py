@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dialect import LLVM, Dialect
@@ -41,8 +41,21 @@ class NestBody:
     logical: Index = ()
 
 
-Evaluate = Callable[[Index, "Callable[[str], Expr] | None"], NestBody]
-"""``evaluate(index, accumulator)``: the body at one physical index; ``accumulator(dtype)`` stands for the reduction's result."""
+class Evaluate(Protocol):
+    """Gives the body of a nest at one physical index."""
+
+    def __call__(
+        self, index: Index, accumulator: Callable[[str], Expr] | None, lane: tuple[Expr, int] | None = None, /
+    ) -> NestBody:
+        """The body.
+
+        Args:
+            index: physical.
+            accumulator: ``accumulator(dtype)`` stands for the reduction's result.
+            lane: number and extent of the iterations of the loop around the body, if that may be vectorised though the body's
+                steps go through memory.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def emit_walk(builder: KernelBuilder, walk: Walk, buffer: Any, offset: Expr, str
         def evaluate(
             index: Index,
             _: Any,
+            lane: tuple[Expr, int] | None = None,
             axes: list[int] = axes,
             rows: int = rows,
             row_axis: int = row_axis,

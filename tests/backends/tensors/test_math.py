@@ -116,6 +116,21 @@ def test_error_in_ulp(name: str, results: dict[str, Array]) -> None:
     assert error[worst] <= limit, f"{name}({x[worst]}) = {got[worst]}, want {want[worst]}: {error[worst]:.2f} ulp"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_mish(target: str) -> None:
+    if not can_run_here(parse_target(target, 1)):
+        pytest.skip(f"needs a processor of {target}")
+    x = sample()
+    got = evaluate([m.mish], x, target_name=target, libm=False)[0]
+    with np.errstate(all="ignore"):
+        v = x.astype(np.float64)
+        want = v * np.tanh(np.logaddexp(0, v))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        plain = np.isfinite(want)
+        np.testing.assert_allclose(got[plain], want[plain], 4 * 2.0**-23, 1e-42)
+    assert np.all(got[x == np.inf] == np.inf)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 33])
 def test_every_vector_width_gives_the_same(count: int) -> None:
     x = np.linspace(-3, 0, count).astype(np.float32)
