@@ -1,6 +1,7 @@
 """How ai.onnx operators become lazy tensors, one file per family. Importing the package fills the table."""
 
 from graphopt.backends.lower import (
+    arg_extreme,
     arithmetic,
     attention,
     casts,
@@ -30,6 +31,7 @@ from graphopt.backends.lower import (
 )
 
 __all__ = [
+    "arg_extreme",
     "arithmetic",
     "attention",
     "casts",

@@ -142,29 +142,3 @@ def _log_sum_exp(c: LowerContext, axes: Axes) -> Lowered:
     total = axes.reduce(c, lambda i: m.exp(cast(x(*i), work) - base(top(*axes.collapse(i)))), work)
     out = elementwise(lambda s, t: cast(m.log(s) + base(t), dtype), dtype, axes.kept, total, top)
     return finished(c, axes, out, c.out_shape())
-
-
-@lowers("ArgMax", "ArgMin")
-def _arg(c: LowerContext) -> Lowered:
-    axes = Axes(c.x(0), (c.axis(int(c.attr("axis")), c.rank(0)),))
-    where = arg_extreme(c, axes, c.node.op == "ArgMax", bool(c.attr("select_last_index")))
-    found = elementwise(lambda v: v.astype("int64"), "int64", axes.kept, where)
-    return finished(c, axes, found, c.out_shape())
-
-
-def arg_extreme(c: LowerContext, axes: Axes, largest: bool, last: bool = False) -> Tensor:
-    """Index along the one reduced axis of the extreme element: the first or last of equals, the first NaN if there is any."""
-    x, extent = axes.x, axes.extents[0]
-    dtype = "int32" if isinstance(extent, int) and extent < 1 << 31 else "int64"
-    best = c.k.stage(axes.reduce(c, lambda i: x(*i), x.dtype, "max" if largest else "min"))
-    nowhere = const(-1, dtype) if last else tirx.max_value(dtype)
-
-    def body(i: Index, r: Index) -> Expr:
-        v = let(x(*axes.at(i, r)))
-        hit = tirx.EQ(v, best(*i))
-        if m.is_float(x.dtype):
-            hit = tirx.Or(hit, m.is_nan(v))
-        position = r[0] if isinstance(r[0], int) else r[0].astype(dtype)
-        return tirx.Select(hit, const(position, dtype) if isinstance(position, int) else position, nowhere)
-
-    return c.k.reduce(axes.kept, dtype, axes.extents, body, "max" if last else "min")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.lower.arg_extreme import arg_extreme
 from graphopt.backends.lower.pointwise import cast
-from graphopt.backends.lower.reduce import Axes, arg_extreme
+from graphopt.backends.lower.reduce import Axes
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.tensor import Expr, Tensor, elementwise
