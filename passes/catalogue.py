@@ -9,6 +9,7 @@ from graphopt.passes.canonical import (  # noqa: F401
     cse,
     dead_code,
     dequantized_moves,
+    einsum,
     expand_functions,
     identities,
     integer_products,

@@ -10,6 +10,7 @@ from graphopt.passes.canonical.conv1d import LowerConv1d
 from graphopt.passes.canonical.cse import CommonSubexpressions
 from graphopt.passes.canonical.dead_code import DeadCode
 from graphopt.passes.canonical.dequantized_moves import MoveIntegers
+from graphopt.passes.canonical.einsum import LowerEinsum
 from graphopt.passes.canonical.expand_functions import ExpandFunctions
 from graphopt.passes.canonical.identities import RemoveNoOps
 from graphopt.passes.canonical.integer_products import LowerIntegerProducts
@@ -56,6 +57,7 @@ def level_pipeline(level: int) -> Pipeline:
     if level >= 2:
         # Before folding: a factor that belongs to a recognisable subgraph must not vanish into the weights before it.
         known = (
+            LowerEinsum(),
             RecogniseGelu(),
             RecogniseActivations(),
             RecogniseSoftmax(),
