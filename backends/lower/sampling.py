@@ -1,115 +1,15 @@
-"""Sampling at computed positions: GridSample, RoiAlign, MaxRoiPool."""
+"""Pooling of regions at computed positions: RoiAlign, MaxRoiPool."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.bounds import check_between
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.tensors.imperative import Code, result
-from graphopt.backends.tensors.index import clamp, every, i64, inside
-from graphopt.backends.tensors.tensor import Expr, Tensor, scalar_loops
-
-
-@lowers("GridSample")
-def _grid_sample(c: LowerContext) -> Lowered:
-    x, grid = c.x(0), c.x(1)
-    dims = x.rank - 2
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(c.attr("mode"), c.attr("mode") or "linear")
-    padding = c.attr("padding_mode") or "zeros"
-    align = bool(c.attr("align_corners"))
-    dtype = "float64" if "float64" in (x.dtype, grid.dtype) else "float32"
-    taps = {"nearest": [0], "linear": [0, 1], "cubic": [-1, 0, 1, 2]}.get(mode)
-    if taps is None or padding not in ("zeros", "border", "reflection"):
-        raise c.unsupported(f"GridSample with mode {mode} and padding_mode {padding}")
-    # weights of taps are the same for every channel: computed once per point
-    shape = c.out_shape()
-    points = (shape[0], *shape[2:])
-
-    def position(axis: int, point: Sequence[Expr]) -> Expr:
-        """Coordinate along spatial ``axis`` (grids name the last one first)."""
-        n = grid(*point, dims - 1 - axis).astype(dtype)
-        length = i64(x.shape[2 + axis]).astype(dtype)
-        one, two = const(1.0, dtype), const(2.0, dtype)
-        at = (n + one) / two * (length - one) if align else ((n + one) * length - one) / two
-        if mode == "nearest":
-            scalar_loops()
-            at = tirx.nearbyint(at)
-        if padding == "zeros":
-            return at
-        low, high = _borders(length, align, dtype)
-        within = tirx.And(at >= low, at <= high)
-        other = (
-            tirx.max(tirx.min(at, length - one), const(0.0, dtype))
-            if padding == "border"
-            else _reflect(at, low, high, dtype)
-        )
-        return tirx.Select(within, at, other)
-
-    where = [c.k.stage(Tensor(points, dtype, lambda *p, a=a: position(a, p))) for a in range(dims)]
-
-    def element(n: Expr, channel: Expr, *p: Expr) -> Expr:
-        at = [w(n, *p) for w in where]
-        # what is no number or far away must not overflow the integer
-        bounded = [tirx.max(tirx.min(a, const(1e9, dtype)), const(-1e9, dtype)) for a in at]
-        floors = [(v if mode == "nearest" else tirx.floor(v)) for v in bounded]
-        ratios = [v - f for v, f in zip(bounded, floors)]
-        total: Expr = None
-        for offsets in product(taps, repeat=dims):
-            index, valid = [], []
-            for a, offset in enumerate(offsets):
-                q = floors[a].astype("int64") + offset
-                extent = x.shape[2 + a]
-                if padding == "reflection":
-                    q = _reflected_pixel(q, extent, align, dtype)
-                valid.append(inside(q, extent) if padding == "zeros" else True)
-                index.append(clamp(q, extent))
-            value = x(n, channel, *index).astype(dtype)
-            if padding == "zeros":
-                value = tirx.Select(every(valid), value, const(0.0, dtype))
-            for a, offset in enumerate(offsets):
-                if mode != "nearest":
-                    value = value * _weight(mode, ratios[a], offset, dtype)
-            total = value if total is None else total + value
-        return total.astype(x.dtype)
-
-    return Tensor(shape, x.dtype, element)
-
-
-def _borders(length: Expr, align: bool, dtype: str) -> tuple[Expr, Expr]:
-    if align:
-        return const(0.0, dtype), length - const(1.0, dtype)
-    return const(-0.5, dtype), length - const(0.5, dtype)
-
-
-def _reflect(at: Expr, low: Expr, high: Expr, dtype: str) -> Expr:
-    """Mirrored at the borders until between them."""
-    span = high - low
-    span = tirx.Select(span > const(0.0, dtype), span, const(1.0, dtype))
-    distance = tirx.Select(at < low, low - at, at - high)
-    times = tirx.floor(distance / span)
-    rest = distance - times * span
-    even = tirx.EQ(times - const(2.0, dtype) * tirx.floor(times / const(2.0, dtype)), const(0.0, dtype))
-    from_low = tirx.Select(at < low, even, tirx.Not(even))
-    mirrored = tirx.Select(from_low, low + rest, high - rest)
-    return tirx.Select(tirx.And(at >= low, at <= high), at, mirrored)
-
-
-def _reflected_pixel(q: Expr, extent: Expr, align: bool, dtype: str) -> Expr:
-    low, high = _borders(i64(extent).astype(dtype), align, dtype)
-    return tirx.trunc(_reflect(q.astype(dtype), low, high, dtype)).astype("int64")
-
-
-def _weight(mode: str, ratio: Expr, offset: int, dtype: str) -> Expr:
-    d = tirx.abs(const(float(offset), dtype) - ratio)
-    if mode == "linear":
-        return const(1.0, dtype) - d
-    a = -0.75
-    if offset in (0, 1):
-        return (const(a + 2, dtype) * d - const(a + 3, dtype)) * d * d + const(1.0, dtype)
-    return ((const(a, dtype) * d - const(5 * a, dtype)) * d + const(8 * a, dtype)) * d - const(4 * a, dtype)
+from graphopt.backends.tensors.index import clamp, i64
+from graphopt.backends.tensors.tensor import Expr
 
 
 @lowers("RoiAlign")

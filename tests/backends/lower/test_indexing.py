@@ -157,6 +157,47 @@ def test_grid_sample(mode: str, padding: str) -> None:
     check(nodes, {"x": _floats(2, 3, 5, 6), "g": grid}, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "size", "points"), [(9, (7, 5), (33, 40)), (2, (4, 5, 3), (3, 2, 9)), (4, (6,), (11,))]
+)
+def test_grid_sample_of_many_channels(
+    channels: int, size: tuple[int, ...], points: tuple[int, ...], symbolic: bool
+) -> None:
+    grid = (RNG.random((2, *points, len(size))).astype(np.float32) - 0.5) * 2.6
+    modes = ["linear", "nearest", "cubic"] if len(size) == 2 else ["linear", "nearest"]
+    nodes = [node("GridSample", "x g", f"y{i}", mode=mode) for i, mode in enumerate(modes)]
+    check(nodes, {"x": _floats(2, channels, *size), "g": grid}, rtol=1e-4, atol=1e-4, symbolic=symbolic)
+
+
+def test_pixels_outside_count_as_nothing_even_beside_what_is_infinite() -> None:
+    x = np.full((1, 2, 3, 3), np.inf, np.float32)
+    x[:, :, 1, 1] = 2
+    far = np.array([[[[-3, -3], [2, 0], [0, 0], [0, -5]]]], np.float32)
+    check([node("GridSample", "x g", "y", align_corners=1, mode="nearest")], {"x": x, "g": far})
+    edge = np.array([[[[-3, 0], [0, 3]]]], np.float32)
+    check(
+        [node("GridSample", "x g", "y", align_corners=1)],
+        {"x": x, "g": edge},
+        want={"y": np.zeros((1, 2, 1, 2), np.float32)},
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_positions_that_are_no_numbers_read_nothing_else(value: float, padding: str) -> None:
+    grid = np.zeros((1, 1, 6, 2), np.float32)
+    grid[0, 0, 2, 1] = value
+    nodes = [
+        node("GridSample", "x g", f"y{i}", mode=mode, padding_mode=padding)
+        for i, mode in enumerate(["linear", "nearest"])
+    ]
+    feed = {"x": _floats(1, 5, 3, 3), "g": grid}
+    got = run(model_with(nodes, feed), feed)
+    for i in range(2):  # the others are as they were
+        np.testing.assert_allclose(np.delete(got[f"y{i}"], 2, -1), np.repeat(feed["x"][:, :, 1:2, 1:2], 5, -1), 1e-6)
+
+
 @pytest.mark.parametrize("mode", ["avg", "max"])
 def test_roi_align(mode: str) -> None:
     rois = np.array([[0, 0, 6, 5], [1.5, 2.5, 9, 12], [-4, -4, 1, 1]], np.float32)
