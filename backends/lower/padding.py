@@ -30,7 +30,9 @@ def _pad(c: LowerContext) -> Lowered:
     begin = c.dims([b for b, _ in amounts])
     if mode == "constant":
         fill = c.x(2) if c.has(2) else None
-        return framed(x, begin, c.out_shape(), lambda: const(0, x.dtype) if fill is None else fill(*(0,) * fill.rank))
+        after = c.dims([e for _, e in amounts])
+        value = lambda: const(0, x.dtype) if fill is None else fill(*(0,) * fill.rank)  # noqa: E731
+        return framed(x, begin, c.out_shape(), value, after)
     if mode not in _SOURCES:
         raise c.unsupported(f"Pad with mode {mode}")
     source = _SOURCES[mode]
@@ -47,7 +49,13 @@ def _pad(c: LowerContext) -> Lowered:
     def element(*i: Expr) -> Expr:
         return x(*(along(p, axis) for axis, p in enumerate(i)))
 
-    return Tensor(c.out_shape(), x.dtype, element)
+    parts = _frame_parts(x, begin, c.out_shape(), lambda extent, origin: _moved(element, x.dtype, extent, origin), end)
+    return Tensor(c.out_shape(), x.dtype, element, parts=parts)
+
+
+def _moved(element: Callable[..., Expr], dtype: str, extent: Index, origin: Index) -> Tensor:
+    """A part of a tensor that begins at ``origin``."""
+    return Tensor(extent, dtype, lambda *i: element(*(p if _zero(o) else p + o for p, o in zip(i, origin))))
 
 
 def _is_zero(amount: object) -> bool:
@@ -69,8 +77,22 @@ def _wrap(p: Expr, extent: Expr) -> Expr:
 _SOURCES: dict[str, Callable[[Expr, Expr], Expr]] = {"reflect": _reflect, "edge": clamp, "wrap": _wrap}
 
 
-def framed(x: Tensor, begin: Sequence[Expr], shape: Sequence[Expr], fill: Callable[[], Expr]) -> Tensor:
-    """``x`` placed with its first element at ``begin`` (cropped where that is negative or goes beyond), ``fill`` elsewhere."""
+def framed(
+    x: Tensor,
+    begin: Sequence[Expr],
+    shape: Sequence[Expr],
+    fill: Callable[[], Expr],
+    after: Sequence[Expr] | None = None,
+) -> Tensor:
+    """``x`` placed with its first element at ``begin`` (cropped where that is negative or goes beyond), ``fill`` elsewhere.
+
+    Args:
+        x: what is placed.
+        begin: where.
+        shape: of the result.
+        fill: the value elsewhere.
+        after: how much is added behind, where that is known better than by the extents' difference.
+    """
 
     def element(*i: Expr) -> Expr:
         at = [p - b for p, b in zip(i, begin)]
@@ -84,7 +106,7 @@ def framed(x: Tensor, begin: Sequence[Expr], shape: Sequence[Expr], fill: Callab
         # a clamped load and a select vectorise; a branch would not
         return tirx.Select(within, x(*(clamp(q, d) for q, d in zip(at, x.shape))), fill())
 
-    parts = _frame_parts(x, begin, shape, fill)
+    parts = _frame_parts(x, begin, shape, lambda extent, _: Tensor(extent, x.dtype, lambda *_: fill()), after)
     return Tensor(shape, x.dtype, element, parts=parts)
 
 
@@ -93,11 +115,23 @@ def _zero(value: Expr) -> bool:
 
 
 def _frame_parts(
-    x: Tensor, begin: Sequence[Expr], shape: Sequence[Expr], fill: Callable[[], Expr]
+    x: Tensor,
+    begin: Sequence[Expr],
+    shape: Sequence[Expr],
+    slab: Callable[[Index, Index], Tensor],
+    after: Sequence[Expr] | None = None,
 ) -> list[tuple[Tensor, Index]] | None:
-    """The interior and one slab before and after it per axis, where they are known to be non-negative."""
+    """The interior and one slab before and after it per axis, where they are known to be non-negative.
+
+    Args:
+        x: the interior.
+        begin: where it is.
+        shape: of all.
+        slab: ``slab(extents, where it begins)``.
+        after: extents behind the interior; by default the difference of the others.
+    """
     fixed = [b for b in begin if isinstance(b, int)]
-    after = [e - b - d for b, d, e in zip(begin, x.shape, shape)]
+    after = [e - b - d for b, d, e in zip(begin, x.shape, shape)] if after is None else after
     static = [a for a in after if isinstance(a, int)]
     changed = [
         a for a, (b, d, e) in enumerate(zip(begin, x.shape, shape)) if not (_zero(b) and (e is d or _zero(after[a])))
@@ -114,7 +148,7 @@ def _frame_parts(
                 continue
             extent = (*shape[:axis], count, *x.shape[axis + 1 :])
             origin = (*(0,) * axis, start, *begin[axis + 1 :])
-            parts.append((Tensor(extent, x.dtype, lambda *_: fill()), origin))
+            parts.append((slab(extent, origin), origin))
     return parts
 
 
