@@ -78,8 +78,9 @@ def _gelu(c: LowerContext) -> Lowered:
         return like(0.5, x) * x * (like(1.0, x) + m.erf(let(x * like(math.sqrt(0.5), x))))
 
     def approximate(x: Expr) -> Expr:
-        inner = let(like(math.sqrt(2 / math.pi), x) * (x + like(0.044715, x) * x * x * x))
-        return like(0.5, x) * x * (like(1.0, x) + m.tanh(inner))
+        # (1 + tanh(t)) / 2 is the logistic function of 2 t, which takes no other form near 0 and loses nothing far below it
+        inner = let(like(math.sqrt(8 / math.pi), x) * (x + like(0.044715, x) * x * x * x))
+        return x * m.sigmoid(inner)
 
     if mode not in ("none", "tanh"):
         raise c.invalid(f"Gelu with approximate={mode!r}")
