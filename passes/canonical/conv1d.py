@@ -77,19 +77,33 @@ class Conv1dAs2d(_AlongRow):
         return [weight, *m.root.inputs[2:]]
 
 
-class Pool1dAs2d(_AlongRow):
-    """MaxPool(x) -> Squeeze(MaxPool(Unsqueeze(x))), the new axis being the second last; AveragePool too.
-
-    Does not fire when the data is not of rank 3, or when the places of maxima are asked for.
-    """
+class _PoolAlongRow(_AlongRow):
+    """A pool of known windows."""
 
     kept = frozenset({"auto_pad", "ceil_mode", "count_include_pad", "storage_order"})
     x = any_()
-    root = op(frozenset({"MaxPool", "AveragePool"}), x, keep={*_AlongRow.lists, *kept, "pads"})
 
     def check(self, m: Match) -> None:
         """Rank 3."""
         m.require(len(m.root.out.shape) == 3, "the data is not of rank 3", m.root.out)
+
+
+class MaxPool1dAs2d(_PoolAlongRow):
+    """MaxPool(x) -> Squeeze(MaxPool(Unsqueeze(x))), the new axis being the second last.
+
+    Does not fire when the data is not of rank 3, or when the places of maxima are asked for.
+    """
+
+    root = op("MaxPool", _PoolAlongRow.x, keep={*_AlongRow.lists, *_PoolAlongRow.kept, "pads"})
+
+
+class AveragePool1dAs2d(_PoolAlongRow):
+    """AveragePool(x) -> Squeeze(AveragePool(Unsqueeze(x))), the new axis being the second last.
+
+    Does not fire when the data is not of rank 3.
+    """
+
+    root = op("AveragePool", _PoolAlongRow.x, keep={*_AlongRow.lists, *_PoolAlongRow.kept, "pads"})
 
 
 def _is_stored(weight: Value) -> bool:
@@ -145,4 +159,10 @@ class LowerConv1d(RewritePass):
     """Turns convolutions and pools of rank 3 into those over images of one row."""
 
     name: ClassVar[str] = "lower-conv1d"
-    rules: ClassVar[tuple[Rule, ...]] = (Conv1dAs2d(), Pool1dAs2d(), UnaryBeforeSqueeze(), UnsqueezeOfSqueeze())
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Conv1dAs2d(),
+        MaxPool1dAs2d(),
+        AveragePool1dAs2d(),
+        UnaryBeforeSqueeze(),
+        UnsqueezeOfSqueeze(),
+    )
