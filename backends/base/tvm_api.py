@@ -52,6 +52,16 @@ what the last removes, kernels hardly hold and LLVM removes too. Machine code of
 it, byte for byte.
 """
 
+GPU_PASSES = (
+    "s_tir.LowerCrossThreadReduction", "s_tir.LiftThreadBinding", "s_tir.ManifestSharedMemoryLocalStage", "s_tir.LowerAutoCopy",
+    "s_tir.UnifyThreadBinding", "s_tir.InjectSoftwarePipeline", "s_tir.TransformMmaBufferLayout", "s_tir.InjectDoubleBuffer",
+    "s_tir.LowerVtcmAlloc", "s_tir.ThreadSync", "s_tir.InferFragment", "s_tir.LowerThreadAllreduce",
+    "s_tir.MergeSharedMemoryAllocations",
+)  # fmt: skip
+"""They rewrite what kernels of CPUs don't hold: threads of a GPU, memory that these share, loads that run ahead. Each walks through
+the whole kernel to find that out. Machine code of CPUs is the same without them, byte for byte.
+"""
+
 
 def cpu_pass_context() -> Any:
     """The ``PassContext`` that x86 and ARM code must be compiled in.
@@ -75,7 +85,7 @@ def cpu_pass_context() -> Any:
             "tirx.disable_cse_tir": True,
             "tirx.disable_assert": True,
         },
-        disabled_pass=["s_tir.CompactBufferAllocation", *IDLE_PASSES],
+        disabled_pass=["s_tir.CompactBufferAllocation", *IDLE_PASSES, *GPU_PASSES],
     )
 
 
