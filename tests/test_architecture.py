@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -57,6 +58,29 @@ def part_of(module: str) -> str:
 def tree(path: Path) -> ast.Module:
     """The parsed file."""
     return ast.parse(path.read_text())
+
+
+LOOKED_FOR = (
+    ast.Set, ast.Tuple, ast.List, ast.Dict, ast.ImportFrom, ast.Compare, ast.Assign, ast.Delete, ast.AugAssign, ast.AnnAssign,
+    ast.Call, ast.ExceptHandler,
+)  # fmt: skip
+"""The kinds of nodes that a test below asks for."""
+
+
+@cache
+def nodes(path: Path) -> dict[type[ast.AST], list[Any]]:
+    """The nodes of a file by kind, those of `LOOKED_FOR`: walking through all files takes seconds, so it is done once."""
+    found: dict[type[ast.AST], list[Any]] = {kind: [] for kind in LOOKED_FOR}
+    for node in ast.walk(tree(path)):
+        if type(node) in found:
+            found[type(node)].append(node)
+    return found
+
+
+def each(path: Path, *kinds: type[ast.AST]) -> Iterator[Any]:
+    """The nodes of a file that are of one of the kinds."""
+    for kind in kinds:
+        yield from nodes(path)[kind]
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -160,7 +184,7 @@ def operator_names() -> frozenset[str]:
 def operator_sets(path: Path) -> Iterator[tuple[int, frozenset[str]]]:
     """Displays of nothing but names of operators, as (line, names): sets, tuples and lists of two or more, and the keys of
     dicts of three or more."""
-    for node in ast.walk(tree(path)):
+    for node in each(path, ast.Set, ast.Tuple, ast.List, ast.Dict):
         elements: list[ast.expr] = []
         if isinstance(node, (ast.Set, ast.Tuple, ast.List)):
             elements = [e for e in node.elts if not isinstance(e, ast.Starred)]
@@ -192,9 +216,8 @@ def test_no_module_imports_a_set_of_operators() -> None:
     assert len(tables) > 5
     wrong = []
     for path in sources():
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ImportFrom):
-                wrong += [f"{path}:{node.lineno}: {a.name}" for a in node.names if (node.module, a.name) in tables]
+        for node in each(path, ast.ImportFrom):
+            wrong += [f"{path}:{node.lineno}: {a.name}" for a in node.names if (node.module, a.name) in tables]
     assert wrong == []
 
 
@@ -232,8 +255,8 @@ def test_only_targets_know_which_kinds_of_targets_there_are() -> None:
     for path in sources():
         if module_of(path).startswith("graphopt.backends.targets."):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Compare) and any(
+        for node in each(path, ast.Compare):
+            if any(
                 isinstance(part, ast.Constant) and part.value in kinds
                 for side in (node.left, *node.comparators)
                 for part in (side.elts if isinstance(side, (ast.Tuple, ast.Set, ast.List)) else [side])
@@ -286,7 +309,7 @@ def test_only_the_editor_and_the_reader_change_the_structure_of_graphs() -> None
         module = module_of(path)
         if part_of(module) == "backends" or module in {f"graphopt.ir.{m}" for m in ("editor", "graph", "onnx_io")}:
             continue
-        for node in ast.walk(tree(path)):
+        for node in each(path, ast.Assign, ast.Delete, ast.AugAssign, ast.AnnAssign, ast.Call):
             targets: list[ast.expr] = []
             if isinstance(node, (ast.Assign, ast.Delete)):
                 targets = [e for t in node.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
@@ -310,8 +333,8 @@ def test_only_the_command_line_prints() -> None:
         module = module_of(path)
         if part_of(module) == "cli" or module == "graphopt.models.digits.train":
             continue
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+        for node in each(path, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id == "print":
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not wrong, "\n".join(wrong)
 
@@ -325,8 +348,8 @@ def test_files_are_short_and_have_one_concept() -> None:
 
 def test_no_bare_except() -> None:
     for path in sources():
-        for node in ast.walk(tree(path)):
-            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno}"
+        for node in each(path, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno}"
 
 
 def test_folders_of_the_package_are_the_top_level_ones() -> None:

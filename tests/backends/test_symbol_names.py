@@ -67,7 +67,8 @@ def test_any_two_names(first: int) -> None:
     exported = export_onnx(optimize(import_onnx(model)))
     assert [d.dim_param for d in exported.graph.input[0].type.tensor_type.shape.dim] == names
     x = np.arange(15, dtype=np.float32).reshape(3, 5)
-    out = graphopt.compile(model, "native", threads=1).run({"x": x})
+    level = 0 if first % 3 else 2  # loop nests of their own compile in a fifth of the time of a product's template
+    out = graphopt.compile(model, "native", threads=1, level=level).run({"x": x})
     np.testing.assert_allclose(out["y"], x.T @ x)
     np.testing.assert_array_equal(out["z"], np.concatenate([x, x]))
 

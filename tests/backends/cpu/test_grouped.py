@@ -162,6 +162,8 @@ def test_blocked_symbolic_height_and_width(name: str) -> None:
     base = replace(BLOCKED[name], batch=1)
     symbolic = replace(base, in_height=tirx.Var("h", "int64"), in_width=tirx.Var("w", "int64"))
     config = grouped_blocked.default_config(symbolic, caps_of("x86-64-v3"))
+    if name == "4 a group":  # shorter rows than the default ones: the same loops, in half of the code
+        config = replace(config, tile=4)
     function = build(grouped_blocked.emit(symbolic, config), "x86-64-v3")
     for height, width in [(4, 5), (3, 33)]:
         spec = replace(base, in_height=height, in_width=width)

@@ -105,11 +105,10 @@ def test_every_config_is_correct(shape: tuple[int, int, int], config: tile.Matmu
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", ["int32", "int64"])
 @pytest.mark.parametrize("n", [48, 37, 1000])
-def test_symbolic_rows(n: int, dtype: str, level: str) -> None:
+def test_symbolic_rows(n: int, level: str) -> None:
     k = 20
-    compiled = Compiled(MatmulSpec(tirx.Var("m", dtype), n, k), level)
+    compiled = Compiled(MatmulSpec(tirx.Var("m", "int64"), n, k), level)
     for m in (1, 2, 3, 5, 11, 12, 13, 14, 15, 27, 28, 29, 100):
         a, b = inputs_of(m, n, k)
         assert_close(compiled(a, b), a.astype(np.float64) @ b, k)
