@@ -98,8 +98,18 @@ def _run(nodes: Sequence[onnx.NodeProto], known: Arrays, constants: Arrays) -> n
     return result
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("chain", CHAINS)
+ROUNDED_ALIKE = ("moved", "read twice", "behind a sum")
+"""Chains whose bfloat16 is rounded where other chains' is too."""
+
+
+@pytest.mark.parametrize(
+    ("chain", "dtype"),
+    [
+        pytest.param(c, t, marks=pytest.mark.slow if t == "bf16" and c in ROUNDED_ALIKE else ())
+        for c in CHAINS
+        for t in TYPES
+    ],
+)
 def test_fused_or_alone(chain: str, dtype: str) -> None:
     shape, nodes = CHAINS[chain]
     constants = _constants(TYPES[dtype])

@@ -115,7 +115,13 @@ def agree(model: onnx.ModelProto, feed: dict[str, Any], target: str = "x86-64-v3
         np.testing.assert_allclose(got[name], want, rtol=2e-5, atol=2e-5 * np.abs(want).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("reading", READINGS)
+LIKE_OTHERS = ("bfloat16", "uint16", "symmetric")
+"""Read as float16, int8 and dequantized data are, with another instruction or one less."""
+
+
+@pytest.mark.parametrize(
+    "reading", [pytest.param(r, marks=pytest.mark.slow if r in LIKE_OTHERS else ()) for r in READINGS]
+)
 def test_data_are_converted_while_they_are_read(reading: str) -> None:
     dtype, kind = READINGS[reading]
     constants = floats()

@@ -39,8 +39,14 @@ def check(name, level, for_export):
     return graph, optimised
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        pytest.param(name, level, marks=pytest.mark.slow if level == 1 and name != "digits" else ())
+        for name in FAST
+        for level in (1, 2, 3)
+    ],
+)
 def test_levels(name, level):
     check(name, level, True)
 

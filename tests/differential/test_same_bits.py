@@ -28,7 +28,7 @@ NEEDS_QEMU = [
 OTHERS = [
     pytest.param("x86-64", "", id="x86-64"),
     pytest.param("arm", "cortex-a53", id="arm", marks=NEEDS_QEMU),
-    pytest.param("arm:neoverse-n1", "neoverse-n1", id="dotprod", marks=NEEDS_QEMU),
+    pytest.param("arm:neoverse-n1", "neoverse-n1", id="dotprod", marks=[*NEEDS_QEMU, pytest.mark.slow]),
     pytest.param("arm:neoverse-v1", "max", id="i8mm", marks=NEEDS_QEMU),
 ]
 

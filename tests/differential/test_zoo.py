@@ -38,7 +38,7 @@ def _fed(compiled: CompiledModel, feed: Arrays) -> Arrays:
     return {spec.name: feed[spec.name] for spec in compiled.inputs}
 
 
-@pytest.mark.parametrize("name", _models(zoo.names(), LONG | {"ppocr_cls"}))
+@pytest.mark.parametrize("name", _models(zoo.names(), LONG | {"ppocr_cls", "silero_vad"}))
 def test_static_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None, values=FIXED.get(name))
@@ -47,7 +47,9 @@ def test_static_shapes(name: str) -> None:
         assert_outputs(name, compiled.run(_fed(compiled, feed)), reference(model, feed), f"seed {seed}")
 
 
-@pytest.mark.parametrize("name", _models(DYNAMIC, LONG | {"ppocr_cls", "opennsfw", "silero_vad_16k_op15"}))
+@pytest.mark.parametrize(
+    "name", _models(DYNAMIC, LONG | {"ppocr_cls", "opennsfw", "silero_vad", "silero_vad_16k_op15"})
+)
 def test_one_compilation_for_all_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", values=FIXED.get(name))

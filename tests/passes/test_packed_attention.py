@@ -100,8 +100,17 @@ def gathered(net: Net) -> None:
     net.attend(q, k, v)
 
 
-@pytest.mark.parametrize("shape", [("b", "s"), (2, 5), (1, "s")], ids=["dynamic", "static", "length"])
-@pytest.mark.parametrize("make", [separate, one_product, split_columns, gathered])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        pytest.param(
+            make, shape, id=f"{make.__name__}-{name}",
+            marks=pytest.mark.slow if name == "length" and make is not separate else (),
+        )
+        for make in (separate, one_product, split_columns, gathered)
+        for name, shape in (("dynamic", ("b", "s")), ("static", (2, 5)), ("length", (1, "s")))
+    ],
+)  # fmt: skip
 def test_no_copy_is_left(make: Any, shape: tuple[int | str, int | str]) -> None:
     net = Net(*shape)
     make(net)

@@ -48,7 +48,17 @@ def best(x: Array, k: int, axis: int, largest: bool) -> Array:
     return np.take(np.lexsort(keys[::-1], axis=axis), range(k), axis=axis)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "int32", "uint32", "int64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        "float16",
+        "uint8",
+        "uint32",
+        "int64",
+        *(pytest.param(t, marks=pytest.mark.slow) for t in ("int8", "int32")),
+    ],
+)
 def test_the_best_of_rows(dtype: str) -> None:
     shape = (3, 90, 5)
     x = awkward(np.random.default_rng(len(dtype)), shape, dtype)
