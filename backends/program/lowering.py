@@ -21,6 +21,7 @@ from graphopt.backends.program.constants import Constants
 from graphopt.backends.program.control import lower_branch
 from graphopt.backends.program.emission import Emission
 from graphopt.backends.program.fusing import fuse
+from graphopt.backends.program.open_placement import idle_where
 from graphopt.backends.program.placement import place
 from graphopt.backends.program.plan import is_copied, plan_buffers
 from graphopt.backends.program.platform import Platform
@@ -104,7 +105,7 @@ class Lowering:
             elif group.kind is GroupKind.control:
                 self._branch(group)
             else:
-                self._kernel(group)
+                self._compute(group)
             for value in group.outputs:
                 self.dims.bind(value)
         for value in graph.outputs:
@@ -225,9 +226,16 @@ class Lowering:
         return copy
 
     # -- steps --------------------------------------------------------------------------------------------------
-    def _kernel(self, group: Group) -> None:
-        if append(self, group) or place(self, group):
-            return
+    def _compute(self, group: Group) -> None:
+        if not (append(self, group) or place(self, group)):
+            self.kernel(group)
+
+    def kernel(self, group: Group, unless: str | None = None) -> None:
+        """A kernel for a group.
+
+        Args:
+            unless: a symbol that is not 0 where the kernel has nothing to do.
+        """
         call = KernelCall(self.fused, group, self.names)
         kernel = self.emission.kernel(call)
         emitted, chosen = kernel.emitted, kernel.chosen
@@ -235,12 +243,14 @@ class Lowering:
         self.dims.settle(group.anchor.label)
         self.dims.require(emitted.symbols, group.anchor.label)
         inputs = [self.operand(o, f"{group.anchor.name}_packed{i}") for i, o in enumerate(emitted.inputs)]
-        name = self.add(emitted.function, group.label, inputs)
+        function = emitted.function if unless is None else idle_where(emitted.function, unless)
+        symbols = [*emitted.symbols] if unless is None else [*emitted.symbols, unless]
+        name = self.add(function, group.label, inputs)
         origins = tuple(dict.fromkeys(o for n in group.nodes for o in n.origins))
         label = group.anchor.name + (f" + {len(group.nodes) - 1}" if len(group.nodes) > 1 else "")
         work = group_flops(group.nodes), kernel_bytes(group, inputs, outputs)
         how, text = ("generic", "") if chosen is None else (chosen.template.name, str(chosen.config))
-        step = KernelStep(name, inputs, outputs, list(emitted.symbols), label, how, text, origins, *work)
+        step = KernelStep(name, inputs, outputs, symbols, label, how, text, origins, *work)
         step.anchor, step.choice, step.scratch = group.anchor.name, kernel.choice, scratch_buffers(emitted, name)
         step.candidates, step.seconds = tuple(map(str, kernel.candidates)), None if chosen is None else chosen.seconds
         self.out.steps.append(step)

@@ -14,15 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from graphopt.backends.program import open_placement
+from graphopt.backends.program.open_placement import leaves
 from graphopt.backends.program.plan import ALIGNMENT
 from graphopt.backends.program.program import Buffer, JoinStep, ViewStep
+from graphopt.ir.dims import Dim
 from graphopt.ir.fused import Group
 from graphopt.ir.graph import Value
 from graphopt.ops.context import InferContext
 from graphopt.ops.movement import slice_bounds, split_sizes
-from graphopt.ops.registry import CUT, VIEW, has_trait
+from graphopt.ops.registry import CUT, has_trait
 
 if TYPE_CHECKING:
     from graphopt.backends.program.lowering import Lowering
@@ -39,7 +43,7 @@ def place(lowering: Lowering, group: Group) -> bool:
     ):
         return False
     if node.op == "Concat":
-        return _join(lowering, group)
+        return _join(lowering, group) or open_placement.join(lowering, group)
     if has_trait(node, CUT):
         return _cut(lowering, group)
     return False
@@ -70,7 +74,7 @@ def _join(lowering: Lowering, group: Group) -> bool:
         extent = value.shape[axis]
         assert isinstance(extent, int)
         position += extent
-    if _leaves(whole):
+    if leaves(whole):
         return False
     home = lowering.buffer(whole)
     buffers: list[Buffer | None] = []
@@ -113,44 +117,44 @@ def _move_in(lowering: Lowering, parts: Sequence[_Part], index: int, home: Buffe
 def _cut(lowering: Lowering, group: Group) -> bool:
     node = group.anchor
     assert node.graph is not None
-    context = InferContext(node, node.graph)
-    whole = context.value(0)
+    whole = InferContext(node, node.graph).value(0)
+    axis, ranges = _ranges(group)
+    if not ranges:
+        return False
     parts: list[_Part] = []
-    if node.op == "Split":
-        axis = context.axis(int(context.attr("axis")), len(whole.shape))
-        position = 0
-        for value, size in zip(node.outputs, split_sizes(context)):
-            if not isinstance(size, int):
-                return False
-            if value is not None and value in group.outputs:
-                part = _part(lowering, whole, value, axis, position)
-                if part is None:
-                    return False
-                parts.append(part)
-            position += size
-    else:
-        bounds = slice_bounds(context)
-        cut = [i for i, (b, d) in enumerate(zip(bounds, whole.shape)) if b != (0, d, 1)]
-        if len(cut) != 1:
-            return False
-        first, _, step = bounds[cut[0]]
-        if not isinstance(first, int) or step != 1:
-            return False
-        part = _part(lowering, whole, node.out, cut[0], first)
+    for value, first in ranges:
+        part = _part(lowering, whole, value, axis, first) if isinstance(first, int) else None
         if part is None:
-            return False
+            return open_placement.cut(lowering, group, whole, axis, ranges)
         parts.append(part)
     source = lowering.buffers.get(whole)
-    if source is None or not parts:
+    if source is None:
         return False
     root, shift = source.root
-    if not _is_movable(lowering, root) or any(_leaves(p.value) or (shift + p.start) % ALIGNMENT for p in parts):
+    if not _is_movable(lowering, root) or any(leaves(p.value) or (shift + p.start) % ALIGNMENT for p in parts):
         return False
     for p in parts:
         output = lowering.buffer(p.value)
         output.home, output.shift = source, p.start
         lowering.out.steps.append(ViewStep(source, output, p.start))
     return True
+
+
+def _ranges(group: Group) -> tuple[int, list[tuple[Value, Dim]]]:
+    """The axis that a Split or Slice cuts, its results, and at which position each begins; none if it cuts otherwise."""
+    node = group.anchor
+    assert node.graph is not None
+    context = InferContext(node, node.graph)
+    shape = context.value(0).shape
+    if node.op == "Split":
+        starts = accumulate(split_sizes(context), initial=0)
+        found = [(value, start) for value, start in zip(node.outputs, starts) if value is not None]
+        return context.axis(int(context.attr("axis")), len(shape)), [f for f in found if f[0] in group.outputs]
+    bounds = slice_bounds(context)
+    cut = [i for i, (b, d) in enumerate(zip(bounds, shape)) if b != (0, d, 1)]
+    if len(cut) != 1 or bounds[cut[0]][2] != 1:
+        return 0, []
+    return cut[0], [(node.out, bounds[cut[0]][0])]
 
 
 def _part(lowering: Lowering, whole: Value, part: Value, axis: int, position: int) -> _Part | None:
@@ -177,12 +181,5 @@ def _is_movable(lowering: Lowering, root: Buffer) -> bool:
         lowering.written.is_planned(root)
         and root.static_bytes is not None
         and root.value is not None
-        and not _leaves(root.value)
+        and not leaves(root.value)
     )
-
-
-def _leaves(value: Value) -> bool:
-    """Whether a value, or a view of it, is a result of its graph: the caller gets memory of its own for it."""
-    if value.escapes:
-        return True
-    return any(has_trait(u.node, VIEW) and any(_leaves(o) for o in u.node.outputs if o) for u in value.uses)

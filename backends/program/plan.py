@@ -50,7 +50,7 @@ def plan_buffers(program: Program, copied: Collection[Buffer] | None = None) -> 
     results of branches), nor anything whose size only run time knows (`graphopt.backends.program.slots` does some of that).
     """
     for step in program.steps:
-        if isinstance(step, ViewStep) and step.output.home is None:
+        if isinstance(step, ViewStep) and step.output.home is None and step.output.lodging is None:
             step.output.home, step.output.shift = step.input, step.shift
     storages = _storages(program, program.outputs if copied is None else copied)
     placed = _Placed(len(storages))
@@ -81,7 +81,9 @@ def buffers_of(program: Program) -> list[Buffer]:
 
 
 def lives(program: Program, kept: Collection[Buffer]) -> list[Life]:
-    """When the memory of each buffer is in use that a kernel or join of the program makes.
+    """When the memory of each buffer is in use that a kernel or join of the program makes, whatever the extents.
+
+    What a buffer may lie in is in use as long as it is, and its own memory too.
 
     Args:
         kept: results without memory of the program's own.
@@ -91,8 +93,7 @@ def lives(program: Program, kept: Collection[Buffer]) -> list[Life]:
     made = {b for s in program.steps if isinstance(s, (KernelStep, JoinStep)) for b in _writes(s)}
     found: dict[Buffer, Life] = {}
     for i, step in enumerate(program.steps):
-        for b in (*_writes(step), *_reads(step)):
-            root = b.root[0]
+        for root in dict.fromkeys(host for b in (*_writes(step), *_reads(step)) for host in b.hosts):
             if root.on_host or root not in made or root in left_out:
                 continue
             first = found[root].first if root in found else i

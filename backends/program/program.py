@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.backends.base.target import Target
+from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Array, Value
 from graphopt.ir.kernel_plan import KernelChoice
 from graphopt.ir.types import Shape, TensorType
@@ -23,6 +24,7 @@ class Buffer:
             is large), and sizes that only run time knows. See `graphopt.backends.program.plan`.
         slot: the memory that it is placed in by itself, if its size follows from the extents of the program's inputs; None if
             not, and for what leaves the program. See `graphopt.backends.program.slots`.
+        lodging: another buffer that it may be a part of, which extents decide; only of a buffer that has no ``home``.
         on_host: it is in the memory of the host, whatever the device: dimensions that the host computes.
     """
 
@@ -35,6 +37,7 @@ class Buffer:
     shift: int = 0
     offset: int | None = None
     slot: int | None = None
+    lodging: Lodging | None = None
     on_host: bool = False
 
     @property
@@ -44,6 +47,14 @@ class Buffer:
         while at.home is not None:
             at, shift = at.home, shift + at.shift
         return at, shift
+
+    @property
+    def hosts(self) -> list[Buffer]:
+        """The buffers whose memory this one may lie in, from its ``root`` on."""
+        found = [self.root[0]]
+        while (lodging := found[-1].lodging) is not None:
+            found.append(lodging.home.root[0])
+        return found
 
     @property
     def is_planned(self) -> bool:
@@ -59,6 +70,23 @@ class Buffer:
                 return None
             total *= d
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class Lodging:
+    """A place in a larger buffer, for extents at which it is one contiguous range of that.
+
+    Attributes:
+        home: the larger buffer.
+        shift: bytes from its start.
+        flag: a symbol that is 1 where the buffer lies there and 0 where it has memory of its own; None if it always lies there.
+        when: what ``flag`` is the product of.
+    """
+
+    home: Buffer
+    shift: Dim
+    flag: str | None = None
+    when: frozenset[Dim] = frozenset()
 
 
 @dataclass(eq=False)
@@ -94,7 +122,10 @@ class KernelStep:
 
 @dataclass(eq=False)
 class ViewStep:
-    """``output`` is ``input`` under another shape, or a part of it that starts ``shift`` bytes in: no copy."""
+    """``output`` is ``input`` under another shape, or a part of it that starts ``shift`` bytes in: no copy.
+
+    Where the shift follows from extents, ``output`` has a `Lodging`, which holds it.
+    """
 
     input: Buffer
     output: Buffer
@@ -155,10 +186,12 @@ class Sizing:
 
     Attributes:
         extents: symbols of the inputs' extents, with the input and the axis that each is read from.
-        steps: kernels that check and compute dimensions, and at last the bytes of each slot.
+        steps: kernels that check and compute dimensions, and at last the bytes of each slot and the places of lodgers.
         computed: symbols that the program may use afterwards.
         slots: symbols of the bytes of each slot: memory for the buffers whose `Buffer.slot` is its number.
         states: buffers that lie, one each, in further slots, whose memory stays from run to run.
+        lodgers: buffers with a `Lodging`, each behind its home if that is one too.
+        places: symbols of where each lodger begins in its home, in bytes; -1 where it has memory of its own.
     """
 
     extents: dict[str, tuple[int, int]]
@@ -166,6 +199,8 @@ class Sizing:
     computed: list[str] = field(default_factory=list)
     slots: list[str] = field(default_factory=list)
     states: list[Buffer] = field(default_factory=list)
+    lodgers: list[Buffer] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -284,5 +319,9 @@ def _text(b: Buffer) -> str:
 
 def _place(b: Buffer) -> str:
     if b.slot is not None:
-        return f" in slot {b.slot}"
+        there = b.root[0].lodging
+        if there is None:
+            return f" in slot {b.slot}"
+        place = f" in %{there.home.name} + {there.shift}"
+        return place if there.flag is None else f"{place} if {there.flag} else slot {b.slot}"
     return "" if b.offset is None else f" @{b.offset}"

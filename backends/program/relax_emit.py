@@ -1,17 +1,19 @@
 """From a program to a TVM module of Relax functions that call kernels in order.
 
-``layout() -> sizes, places[, extents]`` says how many bytes of memory ``prepare`` takes in each of its arguments, and for each
-result of the model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it. ``extents`` are
-there if buffers follow from the extents of inputs: the number of slots, then pairs of an input and an axis, in turn. One behind
-the last input stands for the length of states.
+``layout() -> sizes, places[, extents[, lodgers]]`` says how many bytes of memory ``prepare`` takes in each of its arguments, and
+for each result of the model at which position, counted from 1, of the prepared tensors it lies, or 0 if ``main`` returns it.
+``extents`` are there if buffers follow from the extents of inputs: the number of slots, then pairs of an input and an axis, in
+turn. One behind the last input stands for the length of states. ``lodgers`` are there if some of these buffers may lie inside of
+others: for each in turn the memory of its own and the one that it may lie in, numbers of slots and behind them of lodgers.
 
 ``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
 aligned as `graphopt.backends.program.plan` says.
 
-``size(*inputs) -> numbers`` checks extents and gives, in one shape, them, the dimensions that are computed from them, and the bytes
-of each slot. ``place(numbers, *slots, *constants, *prepared) -> closure`` makes tensors of the buffers in slots, which are memory
-that is aligned as buffers are; the closure takes inputs and calls ``main``. Both are called for new extents only. Where a model has
-states, `size` takes a shape before the inputs, of their length, and the memory of each state is a further slot.
+``size(*inputs) -> numbers`` checks extents and gives, in one shape, them, the dimensions that are computed from them, the bytes of
+each slot, and where each lodger begins in the other memory, -1 if it lies in its own.
+``place(numbers, *slots, *lodgers, *constants, *prepared) -> closure`` makes tensors of the buffers in slots and of lodgers, which
+are memory that is aligned as buffers are; the closure takes inputs and calls ``main``. Both are called for new extents only. Where
+a model has states, `size` takes a shape before the inputs, of their length, and the memory of each state is a further slot.
 
 ``main(*inputs, *constants, *prepared) -> results`` runs the model; it allocates what it returns and what only values decide the
 size of, nothing else. Where there are extents, further arguments follow: the shape that ``place`` took, extents and computed
@@ -106,7 +108,7 @@ def _emit_prepare(builder: Any, prepared: Sequence[tuple[Program, Buffer]]) -> N
         for owner, b in prepared:
             assert b.offset is not None
             shape = relax.ShapeExpr([tirx.const(d, "int64") for d in b.shape])
-            tensors.append(builder.emit(_tensor_in(arenas[owner], b.offset, b, shape)))
+            tensors.append(builder.emit(_tensor_in(arenas[owner], tirx.const(b.offset, "int64"), b, shape)))
         builder.emit_func_output(relax.Tuple(tensors))
 
 
@@ -116,10 +118,21 @@ def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Progra
     if program.sizing is not None:
         sizing = program.sizing
         found.append([len(sizing.slots), *(n for place in sizing.extents.values() for n in place)])
+        if sizing.lodgers:
+            found.append([n for b in sizing.lodgers for n in _memories(b, sizing)])
     with builder.function("layout", []):
         builder.emit_func_output(
             relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
         )
+
+
+def _memories(lodger: Buffer, sizing: Sizing) -> tuple[int, int]:
+    """Numbers of the memory of a lodger's own and of that of its home: slots, and behind them those of lodgers."""
+    assert lodger.lodging is not None
+    home = lodger.lodging.home.root[0]
+    if lodger.slot is None or home.slot is None:
+        raise InternalError(f"buffer {lodger.name} may lie inside {home.name}, which has no place")
+    return lodger.slot, home.slot if home.lodging is None else len(sizing.slots) + sizing.lodgers.index(home)
 
 
 def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
@@ -127,12 +140,12 @@ def _owners(prepared: Sequence[tuple[Program, Buffer]]) -> list[Program]:
     return list(dict.fromkeys(owner for owner, _ in prepared))
 
 
-def _tensor_in(memory: Any, offset: int, b: Buffer, shape: Any) -> Any:
+def _tensor_in(memory: Any, offset: Any, b: Buffer, shape: Any) -> Any:
     """The tensor of a buffer that starts ``offset`` bytes into ``memory``."""
     dtype = element_type(b.type.dtype).storage
     return relax.op.call_pure_packed(
         "runtime.TVMTensorCreateView", memory, shape, tvm.ir.GenericConst(tvm.DataType(dtype), relax.AnyType()),
-        tirx.const(offset, "int64"), ty_args=relax.TensorType(shape, dtype),
+        offset, ty_args=relax.TensorType(shape, dtype),
     )  # fmt: skip
 
 
@@ -225,22 +238,26 @@ class _Emitter:
         with self.bb.function("size", inputs):
             for step in sizing.steps:
                 self._step(step)
-            self.bb.emit_func_output(self._numbers([*names, *sizing.slots]))
+            self.bb.emit_func_output(self._numbers([*names, *sizing.slots, *sizing.places]))
         self.symbols = {}
-        numbers = self._shape_param([*names, *sizing.slots])
-        slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(len(sizing.slots) + len(sizing.states))]
+        numbers = self._shape_param([*names, *sizing.slots, *sizing.places])
+        count = len(sizing.slots) + len(sizing.states) + len(sizing.lodgers)
+        slots = [relax.Var(f"slot{i}", relax.ObjectType()) for i in range(count)]
         fixed = [relax.Var(f"s{i}", relax.ObjectType()) for i in range(len(program.constants) + prepared)]
         with self.bb.function("place", [numbers, *slots, *fixed]):
             bound = [*fixed, numbers, *map(self._number, names)]
+            memory = slots[: len(slots) - len(sizing.lodgers)]
+            lodgings = dict(zip(sizing.lodgers, slots[len(memory) :]))
             for b in _in_slots(program):
                 assert b.slot is not None
-                bound.append(self.bb.emit(_tensor_in(slots[b.slot], 0, b, self._shape(b))))
+                there = lodgings.get(b.root[0], memory[b.slot])
+                bound.append(self.bb.emit(_tensor_in(there, tirx.const(0, "int64"), b, self._shape(b))))
             self.bb.emit_func_output(self.bb.emit(relax.op.make_closure(main, bound)))
 
     def _sized(self, sizing: Sizing) -> list[Any]:
         """Parameters of what ``place`` binds."""
         names = [*sizing.extents, *sizing.computed]
-        params = [self._shape_param([*names, *sizing.slots])]
+        params = [self._shape_param([*names, *sizing.slots, *sizing.places])]
         for i, name in enumerate(names):
             # as objects: the virtual machine would make each number anew for every call
             self.numbers[name] = relax.Var(f"n{i}", relax.ObjectType())
@@ -294,8 +311,8 @@ class _Emitter:
 
     def _allocated(self, b: Buffer) -> Any:
         """A tensor of this run: what leaves the program, or is of unknown size."""
-        if b.root[1]:
-            raise InternalError(f"buffer {b.name} lies inside {b.root[0].name}, which has no place")
+        if b.root[1] or len(b.hosts) > 1:
+            raise InternalError(f"buffer {b.name} lies inside {b.hosts[-1].name}, which has no place")
         dtype = element_type(b.type.dtype).storage
         if b.on_host:  # TVM's memory planning would take device number 0 for it
             assert b.static_bytes is not None

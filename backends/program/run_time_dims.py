@@ -15,10 +15,11 @@ from graphopt.backends.base.template import KernelCall
 from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.program.dims import by_host, bytes_kernel, dims_kernel, elements_kernel, integers, measure_kernel
 from graphopt.backends.program.memory_checks import MemoryChecks
-from graphopt.backends.program.program import BindStep, Buffer, KernelStep, Sizing, Step
+from graphopt.backends.program.plan import buffers_of
+from graphopt.backends.program.program import BindStep, Buffer, KernelStep, Lodging, Sizing, Step
 from graphopt.backends.program.slots import MOST_SIZES, NOMINAL, Slot, nominal, plan_slots
 from graphopt.errors import UnsupportedOpError
-from graphopt.ir.dims import Dim, as_symbol, symbols_of
+from graphopt.ir.dims import Dim, as_symbol, symbol, symbols_of, where
 from graphopt.ir.dtypes import DType
 from graphopt.ir.fused import Group
 from graphopt.ir.graph import Node, Value
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 ENTRY_CHECKS = 64
 """Most sizes that one kernel checks."""
+
+
+def _beginning(lodging: Lodging) -> Dim:
+    """Where a lodger begins in its home, -1 if it lies elsewhere."""
+    return lodging.shift if lodging.flag is None else where(symbol(lodging.flag), lodging.shift, -1)
 
 
 @dataclass
@@ -155,6 +161,19 @@ class RunTimeDims:
             numbers = [names.fresh() for _ in part]
             sizing.steps.append(BindStep(vector, numbers))
             sizing.slots += numbers
+        self._place_lodgers(sizing)
+
+    def _place_lodgers(self, sizing: Sizing) -> None:
+        """Compute where buffers begin that may lie inside of others."""
+        found = {host: None for b in buffers_of(self.lowering.out) for host in reversed(b.hosts) if host.lodging}
+        sizing.lodgers = list(found)
+        for i in range(0, len(sizing.lodgers), MOST_SIZES):
+            part = [_beginning(b.lodging) for b in sizing.lodgers[i : i + MOST_SIZES] if b.lodging is not None]
+            function, symbols = dims_kernel(part, [], [], "places", (), self.titles)
+            vector = self._vector(function, [], symbols, len(part), "places", sizing.steps)
+            numbers = [self.lowering.names.fresh() for _ in part]
+            sizing.steps.append(BindStep(vector, numbers))
+            sizing.places += numbers
 
     def require(self, names: Sequence[str], label: str) -> None:
         """Refuse symbols that have no value yet.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from graphopt.backends.program.plan import Life, buffers_of, lives
 from graphopt.backends.program.program import Buffer, Program
-from graphopt.ir.dims import Dim, subs, symbols_of
+from graphopt.ir.dims import Dim, subs, symbol, symbols_of
 from graphopt.ir.types import Shape
 
 NOMINAL = 64
@@ -25,8 +25,11 @@ MOST_SIZES = 200
 
 
 def size_of(buffer: Buffer) -> tuple[Shape, int]:
-    """Shape, and bytes of an element."""
-    return buffer.shape, (buffer.type.dtype.bits + 7) // 8
+    """Extents whose product is the number of elements in a buffer's own memory, and bytes of an element."""
+    shape = buffer.shape
+    if buffer.lodging is not None:
+        shape = (*shape, 0 if buffer.lodging.flag is None else 1 - symbol(buffer.lodging.flag))
+    return shape, (buffer.type.dtype.bits + 7) // 8
 
 
 def nominal(dim: Dim, environment: Mapping[str, int]) -> int:
@@ -82,11 +85,15 @@ def plan_slots(program: Program, values: Mapping[str, int]) -> list[Slot]:
     place.update((b, len(slots) + i) for i, b in enumerate(sizing.states))
     for b in buffers_of(program):
         root, shift = b.root
+        while root.lodging is not None and root.lodging.flag is None:
+            root = root.lodging.home.root[0]
         b.slot = place.get(root) if not shift and symbols_of(*b.shape) <= known else None
     return slots
 
 
 def _follows(buffer: Buffer, known: set[str]) -> bool:
+    if buffer.lodging is not None and buffer.lodging.flag is None:
+        return False  # it never has memory of its own
     return buffer.static_bytes is None and symbols_of(*buffer.shape) <= known
 
 

@@ -32,7 +32,7 @@ class Written:
     def is_own(self, buffer: Buffer) -> bool:
         """Whether the memory of a buffer is of the program."""
         self._read()
-        return buffer.root[0] in self._made or buffer.root[0] in self._planned
+        return any(host in self._made or host in self._planned for host in buffer.hosts)
 
     def is_planned(self, buffer: Buffer) -> bool:
         """Whether a kernel or join makes it, so that its memory is the program's to place."""

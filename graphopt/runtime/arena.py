@@ -66,7 +66,8 @@ class Arena:
         self._placements: Placements | None = None
         if extents:
             slots, *places = map(int, extents[0])
-            self._placements = Placements(self._vm, slots, places, fixed, states)
+            lodgers = [int(n) for part in extents[1:] for n in part]
+            self._placements = Placements(self._vm, slots, places, fixed, states, lodgers)
         else:
             self._vm.save_function("main", _BOUND, *fixed, include_return=returned > 0)
             self._bound = Bound(InterpreterLock(self._vm[_BOUND]))

@@ -41,6 +41,7 @@ class Placements:
         extents: an input and an axis, in turn: where the extents are found that decide sizes.
         fixed: arguments of ``main`` between the inputs and those that depend on extents.
         states: memory of each state.
+        lodgers: the memory of their own and the other one that further arguments of ``place`` may lie in, in turn.
 
     Attributes:
         length: of the states; counts as an extent.
@@ -53,6 +54,7 @@ class Placements:
         extents: Sequence[int],
         fixed: Sequence[Any],
         states: Sequence[npt.NDArray[np.uint8]] = (),
+        lodgers: Sequence[int] = (),
     ) -> None:
         import tvm_ffi
 
@@ -61,6 +63,7 @@ class Placements:
         self._size, self._place = vm["size"], vm["place"]
         self._lock = InterpreterLock(vm.module["invoke_closure"])
         self._places = list(zip(extents[::2], extents[1::2]))
+        self._lodgers = list(zip(lodgers[::2], lodgers[1::2]))
         self._shape = tvm_ffi.Shape
         self._states = [self._borrow(state) for state in states]
         self.length: int | None = None
@@ -98,11 +101,16 @@ class Placements:
     def _placed(self, arguments: Sequence[Any]) -> Bound:
         lengths = [] if self.length is None else [self._shape((self.length,))]
         numbers = self._size(*lengths, *arguments)
-        count = len(numbers) - self._slots
-        bounds = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in numbers[count:])]
+        behind = len(numbers) - len(self._lodgers)
+        sizes = numbers[behind - self._slots : behind]
+        bounds = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
         self._reserve(bounds[-1])
         slots = [self._borrow(self._memory[start:end]) for start, end in pairwise(bounds)]
-        closure = self._place(numbers, *slots, *self._states, *self._fixed)
+        starts = bounds[:-1]
+        for (own, other), place in zip(self._lodgers, numbers[behind:]):
+            starts.append(starts[own] if place < 0 else starts[other] + place)
+        lodgers = [self._borrow(self._memory[start : bounds[-1]]) for start in starts[self._slots :]]
+        closure = self._place(numbers, *slots, *self._states, *lodgers, *self._fixed)
         return Bound(self._lock, closure)
 
     def _reserve(self, nbytes: int) -> None:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graphopt
 from graphopt.backends.program.program import JoinStep, KernelStep, ViewStep
 from graphopt.runtime.model import CompiledModel
-
-Node = onnx.NodeProto
-OPSET = [helper.make_opsetid("", 20)]
-
-
-def model(
-    nodes: Sequence[Node], outputs: Sequence[str], shape: Sequence[int | str], consts: dict[str, Any] | None = None
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        list(nodes), "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
-        [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
-        [numpy_helper.from_array(np.asarray(a), n) for n, a in (consts or {}).items()],
-    )  # fmt: skip
-    return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=OPSET))
-
-
-def n(op: str, inputs: str, outputs: str, **attrs: Any) -> Node:
-    return helper.make_node(op, inputs.split(), outputs.split(), **attrs)
+from tests.support.movements import Node, model, movements, n
 
 
 def run(proto: onnx.ModelProto, shape: Sequence[int]) -> CompiledModel:
@@ -134,12 +114,6 @@ def test_what_is_no_aligned_range_is_copied(shape: tuple[int, ...], axis: int, w
     assert [k for k in kernels(compiled) if "concat" in k or "copy" in k], why
 
 
-def test_symbolic_shapes_are_copied() -> None:
-    nodes = [n("Relu", "x", "a"), n("Tanh", "x", "b"), n("Concat", "a b", "c", axis=1), n("Exp", "c", "y")]
-    compiled = run(model(nodes, ["y"], (1, 16, "h", 4)), (1, 16, 6, 4))
-    assert count(compiled, JoinStep) == 0
-
-
 def test_blocked_channels_are_placed_by_whole_blocks() -> None:
     rng = np.random.default_rng(0)
     consts = {f"w{i}": (rng.standard_normal((c, 16, 1, 1)) / 4).astype(np.float32) for i, c in enumerate((16, 32, 24))}
@@ -154,49 +128,7 @@ def test_blocked_channels_are_placed_by_whole_blocks() -> None:
     assert count(compiled, JoinStep) >= 1
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> onnx.ModelProto:
-    channels = {"x": 16}
-    nodes: list[Node] = []
-    consts: dict[str, Any] = {"axis": np.array([1])}
-    for i in range(draw(st.integers(3, 12))):
-        pick = st.sampled_from(sorted(channels))
-        op = draw(st.sampled_from(["Relu", "Add", "Concat", "Concat", "Split", "Slice", "View"]))
-        a, name = draw(pick), f"v{i}"
-        if op == "Concat":
-            parts = [a, *draw(st.lists(pick, min_size=1, max_size=3))]
-            if sum(channels[p] for p in parts) > 160:
-                continue
-            nodes.append(n("Concat", " ".join(parts), name, axis=1))
-            channels[name] = sum(channels[p] for p in parts)
-        elif op == "Split" and channels[a] >= 2:
-            first = draw(st.integers(1, channels[a] - 1))
-            consts[f"s{i}"] = np.array([first, channels[a] - first])
-            nodes.append(n("Split", f"{a} s{i}", f"{name} {name}r", axis=1))
-            channels[name], channels[f"{name}r"] = first, channels[a] - first
-        elif op == "Slice":
-            first = draw(st.integers(0, channels[a] - 1))
-            consts[f"b{i}"], consts[f"e{i}"] = np.array([first]), np.array([channels[a]])
-            nodes.append(n("Slice", f"{a} b{i} e{i} axis", name))
-            channels[name] = channels[a] - first
-        elif op == "View":
-            consts[f"r{i}"] = np.array([1, channels[a], 4, 2])
-            nodes.append(n("Reshape", f"{a} r{i}", name))
-            channels[name] = channels[a]
-        elif op == "Add":
-            nodes.append(n("Add", f"{a} {a}", name))
-            channels[name] = channels[a]
-        else:
-            nodes.append(n("Neg", a, name))
-            channels[name] = channels[a]
-    made = [o for node in nodes for o in node.output]
-    if not made:
-        nodes, made = [n("Neg", "x", "v")], ["v"]
-    outputs = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
-    return model(nodes, outputs, (1, 16, 4, 2), consts)
-
-
-@given(graphs())
+@given(movements())
 @settings(max_examples=25, deadline=None)
 def test_any_graph_of_movements(proto: onnx.ModelProto) -> None:
     run(proto, (1, 16, 4, 2))
