@@ -257,7 +257,7 @@ def _lies_inside(whole: _Whole, part: Part, moved: Mapping[Buffer, int]) -> bool
 
 
 def _has_slot(lowering: Lowering, root: Buffer) -> bool:
-    """Whether a buffer's memory is planned and its size follows from extents: others may lie inside of it, and it inside of them."""
+    """Whether a buffer is planned and its size follows from extents: others may lie inside of it, and it inside of them."""
     return (
         lowering.written.is_planned(root)
         and root.static_bytes is None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.backends.program.plan import plan_buffers
-from graphopt.backends.program.program import Buffer, KernelStep, Program, Sizing, Step, ViewStep
+from graphopt.backends.program.program import Buffer, KernelStep, Lodging, Program, Sizing, Step, ViewStep
 from graphopt.backends.program.slots import MOST_SIZES, plan_slots, size_of
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.ir.dims import Dim, SymExpr, symbol
@@ -80,6 +81,87 @@ def test_buffers_in_a_slot_never_live_together(program: Program) -> None:
                 assert size_of(b) in slots[b.slot].sizes
                 taken.add(b.slot)
                 holds[b.slot] = b
+
+
+CELLS = 64
+"""Of a slot in the model of memory: wholes within wholes get half as many with each level."""
+
+
+@st.composite
+def programs_with_wholes(draw: st.DrawFn) -> tuple[Program, dict[Buffer, tuple[Buffer, Buffer]]]:
+    """Kernels, views and joins of two halves, and which those are: the halves lie in the whole where ``f`` is 1."""
+    made = [buffer("input", N, M)]
+    wholes: dict[Buffer, tuple[Buffer, Buffer]] = {}
+    depth: dict[Buffer, int] = {}
+    steps: list[Step] = []
+    for i in range(draw(st.integers(3, 20))):
+        free = [b for b in made[1:] if b.home is None and b.lodging is None and depth[b] < 5]
+        kind = draw(st.integers(0, 3))
+        out = buffer(f"b{i}", draw(st.sampled_from([N, M, N * M, 2 * N])), 8)
+        if kind == 0 and len(free) > 1:
+            first, second = draw(st.lists(st.sampled_from(free), min_size=2, max_size=2, unique_by=id))
+            first.lodging, second.lodging = Lodging(out, 0, "f"), Lodging(out, 16 * N, "f")
+            wholes[out] = first, second
+            depth[out] = 1 + max(depth[first], depth[second])
+            steps.append(KernelStep("concat", [first, second], [out], ["f"], "f"))
+        elif kind == 1:
+            source = draw(st.sampled_from(made[1:] or made))
+            out = Buffer(f"b{i}", source.type, source.shape)
+            steps.append(ViewStep(source, out))
+            depth[out] = 5
+        else:
+            steps.append(KernelStep("f", draw(st.lists(st.sampled_from(made), min_size=1, max_size=2)), [out], [], "f"))
+            depth[out] = 0
+        made.append(out)
+    # a whole must be the last that its halves are moved into, and what is returned has memory of its own
+    end = buffer("end", N)
+    steps.append(KernelStep("f", made[-1:], [end], [], "f"))
+    program = program_of(steps, made[:1], [end])
+    assert program.sizing is not None
+    program.sizing.computed.append("f")
+    return program, wholes
+
+
+@given(programs_with_wholes())
+@settings(max_examples=300, deadline=None)
+def test_parts_are_never_overwritten_wherever_they_lie(
+    drawn: tuple[Program, dict[Buffer, tuple[Buffer, Buffer]]],
+) -> None:
+    """Run a model of memory for both values of the flag: what is read is what was written."""
+    program, wholes = drawn
+    plan_slots(program, {})
+    for inside in (False, True):
+        memory: dict[int | None, list[Buffer | None]] = {}
+
+        def place(b: Buffer, inside: bool = inside) -> tuple[int | None, int, int]:
+            root = b.root[0]
+            if root.lodging is None or not inside:
+                return root.slot, 0, CELLS
+            slot, first, end = place(root.lodging.home)
+            middle = (first + end) // 2
+            return (slot, first, middle) if wholes[root.lodging.home][0] is root else (slot, middle, end)
+
+        def holds(
+            b: Buffer, slot: int | None, first: int, end: int, inside: bool = inside, memory: Any = memory
+        ) -> bool:
+            """Whether cells hold a buffer, or what its halves have written there."""
+            root = b.root[0]
+            if inside and root in wholes:
+                middle = (first + end) // 2
+                left, right = wholes[root]
+                return holds(left, slot, first, middle) and holds(right, slot, middle, end)
+            return bool(memory[slot][first:end] == [root] * (end - first))
+
+        for step in program.steps:
+            assert isinstance(step, (KernelStep, ViewStep))
+            for b in step.inputs if isinstance(step, KernelStep) else [step.input]:
+                if b.root[0] is not program.inputs[0]:
+                    assert holds(b, *place(b)), f"{b.name} was overwritten before its last use"
+            if isinstance(step, KernelStep) and not (inside and step.outputs[0] in wholes):
+                for b in step.outputs:
+                    slot, first, end = place(b)
+                    cells = memory.setdefault(slot, [None] * CELLS)
+                    cells[first:end] = [b] * (end - first)
 
 
 def test_memory_is_reused() -> None:

@@ -9,6 +9,7 @@
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,6 +27,14 @@ struct HostAlloc {
     std::memset(t->data, 0xA5, bytes);  // so that an output never written shows
   }
   void FreeData(DLTensor* t) { free(t->data); }
+};
+
+// Memory inside of another tensor's, which it keeps.
+struct Inside {
+  ffi::Tensor whole;
+  int64_t start;
+  void AllocData(DLTensor* t) { t->data = static_cast<char*>(whole.GetDLTensorPtr()->data) + start; }
+  void FreeData(DLTensor*) {}
 };
 
 struct Spec {
@@ -103,10 +112,12 @@ static void Run(int argc, char** argv) {
     std::vector<ffi::Tensor> prepared, returned;
     std::vector<int64_t> places;
     int64_t slots = -1;  // of buffers whose size follows from the extents of inputs; below 0: there are none
+    std::vector<int64_t> lodgers;  // of buffers that may lie in others: the memory of their own and the other, in turn
     if (auto layout = vm->GetFunction("layout", false)) {
       auto parts = Call(*layout, {}).cast<ffi::Array<ffi::Shape>>();
       places.assign(parts[1].begin(), parts[1].end());
       if (parts.size() > 2) slots = parts[2][0];
+      if (parts.size() > 3) lodgers.assign(parts[3].begin(), parts[3].end());
       std::vector<ffi::Any> memory;
       for (int64_t size : parts[0]) memory.push_back(Make({false, false, "uint8", "", {size}}));
       for (const ffi::Any& item : Call(vm->GetFunction("prepare", false).value(), memory).cast<ffi::Array<ffi::Any>>()) {
@@ -123,9 +134,17 @@ static void Run(int argc, char** argv) {
       std::vector<ffi::Any> given(args.begin(), args.begin() + inputs), placed;
       ffi::Shape numbers = Call(vm->GetFunction("size", false).value(), given).cast<ffi::Shape>();
       placed.push_back(numbers);
-      for (size_t i = numbers.size() - slots; i < numbers.size(); ++i) {
-        placed.push_back(Make({false, false, "uint8", "", {numbers[i]}}));
+      size_t behind = numbers.size() - lodgers.size() / 2;
+      std::vector<ffi::Tensor> memory;
+      for (size_t i = behind - slots; i < behind; ++i) memory.push_back(Make({false, false, "uint8", "", {numbers[i]}}));
+      for (size_t i = 0; i < lodgers.size() / 2; ++i) {
+        int64_t start = numbers[behind + i];
+        const ffi::Tensor& there = memory.at(start < 0 ? lodgers[2 * i] : lodgers[2 * i + 1]);
+        int64_t first = std::max<int64_t>(start, 0), size = there.shape()[0] - first;
+        memory.push_back(ffi::Tensor::FromNDAlloc(Inside{there, first}, ffi::Shape({size}),
+                                                  ffi::StringToDLDataType("uint8"), DLDevice{kDLCPU, 0}));
       }
+      placed.insert(placed.end(), memory.begin(), memory.end());
       placed.insert(placed.end(), args.begin() + inputs, args.end());
       ffi::Any closure = Call(vm->GetFunction("place", false).value(), placed);
       given.insert(given.begin(), closure);
