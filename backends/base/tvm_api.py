@@ -54,12 +54,12 @@ it, byte for byte.
 
 GPU_PASSES = (
     "s_tir.LowerCrossThreadReduction", "s_tir.LiftThreadBinding", "s_tir.ManifestSharedMemoryLocalStage", "s_tir.LowerAutoCopy",
-    "s_tir.UnifyThreadBinding", "s_tir.InjectSoftwarePipeline", "s_tir.TransformMmaBufferLayout", "s_tir.InjectDoubleBuffer",
-    "s_tir.LowerVtcmAlloc", "s_tir.ThreadSync", "s_tir.InferFragment", "s_tir.LowerThreadAllreduce",
-    "s_tir.MergeSharedMemoryAllocations",
+    "s_tir.UnifyThreadBinding", "s_tir.TransformMmaBufferLayout", "s_tir.InjectDoubleBuffer", "s_tir.LowerVtcmAlloc",
+    "s_tir.ThreadSync", "s_tir.InferFragment", "s_tir.LowerThreadAllreduce", "s_tir.MergeSharedMemoryAllocations",
 )  # fmt: skip
 """They rewrite what kernels of CPUs don't hold: threads of a GPU, memory that these share, loads that run ahead. Each walks through
-the whole kernel to find that out. Machine code of CPUs is the same without them, byte for byte.
+the whole kernel to find that out. Machine code of CPUs is the same without them, byte for byte. ``s_tir.InjectSoftwarePipeline`` is
+none of them: it gives every variable one binding, without which kernels of bfloat16 that bind one twice can't be vectorised.
 """
 
 

@@ -142,8 +142,10 @@ def perm_of(perm: object, rank: int) -> list[int]:
 @register_pass
 @dataclass(frozen=True)
 class MergeViewChains(RewritePass):
-    """Makes one Reshape of consecutive reshapes, one Transpose of consecutive transposes or of one between reshapes that merge
-    axes and divide them again; fixes computed targets."""
+    """Makes one Reshape of consecutive reshapes and one Transpose of consecutive transposes; fixes computed targets.
+
+    A Transpose between reshapes that merge axes and divide them again is one as well.
+    """
 
     name: ClassVar[str] = "merge-views"
     rules: ClassVar[tuple[Rule, ...]] = (SplitMergedTranspose(), MergeViews(), FixReshapeTarget(), MergeTransposes())
