@@ -70,7 +70,9 @@ class Sizes:
             for step in (1, COARSE):
                 if usual < step:
                     continue
-                tries = {max(least // step, 1) * step for least in _range(usual)} | {max(usual // step - 1, 1) * step}
+                ends = [max(end // step, 1) * step for end in _range(usual)]
+                near = [max(usual // step + steps, 1) * step for steps in (-20, -1, 1, 20)] if usual > 1 else []
+                tries = {extent for extent in (*ends, *near) if ends[0] <= extent <= ends[1]}
                 try:
                     for extent in tries:
                         model.run(self.feed({**self.usual, axis: extent}))
