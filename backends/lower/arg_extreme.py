@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.radix import workers_for
@@ -59,21 +59,22 @@ def _by_blocks(c: LowerContext, axes: Axes, dtype: str, largest: bool, last: boo
     found = code.scratch(axes.kept, dtype)
     workers = workers_for(code, product(x.shape))
     per_row = tirx.floordiv(i64(inner) + (_BLOCK - 1), i64(_BLOCK))
-    with code.loop(product(outer) * per_row, parallel=workers > 1) as task:
+    some = tirx.min(i64(axes.extents[0]), i64(1))  # none is read where the axis turns out to be empty
+    with code.loop(product(outer) * per_row * some, parallel=workers > 1) as task:
         at = [code.let(p) for p in unflatten(tirx.floordiv(task, per_row), outer)]
         part = code.let(tirx.floormod(task, per_row))
         first = code.let(tirx.floordiv(part * inner, per_row))
         count = code.let(tirx.floordiv((part + 1) * inner, per_row) - first)
         best, place = code.local(2 * _BLOCK, x.dtype, "best"), code.local(2 * _BLOCK, dtype, "place")
 
-        def vectors(body: object) -> None:
+        def vectors(body: Callable[[Expr], Sequence[object]]) -> None:
             """Loops over the block: ``body(position in it)`` gives what is stored for one result."""
             full = code.let(tirx.floordiv(count, i64(lanes)))
             for number, begin, width in ((full, i64(0), lanes), (count - full * lanes, full * lanes, 1)):
                 with code.loop(number) as n:
                     lane = tirx.Var(code.fresh("lane"), "int64")
                     with Scope() as scope:
-                        stores = body(begin + n * width + lane)  # type: ignore[operator]
+                        stores = body(begin + n * width + lane)
                     code.add(loop(lane, width, seq([*scope.statements(), *stores]), lane_kind(scope)))
 
         def element(step: Expr, offset: Expr) -> Expr:

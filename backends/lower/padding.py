@@ -31,7 +31,10 @@ def _pad(c: LowerContext) -> Lowered:
     if mode == "constant":
         fill = c.x(2) if c.has(2) else None
         after = c.dims([e for _, e in amounts])
-        value = lambda: const(0, x.dtype) if fill is None else fill(*(0,) * fill.rank)  # noqa: E731
+
+        def value() -> Expr:
+            return const(0, x.dtype) if fill is None else fill(*(0,) * fill.rank)
+
         return framed(x, begin, c.out_shape(), value, after)
     if mode not in _SOURCES:
         raise c.unsupported(f"Pad with mode {mode}")

@@ -41,6 +41,7 @@ def _reduce(c: InferContext) -> list[Type]:
 @register("ArgMax", "ArgMin", traits=(REDUCTION,))
 def _arg(c: InferContext) -> list[Type]:
     axis = c.axis(int(c.attr("axis")), c.rank(0))
+    c.assume_not(c.shape(0)[axis], 0, f"the axis of {c.node.op} has elements")
     return [TensorType(DType.i64, reduced_shape(c.shape(0), (axis,), bool(c.attr("keepdims"))))]
 
 

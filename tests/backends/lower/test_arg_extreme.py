@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import graphopt
+from graphopt.errors import InputError
+from tests.support.onnx_graphs import graph_of
 from tests.support.run_node import Array, model_with, node, run
 
 
@@ -41,3 +44,20 @@ def test_types(dtype: type) -> None:
     got = run(model_with([node("ArgMax", "x", "a", axis=1), node("ArgMin", "x", "b", axis=1)], {"x": x}), {"x": x})
     np.testing.assert_array_equal(got["a"], np.argmax(x, 1, keepdims=True))
     np.testing.assert_array_equal(got["b"], np.argmin(x, 1, keepdims=True))
+
+
+@pytest.mark.parametrize(("op", "shape"), [("ArgMax", "float[N,K,32]"), ("ArgMin", "float[K,N,32]")])
+def test_an_axis_that_turns_out_to_be_empty_is_refused(op: str, shape: str) -> None:
+    axis = 1 if op == "ArgMax" else 0
+    model = graphopt.compile(graph_of({"x": shape}, f"y = {op}<axis={axis}>(x)", "y:int64"), "native", threads=1)
+    empty, full = ((2, 0, 32), (2, 3, 32)) if axis else ((0, 2, 32), (3, 2, 32))
+    with pytest.raises(InputError, match="K = 0"):
+        model.run({"x": np.zeros(empty, np.float32)})
+    x = np.random.default_rng(0).standard_normal(full).astype(np.float32)
+    found = np.argmax if op == "ArgMax" else np.argmin
+    np.testing.assert_array_equal(model.run({"x": x})["y"], found(x, axis=axis, keepdims=True))
+
+
+def test_hardmax_along_an_axis_that_turns_out_to_be_empty_is_empty() -> None:
+    model = graphopt.compile(graph_of({"x": "float[2,K,32]"}, "y = Hardmax<axis=1>(x)"), "native", threads=1)
+    assert model.run({"x": np.zeros((2, 0, 32), np.float32)})["y"].shape == (2, 0, 32)
