@@ -24,6 +24,11 @@ class Caps:
         i8mm: ARM ``smmla``, or int8 tensor cores.
         bf16: bfloat16 dot products, or bfloat16 tensor cores.
         tf32: tensor cores that multiply float32 with 11 bits of precision.
+        in_order: instructions start in the order of the code, so what waits for a load or a sum holds up all behind it.
+        decode_width: instructions that a loop brings into a core in one cycle.
+        fma_per_cycle: fused multiply-adds on whole vector registers of float32 that a core starts in one cycle.
+        fma_latency: cycles before a fused multiply-add's result can be accumulated into again.
+        loads_per_cycle: loads of whole vector registers from the first-level cache that a core starts in one cycle.
         l1_bytes: first-level data cache of a core.
         l2_bytes: second-level cache of a core, or of the cluster where cores share it.
         l3_bytes: last-level cache of the machine; 0 when there is none.
@@ -46,6 +51,11 @@ class Caps:
     i8mm: bool = False
     bf16: bool = False
     tf32: bool = False
+    in_order: bool = False
+    decode_width: int = 4
+    fma_per_cycle: float = 2
+    fma_latency: int = 4
+    loads_per_cycle: float = 2
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
     l3_bytes: int = 0

@@ -36,6 +36,7 @@ class CpuPlatform(Platform):
     Attributes:
         linux_triple: LLVM's triple to build for where nothing else is said.
         machines: names of the machine in a triple that this process could load code of, where it is of this kind.
+        other_names: LLVM's second names of processors, which it takes but doesn't list.
         levels: LLVM processors that are targets by their name alone, besides ``<kind>:<llvm cpu>``.
         default_cpu: what the bare name of the kind means: an LLVM processor, or ``native``.
         native_name: specification of this machine's processor.
@@ -56,6 +57,7 @@ class CpuPlatform(Platform):
 
     linux_triple: ClassVar[str]
     machines: ClassVar[frozenset[str]]
+    other_names: ClassVar[frozenset[str]] = frozenset()
     levels: ClassVar[tuple[str, ...]] = ()
     default_cpu: ClassVar[str]
     native_name: ClassVar[str]
@@ -214,7 +216,7 @@ class CpuPlatform(Platform):
 
     def _target(self, body: str, threads: int | None, name: str) -> Target:
         """A target from ``<llvm cpu>[,+feature|,-feature]...``."""
-        from graphopt.backends.base.tvm_api import llvm_cpu_names, llvm_features
+        from graphopt.backends.base.tvm_api import llvm_features
 
         cpu, *edits = body.split(",")
         for edit in edits:
@@ -232,10 +234,10 @@ class CpuPlatform(Platform):
             else:
                 cpu, native_edits = self._native(triple)
                 edits, caches = [*native_edits, *edits], host_caches()
-        elif cpu not in llvm_cpu_names(triple):
+        elif cpu not in (known := self._processors(triple)):
             raise TargetError(
                 f"LLVM knows no {self.kind} processor {cpu!r}",
-                hint=did_you_mean(cpu, llvm_cpu_names(triple)) or f"use {self.kind!r} for the default",
+                hint=did_you_mean(cpu, known) or f"use {self.kind!r} for the default",
             )
         config: dict[str, Any] = {"kind": self.tvm_kind, "mtriple": triple, "mcpu": cpu}
         if edits:
@@ -247,6 +249,12 @@ class CpuPlatform(Platform):
             # LLVM would otherwise split 512-bit vectors in two on Intel parts, whose early AVX-512 lowered the clock.
             config["mattr"] = [*edits, "-prefer-256-bit"]
         return Target(name, self.kind, config, config, caps)
+
+    def _processors(self, triple: str) -> frozenset[str]:
+        """Names of processors that LLVM takes."""
+        from graphopt.backends.base.tvm_api import llvm_cpu_names
+
+        return llvm_cpu_names(triple) | self.other_names
 
     def _check_edits(self, edits: list[str], features: frozenset[str], name: str) -> None:
         """LLVM silently drops a feature it doesn't know: what was asked for must be in force."""
@@ -268,10 +276,10 @@ class CpuPlatform(Platform):
         A virtual machine often hides features of the processor whose name it reports; code for the bare name would then
         stop with an illegal instruction.
         """
-        from graphopt.backends.base.tvm_api import llvm_cpu_names, llvm_features, llvm_host
+        from graphopt.backends.base.tvm_api import llvm_features, llvm_host
 
         _, cpu, _ = llvm_host()
-        if cpu not in llvm_cpu_names(triple):
+        if cpu not in self._processors(triple):
             cpu = self.plainest_cpu
         named = llvm_features({"kind": self.tvm_kind, "mtriple": triple, "mcpu": cpu})
         present = self.host_features()

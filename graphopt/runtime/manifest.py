@@ -26,6 +26,14 @@ class Integer:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number between two bounds, whole or not; JSON's true and false are none, nor is what no JSON should have: NaN."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of these texts."""
 
@@ -52,7 +60,7 @@ class Optional:
 
 
 Form: TypeAlias = (
-    "type | Integer | OneOf | Dimension | Named | Optional | list[Any] | tuple[Any, ...] | Mapping[str, Any]"
+    "type | Integer | Number | OneOf | Dimension | Named | Optional | list[Any] | tuple[Any, ...] | Mapping[str, Any]"
 )
 """A Python type; a list of one form for arrays of it; a tuple for an array of exactly these; a mapping for an object."""
 
@@ -68,7 +76,8 @@ _TVM_TARGET = {
     "arch": Optional(str),
     MORE_ARCHES: Optional([str]),
 }
-_CAPS = {field.name: Optional(bool if field.type == "bool" else _SIZE) for field in fields(Caps)}
+_CAPS_FORMS: Mapping[str, Form] = {"bool": bool, "float": Number(0, 1 << 20)}
+_CAPS = {field.name: Optional(_CAPS_FORMS.get(str(field.type), _SIZE)) for field in fields(Caps)}
 
 FILE_FORM: Mapping[str, Any] = {
     "versions": Optional({"graphopt": Optional(str), "tvm": Optional(str), "tvm-ffi": Optional(str)}),
@@ -141,6 +150,9 @@ def require(data: Any, form: Form, place: str = "") -> None:
     elif isinstance(form, Integer):
         whole = isinstance(data, int) and not isinstance(data, bool)
         _is(whole and form.least <= data <= form.most, place, data, f"a whole number from {form.least} to {form.most}")
+    elif isinstance(form, Number):
+        number = isinstance(data, (int, float)) and not isinstance(data, bool)
+        _is(number and form.least <= data <= form.most, place, data, f"a number from {form.least} to {form.most}")
     elif isinstance(form, OneOf):
         _is(isinstance(data, str) and data in form.texts, place, data, f"one of {', '.join(sorted(form.texts))}")
     elif isinstance(form, Dimension):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import graphopt
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.errors import ArtifactError
 from graphopt.runtime.artifact import MAGIC, read_artifact
 from graphopt.runtime.manifest import FILE_FORM, MODEL_FORM, require
@@ -102,3 +103,14 @@ def test_a_right_manifest_is_taken_and_a_field_is_named(artifact: Path) -> None:
     wrong = changed(manifest, ("signature", "inputs", 0, "dtype"), "f33")
     with pytest.raises(ValueError, match=r"signature\.inputs\[0\]\.dtype is 'f33'"):
         require(wrong, MODEL_FORM)
+
+
+def test_rates_of_a_core_are_numbers() -> None:
+    """Half a load a cycle is one; no number, a negative one and NaN are none."""
+    form = MODEL_FORM["target"]
+    target = parse_target("arm:cortex-a53").to_dict()
+    assert target["caps"]["loads_per_cycle"] == 0.5
+    require(target, form)
+    for wrong in (-0.5, float("nan"), float("inf"), True, "0.5"):
+        with pytest.raises(ValueError, match=r"caps\.loads_per_cycle"):
+            require({**target, "caps": {**target["caps"], "loads_per_cycle": wrong}}, form)

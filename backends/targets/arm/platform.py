@@ -16,6 +16,7 @@ class Arm(CpuPlatform):
     aliases = {"aarch64": "arm", "arm64": "arm", "armv8": "arm"}
     linux_triple = "aarch64-linux-gnu"
     machines = frozenset({"aarch64"})
+    other_names = frozenset({"apple-m1", "apple-m2", "apple-m3", "cobalt-100"})
     default_cpu = plainest_cpu = elsewhere = "generic"
     native_name = "arm:native"
     portable_name = "arm"
