@@ -73,6 +73,7 @@ def run_under_qemu(
     mode: str = "vm",
     threads: int = 1,
     timeout: float = 120,
+    plugin: str | None = None,
 ) -> list[Array]:
     """Run one function of an aarch64 library.
 
@@ -86,6 +87,7 @@ def run_under_qemu(
         mode: ``"vm"`` for a Relax function, ``"prim"`` for a PrimFunc, which takes its outputs as last arguments.
         threads: size of TVM's thread pool.
         timeout: seconds.
+        plugin: of qemu's, with its arguments, to count the function's second call with (``benchmarks/arm_emulation.py``).
 
     Raises:
         QemuError: the program failed.
@@ -105,7 +107,8 @@ def run_under_qemu(
             specs.append(_spec("out", np.dtype(dtype), shape, folder / f"out{index}"))
         # -L stands for the cross sysroot; the runtime lies beside the host.
         command = [_QEMU, "-cpu", cpu, "-L", _SYSROOT, "-E", f"LD_LIBRARY_PATH={host.parent}:{_SYSROOT}/lib"]
-        command += ["-E", f"TVM_NUM_THREADS={threads}", str(host), str(folder / "library.so"), mode, function, *specs]
+        command += ["-E", f"TVM_NUM_THREADS={threads}", *(["-plugin", plugin] if plugin else []), str(host)]
+        command += ["--counted"] * bool(plugin) + [str(folder / "library.so"), mode, function, *specs]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
             raise QemuError(f"exit status {done.returncode} on {cpu}: {done.stderr.strip()[-2000:]}", done.returncode)

@@ -1,0 +1,123 @@
+/* A plugin of qemu-aarch64 (7.2, plugin API 1): how often each translated block of instructions runs between two marks.
+ *
+ * The emulated program marks what is to be counted by two system calls that do nothing: close(1000001) sets all counters to
+ * zero, close(1000002) writes them to the file that is the plugin's argument, one block a line:
+ *
+ *     COUNT ADDRESS OFFSET CODE PATH
+ *
+ * OFFSET is that of the block's first instruction in the mapped file PATH (- and 0 for code that belongs to none), all but
+ * COUNT are hexadecimal, CODE holds the instructions' bytes in order. qemu's header isn't packaged by Debian, so what is used
+ * of the interface is declared here. Threads share counters without locks: only programs with one thread are counted right. */
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint64_t qemu_plugin_id_t;
+typedef struct qemu_info_t qemu_info_t;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
+
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
+void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, enum qemu_plugin_op, void *, uint64_t);
+void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned int, int64_t, uint64_t,
+                                                                     uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                                                                     uint64_t, uint64_t));
+size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
+
+int qemu_plugin_version = 1;
+
+enum { CLOSE = 57, START = 1000001, STOP = 1000002 };
+
+struct block {
+  struct block *next;
+  uint64_t count, address, offset;
+  char *path; /* NULL for code outside of files */
+  size_t size;
+  uint32_t code[];
+};
+
+static struct block *blocks;
+static const char *result;
+
+/* The mapping of a file that holds the code at a host address. Translation is rare, so the kernel is asked each time: libraries
+ * may have been unloaded when the counters are written. */
+static void locate(uintptr_t host, struct block *b) {
+  FILE *maps = fopen("/proc/self/maps", "r");
+  char line[4096];
+  while (maps && fgets(line, sizeof line, maps)) {
+    uint64_t start, end, offset;
+    int name = 0;
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %*s %n", &start, &end, &offset, &name) != 3) continue;
+    if (host < start || host >= end) continue;
+    line[strcspn(line, "\n")] = 0;
+    if (name && line[name] == '/') {
+      b->path = strdup(line + name);
+      b->offset = offset + (host - start);
+    }
+    break;
+  }
+  if (maps) fclose(maps);
+}
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
+  (void)id;
+  size_t size = qemu_plugin_tb_n_insns(tb);
+  struct qemu_plugin_insn *first = qemu_plugin_tb_get_insn(tb, 0);
+  struct block *b = calloc(1, sizeof *b + size * sizeof *b->code);
+  if (!b) abort();
+  b->address = qemu_plugin_insn_vaddr(first);
+  b->size = size;
+  for (size_t i = 0; i < size; ++i) memcpy(&b->code[i], qemu_plugin_insn_data(qemu_plugin_tb_get_insn(tb, i)), 4);
+  locate((uintptr_t)qemu_plugin_insn_haddr(first), b);
+  b->next = blocks;
+  blocks = b;
+  qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &b->count, 1);
+}
+
+static void write_counts(void) {
+  FILE *out = fopen(result, "w");
+  if (!out) {
+    perror(result);
+    abort();
+  }
+  for (const struct block *b = blocks; b; b = b->next) {
+    if (!b->count) continue;
+    fprintf(out, "%" PRIu64 " %" PRIx64 " %" PRIx64 " ", b->count, b->address, b->offset);
+    const unsigned char *bytes = (const unsigned char *)b->code;
+    for (size_t i = 0; i < 4 * b->size; ++i) fprintf(out, "%02x", bytes[i]);
+    fprintf(out, " %s\n", b->path ? b->path : "-");
+  }
+  fclose(out);
+}
+
+static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
+                   uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
+  (void)id, (void)cpu, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
+  if (number != CLOSE) return;
+  if (a1 == START) {
+    for (struct block *b = blocks; b; b = b->next) b->count = 0;
+  } else if (a1 == STOP) {
+    write_counts();
+  }
+}
+
+int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv) {
+  (void)info;
+  if (argc != 1) {
+    fprintf(stderr, "arm_block_counts takes the file to write as its one argument\n");
+    return 1;
+  }
+  const char *equals = strchr(argv[0], '=');
+  result = strdup(equals ? equals + 1 : argv[0]);
+  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+  qemu_plugin_register_vcpu_syscall_cb(id, called);
+  return 0;
+}

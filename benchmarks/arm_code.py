@@ -1,0 +1,188 @@
+"""What aarch64 instructions are: their text as LLVM writes it, their kind, and which blocks of them follow one another."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arm_emulation import Counts
+
+_LLVM_MC = "llvm-mc-19"
+_LLVM_NM = "llvm-nm-19"
+
+KINDS = ("multiply-add", "load", "store", "copy", "spill", "prefetch", "other vector", "scalar", "branch")
+"""Multiply-adds are those of vectors, dot products and products of matrices among them; a copy is one of a whole vector
+register to another; spills are loads and stores of whole vector registers on the stack."""
+
+_MULTIPLY_ADD = re.compile(
+    r"^(fml[as]l?2?|[su]dot|usdot|sudot|[su]mmla|usmmla|bfdot|bfmmla|bfmlal[bt]|ml[as]|[su]ml[as]l2?)\s+v\d"
+)
+_COPY = re.compile(r"^mov\s+v\d+\.(16b|8b), v\d+\.\1$")
+_BRANCH = re.compile(r"^(b|b\.\w+|bl|br|blr|ret|cbn?z|tbn?z)(\s|$)")
+_VECTOR = re.compile(r"^\w+\s+(\{ )?[vqdshb]\d+\b")
+_ANY_VECTOR = re.compile(r"[\s{,][vqdshb]\d+\b")
+_STACK = re.compile(r"^(ld|st)\w+\s+q\d+.*\[sp")
+_LEAVES = re.compile(r"^(b|bl|br|blr|ret)(\s|$)")
+
+
+def kind(text: str) -> str:
+    """One of `KINDS`."""
+    if _MULTIPLY_ADD.match(text):
+        return "multiply-add"
+    if _BRANCH.match(text):
+        return "branch"
+    if _STACK.match(text):
+        return "spill"
+    if text.startswith("prf"):
+        return "prefetch"
+    if text.startswith("ld"):
+        return "load"
+    if text.startswith("st"):
+        return "store"
+    if _COPY.match(text):
+        return "copy"
+    return "other vector" if _VECTOR.match(text) or _ANY_VECTOR.search(text) else "scalar"
+
+
+@dataclass
+class Disassembler:
+    """Texts of instructions, each asked for once."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    def learn(self, words: Iterable[str]) -> None:
+        """Look up many instructions, given as the hexadecimal digits of their bytes, in one call of LLVM's."""
+        new = sorted({word for word in words if word not in self.known})
+        if not new:
+            return
+        lines = ["".join(f"0x{word[i : i + 2]} " for i in range(0, 8, 2)) for word in new]
+        done = subprocess.run(
+            [_LLVM_MC, "--disassemble", "-triple=aarch64", "-mattr=+all"],
+            input="\n".join(lines), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        invalid = {int(n) - 1 for n in re.findall(r"^<stdin>:(\d+):\d+: warning: invalid", done.stderr, re.MULTILINE)}
+        texts = [line.strip() for line in done.stdout.splitlines() if line.startswith("\t") and line[1] != "."]
+        valid = [word for index, word in enumerate(new) if index not in invalid]
+        if len(texts) != len(valid):
+            raise RuntimeError(f"{_LLVM_MC} gave {len(texts)} instructions for {len(valid)}: {done.stderr[-500:]}")
+        self.known.update({new[index]: ".inst 0x" + _value(new[index]) for index in invalid})
+        self.known.update(zip(valid, (re.sub(r"\s+", " ", text) for text in texts), strict=True))
+
+    def texts(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Texts of instructions; ``.inst`` where LLVM knows none."""
+        self.learn(words)
+        return tuple(self.known[word] for word in words)
+
+
+def _value(word: str) -> str:
+    return bytes.fromhex(word)[::-1].hex()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Instructions that run one after the other equally often: blocks of which each falls through to the next.
+
+    Attributes:
+        path: file that they are mapped from.
+        offset: of the first in that file.
+        texts: the instructions.
+        count: how often they run.
+    """
+
+    path: str
+    offset: int
+    texts: tuple[str, ...]
+    count: int
+
+    @property
+    def executed(self) -> int:
+        """Instructions that ran."""
+        return self.count * len(self.texts)
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether the last one branches to the first."""
+        match = re.search(r"#(-\d+)$", self.texts[-1])
+        return bool(match) and _BRANCH.match(self.texts[-1]) is not None and (
+            int(match[1]) == -4 * (len(self.texts) - 1)  # type: ignore[index]
+        )  # fmt: skip
+
+    def kinds(self) -> Counter[str]:
+        """How many of the instructions are of each kind."""
+        return Counter(map(kind, self.texts))
+
+
+def traces(counts: Counts, disassembler: Disassembler, tolerance: float = 0.02) -> list[Trace]:
+    """Blocks, joined where one that ends with a branch not taken is followed by one that runs as often.
+
+    A loop with an exit in its middle, or one that lies in two pages of memory, is several blocks for qemu.
+
+    Args:
+        tolerance: by which part the counts of blocks that are joined may differ; that of the first is taken for all.
+    """
+    disassembler.learn(word for block in counts for word in block.words)
+    starting = defaultdict(list)
+    for block in counts:
+        starting[block.path, block.offset].append(block)
+    following = {}
+    for block, count in counts.items():
+        if _LEAVES.match(disassembler.known[block.words[-1]]):
+            continue
+        near = [b for b in starting[block.path, block.end] if abs(counts[b] - count) <= tolerance * count]
+        if block.path and len(near) == 1:
+            following[block] = near[0]
+    inner = set(following.values())
+    found, seen = [], set()
+    # Blocks that others fall through to come last: they are left over where they follow one another in a circle.
+    for block in sorted(counts, key=lambda b: b in inner):
+        chain = []
+        link = block if block not in seen else None
+        while link is not None and link not in seen:
+            seen.add(link)
+            chain.append(link)
+            link = following.get(link)
+        if chain:
+            words = [word for part in chain for word in part.words]
+            found.append(Trace(block.path, block.offset, disassembler.texts(words), counts[block]))
+    return found
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Functions of a shared library by the offset of their code in the file."""
+
+    starts: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(library: Path) -> Symbols:
+        """Read them, local ones too."""
+        done = subprocess.run([_LLVM_NM, "--defined-only", str(library)], capture_output=True, text=True, check=True)
+        rows = [line.split() for line in done.stdout.splitlines()]
+        shift = _code_shift(library)
+        places = sorted((int(r[0], 16) - shift, r[2]) for r in rows if len(r) == 3 and r[1] in "tTwW")
+        places = [p for p in places if not p[1].startswith("$")]  # marks of code and data among the code
+        return Symbols(tuple(p[0] for p in places), tuple(p[1] for p in places))
+
+    def name(self, offset: int) -> str:
+        """The function that an instruction belongs to; empty before the first."""
+        index = bisect_right(self.starts, offset) - 1
+        return self.names[index] if index >= 0 else ""
+
+
+def _code_shift(library: Path) -> int:
+    """By how much addresses of code exceed its offsets in an ELF file."""
+    data = library.read_bytes()
+    table, size, count = (int.from_bytes(data[a:b], "little") for a, b in ((32, 40), (54, 56), (56, 58)))
+    load, executable = 1, 1
+    for start in range(table, table + size * count, size):
+        kind_, flags = (int.from_bytes(data[start + a : start + a + 4], "little") for a in (0, 4))
+        if kind_ == load and flags & executable:
+            offset, address = (int.from_bytes(data[start + a : start + a + 8], "little") for a in (8, 16))
+            return address - offset
+    raise ValueError(f"{library} has no code")

@@ -1,0 +1,102 @@
+"""What of an aarch64 program runs how often, counted under qemu-aarch64 by a plugin that is compiled here.
+
+The program marks what is counted (see ``arm_block_counts.c``), so that loading, packing and the first inference are left out.
+Needs Debian's ``qemu-user`` and a C compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("arm_block_counts.c")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Instructions that run one after the other, as qemu translates them: up to a branch.
+
+    Attributes:
+        path: file that they are mapped from; empty for code that was made at run time.
+        offset: of the first one in that file in bytes, its address where there is no file.
+        code: their bytes.
+    """
+
+    path: str
+    offset: int
+    code: bytes
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last one."""
+        return self.offset + len(self.code)
+
+    @property
+    def words(self) -> list[str]:
+        """Each instruction's bytes in hexadecimal, as they lie in memory."""
+        return [self.code[i : i + 4].hex() for i in range(0, len(self.code), 4)]
+
+
+Counts = Counter[Block]
+"""How often each block runs."""
+
+
+def cache_folder() -> Path:
+    """Where compiled plugins, the peers' environment and figures of blocks are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "graphopt-benchmarks" / "arm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@lru_cache(maxsize=1)
+def plugin() -> Path:
+    """The compiled plugin."""
+    source = _SOURCE.read_bytes()
+    library = cache_folder() / f"block_counts-{hashlib.sha256(source).hexdigest()[:16]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+            built = Path(folder) / "plugin.so"
+            command = ["cc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
+            subprocess.run(command, check=True)
+            built.rename(library)
+    return library
+
+
+def counted(run: Callable[[str], object]) -> Counts:
+    """The blocks that run between the marks of an emulated program.
+
+    Args:
+        run: runs the program to its end with that argument behind qemu's ``-plugin``.
+
+    Raises:
+        RuntimeError: the program never came to its second mark.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "counts"
+        run(f"{plugin()},out={result}")
+        if not result.exists():
+            raise RuntimeError("the emulated program made no call that ends what is counted")
+        return read_counts(result.read_text())
+
+
+def read_counts(text: str) -> Counts:
+    """What the plugin wrote; a block that was translated several times is one."""
+    counts: Counts = Counter()
+    for line in text.splitlines():
+        count, address, offset, code, path = line.split(" ", 4)
+        place = int(address if path == "-" else offset, 16)
+        counts[Block("" if path == "-" else path, place, bytes.fromhex(code))] += int(count)
+    return counts
+
+
+def instructions(counts: Counts) -> int:
+    """All that ran."""
+    return sum(count * len(block.code) // 4 for block, count in counts.items())
