@@ -16,6 +16,8 @@ class Caps:
         vector_bits: width of a SIMD register.
         vector_registers: architectural SIMD registers (an accumulator tile must leave some of them free).
         fma: fused multiply-add on vectors of float32.
+        multiplies_by_lane: fused multiply-add of a vector by one lane of another: the factors of several steps of a sum come
+            with one load (64-bit ARM ``fmla v, v, v.s[i]``).
         vnni: x86 ``vpdpbusd`` (AVX-512 VNNI or AVX-VNNI).
         madd: x86 ``pmaddwd`` on whole registers (SSE2, AVX2, AVX-512BW).
         smlal: 64-bit ARM ``smlal``.
@@ -28,6 +30,7 @@ class Caps:
         decode_width: instructions that a loop brings into a core in one cycle.
         fma_per_cycle: fused multiply-adds on whole vector registers of float32 that a core starts in one cycle.
         fma_latency: cycles before a fused multiply-add's result can be accumulated into again.
+        fetches_ahead: the hardware fetches streams ahead, also beyond the end of a page: code needn't do it.
         loads_per_cycle: loads of whole vector registers from the first-level cache that a core starts in one cycle.
         l1_bytes: first-level data cache of a core.
         l2_bytes: second-level cache of a core, or of the cluster where cores share it.
@@ -43,6 +46,7 @@ class Caps:
     vector_bits: int = 128
     vector_registers: int = 16
     fma: bool = False
+    multiplies_by_lane: bool = False
     vnni: bool = False
     madd: bool = False
     smlal: bool = False
@@ -56,6 +60,7 @@ class Caps:
     fma_per_cycle: float = 2
     fma_latency: int = 4
     loads_per_cycle: float = 2
+    fetches_ahead: bool = False
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
     l3_bytes: int = 0

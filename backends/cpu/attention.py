@@ -15,7 +15,7 @@ from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.attention import AttentionConfig, emit
 from graphopt.backends.cpu.kernels.attention_rows import MOST_ROWS
 from graphopt.backends.cpu.kernels.matmul_packed import WORTH_TWO_THREADS
-from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.tiling import lane_steps, register_tiles, split_balanced, tile_cycles
 from graphopt.backends.lower.attention import AttentionForm, attention_form
 from graphopt.backends.specs.attention import AttentionSpec
 from graphopt.backends.specs.dot_products import dot_product_for
@@ -65,7 +65,7 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
     def default(self, call: KernelCall, caps: Caps) -> AttentionConfig:
         """Tiles as for products of these sizes; the queries of a head divided until the threads are equally busy."""
         form, sizes, types = _form(call), _Sizes.of(call), _types(call)
-        lanes = types.lanes(caps)
+        lanes, by_lane = types.lanes(caps), lane_steps(caps, types.accumulator)
 
         def cycles(tile: tuple[int, int]) -> tuple[float, int]:
             points, vectors = tile
@@ -74,28 +74,33 @@ class FusedAttention(KernelTemplate[AttentionConfig]):
             total = 0.0
             for segment in split_balanced(sizes.queries, points):
                 height = segment.tile
-                scores = k_count * (form.size * tile_cycles(height, k_vectors) + _STORE_CYCLES * height * k_vectors)
-                result = v_count * (sizes.keys * tile_cycles(height, v_vectors) + _STORE_CYCLES * height * v_vectors)
+                scores = k_count * (
+                    form.size * tile_cycles(height, k_vectors, caps, by_lane) + _STORE_CYCLES * height * k_vectors
+                )
+                result = v_count * (
+                    sizes.keys * tile_cycles(height, v_vectors, caps, by_lane) + _STORE_CYCLES * height * v_vectors
+                )
                 total += int(segment.count) * (scores + result)
             return total, -points * vectors
 
-        tile = min(register_tiles(caps.vector_registers, 4, sizes.queries), key=cycles)
+        tile = min(register_tiles(caps, 4, sizes.queries, 0, by_lane), key=cycles)
         flops = 2.0 * sizes.batch * form.heads * sizes.queries * sizes.keys * (form.size + form.v_size)
         # of open lengths the likely one may be worth one thread, and a longer one all of them
         parallel = flops / (4 * lanes * CLOCK) > WORTH_TWO_THREADS or not all(isinstance(d, int) for d in form.scores)
         dot = dot_product_for(types, form.size, caps)
         config = _config(form, sizes, tile, lanes, _shares(form, sizes, tile[0], caps), caps.cores > 1 and parallel)
-        return replace(config, together=_together(form, sizes, lanes, dot, caps), dot=dot)
+        return replace(config, together=_together(form, sizes, lanes, dot, caps), dot=dot, by_lane=by_lane)
 
     def space(self, call: KernelCall, caps: Caps) -> Iterable[AttentionConfig]:
         """Tiles that fit the registers; a head whole, divided for threads, or a tile a task. Few queries also without."""
         form, sizes, lanes = _form(call), _Sizes.of(call), _types(call).lanes(caps)
         dot = dot_product_for(_types(call), form.size, caps)
+        by_lane = lane_steps(caps, _types(call).accumulator)
         found: dict[AttentionConfig, None] = {}
-        for tile in register_tiles(caps.vector_registers, 4, sizes.queries):
+        for tile in register_tiles(caps, 4, sizes.queries, 0, by_lane):
             for shares in (1, _shares(form, sizes, tile[0], caps), -(-sizes.queries // tile[0])):
                 for parallel in caps.thread_choices:
-                    found[replace(_config(form, sizes, tile, lanes, shares, parallel), dot=dot)] = None
+                    found[replace(_config(form, sizes, tile, lanes, shares, parallel), dot=dot, by_lane=by_lane)] = None
         if together := _together(form, sizes, lanes, dot, caps):
             for parallel in caps.thread_choices:
                 found[replace(self.default(call, caps), together=together, parallel=parallel)] = None

@@ -80,7 +80,7 @@ class _ConvTranspose(KernelTemplate[ConfigT]):
 
     def cost(self, call: KernelCall, config: ConfigT, caps: Caps) -> float:
         """The kernel's predicted time over the cores."""
-        return min(float(self.kernel.seconds(self.spec(call)[0], config)), 1.0) / max(caps.cores, 1)
+        return min(float(self.kernel.seconds(self.spec(call)[0], config, caps)), 1.0) / max(caps.cores, 1)
 
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel; weights packed, bias and residuals as epilogue operands."""

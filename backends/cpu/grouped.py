@@ -23,7 +23,7 @@ class GroupedPointwiseConv2d(ConvTemplate[GroupedPointwiseConfig]):
         grouped_pointwise.supports,
         grouped_pointwise.default_config,
         grouped_pointwise.configurations,
-        lambda spec, config, caps: grouped_pointwise.seconds(spec, config) / caps.cores,
+        lambda spec, config, caps: grouped_pointwise.seconds(spec, config, caps) / caps.cores,
         grouped_pointwise.packing,
         grouped_pointwise.emit,
     )

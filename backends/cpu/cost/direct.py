@@ -10,7 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, plane, segments
-from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.tiling import lane_steps, register_tiles, split_balanced, tile_cycles
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.dot_products import dot_product_for
 
@@ -58,15 +58,32 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     vectors_needed = -(-spec.out_channels // lanes)
     out_rows, out_columns = _nominal_plane(spec)
     dot = dot_product_of(spec, caps)
+    by_lane = channels_by_lane(spec, caps, dot)
     found = []
-    for points, vectors in register_tiles(
-        caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot)
-    ):
+    for points, vectors in register_tiles(caps, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot), by_lane):
         if points <= out_columns:
-            found.append(Conv2dConfig(lanes, vectors, points, dot=dot))
+            found.append(
+                Conv2dConfig(lanes, vectors, points, dot=dot, by_lane=by_lane, prefetch=not caps.fetches_ahead)
+            )
         if spec.static_plane and points % out_columns == 0 and 1 < points // out_columns <= out_rows:
-            found.append(Conv2dConfig(lanes, vectors, out_columns, points // out_columns, dot=dot))
+            found.append(
+                Conv2dConfig(
+                    lanes,
+                    vectors,
+                    out_columns,
+                    points // out_columns,
+                    dot=dot,
+                    by_lane=by_lane,
+                    prefetch=not caps.fetches_ahead,
+                )
+            )
     return found
+
+
+def channels_by_lane(spec: Conv2dSpec, caps: Caps, dot: str) -> int:
+    """Channels of a block that are loaded as a vector, for multiply-adds by lane; 1 where none are neighbours in memory."""
+    steps = lane_steps(caps, spec.types.accumulator, dot)
+    return steps if spec.in_block % steps == 0 else 1
 
 
 def dot_product_of(spec: Conv2dSpec, caps: Caps) -> str:
@@ -113,7 +130,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
     for row in split_balanced(out_rows, config.oh_tile):
         for column in split_balanced(out_columns, config.ow_tile):
             points = row.tile * column.tile
-            step = max(slots_of(config.dot) * tile_cycles(points, config.oc_vectors), stream)
+            step = max(slots_of(config.dot) * tile_cycles(points, config.oc_vectors, caps, config.by_lane), stream)
             each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
             store = _TILE_CYCLES + each * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (steps * step + store)

@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import default_config as produc
 from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig
 from graphopt.backends.cpu.kernels.recurrent_step import PassConfig
-from graphopt.backends.cpu.kernels.tiling import FMA_LATENCY, FMA_PER_CYCLE, split_balanced
+from graphopt.backends.cpu.kernels.tiling import split_balanced
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import RecurrentSpec
 from graphopt.backends.tensors.tensor import Expr
@@ -108,7 +108,7 @@ def seconds(spec: RecurrentSpec, config: RecurrentConfig, caps: Caps) -> float:
     time, batch = _extent(spec.time, _TYPICAL_TIME), _extent(spec.batch, _TYPICAL_BATCH)
     product = 2.0 * time * batch * spec.directions * spec.gates * spec.hidden * spec.features
     cores = max(caps.cores, 1)
-    total = product / (2 * FMA_PER_CYCLE * config.lanes * cores)
+    total = product / (2 * caps.fma_per_cycle * config.lanes * cores)
     rows = -(-batch // config.shares)
     step = sum(_pass_cycles(spec, len(g), tile, rows, caps) for g, tile in zip(spec.passes, config.passes))
     if config.parts:
@@ -158,8 +158,8 @@ def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, c
     for number, segment in enumerate(split_balanced(max(rows, 1), tile.rows)):
         points, count = segment.tile, int(segment.count)
         step = max(
-            points * vectors / FMA_PER_CYCLE,
-            (FMA_LATENCY + _LATENCY_SLACK) / tile.chains,
+            points * vectors / caps.fma_per_cycle,
+            (caps.fma_latency + _LATENCY_SLACK) / tile.chains,
             (points + vectors) / _LOADS_PER_CYCLE,
         )
         first = _together(step, far if number == 0 else near)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
-from graphopt.backends.cpu.cost.direct import dot_product_of, vector_lanes
+from graphopt.backends.cpu.cost.direct import channels_by_lane, dot_product_of, vector_lanes
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS
 from graphopt.backends.cpu.kernels.winograd_tile import TAPS, WinogradConfig
@@ -59,11 +59,16 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
     """Both sizes of tiles, the widest register tiles, and how many tiles and panels are worked on together."""
+    yield from (replace(config, prefetch=not caps.fetches_ahead) for config in _configurations(spec, caps))
+
+
+def _configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     dot = dot_product_of(spec, caps) if spec.types.of_integers else ""
+    by_lane = channels_by_lane(spec, caps, dot)
     tiles_of_registers = _widest(
-        register_tiles(caps.vector_registers, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot))
+        register_tiles(caps, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot), by_lane)
     )
     for m in fitting_tiles(spec):
         tiles = _tiles(spec, m)
@@ -73,23 +78,35 @@ def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
             if tiles <= _MAX_TILES:
                 for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)} | {panels}:
                     group = -(-panels // groups)
-                    config = WinogradConfig(m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot)
+                    config = WinogradConfig(
+                        m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot, by_lane=by_lane
+                    )
                     yield from (config, replace(config, private=True))
                 if not spec.types.of_integers:
                     for group in {min(panels, group) for group in _RAW_GROUPS}:
                         for depth in _depths(spec, 4 * (m + 2) ** 2 * group * vectors * lanes, caps):
                             yield WinogradConfig(
-                                m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, depth=depth
+                                m,
+                                lanes,
+                                vectors,
+                                min(points, tiles),
+                                tiles,
+                                group,
+                                by_group=True,
+                                depth=depth,
+                                by_lane=by_lane,
                             )
             elif not static:  # a block may be all that there is: then channels are work for all threads
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for groups in {min(panels, caps.cores * parts) for parts in (1, 2, 4)}:
                         group = -(-panels // groups)
-                        yield WinogradConfig(m, lanes, vectors, points, block, group, by_group=True, dot=dot)
+                        yield WinogradConfig(
+                            m, lanes, vectors, points, block, group, by_group=True, dot=dot, by_lane=by_lane
+                        )
             if tiles > points or not static:
                 for block in range(points, _MAX_BLOCK + 1, points):
                     for group in {1, -(-panels // 4), -(-panels // 2), panels}:
-                        yield WinogradConfig(m, lanes, vectors, points, block, group, dot=dot)
+                        yield WinogradConfig(m, lanes, vectors, points, block, group, dot=dot, by_lane=by_lane)
 
 
 def _depths(spec: Conv2dSpec, channel_bytes: int, caps: Caps) -> Iterator[int]:
@@ -187,7 +204,7 @@ def _panel_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> float
     near = config.by_group and not config.dot and 4.0 * depth / config.together * config.panel <= caps.l1_bytes / 2
     cycles = steps * _LOAD_CYCLES * config.oc_vectors if near else 0.0
     for part in split_balanced(config.block, config.points):
-        products = slots_of(config.dot) * tile_cycles(part.tile, config.oc_vectors)
+        products = slots_of(config.dot) * tile_cycles(part.tile, config.oc_vectors, caps, config.by_lane)
         step = _STALL * products + (0.0 if near else _LOAD_CYCLES * config.oc_vectors)
         store = _TILE_CYCLES + _STORE_CYCLES * part.tile * config.oc_vectors
         cycles += int(part.count) * (steps * step + (1 + again) * store)

@@ -45,6 +45,7 @@ class AttentionConfig:
         together: heads of a task whose few queries read keys and values where they lie (`attention_rows`); 0 for copies of these in
             panels.
         dot: name of the dot product that makes scores of groups of elements; none by default.
+        by_lane: elements of a query, and scores, that come with one load, for multiply-adds by lane; 1 for one at a time.
     """
 
     m_tile: int
@@ -55,6 +56,7 @@ class AttentionConfig:
     parallel: bool = True
     together: int = 0
     dot: str = ""
+    by_lane: int = 1
 
 
 def emit(
@@ -107,9 +109,9 @@ def emit(
             head = tirx.floordiv(tirx.floormod(flat, heads), config.shares)
             first, count = share(tirx.floormod(flat, config.shares), tiles, config.shares)
             kv_head = tirx.floordiv(head, spec.heads // spec.kv_heads)
-            keys = _Panels(config.n_vectors, config.lanes, size, spec.keys, dtype, dot)
+            keys = _Panels(config.n_vectors, config.lanes, size, spec.keys, dtype, config.by_lane, dot)
             keys.fill(lambda i, c: k[stored_keys(spec.at(batch, kv_head, c, i, size))], transposed=True)
-            values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype)
+            values = _Panels(config.v_vectors, config.lanes, spec.keys, spec.v_size, dtype, config.by_lane)
             values.fill(lambda i, c: v[stored_values(spec.at(batch, kv_head, i, c, spec.v_size))], transposed=False)
             padded = keys.count * keys.width
             scores = Scores.allocated(spec, mask, config.m_tile, padded)
@@ -142,9 +144,16 @@ class _Panels:
     """A matrix of ``k`` rows copied into panels, its columns filled up with zeros."""
 
     def __init__(
-        self, vectors: int, lanes: int, k: Expr, columns: Expr, dtype: str, dot: DotProduct | None = None
+        self, vectors: int, lanes: int, k: Expr, columns: Expr, dtype: str, by_lane: int, dot: DotProduct | None = None
     ) -> None:
-        self.k, self.columns, self.vectors, self.lanes, self.dot = k, columns, vectors, lanes, dot
+        self.k, self.columns, self.vectors, self.lanes, self.by_lane, self.dot = (
+            k,
+            columns,
+            vectors,
+            lanes,
+            by_lane,
+            dot,
+        )
         self.dtype = dtype if dot is None else GROUPED.storage
         self.width = vectors * lanes
         self.count = bind(ceil_div(columns, self.width))
@@ -178,8 +187,8 @@ class _Panels:
     def multiply(self, tile: PanelTile, panel: Expr, scalar: Callable[[Expr, Expr], Expr]) -> None:
         """Emits the sums of ``scalar(point, k)`` times the panel."""
         tile.clear()
-        with T.serial(0, self.k) as k:
-            tile.multiply_add(lambda p: scalar(p, k), lambda c: self.buffer[panel, k, c], dot=self.dot)
+        by_lane = 1 if self.dot is not None else self.by_lane
+        tile.accumulate(self.k, scalar, lambda k, c: self.buffer[panel, k, c], together=by_lane, dot=self.dot)
 
     def store(self, tile: PanelTile, columns: Expr, store: Store, style: StoreStyle) -> None:
         """Emits ``store`` for a tile's columns."""

@@ -113,12 +113,24 @@ def emit(
         data, result = data_as_images(data, spec), result_as_images(output, spec)
         panel_bytes = types.weight.bytes * form.reduction * config.oc_panel
         share, weight_bytes = None, panel_bytes * packed[0]
-        if weight_bytes > _NEAR_BYTES and not (
-            weight_bytes <= _SECOND_BYTES and math.prod(spec.assumed[1:]) >= _MANY_POINTS
+        if (
+            config.prefetch
+            and weight_bytes > _NEAR_BYTES
+            and not (weight_bytes <= _SECOND_BYTES and math.prod(spec.assumed[1:]) >= _MANY_POINTS)
         ):
             share = panel_share(panel_bytes, tiles * (packed[1] * packed[2] * packed[3]))
         kernel = _Kernel(
-            form, config, data, weight, operands, result, finish, style, share, dot, weight_bytes > _NEAR_BYTES
+            form,
+            config,
+            data,
+            weight,
+            operands,
+            result,
+            finish,
+            style,
+            share,
+            dot,
+            config.prefetch and weight_bytes > _NEAR_BYTES,
         )
 
         def task(image: tirx.Expr, panel: tirx.Expr, index: tirx.Expr) -> None:
@@ -280,7 +292,7 @@ class _Kernel:
         kernel_height, kernel_width = spec.kernel
 
         def products(ky: tirx.Expr, kx: tirx.Expr, points: tuple[int, int]) -> None:
-            def scalar(point: tirx.Expr) -> tirx.Expr:
+            def scalar(point: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
                 h, w = self._pixel(top, left, column.tile, point)
                 y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
                 x = w * spec.strides[1] + (kx * spec.dilations[1] - spec.pads[1])
@@ -292,13 +304,21 @@ class _Kernel:
             if self.share is not None:
                 step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
                 prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], step, self.share)
-            with T.serial(0, self.steps) as lane:
+
+            def fetch(lane: tirx.Expr) -> None:
                 if self.ahead:
                     prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._prefetch_data(image, block, lane, top, left, column.tile)
-                accumulators.multiply_add(
-                    scalar, lambda c: self.weight[panel, block, ky, kx, lane, c], points, self.dot
-                )
+
+            accumulators.accumulate(
+                self.steps,
+                scalar,
+                lambda lane, c: self.weight[panel, block, ky, kx, lane, c],
+                together=self.config.by_lane,
+                points=points,
+                dot=self.dot,
+                before=fetch,
+            )
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
@@ -347,6 +367,8 @@ class _Kernel:
         Only for kernels of one element: others read every point several times.
         """
         spec = self.spec
+        if not self.config.prefetch:
+            return
         if spec.in_block == 1 and spec.slices is not None:
             return  # which slice the later channel is of would be a division a step
         if spec.kernel == (1, 1) and spec.in_block == 1:
@@ -367,7 +389,7 @@ class _Kernel:
     ) -> None:
         """Emits the prefetch of a share of the tile's lines in a plain output, whose channels lie pages apart."""
         spec, config = self.spec, self.config
-        if spec.out_block != 1:
+        if spec.out_block != 1 or not config.prefetch:
             return
         blocks = self.blocks
         share = -(-config.oc_panel // blocks)

@@ -56,7 +56,7 @@ def supports(spec: TransposedSpec, caps: Caps) -> str | None:
 def default_config(spec: TransposedSpec, caps: Caps) -> SlidingConfig:
     """A row of pixels that fills the registers."""
     config = SlidingConfig(_lanes(spec, caps), tile_for(spec.phase(0, 0), caps, _KEPT_WEIGHTS))
-    return replace(config, parallel=worth_threads(seconds(spec, config), caps))
+    return replace(config, parallel=worth_threads(seconds(spec, config, caps), caps))
 
 
 def configurations(spec: TransposedSpec, caps: Caps) -> Iterator[SlidingConfig]:
@@ -70,7 +70,7 @@ def _lanes(spec: TransposedSpec, caps: Caps) -> int:
     return math.gcd(spec.out_block, spec.types.lanes(caps))
 
 
-def seconds(spec: TransposedSpec, config: SlidingConfig) -> float:
+def seconds(spec: TransposedSpec, config: SlidingConfig, caps: Caps) -> float:
     """Rough time on one core, infinite for symbolic sizes."""
     if not (isinstance(spec.batch, int) and isinstance(spec.height, int) and isinstance(spec.width, int)):
         return math.inf

@@ -78,8 +78,8 @@ def _pixels(spec: Conv2dSpec) -> int:
 
 def default_config(spec: Conv2dSpec, caps: Caps) -> GroupedPointwiseConfig:
     """The tile with the least predicted time among those that fit the register file."""
-    best = min(_tiles(spec, caps), key=lambda tile: (seconds(spec, tile), -tile.vectors * tile.channels))
-    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
+    best = min(_tiles(spec, caps), key=lambda tile: (seconds(spec, tile, caps), -tile.vectors * tile.channels))
+    return replace(best, parallel=worth_threads(seconds(spec, best, caps), caps))
 
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[GroupedPointwiseConfig]:
@@ -102,20 +102,20 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[GroupedPointwiseConfig]:
     ]
 
 
-def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int) -> float:
+def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int, caps: Caps) -> float:
     """Cycles for one group of one image."""
     total = 0.0
     for width in split_balanced(-(-_pixels(spec) // lanes), vectors):
         for height in split_balanced(spec.out_channels // spec.groups, channels):
-            step = tile_cycles(height.tile, width.tile)
+            step = tile_cycles(height.tile, width.tile, caps)
             tile = spec.reduction * step + _TILE_CYCLES + _STORE_CYCLES * height.tile * width.tile
             total += int(width.count) * int(height.count) * tile
     return total
 
 
-def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig) -> float:
+def seconds(spec: Conv2dSpec, config: GroupedPointwiseConfig, caps: Caps) -> float:
     """Predicted time on one core."""
-    cycles = _cycles(spec, config.lanes, config.vectors, config.channels)
+    cycles = _cycles(spec, config.lanes, config.vectors, config.channels, caps)
     return int(spec.batch) * spec.groups * cycles / CLOCK
 
 

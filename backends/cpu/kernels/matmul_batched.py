@@ -21,7 +21,7 @@ from graphopt.backends.cpu.kernels.pack_panel import PanelCopy
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
 from graphopt.backends.cpu.kernels.task_loops import share
-from graphopt.backends.cpu.kernels.tiling import register_tiles
+from graphopt.backends.cpu.kernels.tiling import lane_steps, register_tiles
 from graphopt.backends.cpu.kernels.widened import widened
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import BatchedSpec, MatmulSpec
@@ -65,7 +65,7 @@ def default_batched(spec: BatchedSpec, caps: Caps) -> BatchedConfig:
 def configurations(spec: BatchedSpec, caps: Caps) -> Iterator[BatchedConfig]:
     """Tiles that fit the register file, tasks that keep threads busy or as many as there are panels, copied panels or not."""
     typical = _typical(spec)
-    for points, vectors in register_tiles(caps.vector_registers, *most_tile(typical, caps)):
+    for points, vectors in register_tiles(caps, *most_tile(typical, caps), 0, _by_lane(spec, caps)):
         tile = _tile(spec, MatmulConfig(points, vectors, spec.types.lanes(caps)), caps, False)
         panels = -(-typical.n // tile.panel)
         for groups in dict.fromkeys((1, _tasks(_work(spec)[0], panels, caps), panels)):
@@ -91,7 +91,15 @@ def _tile(spec: BatchedSpec, tile: MatmulConfig, caps: Caps, parallel: bool) -> 
     """The register tile of another configuration, with blocks of rows for the second-level cache."""
     block = _row_block(spec, tile, caps)
     dot = "" if spec.transposed_a else dot_product_for(spec.types, spec.k, caps)  # steps of K lie side by side in A
-    return MatmulConfig(tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=dot)
+    by_lane = 1 if dot else _by_lane(spec, caps)
+    return MatmulConfig(
+        tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=dot, by_lane=by_lane
+    )
+
+
+def _by_lane(spec: BatchedSpec, caps: Caps) -> int:
+    """Steps of K of a row that come with one load: they are neighbours unless A is transposed."""
+    return 1 if spec.transposed_a else lane_steps(caps, spec.types.accumulator)
 
 
 def _tasks(batch: int, panels: int, caps: Caps) -> int:
@@ -145,7 +153,9 @@ def emit(
         per_block = max(1, tile.m_block // tile.m_tile) if tile.m_block else tiles
         blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1
         panels = bind(ceil_div(spec.n, width))
-        shape = PanelShape(steps, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile, dot=dot)
+        shape = PanelShape(
+            steps, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile, dot=dot, by_lane=tile.by_lane
+        )
 
         def multiply(at: tuple[Expr, ...], panel: Expr, columns: Expr, packed: bool) -> None:
             first_column = panel * width

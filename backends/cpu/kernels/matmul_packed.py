@@ -27,6 +27,7 @@ from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShap
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
 from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import (
+    lane_steps,
     register_tiles,
     split_balanced,
     tile_cycles,
@@ -69,6 +70,7 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
     """The tile with the least predicted time among those that fit the register file of ``caps``."""
     lanes = spec.types.lanes(caps)
     dot = dot_product_for(spec.types, spec.k, caps)
+    by_lane = lane_steps(caps, spec.types.accumulator, dot)
     steps = spec.k // multiplied_together(dot)
     most_vectors, rows = most_tile(spec, caps)
     vectors_needed = -(-spec.n // lanes)
@@ -78,20 +80,18 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
         panels = -(-vectors_needed // vectors)
         total = 0.0
         for segment in split_balanced(rows, points):
-            step = tile_cycles(segment.tile, vectors)
+            step = tile_cycles(segment.tile, vectors, caps, by_lane)
             total += int(segment.count) * (steps * step + _STORE_CYCLES * segment.tile * vectors)
         return panels * total, -points * vectors
 
     tile = _streaming_tile(spec, caps)
     if tile is None:
-        points, vectors = min(
-            register_tiles(caps.vector_registers, most_vectors, rows, temporaries_of(dot)), key=cycles
-        )
-        tile = MatmulConfig(points, vectors, lanes, dot=dot)
+        points, vectors = min(register_tiles(caps, most_vectors, rows, temporaries_of(dot), by_lane), key=cycles)
+        tile = MatmulConfig(points, vectors, lanes, dot=dot, by_lane=by_lane)
     return replace(
         _cache_blocks(spec, tile, caps),
         single=_single(spec, tile, caps),
-        prefetch=rows > tile.m_tile,
+        prefetch=rows > tile.m_tile and not caps.fetches_ahead,
         parallel=caps.cores > 1 and (spec.flops is None or _seconds(spec, caps) > WORTH_TWO_THREADS),
     )
 
@@ -118,7 +118,8 @@ def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:
         return None
     lanes = spec.types.lanes(caps)
     dot = dot_product_for(spec.types, spec.k, caps)
-    tiles = register_tiles(caps.vector_registers, *most_tile(spec, caps), temporaries_of(dot))
+    by_lane = lane_steps(caps, spec.types.accumulator, dot)
+    tiles = register_tiles(caps, *most_tile(spec, caps), temporaries_of(dot), by_lane)
     fitting = {v for p, v in tiles if p == rows}
     if rows == 1:  # no other row needs the weights, so that they take no registers
         fitting |= {v for v in _STREAMING_VECTORS if v + _FREE_REGISTERS <= caps.vector_registers}
@@ -127,7 +128,7 @@ def _streaming_tile(spec: MatmulSpec, caps: Caps) -> MatmulConfig | None:
         return None
     streams = next(s for s in range(_MOST_STREAMS, 0, -1) if vectors % s == 0)
     pairs = not dot and is_split(spec.types.weight) and spec.k % PAIR == 0
-    return MatmulConfig(rows, vectors, lanes, dot=dot, streams=streams, pairs=pairs)
+    return MatmulConfig(rows, vectors, lanes, dot=dot, streams=streams, pairs=pairs, by_lane=1 if pairs else by_lane)
 
 
 def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
@@ -136,11 +137,12 @@ def configurations(spec: MatmulSpec, caps: Caps) -> Iterator[MatmulConfig]:
     if streaming is not None:
         yield from (replace(streaming, parallel=parallel) for parallel in caps.thread_choices)
     dot = dot_product_for(spec.types, spec.k, caps)
-    for points, vectors in register_tiles(caps.vector_registers, *most_tile(spec, caps), temporaries_of(dot)):
-        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot)
+    by_lane = lane_steps(caps, spec.types.accumulator, dot)
+    for points, vectors in register_tiles(caps, *most_tile(spec, caps), temporaries_of(dot), by_lane):
+        tile = MatmulConfig(points, vectors, spec.types.lanes(caps), dot=dot, by_lane=by_lane)
         blocked = replace(_cache_blocks(spec, tile, caps), single=_single(spec, tile, caps))
         for blocks in dict.fromkeys((blocked, tile)) if spec.static_m is not None else (blocked,):
-            for prefetch in (False, True):
+            for prefetch in (False,) if caps.fetches_ahead else (False, True):
                 for parallel in caps.thread_choices:
                     yield replace(blocks, prefetch=prefetch, parallel=parallel)
 
@@ -269,6 +271,7 @@ def _of_one_row(config: MatmulConfig) -> MatmulConfig:
         parallel=config.parallel,
         dot=config.dot,
         streams=config.single,
+        by_lane=config.by_lane,
     )
 
 
@@ -304,6 +307,7 @@ def _product(
         dot,
         _widens(spec, config, most_tiles),
         pairs=config.pairs,
+        by_lane=config.by_lane,
     )
 
     def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:

@@ -31,6 +31,7 @@ class MatmulConfig:
         streams: panels of B that a tile reads side by side, its vectors shared out among them.
         single: panels of B that a row reads side by side if it turns out to be the only one; 0 if it is computed like others.
         pairs: whether two steps of a bfloat16 B lie in 32 bits, which a shift and a mask make two vectors of float32.
+        by_lane: steps of K of a row that come with one load, for multiply-adds by lane; 1 for one at a time.
     """
 
     m_tile: int
@@ -45,6 +46,7 @@ class MatmulConfig:
     streams: int = 1
     pairs: bool = False
     single: int = 0
+    by_lane: int = 1
 
     @property
     def together(self) -> int:

@@ -37,6 +37,7 @@ class PanelShape:
         dot: the instruction that takes several steps at once, which count as one here.
         widens: whether each panel, or a block of its steps, is copied as it is computed with before tiles read it; needs a known K.
         pairs: whether an element of B is a pair of steps in bfloat16, which count as one here.
+        by_lane: steps of K of a row of A that are neighbours in memory and come with one load; 1 for one at a time.
     """
 
     k: tirx.Expr | int
@@ -50,6 +51,7 @@ class PanelShape:
     dot: DotProduct | None = None
     widens: bool = False
     pairs: bool = False
+    by_lane: int = 1
 
     @property
     def width(self) -> int:
@@ -167,19 +169,26 @@ def multiply_panels(
                     tile.clear()
                 else:
                     tile.load(kept, j * shape.tiles + i)
-                with T.serial(0, steps) as k:
+
+                def fetch(k: tirx.Expr) -> None:
                     if operands.following is not None:
                         after = operands.skipped + panel + 1
                         prefetch(operands.following, (after, start, (i * steps + k) * stride), INTO_L2)
-                    if shape.pairs:
+
+                if shape.pairs:
+                    with T.serial(0, steps) as k:
+                        fetch(k)
                         for half in range(PAIR):
                             multiply_half(tile, row, k, half)
-                    else:
-                        tile.multiply_add(
-                            lambda p: operands.a(row + p, start + k),
-                            lambda c: b(panel, start + k, c),
-                            dot=shape.dot,
-                        )
+                else:
+                    tile.accumulate(
+                        steps,
+                        lambda p, k: operands.a(row + p, start + k),
+                        lambda k, c: b(panel, start + k, c),
+                        together=shape.by_lane,
+                        dot=shape.dot,
+                        before=fetch,
+                    )
                 if ends:
                     operands.finish(tile, panel, row)
                 else:

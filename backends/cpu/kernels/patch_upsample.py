@@ -75,8 +75,8 @@ def default_config(spec: PatchSpec, caps: Caps) -> PatchConfig:
     """The tile with the least predicted time among those that fit the register file."""
     width = spec.width if isinstance(spec.width, int) else _NOMINAL
     tiles = _tiles(spec, caps)
-    best = min(tiles, key=lambda tile: (_row_cycles(spec, tile, width), -tile.vectors * tile.lines))
-    return replace(best, parallel=worth_threads(seconds(spec, best), caps))
+    best = min(tiles, key=lambda tile: (_row_cycles(spec, tile, width, caps), -tile.vectors * tile.lines))
+    return replace(best, parallel=worth_threads(seconds(spec, best, caps), caps))
 
 
 def configurations(spec: PatchSpec, caps: Caps) -> Iterator[PatchConfig]:
@@ -98,22 +98,22 @@ def _tiles(spec: PatchSpec, caps: Caps) -> list[PatchConfig]:
     ]
 
 
-def _row_cycles(spec: PatchSpec, config: PatchConfig, width: int) -> float:
+def _row_cycles(spec: PatchSpec, config: PatchConfig, width: int, caps: Caps) -> float:
     """Cycles for one input row."""
     total = 0.0
     for column in split_balanced(-(-width // config.lanes), config.vectors):
         for part in split_balanced(spec.lines, config.lines):
             rows = part.tile * spec.scale[1]
-            cycles = spec.in_channels * tile_cycles(rows, column.tile) + _TILE_CYCLES
+            cycles = spec.in_channels * tile_cycles(rows, column.tile, caps) + _TILE_CYCLES
             total += int(column.count) * int(part.count) * (cycles + _STORE_CYCLES * rows * column.tile)
     return total
 
 
-def seconds(spec: PatchSpec, config: PatchConfig) -> float:
+def seconds(spec: PatchSpec, config: PatchConfig, caps: Caps) -> float:
     """Predicted time on one core, infinite for symbolic sizes."""
     if not (isinstance(spec.batch, int) and isinstance(spec.height, int) and isinstance(spec.width, int)):
         return math.inf
-    return spec.batch * spec.height * _row_cycles(spec, config, spec.width) / CLOCK
+    return spec.batch * spec.height * _row_cycles(spec, config, spec.width, caps) / CLOCK
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Projection:
         groups = -(-total // config.n_group)
         shape = PanelShape(
             spec.k, config.n_vectors, config.lanes, spec.types.sum, config.m_tile, most_tiles, -(-total // groups),
-            config.k_block,
+            config.k_block, by_lane=config.by_lane,
         )  # fmt: skip
 
         def finish(tile: PanelTile, panel: Expr, row: Expr) -> None:

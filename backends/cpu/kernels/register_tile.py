@@ -73,6 +73,79 @@ class RegisterTile:
             product = scalar(p) * vector(v * self.lanes + lane)
             T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
 
+    def multiply_add_by_lane(
+        self,
+        scalar: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+        vector: Callable[[int, tirx.Expr], tirx.Expr],
+        steps: int,
+        points: tuple[int, int] | None = None,
+    ) -> None:
+        """Emits ``accumulator[p, c] += scalar(p, s) * vector(s, c)`` for ``steps`` neighbouring steps.
+
+        The factors of a point come with one load, whose lanes the multiply-adds take one by one.
+
+        Args:
+            scalar: the value of point ``p`` at step ``s``, in vectors along the steps.
+            vector: the value of column ``c`` at step ``s``, in ``[0, vectors * lanes)``.
+            steps: a vector's elements.
+            points: the half-open range of points to update; all of them if None.
+        """
+        start, stop = points or (0, self.points)
+        factors = T.alloc_buffer((stop - start, steps), self.dtype, scope="local", annotations=ON_STACK)
+        with T.unroll(start, stop) as p, T.vectorized(0, steps) as s:
+            T.buffer_store(factors, scalar(p, s), [p - start, s])
+        for step in range(steps):
+            # a vector of columns meets all points before the next is loaded: one register holds it
+            with T.unroll(0, self.vectors) as v, T.unroll(start, stop) as p, T.vectorized(0, self.lanes) as lane:
+                product = factors[p - start, step] * vector(step, v * self.lanes + lane)
+                T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+
+    def accumulate(
+        self,
+        steps: tirx.Expr | int,
+        scalar: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+        vector: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+        *,
+        together: int = 1,
+        points: tuple[int, int] | None = None,
+        dot: DotProduct | None = None,
+        before: Callable[[tirx.Expr], None] | None = None,
+    ) -> None:
+        """Emits the loop ``accumulator[p, c] += scalar(p, k) * vector(k, c)`` over ``k``.
+
+        Args:
+            steps: of the loop.
+            scalar: the value of point ``p`` at step ``k``.
+            vector: the value of column ``c`` at step ``k``.
+            together: steps whose factors of a point are neighbours in memory and are loaded as a vector; 1 for one by one.
+            points: the half-open range of points to update; all of them if None.
+            dot: the instruction to do it with, as for `multiply_add`.
+            before: emits what each step does besides, such as a prefetch.
+        """
+
+        def single(k: tirx.Expr) -> None:
+            if before is not None:
+                before(k)
+            self.multiply_add(lambda p: scalar(p, k), lambda c: vector(k, c), points, dot)
+
+        if together == 1:
+            with T.serial(0, steps) as k:
+                single(k)
+            return
+        whole = steps // together if isinstance(steps, int) else bind(tirx.floordiv(steps, together))
+        with T.serial(0, whole) as turn:
+            first = turn * together
+            if before is not None:
+                for step in range(together):
+                    before(first + step)
+            self.multiply_add_by_lane(
+                lambda p, s: scalar(p, first + s), lambda s, c: vector(first + s, c), together, points
+            )
+        if isinstance(steps, int) and steps % together == 0:
+            return
+        with T.serial(0, steps - whole * together) as k:
+            single(whole * together + k)
+
     def store_vectors(
         self,
         first_column: tirx.Expr,

@@ -10,17 +10,26 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
+from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.window import Window, ceil_div
-
-FMA_LATENCY = 4
-"""Cycles before a fused multiply-add's result can be accumulated into again (Skylake to Sapphire Rapids, Zen)."""
 
 _MOST_CUTS = 4
 """How many times an axis is cut at most where kernel elements begin or cease to meet the input: each part is code of its own."""
 
-FMA_PER_CYCLE = 2
-LOADS_PER_CYCLE = 2
+_BY_LANE = frozenset({"float32", "float16"})
+"""Types of sums whose multiply-adds take a lane as their factor."""
+
+_LOAD_SHARE = 0.1
+"""What a load costs in which multiply-adds find all that they need: it takes a place in the core's queues, and energy."""
+
+_FREE_REGISTERS = 4
+"""Registers besides accumulators at least: with fewer, LLVM's scheduling of the loads makes it spill."""
+_FREE_OF_THREE_OPERANDS = 6
+"""The same where multiply-adds take no operand from memory: every broadcast is in a register for a time."""
+_MOST_POINTS_IN_ORDER = 7
+"""Points of a tile whose factors wait in vectors: LLVM unrolls loops for cores that run in order, and loads ahead."""
 
 
 @dataclass(frozen=True)
@@ -194,28 +203,52 @@ def split_by_taps(segments: list[Segment], window: Window) -> list[Segment]:
     return result
 
 
-def tile_cycles(points: int, vectors: int) -> float:
+def lane_steps(caps: Caps, accumulator: ElementType, dot: str = "") -> int:
+    """How many steps' factors of a point one vector holds, for multiply-adds by lane; 1 where these don't exist.
+
+    Args:
+        caps: of the target.
+        accumulator: in which products are added up.
+        dot: name of a dot product that multiplies instead.
+    """
+    if dot or not caps.multiplies_by_lane or accumulator.compute not in _BY_LANE:
+        return 1
+    return caps.lanes(accumulator.bytes)
+
+
+def tile_cycles(points: int, vectors: int, caps: Caps, by_lane: int = 1) -> float:
     """Least cycles of one reduction step on a tile of ``points`` by ``vectors`` accumulators.
 
-    Bound by FMA throughput, by the latency of the chain of each accumulator, and by the loads: a vector of weights for
-    each of ``vectors`` and a broadcast for each of ``points``.
+    Bound by multiply-adds, by the latency of the chain of each accumulator, and by the loads: a vector of weights for
+    each of ``vectors`` and a broadcast for each of ``points``, or a vector of the next steps' once in ``by_lane`` steps. Where no
+    multiply-add loads for itself, also by how many instructions reach the core.
     """
-    return max(points * vectors / FMA_PER_CYCLE, FMA_LATENCY, (points + vectors) / LOADS_PER_CYCLE)
+    products, loads = points * vectors, points / by_lane + vectors
+    bounds = [products / caps.fma_per_cycle, caps.fma_latency, loads / caps.loads_per_cycle]
+    if not caps.multiplies_by_lane:
+        return max(bounds)
+    bounds.append((products + loads) / caps.decode_width)
+    return max(bounds) + _LOAD_SHARE * loads / caps.loads_per_cycle
 
 
 def register_tiles(
-    registers: int, max_vectors: int, max_points: int, temporaries: int = 0
+    caps: Caps, max_vectors: int, max_points: int, temporaries: int = 0, by_lane: int = 1
 ) -> Iterator[tuple[int, int]]:
     """Tiles ``(points, vectors)`` that fit: accumulators, one register per weight vector and one for the broadcast.
 
-    Four registers stay free in any case: with fewer, LLVM's scheduling of the loads makes it spill.
-
     Args:
-        registers: of the processor.
+        caps: of the processor.
         max_vectors, max_points: bounds of the tiles.
         temporaries: registers for products on their way to an accumulator.
+        by_lane: steps whose factors of a point come as one vector; these wait in a register for each point.
     """
+    least = _FREE_OF_THREE_OPERANDS if caps.multiplies_by_lane else _FREE_REGISTERS
     for vectors in range(1, max_vectors + 1):
-        limit = (registers - max(4, 1 + vectors + temporaries)) // vectors
+        if by_lane == 1:
+            limit = (caps.vector_registers - max(least, 1 + vectors + temporaries)) // vectors
+        else:
+            limit = (caps.vector_registers - _FREE_REGISTERS) // (vectors + 1)
+            if caps.in_order:
+                limit = min(limit, _MOST_POINTS_IN_ORDER)
         for points in range(1, min(limit, max_points) + 1):
             yield points, vectors

@@ -80,13 +80,15 @@ class RawWeights:
                         with T.Else():
                             sums.resume(lambda p, c: products[component, panel, start + p, c])
                     with T.serial(0, present) as block:
-                        prefetch_panel_share(self.weight, following, step + block, share)
-                        with T.serial(0, spec.in_block) as lane:
-                            row = panel * config.depth + block * spec.in_block + lane
-                            sums.multiply_add(
-                                lambda p: patches[number, component, block, start + p, lane],
-                                lambda c: scratch[component, row, c],
-                            )
+                        if config.prefetch:
+                            prefetch_panel_share(self.weight, following, step + block, share)
+                        row = panel * config.depth + block * spec.in_block
+                        sums.accumulate(
+                            spec.in_block,
+                            lambda p, lane: patches[number, component, block, start + p, lane],
+                            lambda lane, c: scratch[component, row + lane, c],
+                            together=config.by_lane,
+                        )
                     sums.store_vectors(
                         tirx.const(0, "int64"),
                         config.panel,

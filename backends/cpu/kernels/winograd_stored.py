@@ -120,18 +120,24 @@ class StoredWeights:
         following = [group, component, panel + 1, 0, 0]
         steps = spec.in_channels // config.together
         with T.serial(0, blocks) as block:
-            if not ahead.each_step:
+            if config.prefetch and not ahead.each_step:
                 prefetch_panel_share(self.weight, following, index * blocks + block, ahead.share)
-            with T.serial(0, spec.in_block // config.together) as lane:
-                step = block * (spec.in_block // config.together) + lane
+            inner = spec.in_block // config.together
+
+            def fetch(lane: tirx.Expr) -> None:
+                step = block * inner + lane
                 if ahead.each_step:
                     prefetch_panel_share(self.weight, following, index * steps + step, ahead.share)
                 prefetch_row_ahead(self.weight, [group, component, panel, step])
-                sums.multiply_add(
-                    lambda p: factors[component, block, start + p, lane],
-                    lambda c: self.weight[group, component, panel, step, c],
-                    dot=self.dot,
-                )
+
+            sums.accumulate(
+                inner,
+                lambda p, lane: factors[component, block, start + p, lane],
+                lambda lane, c: self.weight[group, component, panel, block * inner + lane, c],
+                together=config.by_lane,
+                dot=self.dot,
+                before=fetch if config.prefetch else None,
+            )
         sums.store_vectors(
             tirx.const(0, "int64"),
             config.panel,

@@ -41,6 +41,8 @@ class WinogradConfig:
         dot: name of the dot product that multiplies integers; none by default.
         depth: with ``by_group`` and not ``private``: weights are stored as they are, and those of so many input channels, a
             multiple of their block, are transformed at a time on the way; 0 where they are stored transformed.
+        by_lane: neighbouring channels of a patch that come with one load, for multiply-adds by lane; 1 for one at a time.
+        prefetch: whether operands are fetched ahead that come from beyond the near caches.
     """
 
     m: int
@@ -53,6 +55,8 @@ class WinogradConfig:
     private: bool = False
     dot: str = ""
     depth: int = 0
+    by_lane: int = 1
+    prefetch: bool = True
 
     @property
     def side(self) -> int:
