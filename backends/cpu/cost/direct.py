@@ -21,6 +21,9 @@ _MAX_CODE = 3000
 _LEAST_OPEN = 4
 """Rows and columns of open planes that tiles are chosen for at least: what suits a single point is slow with all others."""
 
+_LONGEST_ROW = 7
+"""Elements of a kernel's row up to which a plain row of inputs is kept in registers."""
+
 _STORE_CYCLES = 2.0
 _PLAIN_STORE_CYCLES = 7.0
 """For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
@@ -81,8 +84,13 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
 
 
 def channels_by_lane(spec: Conv2dSpec, caps: Caps, dot: str) -> int:
-    """Channels of a block that are loaded as a vector, for multiply-adds by lane; 1 where none are neighbours in memory."""
+    """Channels of a block, or pixels of a plain row, that are loaded as a vector for multiply-adds by lane; 1 where none are.
+
+    Kernels with very long rows aren't written out element by element.
+    """
     steps = lane_steps(caps, spec.types.accumulator, dot)
+    if spec.in_block == 1:
+        return steps if spec.kernel[1] <= _LONGEST_ROW else 1
     return steps if spec.in_block % steps == 0 else 1
 
 

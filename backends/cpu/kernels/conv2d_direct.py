@@ -16,13 +16,13 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importi
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.channels_together import channels_together
+from graphopt.backends.cpu.kernels.conv2d_fetching import TileFetching
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, packed_weight_shape, segments
+from graphopt.backends.cpu.kernels.neighbours import loaded
 from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
 from graphopt.backends.cpu.kernels.prefetch import (
-    LINE_BYTES,
     PanelShare,
     panel_share,
-    prefetch,
     prefetch_panel_share,
     prefetch_row_ahead,
 )
@@ -32,7 +32,6 @@ from graphopt.backends.cpu.kernels.register_tile import (
     bind,
     bind_segments,
     for_each_tile,
-    guarded,
     tile_count,
 )
 from graphopt.backends.cpu.kernels.rows_together import rows_together
@@ -61,9 +60,6 @@ from graphopt.backends.templates.storing import (
 _WIDENED_WEIGHTS = 1 << 16
 _TILES_TO_WIDEN = 16
 """Most weights that are copied to float32 ahead, some microseconds' work, and fewest tiles of a plane that make up for it."""
-_CHANNELS_AHEAD = 8
-"""How many steps ahead the points of a plain input are fetched into L1: some hundred cycles, a trip to the last level."""
-_LINE = LINE_BYTES // 4
 _NEAR_BYTES = 1 << 14
 """Weights of so many bytes are in the first-level cache from the first tile on: nothing is fetched ahead."""
 _SECOND_BYTES, _MANY_POINTS = 1 << 17, 4096
@@ -193,6 +189,15 @@ class _Kernel:
         """Groups of channels."""
         return -(-self.spec.in_channels // channel_group(self.spec, self.config.together))
 
+    @property
+    def _fetching(self) -> TileFetching:
+        return TileFetching(self.spec, self.config, self.data, self.output, self._pixel, self.steps, self.blocks)
+
+    @property
+    def _by_row(self) -> bool:
+        """Whether lanes of a vector of plain data are what multiply-adds take: neighbours are pixels of a row."""
+        return self.config.by_lane > 1 and self.spec.in_block == 1
+
     def tile(
         self,
         image: Image,
@@ -209,7 +214,7 @@ class _Kernel:
         accumulators.clear()
         spec, blocks = self.spec, self.blocks
         for block in each_channel_block(spec, image, blocks):
-            self._prefetch_output(image, panel, block, top, left, column.tile)
+            self._fetching.of_output(image, panel, block, top, left, column.tile)
             self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
 
         def finish(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
@@ -308,17 +313,51 @@ class _Kernel:
             def fetch(lane: tirx.Expr) -> None:
                 if self.ahead:
                     prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
-                self._prefetch_data(image, block, lane, top, left, column.tile)
+                self._fetching.of_data(image, block, lane, top, left, column.tile)
 
             accumulators.accumulate(
                 self.steps,
                 scalar,
                 lambda lane, c: self.weight[panel, block, ky, kx, lane, c],
-                together=self.config.by_lane,
+                together=1 if spec.in_block == 1 else self.config.by_lane,
                 points=points,
                 dot=self.dot,
                 before=fetch,
             )
+
+        def products_of_row(ky: tirx.Expr, first: int, last: int) -> None:
+            """As `products` for a whole kernel row and whole rows of the tile: inputs are neighbours, and each is loaded once."""
+            if self.share is not None:
+                with T.serial(0, kernel_width) as kx:
+                    step = (step_of_block * spec.kernel[0] + ky) * spec.kernel[1] + kx
+                    prefetch_panel_share(self.weight, [panel + 1, 0, 0, 0, 0, 0], step, self.share)
+            step, apart = spec.strides[1], spec.dilations[1]
+            span = (column.tile - 1) * step + (kernel_width - 1) * apart + 1
+
+            def inputs_of(r: int, lane: tirx.Expr) -> tirx.Buffer:
+                h, w = self._pixel(top, left, column.tile, T.int64(r * column.tile))
+                y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
+                x = w * step - spec.pads[1]
+                channel = block * self.steps + lane
+                return loaded(span, self.config.by_lane, spec.types.sum, lambda i: self.data[image, channel, y, x + i])
+
+            def one(r: int, kx: int, inputs: tirx.Buffer, lane: tirx.Expr) -> None:
+                accumulators.multiply_add(
+                    lambda p: inputs[(p - r * column.tile) * step + kx * apart],
+                    lambda c: self.weight[panel, block, ky, kx, lane, c],
+                    (r * column.tile, (r + 1) * column.tile),
+                    by_lane=True,
+                )
+
+            with T.serial(0, self.steps) as lane:
+                if self.ahead:
+                    with T.unroll(0, kernel_width) as kx:
+                        prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
+                self._fetching.of_data(image, block, lane, top, left, column.tile)
+                rows = [inputs_of(r, lane) for r in range(first, last)]
+                for kx in range(kernel_width):
+                    for r, inputs in enumerate(rows, first):
+                        one(r, kx, inputs, lane)
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
@@ -334,6 +373,9 @@ class _Kernel:
                         products(ky, kx, (r * column.tile + points[0], r * column.tile + points[1]))
 
                 each_ragged_tap(spec.window(1), left, column.tile, on_points)
+                return
+            if column.taps is None and self._by_row:
+                products_of_row(ky, first, last)
                 return
             if column.taps is None:
                 with T.serial(0, kernel_width) as kx:
@@ -357,45 +399,3 @@ class _Kernel:
         else:
             with T.serial(0, kernel_height) as ky:
                 kernel_row(ky)
-
-    def _prefetch_data(
-        self, image: Image, block: tirx.Expr, lane: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
-    ) -> None:
-        """Emits the prefetch of the tile's points in the next block of channels, one line or more a lane.
-
-        Of a plain input, those of a channel some steps ahead: a tile's channels lie pages apart, which no hardware foresees.
-        Only for kernels of one element: others read every point several times.
-        """
-        spec = self.spec
-        if not self.config.prefetch:
-            return
-        if spec.in_block == 1 and spec.slices is not None:
-            return  # which slice the later channel is of would be a division a step
-        if spec.kernel == (1, 1) and spec.in_block == 1:
-            channel = block * self.steps + lane + _CHANNELS_AHEAD
-            points = -(-_LINE // spec.strides[1])
-            for point in dict.fromkeys((*range(0, width, points), width - 1)):
-                h, w = self._pixel(top, left, width, T.int64(point))
-                prefetch(self.data, [image, channel, h * spec.strides[0], w * spec.strides[1]])
-            return
-        if spec.kernel != (1, 1) or spec.in_block * spec.types.input.bytes < LINE_BYTES:
-            return
-        with T.unroll(0, -(-width // self.steps)) as i:
-            h, w = self._pixel(top, left, width, lane + i * self.steps)
-            prefetch(self.data, [image, block + 1, h * spec.strides[0], w * spec.strides[1], 0])
-
-    def _prefetch_output(
-        self, image: Image, panel: tirx.Expr, block: tirx.Expr, top: tirx.Expr, left: tirx.Expr, width: int
-    ) -> None:
-        """Emits the prefetch of a share of the tile's lines in a plain output, whose channels lie pages apart."""
-        spec, config = self.spec, self.config
-        if spec.out_block != 1 or not config.prefetch:
-            return
-        blocks = self.blocks
-        share = -(-config.oc_panel // blocks)
-        with T.serial(0, share) as i:
-            channel = block * share + i
-            with guarded(channel < config.oc_panel if share * blocks > config.oc_panel else None):
-                for point in dict.fromkeys((*range(0, width, _LINE), width - 1)):
-                    h, w = self._pixel(top, left, width, T.int64(point))
-                    prefetch(self.output, [image, panel * config.oc_panel + channel, h, w])

@@ -27,7 +27,8 @@ class Conv2dConfig:
         cache_tiles: spatial tiles whose input stays in cache while all channels are computed; 0 for a whole image.
         parallel: whether it is worth the start of other threads.
         dot: name of the dot product that multiplies groups of channels; none by default.
-        by_lane: neighbouring channels of a point that come with one load, for multiply-adds by lane; 1 for one at a time.
+        by_lane: neighbouring channels of a point, or pixels of a plain row, that come with one load, for multiply-adds by lane; 1
+            for one at a time.
         prefetch: whether operands are fetched ahead that come from beyond the near caches.
     """
 

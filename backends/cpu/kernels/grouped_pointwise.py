@@ -18,9 +18,10 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
+from graphopt.backends.cpu.kernels.neighbours import loaded
 from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
-from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.tiling import lane_steps, split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.vector_tile import (
     VectorTile,
     branch_on_tile,
@@ -50,12 +51,14 @@ class GroupedPointwiseConfig:
         vectors: vectors of pixels a register tile.
         channels: output channels a register tile.
         parallel: whether tiles are shared out among threads.
+        by_lane: weights that come with one load, for multiply-adds by lane; 1 for one at a time.
     """
 
     lanes: int
     vectors: int
     channels: int
     parallel: bool = True
+    by_lane: int = 1
 
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
@@ -96,7 +99,7 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[GroupedPointwiseConfig]:
     channels_needed = spec.out_channels // spec.groups
     # LLVM keeps the broadcast weight of every channel, and spills where those don't fit beside the accumulators
     return [
-        GroupedPointwiseConfig(lanes, vectors, channels)
+        GroupedPointwiseConfig(lanes, vectors, channels, by_lane=lane_steps(caps, spec.types.accumulator))
         for vectors in range(1, min(_MAX_VECTORS, vectors_needed) + 1)
         for channels in range(1, min(max(1, (caps.vector_registers - 1) // (vectors + 1)), channels_needed) + 1)
     ]
@@ -104,10 +107,10 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[GroupedPointwiseConfig]:
 
 def _cycles(spec: Conv2dSpec, lanes: int, vectors: int, channels: int, caps: Caps) -> float:
     """Cycles for one group of one image."""
-    total = 0.0
+    total, by_lane = 0.0, lane_steps(caps, spec.types.accumulator)
     for width in split_balanced(-(-_pixels(spec) // lanes), vectors):
         for height in split_balanced(spec.out_channels // spec.groups, channels):
-            step = tile_cycles(height.tile, width.tile, caps)
+            step = tile_cycles(height.tile, width.tile, caps, by_lane)
             tile = spec.reduction * step + _TILE_CYCLES + _STORE_CYCLES * height.tile * width.tile
             total += int(width.count) * int(height.count) * tile
     return total
@@ -218,12 +221,16 @@ class _Kernel:
         sums = VectorTile(channels, len(offsets), lanes, self.spec.types.sum)
         sums.fill(0.0)
         with T.serial(0, inputs) as k:
+            start = first * inputs + k * channels
+            factors = None
+            if self.config.by_lane > 1:
+                factors = loaded(channels, self.config.by_lane, sums.dtype, lambda i: self.weight[group, start + i])
             for vector, offset in enumerate(offsets):
                 at = [image, group * inputs + k, *self._pixel(left + offset, lanes)]
                 value = self.data.load(at)
                 for c in range(channels):
-                    factor = broadcast(self.weight.load([group, first * inputs + k * channels + c]), lanes)
-                    sums.set(c, vector, sums.get(c, vector) + factor * value)
+                    factor = self.weight.load([group, start + c]) if factors is None else factors[c]
+                    sums.set(c, vector, sums.get(c, vector) + broadcast(factor, lanes) * value)
 
         def store(total: tirx.Expr, c: tirx.Expr | int, pixel: tirx.Expr) -> None:
             channel = group * outputs + (first + c)

@@ -17,10 +17,11 @@ from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.cost.constants import CLOCK
+from graphopt.backends.cpu.kernels.neighbours import loaded
 from graphopt.backends.cpu.kernels.register_tile import bind
 from graphopt.backends.cpu.kernels.sliding_config import worth_threads
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
-from graphopt.backends.cpu.kernels.tiling import split_balanced, tile_cycles
+from graphopt.backends.cpu.kernels.tiling import lane_steps, split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.vector_tile import (
     ON_STACK,
     VectorTile,
@@ -55,12 +56,14 @@ class PatchConfig:
         vectors: vectors of pixels a register tile.
         lines: output lines a register tile; each takes as many accumulators a vector as a patch has columns.
         parallel: whether input rows are shared out among threads.
+        by_lane: weights that come with one load, for multiply-adds by lane; 1 for one at a time.
     """
 
     lanes: int
     vectors: int
     lines: int
     parallel: bool = True
+    by_lane: int = 1
 
 
 def supports(spec: PatchSpec, caps: Caps) -> str | None:
@@ -90,7 +93,7 @@ def _tiles(spec: PatchSpec, caps: Caps) -> list[PatchConfig]:
     width = spec.width if isinstance(spec.width, int) else _NOMINAL
     lanes = min(spec.types.lanes(caps), largest_power(width))
     return [
-        PatchConfig(lanes, vectors, lines)
+        PatchConfig(lanes, vectors, lines, by_lane=lane_steps(caps, spec.types.accumulator))
         for vectors in range(1, min(_MAX_VECTORS, -(-width // lanes)) + 1)
         for lines in range(
             1, min(max(1, (caps.vector_registers - 1) // (vectors + 1) // spec.scale[1]), spec.lines) + 1
@@ -104,7 +107,7 @@ def _row_cycles(spec: PatchSpec, config: PatchConfig, width: int, caps: Caps) ->
     for column in split_balanced(-(-width // config.lanes), config.vectors):
         for part in split_balanced(spec.lines, config.lines):
             rows = part.tile * spec.scale[1]
-            cycles = spec.in_channels * tile_cycles(rows, column.tile, caps) + _TILE_CYCLES
+            cycles = spec.in_channels * tile_cycles(rows, column.tile, caps, config.by_lane) + _TILE_CYCLES
             total += int(column.count) * int(part.count) * (cycles + _STORE_CYCLES * rows * column.tile)
     return total
 
@@ -225,11 +228,14 @@ class _Kernel:
         sums = VectorTile(lines * patch, len(offsets), lanes, spec.types.sum)
         sums.fill(0.0)
         with T.serial(0, spec.in_channels) as k:
+            start = (first * spec.in_channels + k * lines) * patch
+            factors = None
+            if self.config.by_lane > 1:
+                factors = loaded(lines * patch, self.config.by_lane, sums.dtype, lambda i: self.weight[start + i])
             for vector, offset in enumerate(offsets):
                 value = self.data.load([image, k, row, ramp(left + offset, lanes)])
                 for place in range(lines * patch):
-                    at = (first * spec.in_channels + k * lines) * patch + place
-                    factor = broadcast(self.weight.load([at]), lanes)
+                    factor = broadcast(self.weight.load([start + place]) if factors is None else factors[place], lanes)
                     sums.set(place, vector, sums.get(place, vector) + factor * value)
         staged = T.alloc_buffer((len(offsets), lines, lanes * patch), sums.dtype, scope="local", annotations=ON_STACK)
         for vector in range(len(offsets)):

@@ -50,6 +50,7 @@ class RegisterTile:
         vector: Callable[[tirx.Expr], tirx.Expr],
         points: tuple[int, int] | None = None,
         dot: DotProduct | None = None,
+        by_lane: bool = False,
     ) -> None:
         """Emits ``accumulator[p, c] += scalar(p) * vector(c)``.
 
@@ -58,8 +59,15 @@ class RegisterTile:
             vector: the value of column ``c``, in ``[0, vectors * lanes)``.
             points: the half-open range of points to update; all of them if None.
             dot: the instruction to do it with; values are then groups of elements in 32 bits.
+            by_lane: whether scalars are lanes of vectors that wait in registers: then a vector of columns meets all points
+                before the next is loaded, so that one register holds it.
         """
         start, stop = points or (0, self.points)
+        if by_lane:
+            with T.unroll(0, self.vectors) as v, T.unroll(start, stop) as p, T.vectorized(0, self.lanes) as lane:
+                product = scalar(p) * vector(v * self.lanes + lane)
+                T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+            return
         if dot is not None:
             with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v:
                 place = [p, v, tirx.Ramp(0, 1, self.lanes)]
@@ -94,11 +102,14 @@ class RegisterTile:
         factors = T.alloc_buffer((stop - start, steps), self.dtype, scope="local", annotations=ON_STACK)
         with T.unroll(start, stop) as p, T.vectorized(0, steps) as s:
             T.buffer_store(factors, scalar(p, s), [p - start, s])
+
+        def one(step: int) -> None:
+            self.multiply_add(
+                lambda p: factors[p - start, step], lambda c: vector(step, c), (start, stop), by_lane=True
+            )
+
         for step in range(steps):
-            # a vector of columns meets all points before the next is loaded: one register holds it
-            with T.unroll(0, self.vectors) as v, T.unroll(start, stop) as p, T.vectorized(0, self.lanes) as lane:
-                product = factors[p - start, step] * vector(step, v * self.lanes + lane)
-                T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+            one(step)
 
     def accumulate(
         self,

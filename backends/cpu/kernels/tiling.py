@@ -28,8 +28,9 @@ _FREE_REGISTERS = 4
 """Registers besides accumulators at least: with fewer, LLVM's scheduling of the loads makes it spill."""
 _FREE_OF_THREE_OPERANDS = 6
 """The same where multiply-adds take no operand from memory: every broadcast is in a register for a time."""
-_MOST_POINTS_IN_ORDER = 7
-"""Points of a tile whose factors wait in vectors: LLVM unrolls loops for cores that run in order, and loads ahead."""
+_MOST_POINTS, _MOST_POINTS_IN_ORDER = 9, 7
+"""Points of a tile whose factors wait in vectors: with more, each meets few columns. For cores that run in order LLVM unrolls loops
+and loads ahead."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,6 @@ def register_tiles(
             limit = (caps.vector_registers - max(least, 1 + vectors + temporaries)) // vectors
         else:
             limit = (caps.vector_registers - _FREE_REGISTERS) // (vectors + 1)
-            if caps.in_order:
-                limit = min(limit, _MOST_POINTS_IN_ORDER)
+            limit = min(limit, _MOST_POINTS_IN_ORDER if caps.in_order else _MOST_POINTS)
         for points in range(1, min(limit, max_points) + 1):
             yield points, vectors
