@@ -34,6 +34,7 @@ class DotProduct:
         reads_bytes: whether groups of the right-hand side may also be signed bytes, which are widened when they are loaded.
         temporaries: registers for products that a second instruction adds to the sum, and for operands.
         slots: float32 multiply-adds that take as long.
+        by_lane: whether the group on the left may be a lane of a vector: then groups of several steps come with one load.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DotProduct:
     text: Callable[[str, int], str]
     temporaries: int = 0
     slots: float = 1.0
+    by_lane: bool = False
     reads_bytes: bool = False
 
     def function(self, lanes: int) -> str:
@@ -225,7 +227,8 @@ SMLAL = DotProduct(
 No gain over products in float32, which are exact as well where sums are small; but Winograd's convolution needs them."""
 
 
-def _neon(instruction: str, feature: str, name: str, lanes: int) -> str:
+def _neon(instruction: str, feature: str, first: str, second: str, name: str, lanes: int) -> str:
+    """LLVM takes a lane of the second vector of signed bytes, and of the first one where that is unsigned."""
     i32, i8 = f"<{lanes} x i32>", f"<{4 * lanes} x i8>"
     intrinsic = f"@llvm.aarch64.neon.{instruction}.v{lanes}i32.v{4 * lanes}i8"
     return f"""
@@ -233,7 +236,7 @@ declare {i32} {intrinsic}({i32}, {i8}, {i8})
 define {i32} @{name}({i32} %sums, {i32} %a, {i32} %b) alwaysinline "target-features"="+neon,{feature}" {{
   %x = bitcast {i32} %a to {i8}
   %y = bitcast {i32} %b to {i8}
-  %r = call {i32} {intrinsic}({i32} %sums, {i8} %x, {i8} %y)
+  %r = call {i32} {intrinsic}({i32} %sums, {i8} %{first}, {i8} %{second})
   ret {i32} %r
 }}
 """
@@ -246,8 +249,9 @@ USDOT = DotProduct(
     4,
     "int32",
     lambda caps: caps.i8mm and not caps.sm,
-    partial(_neon, "usdot", "+i8mm"),
+    partial(_neon, "usdot", "+i8mm", "x", "y"),
     temporaries=4,
+    by_lane=True,
 )
 """ARM's sum of four products of unsigned by signed bytes (Armv8.6, FEAT_I8MM).
 
@@ -260,8 +264,9 @@ SDOT = DotProduct(
     4,
     "int32",
     lambda caps: caps.dotprod and not caps.sm,
-    partial(_neon, "sdot", "+dotprod"),
+    partial(_neon, "sdot", "+dotprod", "y", "x"),
     temporaries=4,
+    by_lane=True,
 )
 """ARM's sum of four products of signed bytes (Armv8.2, FEAT_DotProd)."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dot_product import slots_of, temporaries_of
+from graphopt.backends.base.dot_product import multiplied_together, slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, plane, segments
 from graphopt.backends.cpu.kernels.tiling import lane_steps, register_tiles, split_balanced, tile_cycles
@@ -91,7 +91,10 @@ def channels_by_lane(spec: Conv2dSpec, caps: Caps, dot: str) -> int:
     steps = lane_steps(caps, spec.types.accumulator, dot)
     if spec.in_block == 1:
         return steps if spec.kernel[1] <= _LONGEST_ROW else 1
-    return steps if spec.in_block % steps == 0 else 1
+    groups = spec.in_block // multiplied_together(dot)
+    while groups % steps:
+        steps //= 2
+    return steps
 
 
 def dot_product_of(spec: Conv2dSpec, caps: Caps) -> str:

@@ -187,7 +187,7 @@ class _Panels:
     def multiply(self, tile: PanelTile, panel: Expr, scalar: Callable[[Expr, Expr], Expr]) -> None:
         """Emits the sums of ``scalar(point, k)`` times the panel."""
         tile.clear()
-        by_lane = 1 if self.dot is not None else self.by_lane
+        by_lane = 1 if self.dot is not None and not self.dot.by_lane else self.by_lane
         tile.accumulate(self.k, scalar, lambda k, c: self.buffer[panel, k, c], together=by_lane, dot=self.dot)
 
     def store(self, tile: PanelTile, columns: Expr, store: Store, style: StoreStyle) -> None:

@@ -47,7 +47,7 @@ from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.slices import Image
-from graphopt.backends.templates.operand import View, grouped_weight
+from graphopt.backends.templates.operand import GROUPED, View, grouped_weight
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import (
     EpilogueFn,
@@ -339,13 +339,15 @@ class _Kernel:
                 y = h * spec.strides[0] + (ky * spec.dilations[0] - spec.pads[0])
                 x = w * step - spec.pads[1]
                 channel = block * self.steps + lane
-                return loaded(span, self.config.by_lane, spec.types.sum, lambda i: self.data[image, channel, y, x + i])
+                dtype = spec.types.sum if self.dot is None else GROUPED.storage
+                return loaded(span, self.config.by_lane, dtype, lambda i: self.data[image, channel, y, x + i])
 
             def one(r: int, kx: int, inputs: tirx.Buffer, lane: tirx.Expr) -> None:
                 accumulators.multiply_add(
                     lambda p: inputs[(p - r * column.tile) * step + kx * apart],
                     lambda c: self.weight[panel, block, ky, kx, lane, c],
                     (r * column.tile, (r + 1) * column.tile),
+                    self.dot,
                     by_lane=True,
                 )
 

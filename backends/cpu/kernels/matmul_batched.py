@@ -91,15 +91,15 @@ def _tile(spec: BatchedSpec, tile: MatmulConfig, caps: Caps, parallel: bool) -> 
     """The register tile of another configuration, with blocks of rows for the second-level cache."""
     block = _row_block(spec, tile, caps)
     dot = "" if spec.transposed_a else dot_product_for(spec.types, spec.k, caps)  # steps of K lie side by side in A
-    by_lane = 1 if dot else _by_lane(spec, caps)
+    by_lane = _by_lane(spec, caps, dot)
     return MatmulConfig(
         tile.m_tile, tile.n_vectors, tile.lanes, m_block=block, parallel=parallel, dot=dot, by_lane=by_lane
     )
 
 
-def _by_lane(spec: BatchedSpec, caps: Caps) -> int:
+def _by_lane(spec: BatchedSpec, caps: Caps, dot: str = "") -> int:
     """Steps of K of a row that come with one load: they are neighbours unless A is transposed."""
-    return 1 if spec.transposed_a else lane_steps(caps, spec.types.accumulator)
+    return 1 if spec.transposed_a else lane_steps(caps, spec.types.accumulator, dot)
 
 
 def _tasks(batch: int, panels: int, caps: Caps) -> int:

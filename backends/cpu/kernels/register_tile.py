@@ -15,6 +15,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.tiling import Segment
+from graphopt.backends.templates.operand import GROUPED
 from graphopt.backends.templates.storing import StoreStyle
 
 ON_STACK = {"disable_lower_builtin": True}
@@ -63,19 +64,26 @@ class RegisterTile:
                 before the next is loaded, so that one register holds it.
         """
         start, stop = points or (0, self.points)
+
+        def combine(p: tirx.Expr, v: tirx.Expr) -> None:
+            assert dot is not None
+            place = [p, v, tirx.Ramp(0, 1, self.lanes)]
+            columns = vector(tirx.Ramp(v * self.lanes, 1, self.lanes))
+            sums = dot(self._registers[tuple(place)], tirx.Broadcast(scalar(p), self.lanes), columns, self.lanes)
+            T.buffer_store(self._registers, sums, place)
+
         if by_lane:
-            with T.unroll(0, self.vectors) as v, T.unroll(start, stop) as p, T.vectorized(0, self.lanes) as lane:
-                product = scalar(p) * vector(v * self.lanes + lane)
-                T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+            with T.unroll(0, self.vectors) as v, T.unroll(start, stop) as p:
+                if dot is not None:
+                    combine(p, v)
+                else:
+                    with T.vectorized(0, self.lanes) as lane:
+                        product = scalar(p) * vector(v * self.lanes + lane)
+                        T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
             return
         if dot is not None:
             with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v:
-                place = [p, v, tirx.Ramp(0, 1, self.lanes)]
-                columns = vector(tirx.Ramp(v * self.lanes, 1, self.lanes))
-                sums = dot(
-                    self._registers[tuple(place)], tirx.Broadcast(scalar(p), self.lanes), columns, self.lanes
-                )  # fmt: skip
-                T.buffer_store(self._registers, sums, place)
+                combine(p, v)
             return
         with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
             product = scalar(p) * vector(v * self.lanes + lane)
@@ -87,6 +95,7 @@ class RegisterTile:
         vector: Callable[[int, tirx.Expr], tirx.Expr],
         steps: int,
         points: tuple[int, int] | None = None,
+        dot: DotProduct | None = None,
     ) -> None:
         """Emits ``accumulator[p, c] += scalar(p, s) * vector(s, c)`` for ``steps`` neighbouring steps.
 
@@ -97,15 +106,17 @@ class RegisterTile:
             vector: the value of column ``c`` at step ``s``, in ``[0, vectors * lanes)``.
             steps: a vector's elements.
             points: the half-open range of points to update; all of them if None.
+            dot: the instruction to do it with, as for `multiply_add`.
         """
         start, stop = points or (0, self.points)
-        factors = T.alloc_buffer((stop - start, steps), self.dtype, scope="local", annotations=ON_STACK)
+        dtype = self.dtype if dot is None else GROUPED.storage
+        factors = T.alloc_buffer((stop - start, steps), dtype, scope="local", annotations=ON_STACK)
         with T.unroll(start, stop) as p, T.vectorized(0, steps) as s:
             T.buffer_store(factors, scalar(p, s), [p - start, s])
 
         def one(step: int) -> None:
             self.multiply_add(
-                lambda p: factors[p - start, step], lambda c: vector(step, c), (start, stop), by_lane=True
+                lambda p: factors[p - start, step], lambda c: vector(step, c), (start, stop), dot, by_lane=True
             )
 
         for step in range(steps):
@@ -150,7 +161,7 @@ class RegisterTile:
                 for step in range(together):
                     before(first + step)
             self.multiply_add_by_lane(
-                lambda p, s: scalar(p, first + s), lambda s, c: vector(first + s, c), together, points
+                lambda p, s: scalar(p, first + s), lambda s, c: vector(first + s, c), together, points, dot
             )
         if isinstance(steps, int) and steps % together == 0:
             return

@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.dot_product import DOT_PRODUCTS
 from graphopt.backends.base.element_type import ElementType
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.specs.window import Window, ceil_div
@@ -210,9 +211,11 @@ def lane_steps(caps: Caps, accumulator: ElementType, dot: str = "") -> int:
     Args:
         caps: of the target.
         accumulator: in which products are added up.
-        dot: name of a dot product that multiplies instead.
+        dot: name of a dot product that multiplies instead, of groups of elements.
     """
-    if dot or not caps.multiplies_by_lane or accumulator.compute not in _BY_LANE:
+    if dot:
+        return caps.lanes(accumulator.bytes) if DOT_PRODUCTS[dot].by_lane else 1
+    if not caps.multiplies_by_lane or accumulator.compute not in _BY_LANE:
         return 1
     return caps.lanes(accumulator.bytes)
 
