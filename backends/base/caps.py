@@ -32,6 +32,12 @@ class Caps:
         fma_latency: cycles before a fused multiply-add's result can be accumulated into again.
         fetches_ahead: the hardware fetches streams ahead, also beyond the end of a page: code needn't do it.
         loads_per_cycle: loads of whole vector registers from the first-level cache that a core starts in one cycle.
+        nan_minmax: an instruction for the minimum and one for the maximum of vectors of floats that give NaN where an operand is
+            (ARM's ``fmin`` and ``fmax``; those of x86 give the second operand).
+        fast_subnormals: results that are subnormal, or underflow to 0, take no longer than others.
+        overwrites_addend: a multiply-add of vectors leaves its result in the register of its addend, so that adding a constant that
+            is used again takes a copy of it first.
+        register_operands: arithmetic on vectors takes operands from registers alone, none from memory: constants take some.
         l1_bytes: first-level data cache of a core.
         l2_bytes: second-level cache of a core, or of the cluster where cores share it.
         l3_bytes: last-level cache of the machine; 0 when there is none.
@@ -61,6 +67,10 @@ class Caps:
     fma_latency: int = 4
     loads_per_cycle: float = 2
     fetches_ahead: bool = False
+    nan_minmax: bool = False
+    fast_subnormals: bool = False
+    overwrites_addend: bool = False
+    register_operands: bool = False
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
     l3_bytes: int = 0

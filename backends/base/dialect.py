@@ -4,6 +4,9 @@ LLVM's has no elementary functions for vectors, so kernels for CPUs write them o
 graphopt puts device functions in front of what TVM writes (``backends/cuda/device``). A call of one is also what TVM's passes don't
 look through: they would copy a variable's value to every use of it, and chains of such values grow exponentially.
 
+LLVM's is one for all CPUs, but what the same arithmetic costs differs: where a processor has an instruction for it, or a penalty on
+it, a form of an elementary function for the one takes half as long again on the other.
+
 Lowerings are the same for all targets and know nothing of this. Those few helpers that have two forms ask here which one is wanted.
 """
 
@@ -15,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 
 Expr = Any
@@ -27,13 +31,30 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
+        nan_minmax, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
     """
 
-    has_functions: bool
+    has_functions: bool = False
+    nan_minmax: bool = False
+    fast_subnormals: bool = False
+    overwrites_addend: bool = False
+    register_operands: bool = False
 
 
-LLVM = Dialect(has_functions=False)
+LLVM = Dialect()
 CUDA_C = Dialect(has_functions=True)
+
+
+def llvm_for(caps: Caps) -> Dialect:
+    """LLVM's language, for a processor of these capabilities."""
+    return Dialect(
+        nan_minmax=caps.nan_minmax,
+        fast_subnormals=caps.fast_subnormals,
+        overwrites_addend=caps.overwrites_addend,
+        register_operands=caps.register_operands,
+    )
+
+
 _CURRENT: ContextVar[Dialect] = ContextVar("dialect", default=LLVM)
 
 
@@ -45,6 +66,11 @@ def written_in(dialect: Dialect) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def current() -> Dialect:
+    """What is being written."""
+    return _CURRENT.get()
 
 
 def has_functions() -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dialect import CUDA_C
+from graphopt.backends.base.dialect import CUDA_C, Dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cuda.copies import copied
 from graphopt.backends.cuda.elementwise import elementwise
@@ -22,7 +22,10 @@ class CudaSchedule(Schedule):
 
     calls_back = picks_loops = False
     merges_copies = spreads_work = True
-    dialect = CUDA_C
+
+    def dialect(self, caps: Caps) -> Dialect:
+        """CUDA C."""
+        return CUDA_C
 
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:
         """Launches that compute every element."""

@@ -34,7 +34,7 @@ _FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[..., Expr]]] = {
     "hardsigmoid": (
         (0.2, 0.5), lambda x, a, b: m.at_most(m.at_least(x * like(a, x) + like(b, x), like(0.0, x)), like(1.0, x)),
     ),
-    "elu": ((1.0,), lambda x, a: _below_zero(x, m.expm1(x) * like(a, x))),
+    "elu": ((1.0,), lambda x, a: _below_zero(x, m.expm1_below_0(x) * like(a, x))),
 }  # fmt: skip
 """Default alpha and beta of each function, and the function."""
 

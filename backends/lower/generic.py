@@ -236,7 +236,7 @@ def emit_generic(call: KernelCall, caps: Caps, name: str, schedule: Schedule) ->
         UnsupportedOpError: an operator has no lowering.
     """
     lowering = GroupLowering(call, caps, schedule)
-    with written_in(schedule.dialect):
+    with written_in(schedule.dialect(caps)):
         for value in call.group.outputs:
             lowering.builder.name_dims(value.shape)
         for node in call.group.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.pointwise import cast, float_op, float_unary, unary, zero
 from graphopt.backends.lower.registry import LowerContext, Lowered, lowers
@@ -15,6 +16,8 @@ from graphopt.backends.tensors.tensor import Expr, Tensor, elementwise, let
 
 
 def _relu(x: Expr) -> Expr:
+    if dialect.current().nan_minmax and m.is_float(m.dtype_of(x)):
+        return m.at_least(x, zero(x))
     return tirx.Select(exact.less(x, zero(x)), zero(x), x)  # NaN stays
 
 
@@ -34,6 +37,17 @@ def _negative_part(x: Expr, below: Expr) -> Expr:
     return tirx.Select(exact.less(x, zero(x)), below, x)
 
 
+def _leaky(x: Expr, slope: float) -> Expr:
+    below = exact.multiply(x, like(slope, x))
+    if 0 < slope <= 1 and dialect.current().nan_minmax:
+        return m.maximum(x, below)
+    return _negative_part(x, below)
+
+
+def _expm1(x: Expr, below_0: bool) -> Expr:
+    return m.expm1_below_0(x) if below_0 else m.expm1(x)
+
+
 def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) -> None:
     """Register ``fn(x, *attributes)`` of floats."""
 
@@ -45,10 +59,12 @@ def with_attributes(op: str, names: tuple[str, ...], fn: Callable[..., Expr]) ->
         return float_op(c, lambda x: fn(x, *values))
 
 
-with_attributes("LeakyRelu", ("alpha",), lambda x, a: _negative_part(x, exact.multiply(x, like(a, x))))
-with_attributes("Elu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x) * like(a, x)))
-with_attributes("Celu", ("alpha",), lambda x, a: _negative_part(x, m.expm1(x / like(a, x)) * like(a, x)))
-with_attributes("Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1(x) * like(a, x)) * like(g, x))
+with_attributes("LeakyRelu", ("alpha",), _leaky)
+with_attributes("Elu", ("alpha",), lambda x, a: _negative_part(x, m.expm1_below_0(x) * like(a, x)))
+with_attributes("Celu", ("alpha",), lambda x, a: _negative_part(x, _expm1(x / like(a, x), a > 0) * like(a, x)))
+with_attributes(
+    "Selu", ("alpha", "gamma"), lambda x, a, g: _negative_part(x, m.expm1_below_0(x) * like(a, x)) * like(g, x)
+)
 with_attributes("HardSigmoid", ("alpha", "beta"), _hard_sigmoid)
 with_attributes("ThresholdedRelu", ("alpha",), lambda x, a: tirx.Select(x > like(a, x), x, zero(x)))
 with_attributes("Swish", ("alpha",), lambda x, a: x * m.sigmoid(let(x * like(a, x))))
@@ -109,6 +125,9 @@ def _clip(c: LowerContext) -> Lowered:
         if not m.is_float(dtype):
             return tirx.min(value, edge) if above else tirx.max(value, edge)
         value = let(value)
+        number = exact.known(edge)
+        if number is not None and not math.isnan(number) and dialect.current().nan_minmax:
+            return m.at_most(value, edge) if above else m.at_least(value, edge)
         beyond = exact.less(edge, value) if above else exact.less(value, edge)
         return tirx.Select(beyond, edge, value)
 

@@ -18,9 +18,9 @@ def _softmax(c: LowerContext) -> Lowered:
     top = c.k.stage(axes.reduce(c, lambda i: cast(x(*i), dtype), dtype, "max"))
     shifted = elementwise(lambda v, t: cast(v, dtype) - t, dtype, x.shape, x, top)
     if c.node.op == "LogSoftmax":
-        total = c.k.stage(axes.reduce(c, lambda i: m.exp(shifted(*i)), dtype))
+        total = c.k.stage(axes.reduce(c, lambda i: m.exp_up_to_60(shifted(*i)), dtype))
         return elementwise(lambda v, s: cast(v - m.log(s), dtype), dtype, x.shape, shifted, total)
-    power = c.k.stage(elementwise(m.exp, dtype, x.shape, shifted))
+    power = c.k.stage(elementwise(m.exp_up_to_60, dtype, x.shape, shifted))
     total = c.k.stage(axes.reduce(c, lambda i: power(*i), dtype))
     return elementwise(lambda v, s: cast(v / s, dtype), dtype, x.shape, power, total)
 

@@ -49,7 +49,7 @@ def lower(fused: FusedGraph, target: Target, platform: Platform, templates: Sequ
     Raises:
         UnsupportedOpError: an operator, element type or shape form has no kernel.
     """
-    with written_in(platform.schedule.dialect):
+    with written_in(platform.schedule.dialect(target.caps)):
         return Lowering(fused, target, platform, templates).program()
 
 

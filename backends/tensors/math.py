@@ -6,123 +6,39 @@ polynomials near 0 and go through exp elsewhere. Largest errors measured against
 expm1 2, tanh 2, nimble_tanh 2.5, erf 2, sigmoid 2, softplus 3, mish 4 (where it is no tiny number);
 tests/backends/tensors/test_math.py holds these lines. Infinities, NaN, overflow and denormal results are as in C. float16 goes
 through float32; float64 uses libm.
+
+Where a processor has other instructions or penalties (`graphopt.backends.base.dialect.Dialect`), functions take another form,
+within the same bounds. What they are made of comes from `graphopt.backends.tensors.scalar`, and has a name here too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Callable
 
 from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.opaque import opaque
-from graphopt.backends.tensors.tensor import Expr, let, scalar_loops
+from graphopt.backends.tensors.scalar import at_least as at_least
+from graphopt.backends.tensors.scalar import at_most as at_most
+from graphopt.backends.tensors.scalar import dtype_of as dtype_of
+from graphopt.backends.tensors.scalar import fma as fma
+from graphopt.backends.tensors.scalar import is_float as is_float
+from graphopt.backends.tensors.scalar import is_nan as is_nan
+from graphopt.backends.tensors.scalar import libm as libm
+from graphopt.backends.tensors.scalar import like as like
+from graphopt.backends.tensors.scalar import maximum as maximum
+from graphopt.backends.tensors.scalar import minimum as minimum
+from graphopt.backends.tensors.scalar import polynomial as polynomial
+from graphopt.backends.tensors.scalar import reinterpret as reinterpret
+from graphopt.backends.tensors.scalar import rounded_product as rounded_product
+from graphopt.backends.tensors.scalar import with_sign as with_sign
+from graphopt.backends.tensors.tensor import Expr, let
 
 LOG2_E = 1.44269504088896341
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 ROUNDER = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits of a float32
 ROUNDER_BITS = 0x4B400000
-
-
-def dtype_of(x: Expr) -> str:
-    """TVM dtype of an expression."""
-    return str(x.ty.dtype)
-
-
-def like(value: float, x: Expr) -> Expr:
-    """A constant of the expression's dtype."""
-    return tirx.const(value, dtype_of(x))
-
-
-def is_float(dtype: str) -> bool:
-    """Whether a TVM dtype is floating point."""
-    return dtype.startswith("float")
-
-
-def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
-    """Horner's rule, highest power first."""
-    total = like(coefficients[0], x)
-    for c in coefficients[1:]:
-        total = total * x + like(c, x)
-    return total
-
-
-def maximum(a: Expr, b: Expr) -> Expr:
-    """The larger; NaN if either is (numpy.maximum)."""
-    if not is_float(dtype_of(a)):
-        return tirx.max(a, b)
-    a, b = let(a), let(b)
-    if dialect.has_functions():
-        return dialect.call(dtype_of(a), "gopt_max", a, b)
-    return tirx.Select(is_nan(a), a, tirx.Select(a > b, a, b))
-
-
-def minimum(a: Expr, b: Expr) -> Expr:
-    """The smaller; NaN if either is (numpy.minimum)."""
-    if not is_float(dtype_of(a)):
-        return tirx.min(a, b)
-    a, b = let(a), let(b)
-    if dialect.has_functions():
-        return dialect.call(dtype_of(a), "gopt_min", a, b)
-    return tirx.Select(is_nan(a), a, tirx.Select(a < b, a, b))
-
-
-def at_least(x: Expr, low: Expr) -> Expr:
-    """max(x, low) that keeps a NaN in x; ``low`` must not be NaN. One instruction."""
-    x = let(x)
-    return tirx.Select(low > x, low, x)
-
-
-def at_most(x: Expr, high: Expr) -> Expr:
-    """min(x, high) that keeps a NaN in x; ``high`` must not be NaN."""
-    x = let(x)
-    return tirx.Select(high < x, high, x)
-
-
-BITS = {"float16": ("int16", 0x7FFF, 0x7C00), "float32": ("int32", 0x7FFFFFFF, 0x7F800000),
-        "float64": ("int64", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}  # fmt: skip
-
-
-def reinterpret(dtype: str, x: Expr) -> Expr:
-    """The bits of x as another type of the same size. TVM has no code for reinterpreting a constant 0."""
-    if isinstance(x, (tirx.IntImm, tirx.FloatImm)) and dtype_of(x) != "bool":
-        return tirx.const(np.array(x.value, dtype_of(x)).view(dtype).item(), dtype)
-    return tirx.reinterpret(dtype, x)
-
-
-def is_nan(x: Expr) -> Expr:
-    """Whether x is NaN. Told from the bits: TVM folds ``x != x`` to false and can't vectorise its own isnan."""
-    if dialect.has_functions():
-        return dialect.call("bool", "gopt_is_nan", x)
-    kind, magnitude, infinity = BITS[dtype_of(x)]
-    return (reinterpret(kind, x) & tirx.const(magnitude, kind)) > tirx.const(infinity, kind)
-
-
-def libm(name: str, *args: Expr) -> Expr:
-    """A function of the C library, by its name for doubles; loops around it run one lane at a time."""
-    dtype = dtype_of(args[0])
-    scalar_loops()
-    call = dialect.call if dialect.has_functions() else tirx.call_pure_extern
-    if dtype == "float64":
-        return call(dtype, name, *args)
-    out = call("float32", name + "f", *(a.astype("float32") for a in args))
-    return out if dtype == "float32" else out.astype(dtype)
-
-
-def fma(a: Expr, b: Expr, c: Expr) -> Expr:
-    """a * b + c of float32, rounded once."""
-    if dialect.has_functions():
-        return dialect.call("float32", "gopt_fma", a, b, c)
-    return tirx.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
-
-
-def rounded_product(a: Expr, b: Expr) -> Expr:
-    """a * b of floats, rounded before anything is added to it, whether or not the processor would fuse the two."""
-    if dialect.has_functions():
-        return dialect.call(dtype_of(a), "gopt_product", a, b)
-    return tirx.call_llvm_pure_intrin(dtype_of(a), "llvm.arithmetic.fence", a * b)
 
 
 def _by_precision(name: str, x: Expr, single: Callable[[Expr], Expr], double: Callable[[Expr], Expr]) -> Expr:
@@ -140,9 +56,23 @@ def exp(x: Expr) -> Expr:
     return _by_precision("exp", x, _exp, lambda v: libm("exp", v))
 
 
+def exp_up_to_60(x: Expr) -> Expr:
+    """e**x of what is known to be at most 60, or NaN: differences from a maximum, say."""
+    if not dialect.current().fast_subnormals or dtype_of(x) == "float64":
+        return exp(x)
+    return _by_precision("exp", x, _exp_up_to_60, exp)
+
+
 def expm1(x: Expr) -> Expr:
     """e**x - 1, exact near 0."""
     return _by_precision("expm1", x, _expm1, lambda v: libm("expm1", v))
+
+
+def expm1_below_0(x: Expr) -> Expr:
+    """e**x - 1 where x is not above 0, or NaN; anything else where it is."""
+    if not dialect.current().fast_subnormals or dtype_of(x) == "float64":
+        return expm1(x)
+    return _by_precision("expm1", x, _expm1_below_0, expm1)
 
 
 def _split_exponent(x: Expr) -> tuple[Expr, Expr, Expr]:
@@ -154,18 +84,26 @@ def _split_exponent(x: Expr) -> tuple[Expr, Expr, Expr]:
 
 def _reduced(x: Expr) -> tuple[Expr, Expr]:
     """m and k of e**x = (1 + m) * 2**k, for -105 <= x <= 90 or NaN."""
+    m, bits = _reduced_bits(x, 0)
+    return m, let(bits - tirx.const(ROUNDER_BITS, "int32"))
+
+
+def _reduced_bits(x: Expr, bias: int) -> tuple[Expr, Expr]:
+    """m of `_reduced`, and an integer whose low 9 bits are those of k + bias."""
     # Not tirx.round: without SSE 4.1 that is a call of the C library. Not a conversion either: it is undefined for NaN.
-    rounded = let(opaque(x * like(LOG2_E, x) + like(ROUNDER, x)))
-    n = let(rounded - like(ROUNDER, x))
+    rounded = let(opaque(x * like(LOG2_E, x) + like(ROUNDER + bias, x)))
+    n = let(rounded - like(ROUNDER + bias, x))
     r = let(x - n * like(LN2_HIGH, x) - n * like(LN2_LOW, x))
     p = polynomial(
         r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
     )
-    return let(p * (r * r) + r), let(tirx.reinterpret("int32", rounded) - tirx.const(ROUNDER_BITS, "int32"))
+    return let(p * (r * r) + r), tirx.reinterpret("int32", rounded)
 
 
 def _exp_in_range(x: Expr) -> Expr:
     """e**x for -80 <= x <= 80 or NaN."""
+    if dialect.current().fast_subnormals:
+        return _scaled(x, 0)
     m, k = _reduced(x)
     power = let(_power_of_two(k))
     return m * power + power
@@ -175,7 +113,40 @@ def _power_of_two(k: Expr) -> Expr:
     return tirx.reinterpret("float32", tirx.shift_left(k + tirx.const(127, "int32"), tirx.const(23, "int32")))
 
 
+def _low_bits_power(bits: Expr) -> Expr:
+    """2**(k - 127) for the k in the low 9 bits of an integer."""
+    return tirx.reinterpret("float32", tirx.shift_left(bits, tirx.const(23, "int32")))
+
+
+def _scaled(x: Expr, shift: int) -> Expr:
+    """e**x * 2**shift, where k of `_reduced` and k + shift are exponents of normal numbers."""
+    m, bits = _reduced_bits(x, 127 + shift)
+    power = let(_low_bits_power(bits))
+    return m * power + power
+
+
+def _exp_up_to_60(x: Expr) -> Expr:
+    # subnormal results are of one rounding, by the last factor
+    return _scaled(let(at_least(x, like(-105.0, x))), 32) * like(2.0**-32, x)
+
+
+def _expm1_below_0(x: Expr) -> Expr:
+    m, bits = _reduced_bits(let(at_least(x, like(-18.0, x))), 127)
+    power = let(_low_bits_power(bits))
+    return m * power + (power - like(1.0, x))
+
+
+def _exp_by_halves(x: Expr) -> Expr:
+    m, found = _reduced_bits(let(at_most(at_least(x, like(-105.0, x)), like(90.0, x))), 254)
+    bits = let(found)
+    half = let(tirx.shift_right(bits, tirx.const(1, "int32")))
+    power = let(_low_bits_power(half))
+    return (m * power + power) * _low_bits_power(bits - half)
+
+
 def _exp(x: Expr) -> Expr:
+    if dialect.current().fast_subnormals:
+        return _exp_by_halves(x)
     m, i, j = _split_exponent(x)
     # 0 by a factor of 0: a product that underflows costs x86 processors 150 cycles, and masks are full of -inf
     last = tirx.Select(x < like(-104.0, x), like(0.0, x), _power_of_two(j))
@@ -255,15 +226,18 @@ def nimble_tanh(x: Expr) -> Expr:
 def _nimble_tanh(x: Expr) -> Expr:
     # e / (e + 1), where 2 e is e**(2 |x|) - 1
     t = let(at_most(tirx.abs(x), like(9.02, x)))
-    rounded = let(opaque(t * like(2 * LOG2_E, x) + like(ROUNDER, x)))
-    n = let(rounded - like(ROUNDER, x))
+    lean = dialect.current().fast_subnormals
+    rounder = ROUNDER + (127 if lean else 0)
+    rounded = let(opaque(t * like(2 * LOG2_E, x) + like(rounder, x)))
+    n = let(rounded - like(rounder, x))
     r = let(t - n * like(LN2_HIGH / 2, x) - n * like(LN2_LOW / 2, x))
     p = polynomial(
         r,
         (4.420671612024307e-2, 1.3389946520328522e-1, 3.333471119403839e-1, 6.666608452796936e-1, 9.999998807907104e-1),
     )
     m = let(p * (r * r) + r)
-    a = let(_power_of_two(tirx.reinterpret("int32", rounded) - tirx.const(ROUNDER_BITS, "int32")))
+    bits = tirx.reinterpret("int32", rounded)
+    a = let(_low_bits_power(bits) if lean else _power_of_two(bits - tirx.const(ROUNDER_BITS, "int32")))
     e = let(m * a + (a * like(0.5, x) - like(0.5, x)))
     return with_sign(e / (e + like(1.0, x)), x)
 
@@ -271,12 +245,6 @@ def _nimble_tanh(x: Expr) -> Expr:
 def erf(x: Expr) -> Expr:
     """Gauss error function."""
     return _by_precision("erf", x, _erf, lambda v: libm("erf", v))
-
-
-def with_sign(magnitude: Expr, x: Expr) -> Expr:
-    """The float32 ``magnitude``, not negative, with the sign of ``x``."""
-    sign = reinterpret("int32", x) & tirx.const(-(2**31), "int32")
-    return tirx.reinterpret("float32", reinterpret("int32", magnitude) | sign)
 
 
 def _erf(x: Expr) -> Expr:
@@ -300,8 +268,10 @@ def sigmoid(x: Expr) -> Expr:
 def _sigmoid(x: Expr) -> Expr:
     # 1 / (1 + e**-x) with both sides of the fraction times 2**-24, so that nothing overflows
     t = let(at_most(at_least(x, like(-104.0, x)), like(40.0, x)))
-    rounded = let(opaque(t * like(-LOG2_E, x) + like(ROUNDER, x)))
-    n = let(rounded - like(ROUNDER, x))
+    lean = dialect.current().fast_subnormals
+    rounder = ROUNDER + (127 - 24 if lean else 0)
+    rounded = let(opaque(t * like(-LOG2_E, x) + like(rounder, x)))
+    n = let(rounded - like(rounder, x))
     r = let(t + n * like(LN2_HIGH, x) + n * like(LN2_LOW, x))
     p = polynomial(
         r,
@@ -313,10 +283,15 @@ def _sigmoid(x: Expr) -> Expr:
             4.999999403953552e-1,
         ),
     )
+    unit = like(2.0**-24, x)
+    if lean:
+        # e**-x is (1 - m) a / unit; where that is too large, the quotient rounds to 0
+        m = let(r - p * (r * r))
+        a = let(_low_bits_power(tirx.reinterpret("int32", rounded)))
+        return unit / ((unit - m * a) + a)
     m = let(p * (r * r) - r)
     # e**-x is (1 + m) a / unit; the larger summand comes last
     a = let(_power_of_two(tirx.reinterpret("int32", rounded) - tirx.const(ROUNDER_BITS + 24, "int32")))
-    unit = like(2.0**-24, x)
     total = (m * a + tirx.min(a, unit)) + tirx.max(a, unit)
     # 0 by a factor of 0: a quotient that underflows costs x86 processors 150 cycles
     return tirx.Select(x < like(-104.0, x), like(0.0, x), unit) / total
@@ -331,7 +306,7 @@ def softplus(x: Expr) -> Expr:
     """log(1 + e**x) without overflow."""
 
     def single(v: Expr) -> Expr:
-        return at_least(v, like(0.0, v)) + log1p(exp(like(0.0, v) - tirx.abs(v)))
+        return at_least(v, like(0.0, v)) + log1p(exp_up_to_60(like(0.0, v) - tirx.abs(v)))
 
     return _by_precision("softplus", x, single, single)
 
@@ -341,7 +316,7 @@ def mish(x: Expr) -> Expr:
     dtype = dtype_of(x)
     if dtype not in ("float32", "float64"):
         return mish(let(x.astype("float32"))).astype(dtype)
-    e = let(exp(at_most(x, like(40.0, x))))  # from where on the quotient is 1
+    e = let(exp_up_to_60(at_most(x, like(40.0, x))))  # from where on the quotient is 1
     n = let(e * (e + like(2.0, x)))
     return x * (n / (n + like(2.0, x)))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.dialect import LLVM, Dialect
+from graphopt.backends.base.dialect import Dialect, llvm_for
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.tensor import Expr, Index, Scope, as_expr
 
@@ -88,14 +88,16 @@ class Schedule(ABC):
             transposed; else an element at a time like any other.
         spreads_work: there are so many threads that work which only they can do at once is better than less work one after the
             other: counting what comes before each element beats sorting.
-        dialect: the language that its loops are compiled from.
     """
 
     calls_back: ClassVar[bool]
     picks_loops: ClassVar[bool]
     merges_copies: ClassVar[bool]
     spreads_work: ClassVar[bool] = False
-    dialect: ClassVar[Dialect] = LLVM
+
+    def dialect(self, caps: Caps) -> Dialect:
+        """The language that loops are compiled from, for a processor of these capabilities."""
+        return llvm_for(caps)
 
     @abstractmethod
     def nest(self, shape: tuple[Expr, ...], evaluate: Evaluate, caps: Caps) -> list[Any]:

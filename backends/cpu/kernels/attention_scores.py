@@ -68,7 +68,7 @@ class Scores:
             T.buffer_store(scores, value, [p, i])
             return scores[p, i]
 
-        total = row.reduce(lambda i: m.exp(scores[p, i] - base), keep=keep)
+        total = row.reduce(lambda i: m.exp_up_to_60(scores[p, i] - base), keep=keep)
         inverse = tirx.Select(total > zero, tirx.const(1.0, row.dtype) / total, total)
         T.buffer_store(self.inverse, inverse, [p])
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_config, sliding_window
@@ -16,6 +17,7 @@ from graphopt.backends.cpu.kernels.vector_tile import broadcast, ramp
 from graphopt.backends.specs.pooling import PoolSpec
 from graphopt.backends.templates.operand import View
 from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.tensors.scalar import maximum
 
 __all__ = ["PoolSpec", "combine", "default_config", "emit", "seconds", "supports"]
 
@@ -85,6 +87,8 @@ def combine(old: tirx.Expr, value: tirx.Expr, average: bool, lanes: int) -> tirx
     """A vector included in a sum or in a maximum that keeps NaN."""
     if average:
         return old + value
+    if dialect.current().nan_minmax:
+        return maximum(old, value)
     # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
     largest = tirx.Select(value > old, value, old)
     bits = "int32" if lanes == 1 else f"int32x{lanes}"

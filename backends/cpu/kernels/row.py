@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
 from graphopt.backends.templates.operand import View
-from graphopt.backends.tensors.math import is_nan
+from graphopt.backends.tensors.scalar import is_nan, maximum, minimum
 from graphopt.backends.tensors.tensor import Expr, Scope, let
 
 CHAINS = 4
@@ -23,20 +24,28 @@ INTO_L2 = 2
 """LLVM's name for the second-level cache as the goal of a prefetch."""
 
 
-def _or_nan(better: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr], Expr]:
+def _or_nan(
+    better: Callable[[Expr, Expr], Expr], at_once: Callable[[Expr, Expr], Expr]
+) -> Callable[[Expr, Expr], Expr]:
     def combine(total: Expr, v: Expr) -> Expr:
+        if dialect.current().nan_minmax:
+            return at_once(total, v)
         v = let(v)
         return tirx.Select(tirx.Or(better(v, total), is_nan(v)), v, total)
 
     return combine
 
 
+def _larger(total: Expr, v: Expr) -> Expr:
+    return maximum(total, v) if dialect.current().nan_minmax else tirx.Select(v > total, v, total)
+
+
 COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sum": lambda total, v: total + v,
-    # a NaN is left out: whoever reduces to a maximum meets it again
-    "max": lambda total, v: tirx.Select(v > total, v, total),
-    "max or nan": _or_nan(lambda v, total: v > total),
-    "min or nan": _or_nan(lambda v, total: v < total),
+    # a NaN may be left out: whoever reduces to a maximum meets it again
+    "max": _larger,
+    "max or nan": _or_nan(lambda v, total: v > total, maximum),
+    "min or nan": _or_nan(lambda v, total: v < total, minimum),
 }
 """How a value joins a total."""
 NEUTRAL = {"sum": 0.0, "max": float("-inf"), "max or nan": float("-inf"), "min or nan": float("inf")}

@@ -12,14 +12,21 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.tvm_api import IRBuilder, tirx, tirx_builder, tvm_ffi
 from graphopt.backends.base.tvm_api import tirx_builder as T
 
 Turn = TypeVar("Turn")
 
-WAYS = 4
-"""Vectors at once. Behind a 1x1 convolution on Zen 3, Mish took 13, 8, 4.5 and 2.8 ms with 1 to 4 of them, and no less with 6; SiLU
-and GELU are shorter and gain from two what there is to gain."""
+
+def ways() -> int:
+    """Vectors at once.
+
+    Behind a 1x1 convolution on Zen 3, Mish took 13, 8, 4.5 and 2.8 ms with 1 to 4 of them, and no less with 6; SiLU and GELU are
+    shorter and gain from two what there is to gain. Where constants take registers too, no more than two vectors fit beside
+    the twelve of SiLU: with four, Neoverse N1 spills, and takes 64 modelled cycles for 16 values instead of 60.
+    """
+    return 2 if dialect.current().register_operands else 4
 
 
 def vectors_side_by_side(extent: int, lanes: int, body: Callable[[tirx.Expr, tirx.Expr], None]) -> None:
@@ -30,10 +37,11 @@ def vectors_side_by_side(extent: int, lanes: int, body: Callable[[tirx.Expr, tir
         lanes: elements of each.
         body: ``(number of the vector, lane)``, emits statements that TVM can vectorise.
     """
-    groups, rest = divmod(extent, WAYS)
+    at_once = ways()
+    groups, rest = divmod(extent, at_once)
     if groups:
         with T.serial(0, groups) as group:
-            side_by_side([group * WAYS + way for way in range(WAYS)], lanes, body)
+            side_by_side([group * at_once + way for way in range(at_once)], lanes, body)
     if rest:
         side_by_side([tirx.const(extent - rest + way, "int32") for way in range(rest)], lanes, body)
 

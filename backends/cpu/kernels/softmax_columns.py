@@ -51,7 +51,7 @@ def _tile(spec: ColumnSoftmaxSpec, c: Columns, x: View, output: View) -> None:
     with T.serial(0, spec.rows) as row:
 
         def power(v: Expr, lane: Expr, column: Expr) -> None:
-            value = bound(lambda: m.exp(x[c.matrix, row, column] - top[v, lane]))
+            value = bound(lambda: m.exp_up_to_60(x[c.matrix, row, column] - top[v, lane]))
             if not spec.log:
                 output.store(value, [c.matrix, row, column])
                 value = output[c.matrix, row, column]

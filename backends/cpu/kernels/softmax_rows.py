@@ -50,14 +50,14 @@ def _row(r: Row, x: View, output: View, row: Expr, prefetch: bool) -> None:
         kept.store(i, value)
         return kept[i]
 
-    total = r.reduce(lambda i: m.exp(x[row, i] - top), keep=keep, ahead=(x, row + 1) if prefetch else None)
+    total = r.reduce(lambda i: m.exp_up_to_60(x[row, i] - top), keep=keep, ahead=(x, row + 1) if prefetch else None)
     inverse = scalar(tirx.const(1.0, r.dtype) / total)
     r.each(lambda i: output.store(kept[i] * inverse, [row, i]))
 
 
 def _log_row(r: Row, x: View, output: View, row: Expr, prefetch: bool) -> None:
     top = r.reduce(lambda i: x[row, i], "max")
-    total = r.reduce(lambda i: m.exp(x[row, i] - top), ahead=(x, row + 1) if prefetch else None)
+    total = r.reduce(lambda i: m.exp_up_to_60(x[row, i] - top), ahead=(x, row + 1) if prefetch else None)
     log = scalar(bound(lambda: m.log(let(total))))
     r.each(lambda i: output.store(x[row, i] - top - log, [row, i]))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.side_by_side import WAYS, side_by_side, vectors_side_by_side
+from graphopt.backends.cpu.kernels.side_by_side import side_by_side, vectors_side_by_side, ways
 from graphopt.backends.cpu.kernels.tiling import split_balanced
 from graphopt.backends.templates.storing import StoreStyle
 
@@ -94,9 +94,9 @@ class VectorTile:
                 vectors_side_by_side(self.rows, self.lanes, each)
         if style is StoreStyle.rolled and self.rows == 1:
             row = tirx.const(0, "int32")
-            for first in range(0, self.vectors, WAYS):
+            for first in range(0, self.vectors, ways()):
                 side_by_side(
-                    range(first, min(first + WAYS, self.vectors)),
+                    range(first, min(first + ways(), self.vectors)),
                     self.lanes,
                     lambda vector, lane: store(staged[vector, 0, lane], row, columns[vector] + lane),
                 )

@@ -56,6 +56,10 @@ def caps_of(cpu: str, features: frozenset[str], *, cores: int, caches: dict[int,
         l1_bytes=known.get(1, core.l1_bytes),
         l2_bytes=known.get(2, core.l2_bytes),
         l3_bytes=known.get(3, core.l3_bytes),
+        nan_minmax=is_64bit,
+        fast_subnormals=is_64bit,
+        overwrites_addend=is_64bit,
+        register_operands=is_64bit,
         cores=cores,
     )
 

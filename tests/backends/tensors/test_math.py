@@ -98,9 +98,8 @@ def results(request: pytest.FixtureRequest) -> dict[str, Array]:
     return dict(zip(CASES, evaluate([fn for fn, _, _ in CASES.values()], x, target_name=request.param, libm=False)))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_error_in_ulp(name: str, results: dict[str, Array]) -> None:
-    x, got = sample(), results[name]
+def require_error(name: str, x: Array, got: Array) -> None:
+    """Fail unless ``got`` is the function of `CASES` of ``x`` within its bound."""
     _, exact, limit = CASES[name]
     with np.errstate(all="ignore"):
         want = np.asarray(exact(x.astype(np.float64)), np.float64)
@@ -116,12 +115,13 @@ def test_error_in_ulp(name: str, results: dict[str, Array]) -> None:
     assert error[worst] <= limit, f"{name}({x[worst]}) = {got[worst]}, want {want[worst]}: {error[worst]:.2f} ulp"
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_mish(target: str) -> None:
-    if not can_run_here(parse_target(target, 1)):
-        pytest.skip(f"needs a processor of {target}")
-    x = sample()
-    got = evaluate([m.mish], x, target_name=target, libm=False)[0]
+@pytest.mark.parametrize("name", CASES)
+def test_error_in_ulp(name: str, results: dict[str, Array]) -> None:
+    require_error(name, sample(), results[name])
+
+
+def require_mish(x: Array, got: Array) -> None:
+    """Fail unless ``got`` is mish of ``x``."""
     with np.errstate(all="ignore"):
         v = x.astype(np.float64)
         want = v * np.tanh(np.logaddexp(0, v))
@@ -129,6 +129,15 @@ def test_mish(target: str) -> None:
         plain = np.isfinite(want)
         np.testing.assert_allclose(got[plain], want[plain], 4 * 2.0**-23, 1e-42)
     assert np.all(got[x == np.inf] == np.inf)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_mish(target: str) -> None:
+    if not can_run_here(parse_target(target, 1)):
+        pytest.skip(f"needs a processor of {target}")
+    x = sample()
+    got = evaluate([m.mish], x, target_name=target, libm=False)[0]
+    require_mish(x, got)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 33])

@@ -1,0 +1,98 @@
+"""Operators on values that are no plain numbers give on ARM, which has instructions of its own for them, what they give on x86."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+import graphopt
+from tests.support import qemu
+from tests.support.run_node import Array, model_with, node
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(qemu.why_unavailable() is not None, reason=str(qemu.why_unavailable())),
+]
+
+VALUES: npt.NDArray[np.float32] = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, 100, -100, 1, -1, 0.5, -2.5],
+    np.float32,
+)
+
+ELEMENTWISE: tuple[onnx.NodeProto, ...] = (
+    node("Relu", "x", "relu"),
+    node("LeakyRelu", "x", "leaky", alpha=0.1),
+    node("LeakyRelu", "x", "leaky_0", alpha=0.0),
+    node("LeakyRelu", "x", "leaky_2", alpha=2.0),
+    node("Clip", "x low high", "clip"),
+    node("Clip", "x nan high", "clip_by_nan"),
+    node("Elu", "x", "elu", alpha=1.5),
+    node("Selu", "x", "selu"),
+    node("Celu", "x", "celu", alpha=0.5),
+    node("Celu", "x", "celu_below", alpha=-2.0),
+    node("HardSwish", "x", "hard_swish"),
+    node("HardSigmoid", "x", "hard_sigmoid"),
+    node("Sigmoid", "x", "sigmoid"),
+    node("Mul", "x sigmoid", "swish"),
+    node("Tanh", "x", "tanh"),
+    node("Mish", "x", "mish"),
+    node("Gelu", "x", "gelu", approximate="tanh"),
+    node("Max", "x y", "max"),
+    node("Min", "x y", "min"),
+)
+
+REDUCTIONS: tuple[onnx.NodeProto, ...] = (
+    node("Softmax", "x", "softmax", axis=1),
+    node("Softmax", "x", "softmax_0", axis=0),
+    node("LogSoftmax", "x", "log_softmax", axis=1),
+    node("ReduceMax", "x", "most", keepdims=0),
+    node("ReduceMax", "x axis", "most_of_row", keepdims=0),
+    node("ReduceMin", "x axis", "least_of_row", keepdims=0),
+    node("ReduceLogSumExp", "x axis", "log_sum", keepdims=0),
+)
+
+POOLS: tuple[onnx.NodeProto, ...] = (
+    node("MaxPool", "x", "pool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    node("MaxPool", "x", "pool_by_2", kernel_shape=[3, 3], strides=[2, 2]),
+    node("Conv", "x weight", "blocked", pads=[0, 0, 0, 0]),
+    node("MaxPool", "blocked", "blocked_pool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
+    node("GlobalMaxPool", "blocked", "blocked_most"),
+)
+
+PAIRS: dict[str, Array] = dict(zip("xy", np.stack(np.meshgrid(VALUES, VALUES))))
+ROWS: dict[str, Array] = {"x": np.stack([np.roll(np.tile(np.delete(VALUES, skip), 3), skip)[:47] for skip in range(3)])}
+
+
+def _planes() -> dict[str, Array]:
+    x = np.random.default_rng(0).normal(size=(1, 16, 12, 12)).astype(np.float32)
+    for channel, value in enumerate(VALUES[:12]):
+        x[0, channel, channel, 11 - channel] = value
+    return {"x": x}
+
+
+CASES: dict[str, tuple[tuple[onnx.NodeProto, ...], dict[str, Array], dict[str, Array]]] = {
+    "elementwise": (
+        ELEMENTWISE, PAIRS, {"low": np.float32(0), "high": np.float32(6), "nan": np.float32("nan")}
+    ),
+    "reductions": (REDUCTIONS, ROWS, {"axis": np.array([1], np.int64)}),
+    "pools": (POOLS, _planes(), {"weight": np.eye(16, dtype=np.float32).reshape(16, 16, 1, 1)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "cpu"), [("arm", "cortex-a53"), ("arm:cortex-a76", "cortex-a76")])
+@pytest.mark.parametrize("case", CASES)
+def test_values_are_those_of_x86(case: str, target: str, cpu: str) -> None:
+    nodes, feed, consts = CASES[case]
+    model = model_with(nodes, feed, consts, opset=22)
+    want = graphopt.compile(model, "x86", threads=1).run(feed)
+    compiled = graphopt.compile(model, target, threads=1)
+    assert compiled.built is not None
+    results = qemu.run_under_qemu(
+        compiled.built.library_bytes(), [feed[spec.name] for spec in compiled.inputs],
+        [(want[spec.name].shape, want[spec.name].dtype) for spec in compiled.outputs],
+        cpu=cpu, constants=compiled.constants,
+    )  # fmt: skip
+    for spec, got in zip(compiled.outputs, results, strict=True):
+        np.testing.assert_allclose(got, want[spec.name], 1e-6, 3e-45, err_msg=spec.name)
