@@ -81,10 +81,51 @@ CASES: dict[str, tuple[tuple[onnx.NodeProto, ...], dict[str, Array], dict[str, A
 }  # fmt: skip
 
 
+WINDOWS: tuple[onnx.NodeProto, ...] = (
+    node("Conv", "x square", "data"),
+    node("Conv", "data w3 bias", "three", group=16, pads=[1, 1, 1, 1]),
+    node("HardSwish", "three", "three_hard_swish"),
+    node("Conv", "data w3", "three_by_2", group=16, pads=[0, 1, 1, 0], strides=[2, 2]),
+    node("Conv", "data w5 bias", "five", group=16, pads=[2, 2, 2, 2]),
+    node("Clip", "five low high", "five_clip"),
+    node("Conv", "data w5 bias", "five_by_2", group=16, pads=[1, 2, 2, 1], strides=[2, 2]),
+    node("Sigmoid", "five_by_2", "five_sigmoid"),
+    node("MaxPool", "data", "largest", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+    node("AveragePool", "data", "average", kernel_shape=[3, 2], pads=[1, 0, 1, 1], count_include_pad=1),
+    node("AveragePool", "data", "average_inside", kernel_shape=[5, 5], pads=[2, 2, 2, 2]),
+)
+"""Of blocks of channels, none of them special: every form of a tile, with and without something behind it."""
+
+
+def _weights() -> dict[str, Array]:
+    rng = np.random.default_rng(1)
+    shapes = {"square": (16, 3, 1, 1), "w3": (16, 1, 3, 3), "w5": (16, 1, 5, 5), "bias": (16,)}
+    drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {**drawn, "low": np.float32(0), "high": np.float32(6)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(19, 29), (3, 5), (14, 14)])
+def test_windows(height: int, width: int) -> None:
+    feed = {"x": np.random.default_rng(2).normal(size=(2, 3, height, width)).astype(np.float32)}
+    _require_values_of_x86(WINDOWS, feed, _weights(), "arm:neoverse-n1", "neoverse-n1", 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize(("target", "cpu"), [("arm", "cortex-a53"), ("arm:cortex-a76", "cortex-a76")])
 @pytest.mark.parametrize("case", CASES)
 def test_values_are_those_of_x86(case: str, target: str, cpu: str) -> None:
     nodes, feed, consts = CASES[case]
+    _require_values_of_x86(nodes, feed, consts, target, cpu, 1e-6, 3e-45)
+
+
+def _require_values_of_x86(
+    nodes: tuple[onnx.NodeProto, ...],
+    feed: dict[str, Array],
+    consts: dict[str, Array],
+    target: str,
+    cpu: str,
+    rtol: float,
+    atol: float,
+) -> None:
     model = model_with(nodes, feed, consts, opset=22)
     want = graphopt.compile(model, "x86", threads=1).run(feed)
     compiled = graphopt.compile(model, target, threads=1)
@@ -95,4 +136,4 @@ def test_values_are_those_of_x86(case: str, target: str, cpu: str) -> None:
         cpu=cpu, constants=compiled.constants,
     )  # fmt: skip
     for spec, got in zip(compiled.outputs, results, strict=True):
-        np.testing.assert_allclose(got, want[spec.name], 1e-6, 3e-45, err_msg=spec.name)
+        np.testing.assert_allclose(got, want[spec.name], rtol, atol, err_msg=spec.name)

@@ -125,6 +125,7 @@ class _Multiply:
     data: View
     weight: View
     start: float = 0.0
+    begins: bool = False
     separable: bool = False
     written_out: bool = False
 
@@ -147,7 +148,13 @@ class _Multiply:
         return broadcast(self.data.load(at), self.lanes)
 
     def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+        self,
+        old: tirx.Expr | None,
+        value: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        ky: tirx.Expr,
+        kx: tirx.Expr,
     ) -> tirx.Expr:
         """A fused multiply-add."""
         tap = self.first_tap + ky * self.spec.kernel[1] + kx

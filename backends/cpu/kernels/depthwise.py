@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.element_type import GivenZeroPoint, converted_while_read, element_type
 from graphopt.backends.base.tvm_api import tirx
@@ -94,6 +95,11 @@ class _Multiply:
     separable: bool = False
     written_out: bool = False
 
+    @property
+    def begins(self) -> bool:
+        """Where setting a register to 0 takes an instruction like any other."""
+        return isinstance(self.start, float) and dialect.current().register_operands
+
     def on_data(self, vector: tirx.Expr) -> _Multiply:
         """The zero point of the data is left in, and subtracted for all of the window at once."""
         conversion, zero_point = self.spec.types.input.conversion, _zero_point(self.spec)
@@ -125,11 +131,18 @@ class _Multiply:
         return self.data.load([*channels, y, x, ramp(first, self.lanes)])
 
     def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+        self,
+        old: tirx.Expr | None,
+        value: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        ky: tirx.Expr,
+        kx: tirx.Expr,
     ) -> tirx.Expr:
-        """A fused multiply-add."""
+        """A fused multiply-add, or the product alone."""
         row = ky if self.spec.slices is None else step * self.spec.kernel[0] + ky
-        return old + value * self._factors(vector, row * self.spec.kernel[1] + kx)
+        product = value * self._factors(vector, row * self.spec.kernel[1] + kx)
+        return product if old is None else old + product
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The sum."""

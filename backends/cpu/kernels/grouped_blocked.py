@@ -93,6 +93,7 @@ class _Multiply:
     data: View
     weight: View
     start: float = 0.0
+    begins: bool = False
     separable: bool = False
 
     @property
@@ -127,7 +128,13 @@ class _Multiply:
         return tirx.Shuffle([loaded], sources)
 
     def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+        self,
+        old: tirx.Expr | None,
+        value: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        ky: tirx.Expr,
+        kx: tirx.Expr,
     ) -> tirx.Expr:
         """A fused multiply-add."""
         return old + value * self.weight.load([vector, step, ky, kx, ramp(0, self.lanes)])

@@ -46,6 +46,11 @@ class _Pool:
     written_out: bool = False
 
     @property
+    def begins(self) -> bool:
+        """Where setting a register to a number takes an instruction like any other."""
+        return dialect.current().register_operands
+
+    @property
     def separable(self) -> bool:
         """Of images. Of slices, the code would hold two loops for every column of every tile, which takes TVM minutes."""
         return self.pool.window.slices is None
@@ -73,10 +78,16 @@ class _Pool:
         return self.data.load([*channels, y, x, ramp(first, self.lanes)])
 
     def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+        self,
+        old: tirx.Expr | None,
+        value: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        ky: tirx.Expr,
+        kx: tirx.Expr,
     ) -> tirx.Expr:
         """A sum, or a maximum that keeps NaN."""
-        return combine(old, value, self.pool.average, self.lanes)
+        return value if old is None else combine(old, value, self.pool.average, self.lanes)
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """The result."""

@@ -15,6 +15,10 @@ class Operator(Protocol):
         """What an accumulator begins with: a number, or a vector."""
 
     @property
+    def begins(self) -> bool:
+        """Whether accumulators begin with their first value where it is known which one that is, rather than with ``start``."""
+
+    @property
     def separable(self) -> bool:
         """Whether accumulating is the same for all kernel elements, so that columns can be totalled first, for all windows."""
 
@@ -34,9 +38,15 @@ class Operator(Protocol):
         """The vector read at input pixel ``(y, x)`` for the output channels of ``vector``."""
 
     def accumulate(
-        self, old: tirx.Expr, value: tirx.Expr, vector: tirx.Expr, step: tirx.Expr | int, ky: tirx.Expr, kx: tirx.Expr
+        self,
+        old: tirx.Expr | None,
+        value: tirx.Expr,
+        vector: tirx.Expr,
+        step: tirx.Expr | int,
+        ky: tirx.Expr,
+        kx: tirx.Expr,
     ) -> tirx.Expr:
-        """The accumulator after the value under kernel element ``(ky, kx)``."""
+        """The accumulator after the value under kernel element ``(ky, kx)``; None was in it if the operator `begins`."""
 
     def finish(self, total: tirx.Expr, h: tirx.Expr, w: tirx.Expr, inside: bool) -> tirx.Expr:
         """One lane's result at output pixel ``(h, w)``; ``inside`` says that its window lies on the data for certain."""

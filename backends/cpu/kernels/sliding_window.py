@@ -227,7 +227,11 @@ class _Kernel:
         if whole:
             self = replace(self, operator=self.operator.on_data(vector))
         operator = self.operator
-        registers.fill(operator.start)
+        written_out = operator.separable or (inside and spec.slices is None and operator.steps(vector) == 1)
+        if operator.begins and written_out and not column.clipped and not column.ragged:
+            registers.leave_open()
+        else:
+            registers.fill(operator.start)
         if operator.separable:
             self._columns_first(registers, image, vector, top, left, column, inside or not padded)
         elif operator.written_out:
@@ -239,6 +243,7 @@ class _Kernel:
         else:
             with serial_loop(operator.steps(vector)) as step:
                 self._kernel_rows(registers, image, vector, step, top, left, column, inside)
+        registers.fill_open(operator.start)
 
         (first_row, first_column), (down, across) = self.phase.first, self.phase.step
 
@@ -298,7 +303,7 @@ class _Kernel:
 
         def add(point: int, kx: tirx.Expr | int, offset: tirx.Expr | int) -> None:
             value = operator.value(image, vector, step, y, x + offset)
-            registers.set(point, 0, operator.accumulate(registers.get(point, 0), value, vector, step, ky, kx))
+            registers.set(point, 0, operator.accumulate(registers.held(point, 0), value, vector, step, ky, kx))
 
         self._uses(left, column, add)
 
@@ -338,7 +343,7 @@ class _Kernel:
                     total.fill(operator.start)
                     with T.serial(0, count) as turn:
                         include(read(turn))
-            registers.set(point, 0, operator.accumulate(registers.get(point, 0), total.get(0, 0), vector, 0, 0, 0))
+            registers.set(point, 0, operator.accumulate(registers.held(point, 0), total.get(0, 0), vector, 0, 0, 0))
 
         self._uses(left, column, add)
 

@@ -41,15 +41,28 @@ class VectorTile:
         self.vectors = vectors
         self.lanes = lanes
         self.dtype = dtype
+        self._open: set[tuple[int, int]] = set()
         self._registers = T.alloc_buffer((rows, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
 
     def fill(self, start: float | tirx.Expr) -> None:
         """Emits the start of every accumulator: a number in all lanes, or a vector."""
+        self.leave_open()
+        self.fill_open(start)
+
+    def leave_open(self) -> None:
+        """Have every accumulator hold nothing until it is set."""
+        self._open = {(row, vector) for row in range(self.rows) for vector in range(self.vectors)}
+
+    def fill_open(self, start: float | tirx.Expr) -> None:
+        """Emits the start of the accumulators that still hold nothing."""
         if isinstance(start, (int, float)):
             start = broadcast(tirx.const(start, self.dtype), self.lanes)
-        for row in range(self.rows):
-            for vector in range(self.vectors):
-                self.set(row, vector, start)
+        for row, vector in sorted(self._open):
+            self.set(row, vector, start)
+
+    def held(self, row: int, vector: int) -> tirx.Expr | None:
+        """An accumulator, None if it holds nothing. To be asked for in the order in which the code runs."""
+        return None if (row, vector) in self._open else self.get(row, vector)
 
     def get(self, row: int, vector: int) -> tirx.Expr:
         """An accumulator."""
@@ -57,6 +70,7 @@ class VectorTile:
 
     def set(self, row: int, vector: int, value: tirx.Expr) -> None:
         """Emits the replacement of an accumulator."""
+        self._open.discard((row, vector))
         T.buffer_store(self._registers, value, self._at(row, vector))
 
     def _at(self, row: int, vector: int) -> list[Any]:
