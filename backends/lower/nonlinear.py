@@ -90,9 +90,6 @@ def _shrink(c: LowerContext) -> Lowered:
 def _gelu(c: LowerContext) -> Lowered:
     mode = c.attr("approximate")
 
-    def exact(x: Expr) -> Expr:
-        return like(0.5, x) * x * (like(1.0, x) + m.erf(let(x * like(math.sqrt(0.5), x))))
-
     def approximate(x: Expr) -> Expr:
         # (1 + tanh(t)) / 2 is the logistic function of 2 t, which takes no other form near 0 and loses nothing far below it
         inner = let(like(math.sqrt(8 / math.pi), x) * (x + like(0.044715, x) * x * x * x))
@@ -100,7 +97,7 @@ def _gelu(c: LowerContext) -> Lowered:
 
     if mode not in ("none", "tanh"):
         raise c.invalid(f"Gelu with approximate={mode!r}")
-    return float_op(c, exact if mode == "none" else approximate)
+    return float_op(c, m.gelu if mode == "none" else approximate)
 
 
 @lowers("PRelu")

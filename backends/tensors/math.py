@@ -3,7 +3,7 @@
 TVM's own intrinsics become one libm call a lane (2.4 to 11 ns an element; the forms here take 0.3 to 0.5 ns with AVX-512), and it
 can't vectorise the others at all. The float32 exp and log follow Cephes (S. Moshier, single precision); tanh and erf are minimax
 polynomials near 0 and go through exp elsewhere. Largest errors measured against float64, in units in the last place: exp 1, log 1,
-expm1 2, tanh 2, nimble_tanh 2.5, erf 2, sigmoid 2, softplus 3, mish 4 (where it is no tiny number);
+expm1 2, tanh 2, nimble_tanh 2.5, erf 2, sigmoid 2, softplus 3, mish 4 (where it is no tiny number), gelu 4 or 2**-23;
 tests/backends/tensors/test_math.py holds these lines. Infinities, NaN, overflow and denormal results are as in C. float16 goes
 through float32; float64 uses libm.
 
@@ -260,6 +260,11 @@ def _erf(x: Expr) -> Expr:
     return tirx.Select(t < like(0.921875, x), near, with_sign(far, x))
 
 
+_NEGATED = (1.381459878757596e-3, -8.368716575205326e-3, 4.166838899254799e-2, -1.666652113199234e-1,
+            4.999999403953552e-1)  # fmt: skip
+"""Of e**-r = 1 - r + p(r) r**2."""
+
+
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e**-x), exact for very negative x too."""
     return _by_precision("sigmoid", x, _sigmoid, _sigmoid64)
@@ -273,16 +278,7 @@ def _sigmoid(x: Expr) -> Expr:
     rounded = let(opaque(t * like(-LOG2_E, x) + like(rounder, x)))
     n = let(rounded - like(rounder, x))
     r = let(t + n * like(LN2_HIGH, x) + n * like(LN2_LOW, x))
-    p = polynomial(
-        r,
-        (
-            1.381459878757596e-3,
-            -8.368716575205326e-3,
-            4.166838899254799e-2,
-            -1.666652113199234e-1,
-            4.999999403953552e-1,
-        ),
-    )
+    p = polynomial(r, _NEGATED)
     unit = like(2.0**-24, x)
     if lean:
         # e**-x is (1 - m) a / unit; where that is too large, the quotient rounds to 0
@@ -319,6 +315,29 @@ def mish(x: Expr) -> Expr:
     e = let(exp_up_to_60(at_most(x, like(40.0, x))))  # from where on the quotient is 1
     n = let(e * (e + like(2.0, x)))
     return x * (n / (n + like(2.0, x)))
+
+
+def gelu(x: Expr) -> Expr:
+    """x times the share of the normal distribution below x."""
+    if dialect.current().fast_subnormals and dtype_of(x) == "float32":
+        return _gelu(let(x))
+    return like(0.5, x) * x * (like(1.0, x) + erf(let(x * like(math.sqrt(0.5), x))))
+
+
+def _gelu(x: Expr) -> Expr:
+    # max(x, 0) - t s with the share s = e**-(q(t) t) / 2 beyond t = |x|: no choice between two forms, and nothing cancels in the
+    # tail. q is fitted for t up to 6; from 5.96 on the power, by 29 smaller than it should be, has the bits of 0.
+    t = let(at_most(tirx.abs(x), like(6.0, x)))
+    q = polynomial(t, (1.4702253636755813e-8, -4.583608301800268e-7, 6.11556561125326e-6, -4.422167330631055e-5,
+                       1.6323482850566506e-4, 6.428067717934027e-5, -4.894523415714502e-3, 3.6403220146894455e-2,
+                       3.182903230190277e-1, 7.978864908218384e-1))  # fmt: skip
+    u = let(t * q)
+    rounded = let(opaque(u * like(-LOG2_E, x) + like(ROUNDER + 29, x)))
+    n = let(rounded - like(ROUNDER + 29, x))
+    r = let(u + n * like(math.log(2), x))
+    m = let(r - polynomial(r, _NEGATED) * (r * r))
+    power = let(_low_bits_power(tirx.reinterpret("int32", rounded)))
+    return at_least(x, like(0.0, x)) - (t * like(2.0 ** (127 - 29 - 1), x)) * let(power - m * power)
 
 
 def power(x: Expr, y: Expr) -> Expr:

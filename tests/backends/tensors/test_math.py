@@ -131,6 +131,24 @@ def require_mish(x: Array, got: Array) -> None:
     assert np.all(got[x == np.inf] == np.inf)
 
 
+def require_gelu(x: Array, got: Array) -> None:
+    """Fail unless ``got`` is GELU of ``x``: where it is of numbers below zero, what counts is its distance, not a share of it."""
+    finite = np.isfinite(x)
+    v = x[finite].astype(np.float64)
+    want = v * np.vectorize(math.erfc)(v * -math.sqrt(0.5)) / 2
+    np.testing.assert_allclose(got[finite], want, 4 * 2.0**-23, 2.0**-23)
+    assert np.all(got[x == np.inf] == np.inf)
+    assert np.all(np.isnan(got[np.isnan(x)]))
+    assert np.all(got[finite & (x < -6)] == 0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gelu(target: str) -> None:
+    if not can_run_here(parse_target(target, 1)):
+        pytest.skip(f"needs a processor of {target}")
+    require_gelu(sample(), evaluate([m.gelu], sample(), target_name=target, libm=False)[0])
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_mish(target: str) -> None:
     if not can_run_here(parse_target(target, 1)):

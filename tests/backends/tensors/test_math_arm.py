@@ -18,7 +18,7 @@ from graphopt.backends.targets.platforms import platform_of
 from graphopt.backends.tensors import math as m
 from graphopt.backends.tensors.builder import KernelBuilder, Output, reader
 from graphopt.backends.tensors.tensor import elementwise
-from tests.backends.tensors.test_math import CASES, Array, require_error, require_mish, sample
+from tests.backends.tensors.test_math import CASES, Array, require_error, require_gelu, require_mish, sample
 from tests.support import qemu
 from tests.support.arm_loops import innermost_loops, mnemonics
 
@@ -55,7 +55,7 @@ def results(request: pytest.FixtureRequest) -> dict[str, Array]:
         pytest.skip(why)
     target, x = parse_target(request.param, 1), sample()
     fns = {name: fn for name, (fn, *_) in {**CASES, **EXTREMES}.items()}
-    fns |= {"mish": m.mish, "exp_up_to_60": m.exp_up_to_60, "expm1_below_0": m.expm1_below_0}
+    fns |= {"mish": m.mish, "gelu": m.gelu, "exp_up_to_60": m.exp_up_to_60, "expm1_below_0": m.expm1_below_0}
     library = BuiltWhole(target, platform_of(target), executable=_compiled([*fns.values()], x.shape, target))
     got = qemu.run_under_qemu(
         library.library_bytes(), [x], [(x.shape, "float32")] * len(fns), TARGETS[request.param], "f", mode="prim"
@@ -75,6 +75,11 @@ def test_mish(results: dict[str, Array]) -> None:
 
 
 @pytest.mark.qemu
+def test_gelu(results: dict[str, Array]) -> None:
+    require_gelu(sample(), results["gelu"])
+
+
+@pytest.mark.qemu
 @pytest.mark.parametrize(("name", "like", "most"), [("exp_up_to_60", "exp", 60), ("expm1_below_0", "expm1", 0)])
 def test_error_where_the_argument_is_bounded(name: str, like: str, most: float, results: dict[str, Array]) -> None:
     x = sample()
@@ -88,13 +93,14 @@ def test_extremes_keep_nan(name: str, results: dict[str, Array]) -> None:
     np.testing.assert_array_equal(results[name], EXTREMES[name][1](sample()))
 
 
-@pytest.mark.parametrize(("name", "most"), [("swish", 24), ("exp", 27), ("elu", 25), ("relu", 4)])
+@pytest.mark.parametrize(("name", "most"), [("swish", 24), ("exp", 27), ("elu", 25), ("relu", 4), ("gelu", 43)])
 def test_shape_of_the_loop(name: str, most: int) -> None:
     """No choices by comparisons where an instruction keeps NaN, constants stay in registers: so many instructions a vector."""
     fns: dict[str, Callable[[Any], Any]] = {
         "swish": lambda x: x * m.sigmoid(x),
         "exp": m.exp,
         "elu": lambda x: m.maximum(x, m.expm1_below_0(x)),
+        "gelu": m.gelu,
         "relu": lambda x: m.at_least(x, m.like(0.0, x)),
     }
     target = parse_target("arm:neoverse-n1", 1)
