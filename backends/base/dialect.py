@@ -31,11 +31,12 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
-        nan_minmax, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
+        nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
     """
 
     has_functions: bool = False
     nan_minmax: bool = False
+    saturating_casts: bool = False
     fast_subnormals: bool = False
     overwrites_addend: bool = False
     register_operands: bool = False
@@ -49,6 +50,7 @@ def llvm_for(caps: Caps) -> Dialect:
     """LLVM's language, for a processor of these capabilities."""
     return Dialect(
         nan_minmax=caps.nan_minmax,
+        saturating_casts=caps.saturating_casts,
         fast_subnormals=caps.fast_subnormals,
         overwrites_addend=caps.overwrites_addend,
         register_operands=caps.register_operands,

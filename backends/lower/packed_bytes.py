@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.backends.base.dialect import has_functions
+from graphopt.backends.base.dialect import current, has_functions
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.tensors.tensor import Expr, let
 
@@ -20,9 +20,9 @@ def can_pack(dtype: str) -> bool:
 def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: bool = False) -> Expr:
     """A float32 that `bounded` may have made, rounded to even, plus a zero point, saturated.
 
-    LLVM's intrinsics are what it makes of them: ``cvtps2dq``, ``packssdw``, ``paddsw``, ``packuswb`` on x86; ``sqxtn``, ``sqadd``,
-    ``sqxtun`` on ARM. Of comparisons and additions it makes shuffles, twice as many instructions: it moves the addition behind the
-    bounds, which no instruction has then.
+    LLVM's intrinsics are what it makes of them: ``cvtps2dq``, ``packssdw``, ``paddsw``, ``packuswb`` on x86; ``frintn``,
+    ``fcvtzs``, ``sqxtn``, ``sqadd``, ``sqxtun`` on ARM. Of comparisons and additions it makes shuffles, twice as many instructions:
+    it moves the addition behind the bounds, which no instruction has then.
 
     Args:
         value: an expression; TVM vectorises what comes of it.
@@ -30,7 +30,7 @@ def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: boo
         dtype: of the result, ``int8`` or ``uint8``.
         rectified: whether what is below the zero point counts as that.
     """
-    whole = let(tirx.call_llvm_pure_intrin("int32", "llvm.lrint", value))
+    whole = let(_whole(value))
     short = let(_clamped(whole, -(2**15), 2**15 - 1, "int32").astype("int16"))
     if zero_point is not None:
         short = let(tirx.call_llvm_pure_intrin("int16", "llvm.sadd.sat", short, zero_point.astype("int16")))
@@ -40,8 +40,20 @@ def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: boo
     return tirx.max(byte, tirx.const(0, dtype) if zero_point is None else zero_point.astype("int16").astype(dtype))
 
 
+def _whole(value: Expr) -> Expr:
+    """Rounded to even, as int32."""
+    if current().saturating_casts:
+        # of `lrint`, LLVM makes a rounding in whatever way the thread is set to, and may take it that nothing is out of range
+        return tirx.call_llvm_pure_intrin(
+            "int32", "llvm.fptosi.sat", tirx.call_llvm_pure_intrin("float32", "llvm.roundeven", value)
+        )
+    return tirx.call_llvm_pure_intrin("int32", "llvm.lrint", value)
+
+
 def bounded(value: Expr) -> Expr:
     """A float32 that isn't NaN, cut off so far out that it is saturated by `packed_byte`, which can convert it."""
+    if current().saturating_casts:
+        return let(value)
     return let(_clamped(let(value), -_BEYOND, _BEYOND, "float32"))
 
 

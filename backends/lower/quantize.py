@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from graphopt.backends.base import dialect
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
@@ -57,6 +58,9 @@ def requantized(steps: Tensor, into: Quantization, zero_point: int, dtype: str, 
 
 def _between(value: Expr, low: Expr, high: Expr) -> Expr:
     """A number clamped to two bounds; NaN gives the low one."""
+    if dialect.current().nan_minmax:
+        above = tirx.call_llvm_pure_intrin("float32", "llvm.maxnum", value, low)
+        return m.minimum(above, high)
     value = let(value)
     above = let(tirx.Select(value > low, value, low))
     return tirx.Select(above < high, above, high)
@@ -198,6 +202,8 @@ def _unfused(product: Expr) -> Expr:
     The bound is one that every finite number keeps to, by an instruction that LLVM vectorises, and takes for one that matters. For
     products with plain scales, which are finite.
     """
+    if dialect.current().nan_minmax:  # the bound takes two instructions, as it isn't to give NaN
+        return tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence", product)
     value = let(product)
     return tirx.Select(value > const(-_LARGEST, "float32"), value, const(-_LARGEST, "float32"))
 
