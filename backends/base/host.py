@@ -95,10 +95,10 @@ def host_caches(root: Path = _SYSFS_CACHE) -> dict[int, int]:
 
 @lru_cache(maxsize=1)
 def cpuinfo_flags(path: Path = _CPUINFO) -> frozenset[str]:
-    """The kernel's names for the processor's features (lower case, as Linux prints them); empty when unreadable."""
+    """The kernel's names for an x86 processor's features (lower case, as Linux prints them); empty when unreadable."""
     try:
         text = path.read_text()
     except OSError:
         return frozenset()
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    match = re.search(r"^flags\s*:\s*(.*)$", text, re.MULTILINE)
     return frozenset(match[1].split()) if match else frozenset()

@@ -170,9 +170,23 @@ class CpuPlatform(Platform):
         if self.kind != host_arch():
             return {}
         _, _, table = llvm_host()
-        flags = cpuinfo_flags()
+        flags = self.host_flags()
         from_kernel = {llvm: linux in flags for llvm, linux in self.cpuinfo_names.items()} if flags else {}
         return {**from_kernel, **table}
+
+    def host_cpu(self) -> str:
+        """LLVM's name of this machine's processor."""
+        from graphopt.backends.base.tvm_api import llvm_host
+
+        return llvm_host()[1]
+
+    def host_flags(self) -> frozenset[str]:
+        """The operating system's names of this machine's features; empty where it doesn't tell."""
+        return cpuinfo_flags()
+
+    def host_caches(self) -> dict[int, int]:
+        """Sizes in bytes by level, as far as the system tells."""
+        return host_caches()
 
     # -- names --------------------------------------------------------------------------------------------------
     @property
@@ -233,7 +247,7 @@ class CpuPlatform(Platform):
                 cpu = name = self.elsewhere
             else:
                 cpu, native_edits = self._native(triple)
-                edits, caches = [*native_edits, *edits], host_caches()
+                edits, caches = [*native_edits, *edits], self.host_caches()
         elif cpu not in (known := self._processors(triple)):
             raise TargetError(
                 f"LLVM knows no {self.kind} processor {cpu!r}",
@@ -276,9 +290,9 @@ class CpuPlatform(Platform):
         A virtual machine often hides features of the processor whose name it reports; code for the bare name would then
         stop with an illegal instruction.
         """
-        from graphopt.backends.base.tvm_api import llvm_features, llvm_host
+        from graphopt.backends.base.tvm_api import llvm_features
 
-        _, cpu, _ = llvm_host()
+        cpu = self.host_cpu()
         if cpu not in self._processors(triple):
             cpu = self.plainest_cpu
         named = llvm_features({"kind": self.tvm_kind, "mtriple": triple, "mcpu": cpu})

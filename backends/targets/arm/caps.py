@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.targets.arm.cores import core_of
-
-# LLVM's name of a feature that generated code uses, to the kernel's name of it in /proc/cpuinfo.
-CPUINFO_NAMES = {
-    "neon": "asimd",
-    "dotprod": "asimddp",
-    "fullfp16": "asimdhp",
-    "fp16fml": "asimdfhm",
-    "i8mm": "i8mm",
-    "bf16": "bf16",
-    "lse": "atomics",
-    "rdm": "asimdrdm",
-    "jsconv": "jscvt",
-    "complxnum": "fcma",
-    "rcpc": "lrcpc",
-    "sve": "sve",
-    "sve2": "sve2",
-}
+from graphopt.backends.targets.arm.features import KERNEL_FLAGS
 
 
 def caps_of(cpu: str, features: frozenset[str], *, cores: int, caches: dict[int, int] | None = None) -> Caps:
@@ -67,4 +51,4 @@ def caps_of(cpu: str, features: frozenset[str], *, cores: int, caches: dict[int,
 
 def required_features(features: frozenset[str]) -> frozenset[str]:
     """The part of ``features`` without which generated code would stop with an illegal instruction."""
-    return features & CPUINFO_NAMES.keys()
+    return features & KERNEL_FLAGS.keys()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.platform import CpuPlatform
-from graphopt.backends.targets.arm import caps
+from graphopt.backends.targets.arm import caps, host
+from graphopt.backends.targets.arm.features import KERNEL_FLAGS
 
 
 class Arm(CpuPlatform):
@@ -20,7 +21,7 @@ class Arm(CpuPlatform):
     default_cpu = plainest_cpu = elsewhere = "generic"
     native_name = "arm:native"
     portable_name = "arm"
-    cpuinfo_names = caps.CPUINFO_NAMES
+    cpuinfo_names = {llvm: flag.name for llvm, flag in KERNEL_FLAGS.items()}
 
     @property
     def described(self) -> Mapping[str, str]:
@@ -43,3 +44,15 @@ class Arm(CpuPlatform):
     def required_features(self, features: frozenset[str]) -> frozenset[str]:
         """See `caps`."""
         return caps.required_features(features)
+
+    def host_cpu(self) -> str:
+        """By implementer and part; where these aren't known, what LLVM finds, which is one of several kinds of cores."""
+        return host.this_host().cpu or super().host_cpu()
+
+    def host_flags(self) -> frozenset[str]:
+        """What all cores have."""
+        return host.this_host().flags
+
+    def host_caches(self) -> dict[int, int]:
+        """Of the cores that the code is for."""
+        return host.this_host().caches
