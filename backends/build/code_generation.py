@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +14,7 @@ from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.link import Linker, find_linker
+from graphopt.backends.build.processor import KernelFlag
 from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 if TYPE_CHECKING:
@@ -87,6 +89,18 @@ class CodeGenerator(ABC):
     @abstractmethod
     def use_threads(self, module: Any, target: Target, count: int) -> None:
         """Have a loaded library's kernels run on so many CPU threads."""
+
+    def needed_flags(self, target: Target) -> Sequence[KernelFlag]:
+        """Features that code for ``target`` may use, as far as Linux tells of them by bits."""
+        return ()
+
+    def needed_names(self, target: Target) -> Sequence[str]:
+        """The same by the operating system's names, as `missing_names` takes them."""
+        return ()
+
+    def missing_names(self, needed: Collection[str]) -> list[str]:
+        """Which of these this machine lacks, as far as its system tells: for a process in which nobody knows processors by name."""
+        return []
 
     def require_runnable(self, target: Target) -> None:
         """Raise DeviceError unless `can_run`."""

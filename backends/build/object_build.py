@@ -12,9 +12,8 @@ from graphopt.backends.build.kernel_object import KernelSource, kernel_key
 from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
 from graphopt.backends.build.object_cache import ObjectCache
-from graphopt.backends.build.pool import pool_objects
 from graphopt.backends.build.relax_passes import lowering_passes
-from graphopt.backends.build.shared_library import link_objects
+from graphopt.backends.build.shared_library import added_objects, link_objects
 from graphopt.backends.build.vm_code import VmCode, vm_code
 from graphopt.backends.build.whole_module import BuiltWhole, whole_module
 from graphopt.backends.build.worker_pool import compile_kernels
@@ -48,9 +47,10 @@ class BuiltOfObjects(BuiltWhole):
         return super().load()
 
     def link(self, path: Path, linker: Linker) -> None:
-        """Link the kernels, the VM's code and the thread pool."""
+        """Link the kernels, the VM's code and what every library has."""
         assert self.code is not None
-        link_objects([*self.objects, self.code.packed(), *pool_objects(self.target.triple)], path, linker)
+        added = added_objects(self.target, self.generator.needed_flags(self.target))
+        link_objects([*self.objects, self.code.packed(), *added], path, linker)
 
 
 def build_objects(

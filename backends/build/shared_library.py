@@ -16,6 +16,8 @@ from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
 from graphopt.backends.build.link import Linker
+from graphopt.backends.build.pool import pool_objects
+from graphopt.backends.build.processor import KernelFlag, question
 from graphopt.errors import CompileError
 
 try:
@@ -63,6 +65,11 @@ def pack_imports(module: Any, target: Target) -> bytes:
         module, False, json.dumps(target.host, sort_keys=True), ""
     )
     return object_bytes(packed)
+
+
+def added_objects(target: Target, needs: Sequence[KernelFlag]) -> list[bytes]:
+    """What every library for a CPU has in it besides the model: the thread pool, and what asks for ``needs`` before code runs."""
+    return [*pool_objects(target.triple), *question(target.triple, target.name, needs)]
 
 
 def link_objects(objects: Sequence[bytes], path: Path, linker: Linker) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.backends.base.target import Target
-from graphopt.backends.base.tvm_api import cpu_pass_context, relax
+from graphopt.backends.base.tvm_api import cpu_pass_context, relax, tvm_ffi
 from graphopt.backends.build.chunks import chunked_pipeline
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
-from graphopt.backends.build.pool import pool_objects
+from graphopt.backends.build.processor import REQUIRE
 from graphopt.backends.build.relax_passes import lowering_passes
-from graphopt.backends.build.shared_library import host_objects, link_objects, pack_imports
+from graphopt.backends.build.shared_library import added_objects, host_objects, link_objects, pack_imports
 from graphopt.backends.build.tvm_threads import set_threads
 
 
@@ -31,14 +31,19 @@ class BuiltWhole(Built):
     def load(self) -> LoadedModule:
         """The code in this process; sets the size of TVM's thread pool, which this process's modules share."""
         self.generator.require_runnable(self.target)
+        tvm_ffi.register_global_func(REQUIRE, _runs, override=True)
         set_threads(self.target.caps.cores)
         return LoadedModule(self.executable.jit(), self.generator.device())
 
     def link(self, path: Path, linker: Linker) -> None:
-        """Link the VM's code, the kernels and the thread pool."""
+        """Link the VM's code, the kernels and what every library has."""
         module = self.executable.mod
-        objects = [*host_objects(module), pack_imports(module, self.target), *pool_objects(self.target.triple)]
-        link_objects(objects, path, linker)
+        added = added_objects(self.target, self.generator.needed_flags(self.target))
+        link_objects([*host_objects(module), pack_imports(module, self.target), *added], path, linker)
+
+
+def _runs() -> None:
+    """What code that was compiled in this process calls where a library asks for features: they have been looked at."""
 
 
 def whole_module(mod: Any, target: Target) -> Any:

@@ -163,6 +163,18 @@ class CpuPlatform(Platform):
             return Runnable(False, f"this processor lacks {', '.join(missing)}")
         return Runnable(True)
 
+    def needed_names(self, target: Target) -> Sequence[str]:
+        """Of the required features those that have such names."""
+        from graphopt.backends.base.tvm_api import llvm_features
+
+        required = self.required_features(llvm_features(target.host))
+        return sorted({self.cpuinfo_names[name] for name in required & self.cpuinfo_names.keys()})
+
+    def missing_names(self, needed: Collection[str]) -> list[str]:
+        """By the flags of this machine; none where it shows no flags."""
+        flags = self.host_flags()
+        return sorted(set(needed) - flags) if flags else []
+
     def host_features(self) -> dict[str, bool]:
         """Presence on this machine of each LLVM feature that generated code may use; empty for another architecture."""
         from graphopt.backends.base.tvm_api import llvm_host

@@ -6,6 +6,8 @@ for each result of the model at which position, counted from 1, of the prepared 
 turn. One behind the last input stands for the length of states. ``lodgers`` are there if some of these buffers may lie inside of
 others: for each in turn the memory of its own and the one that it may lie in, numbers of slots and behind them of lodgers.
 
+A library for ARM fails there, before any other code of it runs, on a processor that lacks instructions.
+
 ``prepare(*memory) -> tensors`` makes tensors of the planned buffers; an executor calls it once for every arena, with memory that is
 aligned as `graphopt.backends.program.plan` says.
 
@@ -31,6 +33,7 @@ from typing import Any
 from graphopt.backends.base.dim_names import variable_name
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import relax, tirx, tvm
+from graphopt.backends.build.processor import REQUIRE, asks
 from graphopt.backends.program.plan import buffers_of
 from graphopt.backends.program.program import (
     BindStep,
@@ -121,6 +124,8 @@ def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Progra
         if sizing.lodgers:
             found.append([n for b in sizing.lodgers for n in _memories(b, sizing)])
     with builder.function("layout", []):
+        if asks(program.target.triple):
+            builder.emit(relax.Call(relax.ExternFunc(REQUIRE), [], ty_args=[relax.TupleType([])]))
         builder.emit_func_output(
             relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])
         )

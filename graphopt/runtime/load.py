@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, device: st
     signature, target = describe(artifact)
     states = states_in(artifact)
     index = _index(device, target)
-    _require_runnable(target, artifact.path, index)
+    _require_runnable(target, artifact.path, index, artifact.manifest.get("needs") or ())
     from graphopt.backends.targets.compilation import open_library
 
     with artifact.library_path() as library:
@@ -76,12 +77,16 @@ def _index(device: str | int | None, target: Target) -> int:
     )  # fmt: skip
 
 
-def _require_runnable(target: Target, path: Path, index: int) -> None:
+def _require_runnable(target: Target, path: Path, index: int, needs: Collection[str]) -> None:
+    from graphopt.backends.base.runnable import Runnable
+    from graphopt.backends.base.tvm_runtime import has_compiler
     from graphopt.backends.targets.platforms import platform_of
 
     platform_of(target).require_device(index)
     try:
         verdict = platform_of(target).can_run(target, index)
+        if verdict and not has_compiler() and (missing := platform_of(target).missing_names(needs)):
+            verdict = Runnable(False, f"this processor lacks {', '.join(missing)}")
     except (ValueError, TypeError, RuntimeError) as error:  # what TVM raises for a target that it can't make sense of
         raise ArtifactError(
             f"{path} holds no model that this graphopt can read ({str(error).splitlines()[0]})",

@@ -102,6 +102,7 @@ MODEL_FORM: Mapping[str, Any] = {
         "caps": _CAPS,
     },
     "threads": Integer(1, 1 << 16),
+    "needs": Optional([str]),
     "kernels": Optional([
         {
             "function": str, "label": str, "template": Optional(str), "config": Optional(str), "shapes": Optional(str),

@@ -42,7 +42,9 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         )
     if model.artifact is not None:
         own = model.artifact.manifest
-        manifest = {key: own[key] for key in (*_OWN_KEYS, "kernels", "device", "waits", "states") if key in own}
+        manifest = {
+            key: own[key] for key in (*_OWN_KEYS, "needs", "kernels", "device", "waits", "states") if key in own
+        }
         library = model.artifact.library
         is_sized = own["format"] == FORMAT_VERSION
     else:
@@ -57,6 +59,8 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
             "threads": target.caps.cores,
             "kernels": facts_json(model),
         }
+        if needs := model.built.generator.needed_names(target):
+            manifest["needs"] = list(needs)
         if model.states:
             manifest["states"] = [state_to_json(state) for state in model.states]
         if (device := model.built.device_facts()) is not None:

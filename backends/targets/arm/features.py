@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class KernelFlag:
-    """How Linux tells of a feature.
-
-    Attributes:
-        name: in the ``Features`` of ``/proc/cpuinfo``.
-        word: entry of the auxiliary vector: 0 for ``AT_HWCAP``, 1 for ``AT_HWCAP2``.
-        bit: its bit there.
-    """
-
-    name: str
-    word: int
-    bit: int
-
+from graphopt.backends.build.processor import KernelFlag
 
 KERNEL_FLAGS = {
     "neon": KernelFlag("asimd", 0, 1),
@@ -41,6 +25,19 @@ KERNEL_FLAGS = {
 }
 """By LLVM's names. What takes an intrinsic that no kernel calls is left out: AES, SHA-1 and 2 and CRC, of which LLVM takes every
 Cortex-A72 to have those that a Raspberry Pi 4 lacks, and what only operating systems use."""
+
+KERNEL_FLAGS_32 = {
+    "neon": KernelFlag("neon", 0, 12),
+    "vfp4": KernelFlag("vfpv4", 0, 16),
+    "hwdiv-arm": KernelFlag("idiva", 0, 17),
+    "hwdiv": KernelFlag("idivt", 0, 18),
+    "fullfp16": KernelFlag("asimdhp", 0, 23),
+    "dotprod": KernelFlag("asimddp", 0, 24),
+    "fp16fml": KernelFlag("asimdfhm", 0, 25),
+    "bf16": KernelFlag("asimdbf16", 0, 26),
+    "i8mm": KernelFlag("i8mm", 0, 27),
+}
+"""The same of programs for 32 bits, whose words are others."""
 
 
 def flags_of(words: tuple[int, int]) -> frozenset[str]:

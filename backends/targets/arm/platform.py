@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.target import Target
+from graphopt.backends.build.processor import KernelFlag
 from graphopt.backends.cpu.platform import CpuPlatform
 from graphopt.backends.targets.arm import caps, host
-from graphopt.backends.targets.arm.features import KERNEL_FLAGS
+from graphopt.backends.targets.arm.features import KERNEL_FLAGS, KERNEL_FLAGS_32
 
 
 class Arm(CpuPlatform):
@@ -44,6 +46,13 @@ class Arm(CpuPlatform):
     def required_features(self, features: frozenset[str]) -> frozenset[str]:
         """See `caps`."""
         return caps.required_features(features)
+
+    def needed_flags(self, target: Target) -> Sequence[KernelFlag]:
+        """By LLVM's names of the features in force; of 32-bit processors by those of theirs."""
+        from graphopt.backends.base.tvm_api import llvm_features
+
+        table = KERNEL_FLAGS if target.arch == "aarch64" else KERNEL_FLAGS_32
+        return [flag for name, flag in table.items() if name in llvm_features(target.host)]
 
     def host_cpu(self) -> str:
         """By implementer and part; where these aren't known, what LLVM finds, which is one of several kinds of cores."""
