@@ -1,7 +1,8 @@
 """Linking objects into a shared library, with whatever linker is at hand and no sysroot or C library.
 
 Generated code needs nothing but ``memcpy`` and functions of libm, which the program that loads the library has. So any
-ELF linker of the right architecture does, and the one in the PyPI package ``ziglang`` does for all of them.
+ELF linker of the right architecture does, and the one in the PyPI package ``ziglang`` does for all of them. Libraries for macOS,
+which are Mach-O, are linked by macOS's own compiler driver there, and by ziglang's anywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -38,12 +40,14 @@ class Linker:
         command: command line up to the arguments common to all linkers.
         is_driver: it is a compiler driver, which finds libm itself.
         emulation: name of the ELF flavour for ``-m``.
+        is_for_macos: what it writes is Mach-O.
     """
 
     name: str
     command: tuple[str, ...]
     is_driver: bool
     emulation: str | None
+    is_for_macos: bool = False
 
     def __call__(
         self, output: str | os.PathLike[str], objects: Sequence[str] | str, options: Sequence[str] | None = None
@@ -65,9 +69,9 @@ class Linker:
 
     def _libm(self, folder: Path) -> list[str]:
         """Arguments that make the library ask for libm itself, so that any program can load it."""
+        if self.is_for_macos:
+            return ["-nostdlib", "-lSystem", "-Wl,-undefined,dynamic_lookup", "-Wl,-install_name,@rpath/library.dylib"]
         if self.is_driver:
-            if platform.system() == "Darwin":
-                return ["-undefined", "dynamic_lookup"]
             # Without the C library of this machine, whose newest versions of functions would be asked for wherever it is loaded.
             return ["-nostdlib", "-lm", "-lgcc"]
         if self.emulation is None:
@@ -83,6 +87,7 @@ class Linker:
 
     def _run(self, command: list[str], folder: Path) -> None:
         environment = {**os.environ, "TMPDIR": str(folder)}  # what a linker that is killed leaves behind goes with it
+        environment |= {name: str(folder) for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
         try:
             done = subprocess.run(
                 command,
@@ -119,22 +124,48 @@ def find_linker(target: Target, force: str | None = None) -> Linker:
         CompileError: none is present; the hint says what to install.
     """
     finders: dict[str, Callable[[str], Linker | None]] = {"ld.lld": _lld, "cc": _cc, "ld": _ld, "zig": _zig}
+    if is_for_macos(target.triple):
+        finders = {"cc": _macos_cc, "zig": _macos_zig}
     if force is not None and force not in finders:
         raise CompileError(f"unknown linker {force!r}", code="no-linker", hint=f"one of {', '.join(finders)}")
     for name in [force] if force else finders:
-        found = finders[name](target.arch)
+        found = finders[name](target.triple if is_for_macos(target.triple) else target.arch)
         if found is not None:
             return found
     tried = force or ", ".join(finders)
+    system = f"{target.arch}, macOS," if is_for_macos(target.triple) else target.arch
     raise CompileError(
-        f"no linker for {target.arch} on this machine (looked for {tried})",
+        f"no linker for {system} on this machine (looked for {tried})",
         code="no-linker",
         hint='pip install "graphopt[cross]" brings one for every architecture',
     )
 
 
+def is_for_macos(triple: str) -> bool:
+    """Whether code for an LLVM target triple is for macOS."""
+    return triple.split("-")[1:2] == ["apple"]
+
+
 def _is_native(arch: str) -> bool:
     return _ARCH_OF_MACHINE.get(host_arch()) == arch
+
+
+def _macos_cc(triple: str) -> Linker | None:
+    if platform.system() != "Darwin":
+        return None
+    path = shutil.which("cc")
+    arch = "x86_64" if triple.startswith("x86_64") else "arm64"
+    return Linker("cc", (path, "-arch", arch), True, None, True) if path else None
+
+
+def _macos_zig(triple: str) -> Linker | None:
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    machine = "x86_64" if triple.startswith("x86_64") else "aarch64"
+    version = re.fullmatch(r"macosx?(\d+)\.(\d+).*", triple.split("-")[2])  # of Darwin's own numbers zig makes no use
+    system = f"macos.{version[1]}.{version[2]}" if version else "macos"
+    command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-{system}-none")
+    return Linker("zig", command, True, None, True)
 
 
 def _bare(name: str, arch: str, command: tuple[str, ...]) -> Linker | None:

@@ -14,6 +14,7 @@ from graphopt.backends.base.host import cpuinfo_flags, default_threads, host_arc
 from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
+from graphopt.backends.build.link import is_for_macos
 from graphopt.backends.program.platform import Platform
 from graphopt.errors import CompileError, TargetError, did_you_mean
 from graphopt.ir.dtypes import DType
@@ -150,6 +151,9 @@ class CpuPlatform(Platform):
         """Whether this is such a machine and has the features; asks for nothing but the host's code."""
         if self.kind != host_arch() or target.arch not in self.machines:
             return Runnable(False, f"the code is for {target.arch}, this machine is {platform.machine()}")
+        if is_for_macos(target.triple) != (platform.system() == "Darwin"):
+            system = "macOS" if is_for_macos(target.triple) else "Linux"
+            return Runnable(False, f"the code is for {system}, this system is {platform.system()}")
         from graphopt.backends.base.tvm_runtime import has_compiler
 
         if not has_compiler():  # nobody here knows what features a processor's name stands for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,9 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import te, tirx, topi, tvm, tvm_ffi
 from graphopt.backends.build import link
 from graphopt.backends.build.link import Linker, find_linker
+from graphopt.backends.cpu import platform as cpu_platform
 from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.runnable import can_run_here
 from graphopt.errors import CompileError
 
 NAMES = ("ld.lld", "cc", "ld", "zig")
@@ -135,3 +139,48 @@ def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
     assert "TMPDIR" in (caught.value.hint or "")
     (own,) = [line for line in caught.value.notes if PREFIX in line and line.startswith("/")]
     assert not Path(own).exists()
+
+
+MACOS = {"kind": "llvm", "mtriple": "arm64-apple-macosx11.0", "mcpu": "apple-m1"}
+
+
+def _load_commands(library: bytes) -> dict[int, bytes]:
+    """The load commands of a Mach-O file for 64 bits, by number; of several alike the last."""
+    magic, machine, _, kind, count, _, _, _ = struct.unpack_from("<8I", library)
+    assert (magic, machine, kind) == (0xFEEDFACF, 0x0100000C, 6)  # 64 bits, arm64, a dynamic library
+    found, at = {}, 32
+    for _ in range(count):
+        command, size = struct.unpack_from("<2I", library, at)
+        found[command] = library[at : at + size]
+        at += size
+    return found
+
+
+def test_a_library_for_macos(tmp_path: Path) -> None:
+    """Mach-O, with what a Mac asks for: a signature, the oldest system that it is for, the C library. No Mac has loaded it."""
+    pytest.importorskip("ziglang")
+    target = parse_target(MACOS)
+    code = _object(target, tmp_path / "f.o")
+    written = []
+    for name in ("one", "two"):  # the signature holds the file's own name, which is always the same
+        library = tmp_path / name / "library.so"
+        library.parent.mkdir()
+        find_linker(target, "zig")(library, str(code))
+        written.append(library.read_bytes())
+    assert written[0] == written[1]
+    commands = _load_commands(written[0])
+    assert 0x1D in commands  # LC_CODE_SIGNATURE
+    assert struct.unpack_from("<2I", commands[0x32], 8) == (1, 11 << 16)  # LC_BUILD_VERSION: macOS 11.0
+    assert b"/usr/lib/libSystem.B.dylib\0" in commands[0xC]  # LC_LOAD_DYLIB
+    assert b"@rpath/library.dylib\0" in commands[0xD]  # LC_ID_DYLIB
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="a Mac has its own linker")
+def test_code_for_macos_does_not_run_elsewhere_and_takes_zig(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = parse_target(MACOS)
+    assert "arm64" in can_run_here(target).reason
+    monkeypatch.setattr(cpu_platform, "host_arch", lambda: "arm")
+    assert can_run_here(target).reason == f"the code is for macOS, this system is {platform.system()}"
+    monkeypatch.setattr(link.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(CompileError, match=r"no linker for arm64, macOS, on this machine"):
+        find_linker(target)

@@ -18,7 +18,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Core:
-    """One class of cores; fields as those of `Caps`, caches as in typical parts."""
+    """One class of cores; fields as those of `Caps`, caches as in typical parts; of those that cores share, a core's part or so."""
 
     in_order: bool = False
     decode_width: int = 4
@@ -30,25 +30,21 @@ class Core:
     l3_bytes: int = 0
 
 
-_SMALL = Core(True, 2, 1, 4, 0.5)
-_LARGE = Core(False, 6, 2, 4, 3, 64 * KIB, 256 * KIB, 2 * MIB)
-_PRIME = Core(False, 8, 4, 4, 3, 64 * KIB, 512 * KIB, 4 * MIB)
-
 # By pattern of LLVM's names.
 _CORES: tuple[tuple[str, Core], ...] = (
     (r"cortex-a(34|35|53)", Core(True, 2, 1, 8, 0.5)),
-    (r"cortex-(a55|r82.*)", _SMALL),
+    (r"cortex-(a55|r82.*)", Core(True, 2, 1, 4, 0.5, 32 * KIB, 128 * KIB, MIB)),
     (r"cortex-a(320|510|520.*)|c1-nano", Core(True, 3, 2, 4, 2)),
     (r"cortex-a65.*|neoverse-e1", Core(False, 2, 1, 4, 1)),
     (r"cortex-a(57|72)", Core(False, 3, 1, 4, 1, 32 * KIB, 512 * KIB)),
     (r"cortex-a73", Core(False, 2, 1, 4, 1, 32 * KIB, 512 * KIB)),
     (r"cortex-a75", Core(False, 3, 1, 4, 2, 32 * KIB, 512 * KIB)),
-    (r"cortex-a76.*", Core(False, 4, 2, 4, 2, 64 * KIB, 256 * KIB, 2 * MIB)),
+    (r"cortex-a76.*", Core(False, 4, 2, 4, 2, 64 * KIB, 512 * KIB, 2 * MIB)),
     (r"cortex-a77", Core(False, 6, 2, 4, 2, 64 * KIB, 256 * KIB, 2 * MIB)),
-    (r"cortex-a78.*", _LARGE),
+    (r"cortex-a78.*", Core(False, 6, 2, 4, 3, 64 * KIB, 256 * KIB, 2 * MIB)),
     (r"cortex-a(710|715|720.*|725)|c1-pro", Core(False, 5, 2, 4, 3, 64 * KIB, 256 * KIB, 2 * MIB)),
-    (r"cortex-x(4|925)|c1-(premium|ultra)", Core(False, 10, 4, 4, 3, 64 * KIB, 512 * KIB, 4 * MIB)),
-    (r"cortex-x.*", _PRIME),
+    (r"cortex-x(4|925)|c1-(premium|ultra)", Core(False, 10, 4, 4, 3, 64 * KIB, MIB, 4 * MIB)),
+    (r"cortex-x.*", Core(False, 8, 4, 4, 3, 64 * KIB, MIB, 4 * MIB)),
     (r"neoverse-n1|ampere1.*", Core(False, 4, 2, 4, 2, 64 * KIB, MIB, 16 * MIB)),
     (r"neoverse-n.*|cobalt-100", Core(False, 5, 2, 4, 3, 64 * KIB, MIB, 16 * MIB)),
     (r"neoverse-(v|512).*|grace|gb10|olympus", Core(False, 8, 4, 4, 3, 64 * KIB, MIB, 32 * MIB)),

@@ -18,7 +18,7 @@ class Arm(CpuPlatform):
     kind = "arm"
     aliases = {"aarch64": "arm", "arm64": "arm", "armv8": "arm"}
     linux_triple = "aarch64-linux-gnu"
-    machines = frozenset({"aarch64"})
+    machines = frozenset({"aarch64", "arm64"})
     other_names = frozenset({"apple-m1", "apple-m2", "apple-m3", "cobalt-100"})
     default_cpu = plainest_cpu = elsewhere = "generic"
     native_name = "arm:native"
@@ -30,9 +30,14 @@ class Arm(CpuPlatform):
         """Processors that are found in many devices."""
         return {
             "arm": "any 64-bit ARM: ARMv8-A with NEON",
+            "arm:cortex-a53": "small cores in order: Raspberry Pi 3 and Zero 2, many boards and TV boxes",
+            "arm:cortex-a55": "small cores in order with dot product and fp16: boards, small cores of phones",
+            "arm:cortex-a72": "Raspberry Pi 4, AWS Graviton 1",
             "arm:cortex-a76": "ARMv8.2: dot product and fp16 (Raspberry Pi 5, most phones since 2018)",
+            "arm:cortex-x1": "fastest cores of phones of 2021",
             "arm:neoverse-n1": "ARM servers: AWS Graviton 2, Ampere Altra",
             "arm:neoverse-v1": "AWS Graviton 3: i8mm and bf16",
+            "arm:apple-m1": "Apple M1, under Linux unless compiled on a Mac",
         }
 
     def builds_for(self, machine: str) -> bool:
@@ -51,7 +56,7 @@ class Arm(CpuPlatform):
         """By LLVM's names of the features in force; of 32-bit processors by those of theirs."""
         from graphopt.backends.base.tvm_api import llvm_features
 
-        table = KERNEL_FLAGS if target.arch == "aarch64" else KERNEL_FLAGS_32
+        table = KERNEL_FLAGS if target.arch in self.machines else KERNEL_FLAGS_32
         return [flag for name, flag in table.items() if name in llvm_features(target.host)]
 
     def host_cpu(self) -> str:
