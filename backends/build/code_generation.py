@@ -14,7 +14,8 @@ from graphopt.backends.base.runnable import Runnable
 from graphopt.backends.base.scratch import no_temporary_files, scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.link import Linker, find_linker
-from graphopt.backends.build.processor import KernelFlag
+from graphopt.backends.build.pool import pool_objects
+from graphopt.backends.build.processor import KernelFlag, question
 from graphopt.errors import CompileError, DeviceError, GraphOptError
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class CodeGenerator(ABC):
     @abstractmethod
     def use_threads(self, module: Any, target: Target, count: int) -> None:
         """Have a loaded library's kernels run on so many CPU threads."""
+
+    def has_runtime(self, target: Target) -> bool:
+        """Whether there is a runtime of TVM for ``target``, without which only C libraries run."""
+        return True
 
     def needed_flags(self, target: Target) -> Sequence[KernelFlag]:
         """Features that code for ``target`` may use, as far as Linux tells of them by bits."""
@@ -187,6 +192,11 @@ class Built(ABC):
     @abstractmethod
     def link(self, path: Path, linker: Linker) -> None:
         """Link the shared library ``path``; raises whatever TVM raises."""
+
+    def added_objects(self) -> list[bytes]:
+        """What every library for a CPU has besides the model: the thread pool, and what asks for features before code runs."""
+        triple, needs = self.target.triple, self.generator.needed_flags(self.target)
+        return [*pool_objects(triple), *question(triple, self.target.name, needs)]
 
     def remarks_on(self, function: str) -> list[str]:
         """What the compiler of a device reported of a function, a line each; nothing for CPUs.

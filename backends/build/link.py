@@ -41,6 +41,7 @@ class Linker:
         is_driver: it is a compiler driver, which finds libm itself.
         emulation: name of the ELF flavour for ``-m``.
         is_for_macos: what it writes is Mach-O.
+        needs: libraries that what a bare linker writes asks for itself, so that any program can load it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Linker:
     is_driver: bool
     emulation: str | None
     is_for_macos: bool = False
+    needs: tuple[str, ...] = ("libm.so.6",)
 
     def __call__(
         self, output: str | os.PathLike[str], objects: Sequence[str] | str, options: Sequence[str] | None = None
@@ -76,14 +78,15 @@ class Linker:
             return ["-nostdlib", "-lm", "-lgcc"]
         if self.emulation is None:
             return []
-        # A bare linker has no libm to look at; an empty library of that name gives the dependency.
-        empty, stub = folder / "empty.a", folder / "libm.so.6"
+        # A bare linker has no libraries to look at; an empty one of the right name gives the dependency.
+        empty = folder / "empty.a"
         empty.write_bytes(_EMPTY_ARCHIVE)
-        self._run(
-            [*self.command, "-m", self.emulation, "-shared", "-soname", "libm.so.6", "-o", str(stub), str(empty)],
-            folder,
-        )
-        return ["--no-as-needed", f"-L{folder}", "-l:libm.so.6"]
+        for name in self.needs:
+            stub = folder / name
+            self._run(
+                [*self.command, "-m", self.emulation, "-shared", "-soname", name, "-o", str(stub), str(empty)], folder
+            )
+        return ["--no-as-needed", f"-L{folder}", *(f"-l:{name}" for name in self.needs)]
 
     def _run(self, command: list[str], folder: Path) -> None:
         environment = {**os.environ, "TMPDIR": str(folder)}  # what a linker that is killed leaves behind goes with it
@@ -172,7 +175,9 @@ def _bare(name: str, arch: str, command: tuple[str, ...]) -> Linker | None:
     # Bare linkers write ELF, which only Linux loads.
     if platform.system() != "Linux" and _is_native(arch):
         return None
-    return Linker(name, command, False, _EMULATIONS.get(arch))
+    # 32-bit ARM divides 64 bits, and converts float16, by functions of the compiler's library.
+    needs = ("libm.so.6", "libgcc_s.so.1") if arch == "armv7a" else ("libm.so.6",)
+    return Linker(name, command, False, _EMULATIONS.get(arch), needs=needs)
 
 
 def _lld(arch: str) -> Linker | None:

@@ -13,7 +13,7 @@ from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
 from graphopt.backends.build.object_cache import ObjectCache
 from graphopt.backends.build.relax_passes import lowering_passes
-from graphopt.backends.build.shared_library import added_objects, link_objects
+from graphopt.backends.build.shared_library import link_objects
 from graphopt.backends.build.vm_code import VmCode, vm_code
 from graphopt.backends.build.whole_module import BuiltWhole, whole_module
 from graphopt.backends.build.worker_pool import compile_kernels
@@ -49,8 +49,7 @@ class BuiltOfObjects(BuiltWhole):
     def link(self, path: Path, linker: Linker) -> None:
         """Link the kernels, the VM's code and what every library has."""
         assert self.code is not None
-        added = added_objects(self.target, self.generator.needed_flags(self.target))
-        link_objects([*self.objects, self.code.packed(), *added], path, linker)
+        link_objects([*self.objects, self.code.packed(), *self.added_objects()], path, linker)
 
 
 def build_objects(

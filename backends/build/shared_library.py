@@ -16,8 +16,6 @@ from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
 from graphopt.backends.base.tvm_api import get_global_func
 from graphopt.backends.build.link import Linker
-from graphopt.backends.build.pool import pool_objects
-from graphopt.backends.build.processor import KernelFlag, question
 from graphopt.errors import CompileError
 
 try:
@@ -67,13 +65,8 @@ def pack_imports(module: Any, target: Target) -> bytes:
     return object_bytes(packed)
 
 
-def added_objects(target: Target, needs: Sequence[KernelFlag]) -> list[bytes]:
-    """What every library for a CPU has in it besides the model: the thread pool, and what asks for ``needs`` before code runs."""
-    return [*pool_objects(target.triple), *question(target.triple, target.name, needs)]
-
-
-def link_objects(objects: Sequence[bytes], path: Path, linker: Linker) -> None:
-    """Link objects into the shared library ``path``.
+def link_objects(objects: Sequence[bytes], path: Path, linker: Linker, options: Sequence[str] = ()) -> None:
+    """Link objects into the shared library ``path``, with further options of the linker.
 
     Raises:
         CompileError: the linker failed.
@@ -83,7 +76,7 @@ def link_objects(objects: Sequence[bytes], path: Path, linker: Linker) -> None:
         files = [folder / f"object{i}.o" for i in range(len(objects))]
         for file, content in zip(files, objects):
             file.write_bytes(content)
-        linker(path, [str(file) for file in files])
+        linker(path, [str(file) for file in files], options)
 
 
 def _require_file_size() -> None:

@@ -14,7 +14,7 @@ from graphopt.backends.build.link import Linker
 from graphopt.backends.build.loaded_module import LoadedModule
 from graphopt.backends.build.processor import REQUIRE
 from graphopt.backends.build.relax_passes import lowering_passes
-from graphopt.backends.build.shared_library import added_objects, host_objects, link_objects, pack_imports
+from graphopt.backends.build.shared_library import host_objects, link_objects, pack_imports
 from graphopt.backends.build.tvm_threads import set_threads
 
 
@@ -38,8 +38,7 @@ class BuiltWhole(Built):
     def link(self, path: Path, linker: Linker) -> None:
         """Link the VM's code, the kernels and what every library has."""
         module = self.executable.mod
-        added = added_objects(self.target, self.generator.needed_flags(self.target))
-        link_objects([*host_objects(module), pack_imports(module, self.target), *added], path, linker)
+        link_objects([*host_objects(module), pack_imports(module, self.target), *self.added_objects()], path, linker)
 
 
 def _runs() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.targets.platforms import platform_of
-from graphopt.errors import UserError
+from graphopt.errors import CompileError, UserError
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 
 if TYPE_CHECKING:
@@ -66,6 +66,42 @@ def build_program(program: Program, cache: ObjectCache | None = None, jobs: int 
 def build_module(mod: Any, target: Target, cache: ObjectCache | None = None, jobs: int | None = None) -> Built:
     """Compiled code of a TVM module; see `CodeGenerator.build`."""
     return platform_of(target).build(mod, target, cache, jobs)
+
+
+def export_c_library(program: Program, built: Built, name: str, path: Path) -> int:
+    """Write a program as a library that C programs call, with no runtime behind it.
+
+    Args:
+        built: its compiled code.
+        name: a C identifier, for the library's data.
+
+    Returns:
+        The bytes of memory that a run works in.
+
+    Raises:
+        UserError: the target is none of Linux's CPUs, or see `c_model`.
+        CompileError: no linker is at hand, or it failed.
+    """
+    from graphopt.backends.build.c_library import link_c_library, writes_for
+    from graphopt.backends.build.link import find_linker
+    from graphopt.backends.build.object_build import BuiltOfObjects
+    from graphopt.backends.program.c_model import c_model
+
+    target = program.target
+    if not writes_for(target.triple) or target.arches:
+        raise UserError(
+            f"there are C libraries for CPUs under Linux, not for {target.name}", code="bad-target",
+            hint="compile for x86, arm or armv7, or write a .gopt file",
+        )  # fmt: skip
+    model = c_model(program, name)
+    linker = find_linker(target)
+    objects = built.objects if isinstance(built, BuiltOfObjects) else ()
+    if len(objects) < len({name for name, _ in model.calls}):
+        raise CompileError(
+            "the kernels of this model can't be compiled apart, which a C library takes", code="not-apart"
+        )
+    link_c_library(model, objects, built.added_objects(), target.triple, path, linker)
+    return model.memory
 
 
 def open_library(path: Path, target: Target, threads: int | None = None, device: int = 0) -> LoadedModule:

@@ -41,7 +41,15 @@ from graphopt.ir.precision_choices import is_plan_file, precision_name, read_pre
 
 def compile_verb(
     model: ModelArg,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.gopt", help="File to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.gopt",
+            help="File to write; NAME.so is a C library, with a header NAME.h beside it.",
+        ),
+    ],
     target: TargetOpt = "native",
     shape: ShapeOpt = None,
     value: ValueOpt = None,
@@ -68,6 +76,9 @@ def compile_verb(
     """Compile MODEL for a target into one file: machine code, packed weights, manifest."""
     inputs = [model, *(Path(p) for p in (plan, precision) if p is not None and is_plan_file(p))]
     check_output(output, *inputs)
+    is_library = output.suffix == ".so"
+    if is_library:
+        check_output(output.with_suffix(".h"), *inputs)
     if write_plan is not None:
         check_output(write_plan, *inputs)
         if write_plan.resolve() == output.resolve():
@@ -102,7 +113,10 @@ def compile_verb(
             state="auto" if state == ["auto"] else pairs("--state", state, "present.0.key=past.0.key"),
         )
     with console.working(f"linking and writing {output.name}"):
-        compiled.save(output)
+        if is_library:
+            compiled.save_library(output)
+        else:
+            compiled.save(output)
         if write_plan is not None and compiled.plan is not None:
             compiled.plan.save(write_plan)
     seconds = time.perf_counter() - start

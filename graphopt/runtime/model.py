@@ -206,6 +206,16 @@ class CompiledModel:
 
         save_model(self, path, compressed=compressed)
 
+    def save_library(self, path: str | os.PathLike[str]) -> None:
+        """Write a C library and its header, ``name.so`` and ``name.h``: no TVM, no Python; sizes must be known.
+
+        Args:
+            path: of the library; see ``graphopt.runtime.c_library`` for what it may hold, and what is raised.
+        """
+        from graphopt.runtime.c_library import save_c_library
+
+        save_c_library(self, path)
+
     def _loaded(self) -> Executor | DeviceExecutor:
         if self._executor is None:
             with self._loading:

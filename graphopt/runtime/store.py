@@ -51,6 +51,11 @@ def save_model(model: CompiledModel, path: str | os.PathLike[str], *, compressed
         if model.built is None:
             raise ArtifactError("this model holds no code to save", hint="compile it with graphopt.compile")
         target = model.built.target
+        if not model.built.generator.has_runtime(target):
+            raise UserError(
+                f"nothing loads .gopt files on {target.arch}: there is no runtime for it", code="no-runtime",
+                hint="write a C library, which needs none: -o NAME.so (save_library in Python)",
+            )  # fmt: skip
         library = model.built.library_bytes()
         manifest = {
             "signature": signature_to_json(model.signature),

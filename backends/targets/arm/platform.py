@@ -11,9 +11,16 @@ from graphopt.backends.cpu.platform import CpuPlatform
 from graphopt.backends.targets.arm import caps, host
 from graphopt.backends.targets.arm.features import KERNEL_FLAGS, KERNEL_FLAGS_32
 
+_ARMV7 = {
+    "kind": "llvm",
+    "mtriple": "armv7a-linux-gnueabihf",
+    "mattr": ["+neon", "+vfp4", "+hwdiv", "+hwdiv-arm"],  # processors with fused multiply-adds divide too
+    "mfloat-abi": "hard",
+}
+
 
 class Arm(CpuPlatform):
-    """``arm`` and ``arm:<llvm cpu>``."""
+    """``arm``, ``arm:<llvm cpu>`` and ``armv7``."""
 
     kind = "arm"
     aliases = {"aarch64": "arm", "arm64": "arm", "armv8": "arm"}
@@ -37,8 +44,22 @@ class Arm(CpuPlatform):
             "arm:cortex-x1": "fastest cores of phones of 2021",
             "arm:neoverse-n1": "ARM servers: AWS Graviton 2, Ampere Altra",
             "arm:neoverse-v1": "AWS Graviton 3: i8mm and bf16",
+            "armv7": "32 bits: ARMv7-A with NEON and VFPv4 (Cortex-A7 and newer), as C libraries only",
             "arm:apple-m1": "Apple M1, under Linux unless compiled on a Mac",
         }
+
+    @property
+    def names(self) -> Sequence[str]:
+        """``armv7`` too."""
+        return (*super().names, "armv7")
+
+    def parse(self, text: str, threads: int | None) -> Target | None:
+        """As other CPUs; ``armv7`` is a TVM target with a name."""
+        return self.from_tvm(_ARMV7, None, text, threads) if text == "armv7" else super().parse(text, threads)
+
+    def has_runtime(self, target: Target) -> bool:
+        """TVM's runtime is for 64 bits."""
+        return target.arch in self.machines
 
     def builds_for(self, machine: str) -> bool:
         """32-bit ones too."""
