@@ -38,8 +38,10 @@ def _run(model: CompiledModel, feed: Arrays, like: Arrays, cpu: str) -> Arrays:
     ("name", "target", "cpu"),
     [
         ("digits", "arm", "cortex-a53"),
+        ("digits", "arm:cortex-a53", "cortex-a53"),
+        ("digits", "arm:cortex-a72", "cortex-a72"),
         ("digits", "arm:neoverse-v1", "max"),
-        pytest.param("ppocr_cls", "arm", "cortex-a53", marks=pytest.mark.slow),
+        pytest.param("ppocr_cls", "arm:cortex-a72", "cortex-a72", marks=pytest.mark.slow),
         pytest.param("ppocr_cls", "arm:cortex-a76", "cortex-a76", marks=pytest.mark.slow),
         pytest.param("opennsfw", "arm", "cortex-a53", marks=pytest.mark.slow),
     ],
@@ -50,6 +52,30 @@ def test_models(name: str, target: str, cpu: str) -> None:
     want = graphopt.compile(model.path(), "x86", shapes=model.shapes).run(feed)
     got = _run(graphopt.compile(model.path(), target, shapes=model.shapes, threads=1), feed, want, cpu)
     assert_outputs(name, got, want, f"{target} against x86")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "cpu", "precision"),
+    [
+        ("digits", "arm:cortex-a53", "cortex-a53", "bf16"),
+        ("digits", "arm:cortex-a72", "cortex-a72", "fp16"),  # no fp16 arithmetic
+        ("digits", "arm:cortex-a76", "cortex-a76", "fp16"),
+        ("digits", "arm:cortex-a76", "cortex-a76", "bf16"),  # no bfloat16 products
+        ("digits", "arm:neoverse-v1", "max", "bf16"),
+        pytest.param("ppocr_cls", "arm:cortex-a76", "cortex-a76", "fp16", marks=pytest.mark.slow),
+        pytest.param("ppocr_cls", "arm:neoverse-v1", "max", "bf16", marks=pytest.mark.slow),
+    ],
+)
+def test_models_in_16_bits(name: str, target: str, cpu: str, precision: str) -> None:
+    """Against float32 on x86, by the error that ``graphopt check`` allows; not nought, which were no 16 bits."""
+    model = zoo_model(name)
+    feed = model.inputs(1)
+    want = graphopt.compile(model.path(), "x86", shapes=model.shapes).run(feed)
+    compiled = graphopt.compile(model.path(), target, shapes=model.shapes, threads=1, precision=precision)
+    got = _run(compiled, feed, want, cpu)
+    for output, array in want.items():
+        assert np.isfinite(got[output]).all()
+        assert 0 < np.linalg.norm(got[output] - array) / np.linalg.norm(array) < {"fp16": 0.01, "bf16": 0.1}[precision]
 
 
 def test_one_library_for_all_shapes() -> None:
