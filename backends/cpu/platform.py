@@ -45,6 +45,7 @@ class CpuPlatform(Platform):
         portable_name: what code that has to run on any such machine is built for.
         plainest_cpu: LLVM's name for a processor of which nothing is known.
         cpuinfo_names: LLVM's name of a feature that generated code uses, to the kernel's name of it in ``/proc/cpuinfo``.
+        llvm_asks_processor: LLVM's table of this machine's features comes from the processor, and says more than the system does.
     """
 
     tvm_kind: ClassVar[str] = "llvm"
@@ -66,6 +67,7 @@ class CpuPlatform(Platform):
     portable_name: ClassVar[str]
     plainest_cpu: ClassVar[str]
     cpuinfo_names: ClassVar[Mapping[str, str]]
+    llvm_asks_processor: ClassVar[bool] = True
 
     @abstractmethod
     def caps_of(self, cpu: str, features: frozenset[str], *, cores: int, caches: dict[int, int] | None = None) -> Caps:
@@ -188,7 +190,7 @@ class CpuPlatform(Platform):
         _, _, table = llvm_host()
         flags = self.host_flags()
         from_kernel = {llvm: linux in flags for llvm, linux in self.cpuinfo_names.items()} if flags else {}
-        return {**from_kernel, **table}
+        return {**from_kernel, **table} if self.llvm_asks_processor else {**table, **from_kernel}
 
     def host_cpu(self) -> str:
         """LLVM's name of this machine's processor."""

@@ -30,6 +30,7 @@ class Arm(CpuPlatform):
     default_cpu = plainest_cpu = elsewhere = "generic"
     native_name = "arm:native"
     portable_name = "arm"
+    llvm_asks_processor = False  # it reads what the system says, and less well
     cpuinfo_names = {llvm: flag.name for llvm, flag in KERNEL_FLAGS.items()}
 
     @property

@@ -16,6 +16,7 @@ from graphopt.backends.targets.arm import host
 from graphopt.backends.targets.arm.features import KERNEL_FLAGS, flags_of
 from graphopt.backends.targets.arm.host import describe_host, read_processors
 from graphopt.backends.targets.grammar import parse_target
+from graphopt.backends.targets.platforms import platform_of
 from graphopt.backends.targets.runnable import can_run_here
 from tests.backends.arm.machines import (
     ARMV7,
@@ -120,6 +121,14 @@ def test_only_cores_that_the_process_may_use_count(on: Any) -> None:
     ):
         on(PHONE, allowed=allowed)
         assert parse_target("native").config["mcpu"] == cpu
+
+
+def test_what_linux_says_goes_before_what_llvm_makes_of_it(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where LLVM finds no features in the text, it denies SVE, and nothing else."""
+    on(EMULATED, (1 << 0 | 1 << 1 | 1 << 22, 0))
+    monkeypatch.setattr(tvm_api, "llvm_host", lambda: ("aarch64-linux-gnu", "generic", {"sve": False, "dotprod": True}))
+    found = platform_of(parse_target("arm")).host_features()
+    assert (found["sve"], found["dotprod"]) == (True, False)
 
 
 def test_under_an_emulator_the_auxiliary_vector_counts(on: Any) -> None:
