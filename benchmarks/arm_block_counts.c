@@ -1,13 +1,14 @@
-/* A plugin of qemu-aarch64 (7.2, plugin API 1): how often each translated block of instructions runs between two marks.
+/* A plugin of qemu-aarch64 (7.2, plugin API 1): how often a thread runs each translated block of instructions between two marks.
  *
- * The emulated program marks what is to be counted by two system calls that do nothing: close(1000001) sets all counters to
- * zero, close(1000002) writes them to the file that is the plugin's argument, one block a line:
+ * The thread marks what is to be counted by two system calls that do nothing: close(1000001) begins, close(1000002) writes what
+ * was counted to the file that is the plugin's argument. Its first line is the number of instructions that other threads ran
+ * meanwhile, the others are one block each:
  *
  *     COUNT ADDRESS OFFSET CODE PATH
  *
  * OFFSET is that of the block's first instruction in the mapped file PATH (- and 0 for code that belongs to none), all but
  * COUNT are hexadecimal, CODE holds the instructions' bytes in order. qemu's header isn't packaged by Debian, so what is used
- * of the interface is declared here. Threads share counters without locks: only programs with one thread are counted right. */
+ * of the interface is declared here. */
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,10 +20,11 @@ typedef uint64_t qemu_plugin_id_t;
 typedef struct qemu_info_t qemu_info_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
-enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
+enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
 
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
-void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, enum qemu_plugin_op, void *, uint64_t);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, void (*)(unsigned int, void *), enum qemu_plugin_cb_flags,
+                                          void *);
 void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned int, int64_t, uint64_t,
                                                                      uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
                                                                      uint64_t, uint64_t));
@@ -34,7 +36,7 @@ void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 
 int qemu_plugin_version = 1;
 
-enum { CLOSE = 57, START = 1000001, STOP = 1000002 };
+enum { CLOSE = 57, START = 1000001, STOP = 1000002, NOBODY = -1 };
 
 struct block {
   struct block *next;
@@ -46,6 +48,8 @@ struct block {
 
 static struct block *blocks;
 static const char *result;
+static int counted_thread = NOBODY;
+static uint64_t others; /* may miss some where two other threads count at once: it only has to tell few from many */
 
 /* The mapping of a file that holds the code at a host address. Translation is rare, so the kernel is asked each time: libraries
  * may have been unloaded when the counters are written. */
@@ -67,6 +71,16 @@ static void locate(uintptr_t host, struct block *b) {
   if (maps) fclose(maps);
 }
 
+static void executed(unsigned int cpu, void *data) {
+  struct block *b = data;
+  if (counted_thread == NOBODY) return;
+  if ((int)cpu == counted_thread) {
+    ++b->count;
+  } else {
+    others += b->size;
+  }
+}
+
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
   (void)id;
   size_t size = qemu_plugin_tb_n_insns(tb);
@@ -79,7 +93,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
   locate((uintptr_t)qemu_plugin_insn_haddr(first), b);
   b->next = blocks;
   blocks = b;
-  qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &b->count, 1);
+  qemu_plugin_register_vcpu_tb_exec_cb(tb, executed, QEMU_PLUGIN_CB_NO_REGS, b);
 }
 
 static void write_counts(void) {
@@ -88,6 +102,7 @@ static void write_counts(void) {
     perror(result);
     abort();
   }
+  fprintf(out, "%" PRIu64 "\n", others);
   for (const struct block *b = blocks; b; b = b->next) {
     if (!b->count) continue;
     fprintf(out, "%" PRIu64 " %" PRIx64 " %" PRIx64 " ", b->count, b->address, b->offset);
@@ -100,11 +115,12 @@ static void write_counts(void) {
 
 static void called(qemu_plugin_id_t id, unsigned int cpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                    uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
-  (void)id, (void)cpu, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
+  (void)id, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
   if (number != CLOSE) return;
   if (a1 == START) {
-    for (struct block *b = blocks; b; b = b->next) b->count = 0;
+    counted_thread = cpu;
   } else if (a1 == STOP) {
+    counted_thread = NOBODY;
     write_counts();
   }
 }

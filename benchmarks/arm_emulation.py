@@ -77,7 +77,7 @@ def counted(run: Callable[[str], object]) -> Counts:
         run: runs the program to its end with that argument behind qemu's ``-plugin``.
 
     Raises:
-        RuntimeError: the program never came to its second mark.
+        RuntimeError: the program never came to its second mark, or other threads did part of its work.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "counts"
@@ -88,12 +88,19 @@ def counted(run: Callable[[str], object]) -> Counts:
 
 
 def read_counts(text: str) -> Counts:
-    """What the plugin wrote; a block that was translated several times is one."""
+    """What the plugin wrote; a block that was translated several times is one.
+
+    Raises:
+        RuntimeError: other threads ran more than a hundredth of what the counted one did.
+    """
     counts: Counts = Counter()
-    for line in text.splitlines():
+    others, *lines = text.splitlines()
+    for line in lines:
         count, address, offset, code, path = line.split(" ", 4)
         place = int(address if path == "-" else offset, 16)
         counts[Block("" if path == "-" else path, place, bytes.fromhex(code))] += int(count)
+    if int(others) > instructions(counts) // 100:
+        raise RuntimeError(f"other threads ran {others} instructions beside {instructions(counts)} that are counted")
     return counts
 
 

@@ -59,9 +59,7 @@ def count_peer(runtime: str, source: Path, feed: Feed, cpu: str, folder: Path, p
         command = guest(cpu).command(
             cpu, _SCRIPT, runtime, str(model), str(arrays), str(result), precision, plugin=plugin
         )
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
         if done.returncode != 0:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")

@@ -78,7 +78,19 @@ class Guest:
         }  # fmt: skip
         given = [part for name, value in variables.items() for part in ("-E", f"{name}={value}")]
         python = str(self.root / "usr" / "bin" / "python3.11")
-        return ["qemu-aarch64", "-L", str(self.root), "-cpu", cpu, *given, "-plugin", plugin, python, str(script), *arguments]
+        return [
+            "qemu-aarch64",
+            "-L",
+            str(self.root),
+            "-cpu",
+            cpu,
+            *given,
+            "-plugin",
+            plugin,
+            python,
+            str(script),
+            *arguments,
+        ]
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +143,16 @@ def _debian(root: Path, scratch: Path) -> None:
 
 def _wheels(packages: Path, scratch: Path) -> None:
     downloads = scratch / "wheels"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.11"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version=3.11",
+    ]
     for tag in _TAGS:
         pip += ["--platform", f"{tag}_aarch64"]
     _run([*pip, "--dest", str(downloads), *(f"{name}=={version}" for name, version in versions().items())])
