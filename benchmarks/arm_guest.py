@@ -7,6 +7,7 @@ The marks are system calls that ``arm_block_counts.c`` knows. Everything is on o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -20,10 +21,8 @@ START, STOP = 1000001, 1000002
 
 def mark(descriptor: int) -> None:
     """Tell the plugin."""
-    try:
+    with contextlib.suppress(OSError):
         os.close(descriptor)
-    except OSError:
-        pass
 
 
 def onnxruntime_run(model: str, feed: dict[str, Any]) -> Callable[[], dict[str, Any]]:

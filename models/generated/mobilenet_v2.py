@@ -21,8 +21,8 @@ GAIN = 1.5
 BRANCH = 0.5
 
 
-def mobilenet_v2(seed: int) -> onnx.ModelProto:
-    """``image`` 1x3x96x96 to ``logits`` 1x1000."""
+def mobilenet_v2(seed: int, size: int = SIZE) -> onnx.ModelProto:
+    """``image`` 1x3x``size``x``size`` to ``logits`` 1x1000."""
     net = Writer(NAME, OPSET, seed)
     x, channels = _conv_bn_relu6(net, "features.0", "image", 3, 32, kernel=3, stride=2), 32
     block = 1
@@ -36,7 +36,7 @@ def mobilenet_v2(seed: int) -> onnx.ModelProto:
     weight = net.filter("classifier.1.weight", (CLASSES, HEAD), (1,), GAIN)
     bias = net.normal("classifier.1.bias", (CLASSES,), 0.05)
     net.node("Gemm", "classifier.1", x, weight, bias, transB=1, out="logits")
-    return net.model([tensor("image", (1, 3, SIZE, SIZE))], [tensor("logits", (1, CLASSES))])
+    return net.model([tensor("image", (1, 3, size, size))], [tensor("logits", (1, CLASSES))])
 
 
 def _inverted_residual(net: Writer, path: str, x: str, channels: int, out: int, expansion: int, stride: int) -> str:
