@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("arm_block_counts.c")
+COUNTER = Path(__file__).with_name("arm_block_counts.c")
+"""Source of the plugin."""
 
 
 @dataclass(frozen=True)
@@ -59,36 +60,36 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=1)
 def plugin() -> Path:
     """The compiled plugin."""
-    source = _SOURCE.read_bytes()
+    source = COUNTER.read_bytes()
     library = cache_folder() / f"block_counts-{hashlib.sha256(source).hexdigest()[:16]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
             built = Path(folder) / "plugin.so"
-            command = ["cc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
+            command = ["cc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(built), str(COUNTER)]
             subprocess.run(command, check=True)
             built.rename(library)
     return library
 
 
-def counted(run: Callable[[str], object]) -> Counts:
-    """The blocks that run between the marks of an emulated program.
+def counted(run: Callable[[str], object]) -> str:
+    """What the plugin writes of an emulated program, for `read_counts`.
 
     Args:
         run: runs the program to its end with that argument behind qemu's ``-plugin``.
 
     Raises:
-        RuntimeError: the program never came to its second mark, or other threads did part of its work.
+        RuntimeError: the program never came to its second mark.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "counts"
         run(f"{plugin()},out={result}")
         if not result.exists():
             raise RuntimeError("the emulated program made no call that ends what is counted")
-        return read_counts(result.read_text())
+        return result.read_text()
 
 
 def read_counts(text: str) -> Counts:
-    """What the plugin wrote; a block that was translated several times is one.
+    """The blocks that ran between the marks; one that was translated several times is one.
 
     Raises:
         RuntimeError: other threads ran more than a hundredth of what the counted one did.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from arm_code import Disassembler, Symbols, Trace, traces
-from arm_emulation import Counts, counted
+from arm_emulation import Counts, counted, read_counts
 
 import graphopt
 from tests.support import qemu
@@ -71,9 +72,8 @@ def count(model: graphopt.CompiledModel, feed: Feed, cpu: str) -> Counted:
             )
         )  # fmt: skip
 
-    counts: Counts = counted(run)
-    named: Counts = type(counts)()
-    for block, times in counts.items():
+    named: Counts = Counter()
+    for block, times in read_counts(counted(run)).items():
         inside = Path(block.path).name == LIBRARY
         named[replace(block, path=LIBRARY) if inside else block] += times
     with tempfile.TemporaryDirectory() as folder:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from arm_code import Disassembler, Trace, traces
-from arm_emulation import counted
-from arm_ours import TIMEOUT_S, Feed
-from arm_sysroot import guest
+from arm_emulation import COUNTER, cache_folder, counted, read_counts
+from arm_ours import TIMEOUT_S
+from arm_subjects import Subject
+from arm_sysroot import guest, versions
 
 from graphopt.driver.bench.peers.mnn import convert
+from graphopt.models.cache import atomic_file
 
 _SCRIPT = Path(__file__).with_name("arm_guest.py")
 _LAST_LINES = 3
@@ -32,39 +37,57 @@ class PeerCounted:
     outputs: dict[str, np.ndarray[Any, Any]]
 
 
-def count_peer(runtime: str, source: Path, feed: Feed, cpu: str, folder: Path, precision: str = "high") -> PeerCounted:
-    """Run a model twice in a peer and count what the second time takes.
+def count_peer(runtime: str, subject: Subject, cpu: str, precision: str = "high") -> PeerCounted:
+    """Run a model twice in a peer and count what the second time takes; results are kept.
 
     Args:
         runtime: ``onnxruntime`` or ``mnn``.
-        source: ONNX file whose shapes are static.
-        feed: inputs.
+        subject: the model and its inputs.
         cpu: qemu's processor.
-        folder: for files in between.
         precision: MNN's.
 
     Raises:
         RuntimeError: the peer can't convert or run it; with its last words.
     """
-    model = source
-    if runtime == "mnn":
-        model = folder / f"{source.stem}.mnn"
-        if not model.exists():
-            convert(source, model)
-    arrays, result = folder / "feed.npz", folder / "result.npz"
-    result.unlink(missing_ok=True)
-    np.savez(arrays, **{"x" + name.encode().hex(): array for name, array in feed.items()})  # type: ignore[arg-type]
-
-    def run(plugin: str) -> None:
-        command = guest(cpu).command(
-            cpu, _SCRIPT, runtime, str(model), str(arrays), str(result), precision, plugin=plugin
-        )
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
-        if done.returncode != 0:
-            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")
-
-    found = traces(counted(run), Disassembler())
+    sources = [path.read_bytes() for path in (_SCRIPT, COUNTER)]
+    what = repr((runtime, subject.key, cpu, precision, versions(), sources))
+    folder = (
+        cache_folder() / "peers" / f"{runtime}-{subject.path.stem}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    )
+    counts, result, failure = (folder / name for name in ("counts.gz", "result.npz", "failure.txt"))
+    if failure.exists():
+        raise RuntimeError(failure.read_text())
+    if not counts.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            found = _run(runtime, subject, cpu, precision, result)
+        except RuntimeError as error:
+            failure.write_text(str(error))
+            raise
+        with atomic_file(counts) as part:
+            part.write_bytes(gzip.compress(found.encode()))
     with np.load(result) as loaded:
         outputs = {bytes.fromhex(key[1:]).decode(): loaded[key] for key in loaded.files}
-    return PeerCounted(found, outputs)
+    return PeerCounted(traces(read_counts(gzip.decompress(counts.read_bytes()).decode()), Disassembler()), outputs)
+
+
+def _run(runtime: str, subject: Subject, cpu: str, precision: str, result: Path) -> str:
+    """What the plugin writes; the outputs go to ``result``."""
+    with tempfile.TemporaryDirectory() as name:
+        model, feed = subject.path, Path(name) / "feed.npz"
+        if runtime == "mnn":
+            model = Path(name) / "model.mnn"
+            convert(subject.path, model)
+        np.savez(feed, **{"x" + key.encode().hex(): array for key, array in subject.feed.items()})  # type: ignore[arg-type]
+
+        def run(plugin: str) -> None:
+            arguments = (runtime, str(model), str(feed), str(result), precision)
+            command = guest(cpu).command(cpu, _SCRIPT, *arguments, plugin=plugin)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+            )
+            if done.returncode != 0:
+                lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+                raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")
+
+        return counted(run)
