@@ -10,6 +10,7 @@ ours are counted anew. Needs Debian's qemu-user, g++-aarch64-linux-gnu and llvm-
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,8 @@ def tables(report: Report, kind: str, rows: Sequence[Row]) -> None:
     if unknown:
         report.add(f"Instructions that a core's model doesn't know, and that cost nothing: {', '.join(unknown)}.", "")
     for row in rows:
-        report.lines += [f"- {row.name}: {name} refuses: {why[:200]}" for name, why in row.absent.items()]
+        report.add(*(f"- {row.name}: {name} refuses: {why[:200]}" for name, why in row.absent.items()))
+    report.add("")
 
 
 def _cycles_of(core: Core) -> Callable[[Cost], float]:
@@ -179,7 +181,7 @@ def main() -> None:
         found[kind] = []
         for name in names:
             found[kind].append(row_of(subject(name, kind == "int8"), kind, args.target, args.cpu))
-            print(name, kind, found[kind][-1], flush=True)
+            print(f"{name}, {kind}: counted", file=sys.stderr, flush=True)
         tables(report, kind, found[kind])
     if {"float32", "fp16"} <= set(found):
         narrowing(report, found["float32"], found["fp16"])

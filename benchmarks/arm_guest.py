@@ -61,6 +61,8 @@ def mnn_run(model: str, feed: dict[str, Any], precision: str) -> Callable[[], di
     if interpreter.runSession(session) != 0:
         raise RuntimeError("the session fails at these shapes")
     outputs = interpreter.getSessionOutputAll(session)
+    if not outputs:
+        raise RuntimeError("the converted model has no outputs")
     shapes = {name: tuple(tensor.getShape()) for name, tensor in outputs.items()}
     zeros = {n: np.zeros(shapes[n], types[t.getDataType()]) for n, t in outputs.items()}
     results = {n: MNN.Tensor(shapes[n], t.getDataType(), zeros[n], plain) for n, t in outputs.items()}

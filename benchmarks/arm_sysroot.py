@@ -103,7 +103,7 @@ def guest(cpu: str) -> Guest:
 
     Raises:
         KeyError: nothing is known of that processor.
-        subprocess.CalledProcessError: a download failed.
+        RuntimeError: a download failed.
     """
     known = CPUS[cpu]
     key = hashlib.sha256(repr((versions(), known, Path(__file__).read_bytes())).encode()).hexdigest()[:16]
@@ -118,8 +118,10 @@ def guest(cpu: str) -> Guest:
     return Guest(folder / "root", folder / "packages")
 
 
-def _run(command: list[str], **options: object) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} fails: {done.stderr.strip()[-1000:]}")
 
 
 def _debian(root: Path, scratch: Path) -> None:
