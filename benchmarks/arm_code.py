@@ -49,6 +49,11 @@ def kind(text: str) -> str:
     return "other vector" if _VECTOR.match(text) or _ANY_VECTOR.search(text) else "scalar"
 
 
+def is_branch(text: str) -> bool:
+    """Whether an instruction may go elsewhere than to the next."""
+    return _BRANCH.match(text) is not None
+
+
 @dataclass
 class Disassembler:
     """Texts of instructions, each asked for once."""
@@ -175,14 +180,31 @@ class Symbols:
         return self.names[index] if index >= 0 else ""
 
 
+def code_of(library: Path) -> tuple[int, bytes]:
+    """Offset and bytes of the section ``.text`` of an ELF file."""
+    data = library.read_bytes()
+    table, size, count, names = (_number(data, a, b) for a, b in ((40, 48), (58, 60), (60, 62), (62, 64)))
+    sections = [data[table + size * i : table + size * (i + 1)] for i in range(count)]
+    strings = _number(sections[names], 24, 32)
+    for section in sections:
+        name = strings + _number(section, 0, 4)
+        if data[name : data.index(0, name)] == b".text":
+            offset = _number(section, 24, 32)
+            return offset, data[offset : offset + _number(section, 32, 40)]
+    raise ValueError(f"{library} has no code")
+
+
 def _code_shift(library: Path) -> int:
     """By how much addresses of code exceed its offsets in an ELF file."""
     data = library.read_bytes()
-    table, size, count = (int.from_bytes(data[a:b], "little") for a, b in ((32, 40), (54, 56), (56, 58)))
+    table, size, count = (_number(data, a, b) for a, b in ((32, 40), (54, 56), (56, 58)))
     load, executable = 1, 1
     for start in range(table, table + size * count, size):
-        kind_, flags = (int.from_bytes(data[start + a : start + a + 4], "little") for a in (0, 4))
-        if kind_ == load and flags & executable:
-            offset, address = (int.from_bytes(data[start + a : start + a + 8], "little") for a in (8, 16))
-            return address - offset
+        header = data[start : start + size]
+        if _number(header, 0, 4) == load and _number(header, 4, 8) & executable:
+            return _number(header, 16, 24) - _number(header, 8, 16)
     raise ValueError(f"{library} has no code")
+
+
+def _number(data: bytes, start: int, end: int) -> int:
+    return int.from_bytes(data[start:end], "little")
