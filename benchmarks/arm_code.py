@@ -49,6 +49,11 @@ def kind(text: str) -> str:
     return "other vector" if _VECTOR.match(text) or _ANY_VECTOR.search(text) else "scalar"
 
 
+def is_wide_multiply_add(text: str) -> bool:
+    """Whether an instruction multiplies and adds vectors of 128 bits."""
+    return kind(text) == "multiply-add" and re.search(r" v\d+\.(4s|8h|16b|2d),", text) is not None
+
+
 def is_branch(text: str) -> bool:
     """Whether an instruction may go elsewhere than to the next."""
     return _BRANCH.match(text) is not None
@@ -96,18 +101,15 @@ class Trace:
         path: file that they are mapped from.
         offset: of the first in that file.
         texts: the instructions.
-        count: how often they run.
+        count: how often the first one ran.
+        executed: how many instructions ran, exactly.
     """
 
     path: str
     offset: int
     texts: tuple[str, ...]
     count: int
-
-    @property
-    def executed(self) -> int:
-        """Instructions that ran."""
-        return self.count * len(self.texts)
+    executed: int
 
     @property
     def is_loop(self) -> bool:
@@ -153,7 +155,8 @@ def traces(counts: Counts, disassembler: Disassembler, tolerance: float = 0.02) 
             link = following.get(link)
         if chain:
             words = [word for part in chain for word in part.words]
-            found.append(Trace(block.path, block.offset, disassembler.texts(words), counts[block]))
+            executed = sum(counts[part] * len(part.words) for part in chain)
+            found.append(Trace(block.path, block.offset, disassembler.texts(words), counts[block], executed))
     return found
 
 
