@@ -1,10 +1,10 @@
 """Instructions and modelled cycles of one inference on an ARM core, against ONNX Runtime's and MNN's aarch64 wheels.
 
-    python benchmarks/arm.py [--types float32,fp16,int8] [--target T] [--cpu QEMU_CPU] [--write FILE] [MODEL ...]
+    python benchmarks/arm.py [--types float32,fp16,int8] [--target T] [--cpu CPU] [--write FILE] [MODEL ...]
 
 Everything is counted under qemu-aarch64, on any machine: no ARM machine is needed, and no time is measured. Every runtime is on one
-thread, and what is counted is the second inference. Peers' figures are kept in the user's cache (a folder a model and version),
-ours are counted anew. Needs Debian's qemu-user, g++-aarch64-linux-gnu and llvm-19.
+thread, and what is counted is the second inference. What was counted is kept in the user's cache, of peers for each model and
+version, of ours for as long as the compiled code stays the same. Needs Debian's qemu-user, g++-aarch64-linux-gnu and llvm-19.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arm_cycles import CORTEX_A55, NEOVERSE_N1, Core, modelled
 from arm_ours import compile_for, count
 from arm_peers import count_peer
 from arm_subjects import ABOUT, FLOAT, QUANTIZED, Subject, subject
-from arm_sysroot import versions
+from arm_sysroot import CPUS, versions
 from precision import Arrays, by_onnxruntime, sqnr
 from report import Report, geometric_mean, number
 
@@ -84,8 +84,7 @@ def row_of(item: Subject, kind: str, target: str, cpu: str) -> Row:
     row = Row(item.name)
     model = compile_for(item.path, item.feed, target, "fp16" if kind == "fp16" else None)
     ours = count(model, item.feed, cpu)
-    outputs = {spec.name: array for spec, array in zip(model.outputs, ours.outputs, strict=True)}
-    row.costs[OURS] = cost_of(ours.found, outputs, want)
+    row.costs[OURS] = cost_of(ours.found, ours.outputs, want)
     for name, (runtime, precision) in PEERS[kind].items():
         try:
             peer = count_peer(runtime, item, cpu, precision)
@@ -161,7 +160,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--target", default="arm:neoverse-n1")
-    parser.add_argument("--cpu", default="neoverse-n1", help="qemu's processor")
+    parser.add_argument("--cpu", default="neoverse-n1", choices=CPUS, help="what runs it under qemu")
     parser.add_argument("--write", type=Path)
     args = parser.parse_intermixed_args()
     wheels = ", ".join(f"{name} {version}" for name, version in versions().items())

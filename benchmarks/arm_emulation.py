@@ -6,15 +6,21 @@ Needs Debian's ``qemu-user`` and a C compiler.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.models.cache import atomic_file
 
 COUNTER = Path(__file__).with_name("arm_block_counts.c")
 """Source of the plugin."""
@@ -86,6 +92,58 @@ def counted(run: Callable[[str], object]) -> str:
         if not result.exists():
             raise RuntimeError("the emulated program made no call that ends what is counted")
         return result.read_text()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One, counted.
+
+    Attributes:
+        counts: what ran.
+        outputs: results by name, or by number.
+    """
+
+    counts: Counts
+    outputs: dict[str, np.ndarray[Any, Any]]
+
+
+def kept(name: str, run: Callable[[str, Path], object]) -> Inference:
+    """An inference that is counted once: what is found is kept in the cache.
+
+    Args:
+        name: of a folder of the cache; changes with everything that the figures depend on.
+        run: runs an emulated program with its first argument behind qemu's ``-plugin``, and makes a file of outputs as
+            `write_outputs` does.
+
+    Raises:
+        RuntimeError: the program failed; that is kept too.
+    """
+    folder = cache_folder() / name
+    counts, result, failure = (folder / file for file in ("counts.gz", "result.npz", "failure.txt"))
+    if failure.exists():
+        raise RuntimeError(failure.read_text())
+    if not counts.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            text = counted(lambda plugin: run(plugin, result))
+            read_counts(text)
+        except RuntimeError as error:
+            failure.write_text(str(error))
+            raise
+        with atomic_file(counts) as part:
+            part.write_bytes(gzip.compress(text.encode()))
+    return Inference(read_counts(gzip.decompress(counts.read_bytes()).decode()), read_outputs(result))
+
+
+def write_outputs(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write arrays whose names may have any signs in them."""
+    np.savez(path, **{"x" + name.encode().hex(): array for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def read_outputs(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read what `write_outputs` wrote."""
+    with np.load(path) as loaded:
+        return {bytes.fromhex(key[1:]).decode(): loaded[key] for key in loaded.files}
 
 
 def read_counts(text: str) -> Counts:

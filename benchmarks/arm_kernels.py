@@ -1,6 +1,6 @@
 """Where the instructions and modelled cycles of a model compiled for ARM go, kernel by kernel, counted under qemu.
 
-    python benchmarks/arm_kernels.py [--target T] [--cpu QEMU_CPU] [--core CORE] [--precision P] [--top N] [--loops]
+    python benchmarks/arm_kernels.py [--target T] [--cpu CPU] [--core CORE] [--precision P] [--top N] [--loops]
         [--show KERNEL] [--write FILE] MODEL ...
 
 A MODEL is one of the zoo, or an ONNX file (every open dimension is 1 then). "FMA" is how many vector multiply-adds run a modelled
@@ -20,6 +20,7 @@ import onnx
 from arm_code import KINDS, Trace
 from arm_cycles import CORES, Core, modelled, steady_cycles
 from arm_ours import Counted, Feed, compile_for, count
+from arm_sysroot import CPUS
 from report import Report, number
 
 from graphopt.backends.program.program import KernelStep
@@ -152,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+")
     parser.add_argument("--target", default="arm:neoverse-n1")
-    parser.add_argument("--cpu", default="neoverse-n1", help="qemu's processor")
+    parser.add_argument("--cpu", default="neoverse-n1", choices=CPUS, help="what runs it under qemu")
     parser.add_argument("--core", default="neoverse-n1", choices=CORES, help="LLVM's model of cycles")
     parser.add_argument("--precision")
     parser.add_argument("--top", type=int, default=0, help="so many kernels; all by default")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from arm_code import Disassembler, Symbols, Trace, traces
-from arm_emulation import Counts, counted, read_counts
+from arm_emulation import COUNTER, Counts, kept, write_outputs
+from arm_sysroot import CPUS
 
 import graphopt
 from tests.support import qemu
@@ -30,13 +32,13 @@ class Counted:
         model: the compiled model.
         found: what ran.
         symbols: functions of its library.
-        outputs: results, in order.
+        outputs: results by name.
     """
 
     model: graphopt.CompiledModel
     found: list[Trace]
     symbols: Symbols
-    outputs: list[np.ndarray[Any, Any]]
+    outputs: dict[str, np.ndarray[Any, Any]]
 
     def kernel(self, trace: Trace) -> str:
         """The kernel that a trace belongs to; empty for the runtime's and the C library's code."""
@@ -54,30 +56,41 @@ def compile_for(source: Path, feed: Feed, target: str, precision: str | None) ->
 
 
 def count(model: graphopt.CompiledModel, feed: Feed, cpu: str) -> Counted:
-    """Run it twice under qemu and count what the second time takes.
+    """Run it twice under qemu and count what the second time takes; kept for as long as the code stays the same.
 
     Args:
-        cpu: qemu's processor.
+        cpu: one of `CPUS`.
     """
     assert model.built is not None
     library = model.built.library_bytes()
     outputs = [(tuple(int(d) for d in spec.shape), spec.dtype.numpy) for spec in model.outputs]  # type: ignore[arg-type]
-    results: list[np.ndarray[Any, Any]] = []
+    inputs = [feed[spec.name] for spec in model.inputs]
 
-    def run(plugin: str) -> None:
-        results.extend(
-            qemu.run_under_qemu(
-                library, [feed[spec.name] for spec in model.inputs], outputs, cpu=cpu, constants=model.constants,
-                timeout=TIMEOUT_S, plugin=plugin,
-            )
-        )  # fmt: skip
+    def run(plugin: str, result: Path) -> None:
+        found = qemu.run_under_qemu(
+            library,
+            inputs,
+            outputs,
+            cpu=CPUS[cpu].emulated,
+            constants=model.constants,
+            timeout=TIMEOUT_S,
+            plugin=plugin,
+        )
+        write_outputs(result, {spec.name: array for spec, array in zip(model.outputs, found, strict=True)})
 
+    # Constants aren't part of the library: they decide results, and in places how long loops are.
+    parts = [library, COUNTER.read_bytes(), CPUS[cpu].emulated.encode()]
+    parts += [np.ascontiguousarray(array).tobytes() for array in (*inputs, *model.constants)]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    inference = kept(f"ours/{digest.hexdigest()[:16]}", run)
     named: Counts = Counter()
-    for block, times in read_counts(counted(run)).items():
+    for block, times in inference.counts.items():
         inside = Path(block.path).name == LIBRARY
         named[replace(block, path=LIBRARY) if inside else block] += times
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / LIBRARY
         file.write_bytes(library)
         symbols = Symbols.of(file)
-    return Counted(model, traces(named, Disassembler()), symbols, results)
+    return Counted(model, traces(named, Disassembler()), symbols, inference.outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import subprocess
 import tempfile
@@ -12,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from arm_code import Disassembler, Trace, traces
-from arm_emulation import COUNTER, cache_folder, counted, read_counts
+from arm_emulation import COUNTER, kept, write_outputs
 from arm_ours import TIMEOUT_S
 from arm_subjects import Subject
 from arm_sysroot import guest, versions
 
 from graphopt.driver.bench.peers.mnn import convert
-from graphopt.models.cache import atomic_file
 
 _SCRIPT = Path(__file__).with_name("arm_guest.py")
 _LAST_LINES = 3
@@ -43,7 +41,7 @@ def count_peer(runtime: str, subject: Subject, cpu: str, precision: str = "high"
     Args:
         runtime: ``onnxruntime`` or ``mnn``.
         subject: the model and its inputs.
-        cpu: qemu's processor.
+        cpu: one of `CPUS`.
         precision: MNN's.
 
     Raises:
@@ -51,43 +49,21 @@ def count_peer(runtime: str, subject: Subject, cpu: str, precision: str = "high"
     """
     sources = [path.read_bytes() for path in (_SCRIPT, COUNTER)]
     what = repr((runtime, subject.key, cpu, precision, versions(), sources))
-    folder = (
-        cache_folder() / "peers" / f"{runtime}-{subject.path.stem}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-    )
-    counts, result, failure = (folder / name for name in ("counts.gz", "result.npz", "failure.txt"))
-    if failure.exists():
-        raise RuntimeError(failure.read_text())
-    if not counts.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            found = _run(runtime, subject, cpu, precision, result)
-        except RuntimeError as error:
-            failure.write_text(str(error))
-            raise
-        with atomic_file(counts) as part:
-            part.write_bytes(gzip.compress(found.encode()))
-    with np.load(result) as loaded:
-        outputs = {bytes.fromhex(key[1:]).decode(): loaded[key] for key in loaded.files}
-    return PeerCounted(traces(read_counts(gzip.decompress(counts.read_bytes()).decode()), Disassembler()), outputs)
+    name = f"peers/{runtime}-{subject.path.stem}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    found = kept(name, lambda plugin, result: _run(runtime, subject, cpu, precision, plugin, result))
+    return PeerCounted(traces(found.counts, Disassembler()), found.outputs)
 
 
-def _run(runtime: str, subject: Subject, cpu: str, precision: str, result: Path) -> str:
-    """What the plugin writes; the outputs go to ``result``."""
+def _run(runtime: str, subject: Subject, cpu: str, precision: str, plugin: str, result: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         model, feed = subject.path, Path(name) / "feed.npz"
         if runtime == "mnn":
             model = Path(name) / "model.mnn"
             convert(subject.path, model)
-        np.savez(feed, **{"x" + key.encode().hex(): array for key, array in subject.feed.items()})  # type: ignore[arg-type]
-
-        def run(plugin: str) -> None:
-            arguments = (runtime, str(model), str(feed), str(result), precision)
-            command = guest(cpu).command(cpu, _SCRIPT, *arguments, plugin=plugin)
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-            )
-            if done.returncode != 0:
-                lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-                raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")
-
-        return counted(run)
+        write_outputs(feed, subject.feed)
+        arguments = (runtime, str(model), str(feed), str(result), precision)
+        command = guest(cpu).command(cpu, _SCRIPT, *arguments, plugin=plugin)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")

@@ -34,7 +34,8 @@ class GuestCpu:
     """What Linux tells of a processor.
 
     Attributes:
-        name: qemu's.
+        name: of the core.
+        emulated: as what qemu 7.2 runs it: one with the same instructions.
         part: ARM's number of the core.
         l1_kb: of each first cache.
         l2_kb: of the second.
@@ -42,6 +43,7 @@ class GuestCpu:
     """
 
     name: str
+    emulated: str
     part: int
     l1_kb: int
     l2_kb: int
@@ -49,11 +51,13 @@ class GuestCpu:
 
 
 _V8 = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
+_V82 = f"{_V8} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 CPUS = {
     cpu.name: cpu
     for cpu in (
-        GuestCpu("neoverse-n1", 0xD0C, 64, 1024, f"{_V8} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs"),
-        GuestCpu("cortex-a72", 0xD08, 32, 1024, f"{_V8} cpuid"),
+        GuestCpu("neoverse-n1", "neoverse-n1", 0xD0C, 64, 1024, f"{_V82} ssbs"),
+        GuestCpu("cortex-a55", "neoverse-n1", 0xD05, 32, 256, _V82),
+        GuestCpu("cortex-a72", "cortex-a72", 0xD08, 32, 1024, f"{_V8} cpuid"),
     )
 }
 
