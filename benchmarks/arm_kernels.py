@@ -1,11 +1,12 @@
 """Where the instructions and modelled cycles of a model compiled for ARM go, kernel by kernel, counted under qemu.
 
-    python benchmarks/arm_kernels.py [--target T] [--cpu CPU] [--core CORE] [--precision P] [--top N] [--loops]
-        [--show KERNEL] [--write FILE] MODEL ...
+    python benchmarks/arm_kernels.py [--target T] [--cpu CPU] [--core CORE] [--precision P] [--quantized] [--top N] [--loops]
+        [--show KERNEL] [--peer mnn|onnxruntime] [--write FILE] MODEL ...
 
-A MODEL is one of the zoo, or an ONNX file (every open dimension is 1 then). "FMA" is how many vector multiply-adds run a modelled
-cycle, in percent of what the core can start; the other columns are parts of the kernel's instructions in percent. ``--loops`` shows
-the sequence that runs most in each kernel instead, and ``--show`` prints its instructions.
+A MODEL is one of ``arm.py`` or of the zoo, or an ONNX file (every open dimension is 1 then). "FMA" is how many vector
+multiply-adds run a modelled cycle, in percent of what the core can start; the other columns are parts of the kernel's instructions
+in percent. ``--loops`` shows the sequence that runs most in each kernel instead, and ``--show`` prints its instructions. ``--peer``
+shows the sequences of a peer that run most: it has no kernels with names.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ import onnx
 from arm_code import KINDS, Trace
 from arm_cycles import CORES, Core, modelled, steady_cycles
 from arm_ours import Counted, Feed, compile_for, count
+from arm_peers import count_peer
+from arm_subjects import subject
 from arm_sysroot import CPUS
 from report import Report, number
 
 from graphopt.backends.program.program import KernelStep
-from graphopt.models import zoo
 
 ELSEWHERE = "(runtime, C library)"
 
 
-def source_and_feed(name: str) -> tuple[Path, Feed]:
-    """A zoo model with its first input, or a file with random numbers in [0, 1), integers 0 and 1."""
+def source_and_feed(name: str, quantized: bool = False) -> tuple[Path, Feed]:
+    """A named model with its inputs, or a file with random numbers in [0, 1), integers 0 and 1."""
     path = Path(name)
     if not path.exists():
-        model = zoo.get(name)
-        return model.path(), model.inputs(0)
+        named = subject(name, quantized)
+        return named.path, named.feed
     rng = np.random.default_rng(0)
     proto = onnx.load_model(path, load_external_data=False)
     constants = {item.name for item in proto.graph.initializer}
@@ -136,6 +138,25 @@ def loop_table(report: Report, found: Counted, core: Core, top: int) -> None:
         )
 
 
+def peer_table(report: Report, traces: Sequence[Trace], core: Core, top: int) -> None:
+    """The sequences of a peer in which most instructions run."""
+    total = sum(trace.executed for trace in traces)
+    report.add(f"{total / 1e6:.1f} M instructions, {modelled(traces, core).cycles / 1e6:.1f} M cycles.", "")
+    report.head("at", "%", "instr", "cycles", "FMA", *KINDS, "loop")
+    for hot in sorted(traces, key=lambda trace: -trace.executed)[: top or 12]:
+        spent = steady_cycles([hot.texts], core)[hot.texts][0]
+        kinds = hot.kinds()
+        report.row(
+            f"{Path(hot.path).name} {hot.offset:#x}",
+            number(100 * hot.executed / total, 1),
+            len(hot.texts),
+            number(spent, 1),
+            number(100 * kinds["multiply-add"] / spent / core.multiply_adds, 0),
+            *(kinds[kind] for kind in KINDS),
+            "yes" if hot.is_loop else "no",
+        )
+
+
 def show(found: Counted, kernel: str, core: Core) -> None:
     """Print the sequence of a kernel in which most instructions run."""
     traces = by_kernel(found)[kernel]
@@ -159,23 +180,29 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=0, help="so many kernels; all by default")
     parser.add_argument("--loops", action="store_true")
     parser.add_argument("--show", metavar="KERNEL")
+    parser.add_argument("--quantized", action="store_true", help="as ONNX Runtime's quantizer makes it")
+    parser.add_argument("--peer", choices=("mnn", "onnxruntime"))
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     core = CORES[args.core]
     report = Report(
-        f"Kernels on {args.target}",
+        f"{args.peer or 'Kernels'} on {args.target}",
         f"One inference on one thread under qemu-aarch64 -cpu {args.cpu}, {args.precision or 'float32'}; cycles are what "
         f"llvm-mca gives for {core.name}, without caches. FMA is in percent of {core.multiply_adds} a cycle.",
     )
     for name in args.models:
-        found = count(
-            compile_for(*source_and_feed(name), args.target, args.precision), source_and_feed(name)[1], args.cpu
-        )
         report.add(f"## {name}", "")
-        (loop_table if args.loops else kernel_table)(report, found, core, args.top)
+        if args.peer:
+            precision = "low" if args.precision == "fp16" else "high"
+            peer = count_peer(args.peer, subject(name, args.quantized), args.cpu, precision)
+            peer_table(report, peer.found, core, args.top)
+        else:
+            source, feed = source_and_feed(name, args.quantized)
+            found = count(compile_for(source, feed, args.target, args.precision), feed, args.cpu)
+            (loop_table if args.loops else kernel_table)(report, found, core, args.top)
+            if args.show:
+                show(found, args.show, core)
         report.add("")
-        if args.show:
-            show(found, args.show, core)
     report.write(args.write)
 
 
