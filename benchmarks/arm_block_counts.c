@@ -51,24 +51,51 @@ static const char *result;
 static int counted_thread = NOBODY;
 static uint64_t others; /* may miss some where two other threads count at once: it only has to tell few from many */
 
-/* The mapping of a file that holds the code at a host address. Translation is rare, so the kernel is asked each time: libraries
- * may have been unloaded when the counters are written. */
-static void locate(uintptr_t host, struct block *b) {
+struct mapping {
+  uint64_t start, end, offset;
+  char *path; /* NULL where no file is mapped */
+};
+
+static struct mapping *mappings;
+static size_t n_mappings;
+
+/* Asks the kernel for the mappings of this process, guest's and host's. */
+static void read_mappings(void) {
   FILE *maps = fopen("/proc/self/maps", "r");
   char line[4096];
-  while (maps && fgets(line, sizeof line, maps)) {
-    uint64_t start, end, offset;
+  if (!maps) abort();
+  for (size_t i = 0; i < n_mappings; ++i) free(mappings[i].path);
+  n_mappings = 0;
+  while (fgets(line, sizeof line, maps)) {
+    struct mapping m = {0};
     int name = 0;
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %*s %n", &start, &end, &offset, &name) != 3) continue;
-    if (host < start || host >= end) continue;
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %*s %n", &m.start, &m.end, &m.offset, &name) != 3) continue;
     line[strcspn(line, "\n")] = 0;
-    if (name && line[name] == '/') {
-      b->path = strdup(line + name);
-      b->offset = offset + (host - start);
-    }
-    break;
+    if (name && line[name] == '/') m.path = strdup(line + name);
+    mappings = realloc(mappings, (n_mappings + 1) * sizeof *mappings);
+    if (!mappings) abort();
+    mappings[n_mappings++] = m;
   }
-  if (maps) fclose(maps);
+  fclose(maps);
+}
+
+static const struct mapping *mapping_of(uint64_t host) {
+  for (size_t i = 0; i < n_mappings; ++i)
+    if (host >= mappings[i].start && host < mappings[i].end) return &mappings[i];
+  return NULL;
+}
+
+/* Finds the file that holds the code at a host address, when the code is translated: the library may have been unloaded when
+ * counters are written. What lies in a known file is taken for it, anything else makes the mappings be read again. */
+static void locate(uint64_t host, struct block *b) {
+  const struct mapping *m = mapping_of(host);
+  if (!m || !m->path) {
+    read_mappings();
+    m = mapping_of(host);
+  }
+  if (!m || !m->path) return;
+  b->path = strdup(m->path);
+  b->offset = m->offset + (host - m->start);
 }
 
 static void executed(unsigned int cpu, void *data) {
@@ -90,7 +117,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
   b->address = qemu_plugin_insn_vaddr(first);
   b->size = size;
   for (size_t i = 0; i < size; ++i) memcpy(&b->code[i], qemu_plugin_insn_data(qemu_plugin_tb_get_insn(tb, i)), 4);
-  locate((uintptr_t)qemu_plugin_insn_haddr(first), b);
+  locate((uint64_t)(uintptr_t)qemu_plugin_insn_haddr(first), b);
   b->next = blocks;
   blocks = b;
   qemu_plugin_register_vcpu_tb_exec_cb(tb, executed, QEMU_PLUGIN_CB_NO_REGS, b);

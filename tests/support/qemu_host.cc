@@ -5,7 +5,8 @@
 // SHAPE is comma-separated and empty for a scalar; files are raw and little-endian. In mode "vm" FUNCTION belongs to the Relax
 // VM executable in LIBRARY and its results go to the outputs; in mode "prim" it is a PrimFunc that takes the outputs as arguments.
 // With --counted the function is called once more before, and the call proper lies between the two system calls that
-// benchmarks/arm_block_counts.c, a plugin of qemu's, takes for the beginning and the end of what it counts.
+// benchmarks/arm_block_counts.c, a plugin of qemu's, takes for the beginning and the end of what it counts. The library's loops
+// run on one thread then, since the plugin can't count several.
 #include <dlfcn.h>
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/extra/module.h>
@@ -120,6 +121,9 @@ static void Run(int argc, char** argv) {
     inputs += !spec.is_constant;
   }
   ffi::Module library = ffi::Module::LoadFromFile(argv[1]);
+  if (counted) {
+    if (auto limit = library->GetFunction("graphopt_set_threads", true)) Call(*limit, {1});
+  }
   if (is_vm) {
     ffi::Module vm = library->GetFunction("vm_load_executable", false).value()().cast<ffi::Module>();
     constexpr int kPooledAllocator = 2;

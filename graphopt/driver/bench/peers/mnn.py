@@ -49,12 +49,21 @@ def prepare(
     """
     with scratch_folder() as folder:
         fixed, converted, arrays = (folder / name for name in ("fixed.onnx", "model.mnn", "feed.npz"))
-        _child("converter", _CONVERT, str(with_fixed_shapes(source, feed, fixed, open_axes)), str(converted))
-        if not converted.exists():
-            raise RuntimeError("its converter makes no model of it")
+        convert(with_fixed_shapes(source, feed, fixed, open_axes), converted)
         np.savez(arrays, **{"x" + name.encode().hex(): array for name, array in feed.items()})  # type: ignore[arg-type]
         _child("runtime", _TRY, str(converted), str(arrays), str(threads))
         return session_run(converted, feed, threads)
+
+
+def convert(source: Path, converted: Path) -> None:
+    """Make MNN's file of an ONNX model.
+
+    Raises:
+        RuntimeError: MNN can't.
+    """
+    _child("converter", _CONVERT, str(source), str(converted))
+    if not converted.exists():
+        raise RuntimeError("its converter makes no model of it")
 
 
 def with_fixed_shapes(
