@@ -22,8 +22,9 @@ _MOST_CUTS = 4
 _BY_LANE = frozenset({"float32", "float16"})
 """Types of sums whose multiply-adds take a lane as their factor."""
 
-_LOAD_SHARE = 0.1
-"""What a load costs in which multiply-adds find all that they need: it takes a place in the core's queues, and energy."""
+_LOOP_INSTRUCTIONS = 4
+_OTHER_SHARE = 0.2
+"""What instructions cost beside multiply-adds that keep their units busy all the time: places in the core's queues, and energy."""
 
 _FREE_REGISTERS = 4
 """Registers besides accumulators at least: with fewer, LLVM's scheduling of the loads makes it spill."""
@@ -228,11 +229,12 @@ def tile_cycles(points: int, vectors: int, caps: Caps, by_lane: int = 1) -> floa
     multiply-add loads for itself, also by how many instructions reach the core.
     """
     products, loads = points * vectors, points / by_lane + vectors
-    bounds = [products / caps.fma_per_cycle, caps.fma_latency, loads / caps.loads_per_cycle]
+    bound = max(products / caps.fma_per_cycle, caps.fma_latency, loads / caps.loads_per_cycle)
     if not caps.multiplies_by_lane:
-        return max(bounds)
-    bounds.append((products + loads) / caps.decode_width)
-    return max(bounds) + _LOAD_SHARE * loads / caps.loads_per_cycle
+        return bound
+    # one instruction loads two vectors that are neighbours; some count and turn round
+    others = points / by_lane + vectors / 2 + _LOOP_INSTRUCTIONS / by_lane
+    return max(bound, (products + others) / caps.decode_width) + _OTHER_SHARE * others / caps.decode_width
 
 
 def register_tiles(
