@@ -280,37 +280,73 @@ class _Kernel:
         rows = bind(tirx.min(m, spec.out_height - top))
         columns = bind(tirx.min(m, spec.out_width - left))
         ragged = spec.out_channels % config.panel != 0
-        with T.serial(0, config.panel // lanes) as vector:
-            base = (group * config.group + panel) * config.panel + vector * lanes
-            with guarded(base < spec.out_channels if ragged else None):
-                half = T.alloc_buffer((m, side, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
-                result = T.alloc_buffer((m, m, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
-                lane = tirx.Ramp(0, 1, lanes)
-                with T.unroll(0, side) as x:
-                    column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
-                    for i, value in enumerate(filtering.output_row(column)):
-                        T.buffer_store(half, value, [i, x, lane])
-                with T.unroll(0, m) as i:
-                    for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
-                        T.buffer_store(result, filtering.result(value), [i, j, lane])
-                with T.serial(0, rows) as y:
 
-                    def store(x: tirx.Expr, lane: tirx.Expr, y: tirx.Expr = y, base: tirx.Expr = base) -> None:
-                        channel, h, w = base + lane, top + y, left + x
-                        stored = self.epilogue(result[y, x, lane], (image, channel, h, w), self.operands)
-                        block, place = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
-                        self.output.store(stored, [image, block, h, w, place])
+        def local(columns: int) -> tirx.Buffer:
+            return T.alloc_buffer((m, columns, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
 
-                    def one_by_one(store: Callable[[tirx.Expr, tirx.Expr], None] = store) -> None:
-                        loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
-                        with T.serial(0, columns) as x, loop(0, lanes) as lane:
-                            store(x, lane)
+        def half_way(half: tirx.Buffer, vector: tirx.Expr) -> None:
+            """Emits the first half of the way back, of one vector of channels, into (m, side, lanes)."""
+            lane = tirx.Ramp(0, 1, lanes)
+            with T.unroll(0, side) as x:
+                column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
+                for i, value in enumerate(filtering.output_row(column)):
+                    T.buffer_store(half, value, [i, x, lane])
 
-                    if self.style is not StoreStyle.rolled:
-                        one_by_one()
-                    else:
-                        with T.If(columns == m):
-                            with T.Then():
-                                vectors_side_by_side(m, lanes, store)
-                            with T.Else():
-                                one_by_one()
+        def store(value: tirx.Expr, base: tirx.Expr, y: tirx.Expr, x: tirx.Expr, lane: tirx.Expr) -> None:
+            channel, h, w = base + lane, top + y, left + x
+            stored = self.epilogue(value, (image, channel, h, w), self.operands)
+            block, place = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
+            self.output.store(stored, [image, block, h, w, place])
+
+        def whole(vector: tirx.Expr, base: tirx.Expr) -> None:
+            """Emits the outputs of a tile that has all of them, each from registers."""
+            half = local(side)
+            half_way(half, vector)
+
+            def one(i: int, j: int, lane: tirx.Expr) -> None:
+                value = filtering.output_row([half[i, x, lane] for x in range(side)])[j]
+                store(filtering.result(value), base, i, j, lane)
+
+            for i in range(m):
+                for j in range(m):
+                    with T.vectorized(0, lanes) as lane:
+                        one(i, j, lane)
+
+        def some(vector: tirx.Expr, base: tirx.Expr) -> None:
+            """Emits the outputs that there are."""
+            half, result = local(side), local(m)
+            half_way(half, vector)
+            lane = tirx.Ramp(0, 1, lanes)
+            with T.unroll(0, m) as i:
+                for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
+                    T.buffer_store(result, filtering.result(value), [i, j, lane])
+            with T.serial(0, rows) as y:
+
+                def one_by_one() -> None:
+                    loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
+                    with T.serial(0, columns) as x, loop(0, lanes) as lane:
+                        store(result[y, x, lane], base, y, x, lane)
+
+                if self.style is not StoreStyle.rolled:
+                    one_by_one()
+                else:
+                    with T.If(columns == m):
+                        with T.Then():
+                            vectors_side_by_side(m, lanes, lambda x, lane: store(result[y, x, lane], base, y, x, lane))
+                        with T.Else():
+                            one_by_one()
+
+        def vectors(body: Callable[[tirx.Expr, tirx.Expr], None]) -> None:
+            with T.serial(0, config.panel // lanes) as vector:
+                base = (group * config.group + panel) * config.panel + vector * lanes
+                with guarded(base < spec.out_channels if ragged else None):
+                    body(vector, base)
+
+        if config.by_lane > 1 and self.style is StoreStyle.unrolled:
+            with T.If(tirx.all(rows == m, columns == m)):
+                with T.Then():
+                    vectors(whole)
+                with T.Else():
+                    vectors(some)
+            return
+        vectors(some)
