@@ -15,13 +15,22 @@ from graphopt.backends.cpu.kernels.prefetch import prefetch
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
 from graphopt.backends.templates.operand import View
 from graphopt.backends.tensors.scalar import is_nan, maximum, minimum
-from graphopt.backends.tensors.tensor import Expr, Scope, let
+from graphopt.backends.tensors.tensor import Expr, Scope, let, weight
 
 CHAINS = 4
 """Independent accumulators, as many as hide the latency of an addition at a load or two a cycle."""
 
 INTO_L2 = 2
 """LLVM's name for the second-level cache as the goal of a prefetch."""
+
+
+_LONG = 24
+"""Operations of a value that take longer than the additions wait for one another."""
+
+
+def _chains(value: Expr) -> int:
+    """Accumulators of a reduction: of long values fewer where their constants take registers too."""
+    return 2 if dialect.current().register_operands and weight(value) > _LONG else CHAINS
 
 
 def _or_nan(
@@ -104,7 +113,8 @@ class Row:
             ahead: matrix and number of a row to fetch in the meantime.
         """
         combine, neutral = COMBINE[kind], tirx.const(NEUTRAL[kind], self.dtype)
-        sums = T.alloc_buffer((CHAINS, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
+        chains = _chains(bound(lambda: value(tirx.const(0, "int64"))))
+        sums = T.alloc_buffer((chains, self.lanes), self.dtype, scope="local", annotations=ON_STACK)
 
         def add(chain: Expr, lane: Expr, at: Expr, counts: Expr | None = None) -> None:
             v = bound(lambda: value(at))
@@ -114,16 +124,22 @@ class Row:
                 v = tirx.Select(counts, v, neutral)
             T.buffer_store(sums, bound(lambda: combine(sums[chain, lane], v)), [chain, lane])
 
-        with T.unroll(0, CHAINS) as chain, T.vectorized(0, self.lanes) as lane:
+        with T.unroll(0, chains) as chain, T.vectorized(0, self.lanes) as lane:
             T.buffer_store(sums, neutral, [chain, lane])
-        step = CHAINS * self.lanes
-        with T.serial(0, _div(self.vectors, CHAINS)) as i, T.unroll(0, CHAINS) as chain:
-            first = i * step + chain * self.lanes
-            if ahead is not None:
-                prefetch(ahead[0], (ahead[1], first), INTO_L2)
-            with T.vectorized(0, self.lanes) as lane:
-                add(chain, lane, first + lane)
-        left = _mod(self.vectors, CHAINS)
+        step = chains * self.lanes
+        # LLVM moves nothing across a prefetch, so that where it decides what runs side by side, they come first
+        first_of_all = dialect.current().register_operands
+        with T.serial(0, _div(self.vectors, chains)) as i:
+            if ahead is not None and first_of_all:
+                with T.unroll(0, chains) as chain:
+                    prefetch(ahead[0], (ahead[1], i * step + chain * self.lanes), INTO_L2)
+            with T.unroll(0, chains) as chain:
+                first = i * step + chain * self.lanes
+                if ahead is not None and not first_of_all:
+                    prefetch(ahead[0], (ahead[1], first), INTO_L2)
+                with T.vectorized(0, self.lanes) as lane:
+                    add(chain, lane, first + lane)
+        left = _mod(self.vectors, chains)
         first = self.vectors * self.lanes - left * self.lanes
         if isinstance(left, int):
             with T.unroll(0, left) as chain, T.vectorized(0, self.lanes) as lane:
@@ -135,16 +151,17 @@ class Row:
             # the last whole vector of the row once more, of which only the elements left over count
             with T.vectorized(0, self.lanes) as lane:
                 add(1, lane, self.length - self.lanes + lane, lane >= self.lanes - self.rest)
-        return self._across(sums, combine)
+        return self._across(sums, chains, combine)
 
-    def _across(self, sums: tirx.Buffer, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    def _across(self, sums: tirx.Buffer, chains: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
         """Emits the reduction of the accumulators to ``sums[0, 0]``, by halves."""
 
         def join(chain: Expr, lane: Expr, other_chain: Expr, other_lane: Expr) -> None:
             value = bound(lambda: combine(sums[chain, lane], sums[other_chain, other_lane]))
             T.buffer_store(sums, value, [chain, lane])
 
-        for chains in (2, 1):
+        while chains > 1:
+            chains //= 2
             with T.unroll(0, chains) as chain, T.vectorized(0, self.lanes) as lane:
                 join(chain, lane, chain + chains, lane)
         width = self.lanes // 2
