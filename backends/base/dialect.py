@@ -31,10 +31,11 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
-        nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
+        fp16, nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
     """
 
     has_functions: bool = False
+    fp16: bool = False
     nan_minmax: bool = False
     saturating_casts: bool = False
     fast_subnormals: bool = False
@@ -49,6 +50,7 @@ CUDA_C = Dialect(has_functions=True)
 def llvm_for(caps: Caps) -> Dialect:
     """LLVM's language, for a processor of these capabilities."""
     return Dialect(
+        fp16=caps.fp16,
         nan_minmax=caps.nan_minmax,
         saturating_casts=caps.saturating_casts,
         fast_subnormals=caps.fast_subnormals,

@@ -266,7 +266,10 @@ _NEGATED = (1.381459878757596e-3, -8.368716575205326e-3, 4.166838899254799e-2, -
 
 
 def sigmoid(x: Expr) -> Expr:
-    """1 / (1 + e**-x), exact for very negative x too."""
+    """1 / (1 + e**-x), exact for very negative x too; of float16 with 2 units in the last place, and 0 below -12."""
+    target = dialect.current()
+    if dtype_of(x) == "float16" and target.fp16 and target.fast_subnormals:
+        return _half_sigmoid(let(x))
     return _by_precision("sigmoid", x, _sigmoid, _sigmoid64)
 
 
@@ -291,6 +294,19 @@ def _sigmoid(x: Expr) -> Expr:
     total = (m * a + tirx.min(a, unit)) + tirx.max(a, unit)
     # 0 by a factor of 0: a quotient that underflows costs x86 processors 150 cycles
     return tirx.Select(x < like(-104.0, x), like(0.0, x), unit) / total
+
+
+def _half_sigmoid(x: Expr) -> Expr:
+    # as `_sigmoid`, both sides of the fraction over 4
+    t = let(at_most(at_least(x, like(-12.0, x)), like(8.4, x)))
+    rounder = 1.5 * 2**10 + 15 - 2
+    rounded = let(opaque(t * like(-LOG2_E, x) + like(rounder, x)))
+    n = let(rounded - like(rounder, x))
+    r = let(t + n * like(LN2_HIGH, x) + n * like(LN2_LOW, x))
+    m = let(r - (r * like(-0.16662, x) + like(0.50409, x)) * (r * r))
+    a = let(tirx.reinterpret("float16", tirx.shift_left(tirx.reinterpret("int16", rounded), tirx.const(10, "int16"))))
+    quotient = like(0.25, x) / ((a - m * a) + like(0.25, x))
+    return tirx.Select(x < like(-12.0, x), like(0.0, x), quotient)
 
 
 def _sigmoid64(x: Expr) -> Expr:
@@ -319,8 +335,8 @@ def mish(x: Expr) -> Expr:
 
 def gelu(x: Expr) -> Expr:
     """x times the share of the normal distribution below x."""
-    if dialect.current().fast_subnormals and dtype_of(x) == "float32":
-        return _gelu(let(x))
+    if dialect.current().fast_subnormals and dtype_of(x) in ("float32", "float16"):
+        return _gelu(let(x.astype("float32"))).astype(dtype_of(x))
     return like(0.5, x) * x * (like(1.0, x) + erf(let(x * like(math.sqrt(0.5), x))))
 
 

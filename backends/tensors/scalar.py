@@ -53,7 +53,7 @@ def _line(x: Expr, coefficients: Sequence[float]) -> Expr:
 def _nan_minmax(name: str, a: Expr, b: Expr) -> Expr | None:
     """LLVM's ``minimum`` or ``maximum`` of floats or vectors of them, where it is one instruction; -0 is less than 0."""
     dtype = dtype_of(a)
-    if not dialect.current().nan_minmax or not dtype.startswith(("float32", "float64")):
+    if not dialect.current().nan_minmax:
         return None
     return tirx.call_llvm_pure_intrin(dtype, f"llvm.{name}", a, b)
 

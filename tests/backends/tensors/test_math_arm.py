@@ -33,19 +33,19 @@ EXTREMES: dict[str, tuple[Callable[[Any], Any], Callable[[Array], Array]]] = {
 }
 
 
-def _function(fns: list[Callable[[Any], Any]], shape: tuple[int, ...], target: Target) -> Any:
+def _function(fns: list[Callable[[Any], Any]], shape: tuple[int, ...], target: Target, dtype: str) -> Any:
     """A PrimFunc of ``x`` and each function of it, by the generic CPU schedule."""
     builder = KernelBuilder(target.caps, CpuSchedule(), {})
-    x, *outputs = (tirx.decl_buffer(shape, "float32", f"b{i}") for i in range(len(fns) + 1))
+    x, *outputs = (tirx.decl_buffer(shape, dtype, f"b{i}") for i in range(len(fns) + 1))
     with written_in(CpuSchedule().dialect(target.caps)):
         for fn, out in zip(fns, outputs):
-            builder.emit([Output(elementwise(fn, "float32", shape, reader(x, shape, "float32")), out)])
+            builder.emit([Output(elementwise(fn, dtype, shape, reader(x, shape, dtype)), out)])
     return builder.finish([x, *outputs], "f")
 
 
-def _compiled(fns: list[Callable[[Any], Any]], shape: tuple[int, ...], target: Target) -> Any:
+def _compiled(fns: list[Callable[[Any], Any]], shape: tuple[int, ...], target: Target, dtype: str = "float32") -> Any:
     with cpu_pass_context():
-        return tvm.compile(tvm.IRModule({"f": _function(fns, shape, target)}), target=target.tvm_target())
+        return tvm.compile(tvm.IRModule({"f": _function(fns, shape, target, dtype)}), target=target.tvm_target())
 
 
 @pytest.fixture(scope="module", params=TARGETS)
@@ -91,6 +91,25 @@ def test_error_where_the_argument_is_bounded(name: str, like: str, most: float, 
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extremes_keep_nan(name: str, results: dict[str, Array]) -> None:
     np.testing.assert_array_equal(results[name], EXTREMES[name][1](sample()))
+
+
+@pytest.mark.qemu
+def test_sigmoid_of_float16() -> None:
+    if (why := qemu.why_unavailable()) is not None:
+        pytest.skip(why)
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    target = parse_target("arm:cortex-a76", 1)
+    library = BuiltWhole(target, platform_of(target), executable=_compiled([m.sigmoid], x.shape, target, "float16"))
+    (got,) = qemu.run_under_qemu(library.library_bytes(), [x], [(x.shape, "float16")], "cortex-a76", "f", mode="prim")
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    known = ~np.isnan(x)
+    with np.errstate(over="ignore"):
+        want = 1 / (1 + np.exp(-x[known].astype(np.float64)))
+    rounded = want.astype(np.float16)
+    error = np.abs(got[known] - want) / np.maximum(np.spacing(rounded), np.float16(2**-24)).astype(np.float64)
+    far = x[known] < -9  # subnormal results
+    assert error[~far].max() <= 2
+    assert np.abs(got[known] - want)[far].max() <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "most"), [("swish", 24), ("exp", 27), ("elu", 25), ("relu", 4), ("gelu", 43)])
