@@ -80,6 +80,13 @@ class Nest:
         total = product([d for _, d in many])
         if not isinstance(total, int):
             return self._symbolic_outer(many, index, step, body)
+        parallel = self.caps.cores > 1 and self.work() >= PARALLEL_WORK
+        inner: tuple[Any, Expr] | None = None
+        if self._keeps_a_loop(many, total, parallel):
+            axis, extent = many.pop()
+            inner = (position("i"), extent)
+            index[axis] = inner[0]
+            total = product([d for _, d in many])
         fused = position("f")
         rest: Expr = fused
         for i, (axis, d) in enumerate(reversed(many)):
@@ -88,9 +95,19 @@ class Nest:
             else:
                 index[axis] = tirx.floormod(rest, as_expr(d))
                 rest = tirx.floordiv(rest, as_expr(d))
-        parallel = self.caps.cores > 1 and self.work() >= PARALLEL_WORK
         kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
-        return loop(fused, total, body(index), kind)
+        nest = body(index) if inner is None else loop(*inner, body(index))
+        return loop(fused, total, nest, kind)
+
+    def _keeps_a_loop(self, many: Sequence[tuple[int, Expr]], total: int, parallel: bool) -> bool:
+        """Whether the innermost of several axes has a loop of its own.
+
+        Where the others stand is then computed once a loop, by divisions, which take longer than the work on a vector of 128 bits.
+        """
+        if not self.caps.register_operands or len(many) < 2:
+            return False
+        extent = int(many[-1][1])
+        return extent >= 4 and (not parallel or total // extent >= CHUNKS_PER_CORE * self.caps.cores)
 
     def _symbolic_outer(
         self,

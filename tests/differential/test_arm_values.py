@@ -110,6 +110,29 @@ def test_windows(height: int, width: int) -> None:
     _require_values_of_x86(WINDOWS, feed, _weights(), "arm:neoverse-n1", "neoverse-n1", 1e-5, 1e-5)
 
 
+NESTS: tuple[onnx.NodeProto, ...] = (
+    node("Conv", "x square", "data"),
+    node("Mul", "data factor", "scaled"),
+    node("Add", "scaled data", "added"),
+    node("Resize", "data _ twice", "larger", mode="nearest", nearest_mode="floor"),
+    node("Transpose", "x", "turned", perm=[0, 2, 1, 3]),
+    node("Mul", "x rows", "by_row"),
+    node("Sub", "by_row column", "by_column"),
+)
+"""Loops over several axes of which operands lack some."""
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (3, 2)])
+def test_nests(height: int, width: int, threads: int) -> None:
+    rng = np.random.default_rng(3)
+    feed = {"x": rng.normal(size=(1, 3, height, width)).astype(np.float32)}
+    shapes = {"square": (32, 3, 1, 1), "factor": (1, 32, 1, 1), "rows": (3, height, 1), "column": (height, width)}
+    consts = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    consts["twice"] = np.array([1, 1, 2, 2], np.float32)
+    _require_values_of_x86(NESTS, feed, consts, "arm:neoverse-n1", "neoverse-n1", 1e-6, 1e-6, threads)
+
+
 @pytest.mark.parametrize(("target", "cpu"), [("arm", "cortex-a53"), ("arm:cortex-a76", "cortex-a76")])
 @pytest.mark.parametrize("case", CASES)
 def test_values_are_those_of_x86(case: str, target: str, cpu: str) -> None:
@@ -125,15 +148,16 @@ def _require_values_of_x86(
     cpu: str,
     rtol: float,
     atol: float,
+    threads: int = 1,
 ) -> None:
     model = model_with(nodes, feed, consts, opset=22)
     want = graphopt.compile(model, "x86", threads=1).run(feed)
-    compiled = graphopt.compile(model, target, threads=1)
+    compiled = graphopt.compile(model, target, threads=threads)
     assert compiled.built is not None
     results = qemu.run_under_qemu(
         compiled.built.library_bytes(), [feed[spec.name] for spec in compiled.inputs],
         [(want[spec.name].shape, want[spec.name].dtype) for spec in compiled.outputs],
-        cpu=cpu, constants=compiled.constants,
+        cpu=cpu, constants=compiled.constants, threads=threads,
     )  # fmt: skip
     for spec, got in zip(compiled.outputs, results, strict=True):
         np.testing.assert_allclose(got, want[spec.name], rtol, atol, err_msg=spec.name)
