@@ -29,6 +29,8 @@ SPECS = (
         "arm",
         "arm:cortex-a76",
         "arm:neoverse-v1",
+        "arm:apple-m1",
+        "armv7",
         "arm,+dotprod",
         "cuda",
         "cuda:sm_80",
@@ -89,6 +91,8 @@ def test_armv7_through_a_tvm_target() -> None:
     config = {"kind": "llvm", "mtriple": "armv7a-linux-gnueabihf", "mattr": ["+neon", "+vfp4"], "mfloat-abi": "hard"}
     target = parse_target(config)
     assert (target.kind, target.arch, target.caps.vector_registers) == ("arm", "armv7a", 16)
+    named = parse_target("armv7", threads=3)
+    assert (named.kind, named.arch, named.caps.vector_registers, named.caps.cores) == ("arm", "armv7a", 16, 3)
 
 
 @pytest.mark.parametrize(
