@@ -124,7 +124,9 @@ def _emit_layout(builder: Any, program: Program, prepared: Sequence[tuple[Progra
         if sizing.lodgers:
             found.append([n for b in sizing.lodgers for n in _memories(b, sizing)])
     with builder.function("layout", []):
-        if asks(program.target.triple):
+        if (
+            asks(program.target.triple) and not program.target.arches
+        ):  # around kernels of a GPU there is little to ask for
             builder.emit(relax.Call(relax.ExternFunc(REQUIRE), [], ty_args=[relax.TupleType([])]))
         builder.emit_func_output(
             relax.Tuple([relax.ShapeExpr([tirx.const(n, "int64") for n in part]) for part in found])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import pytest
 from onnx import TensorProto, helper
 
 import graphopt
+from graphopt.backends.base.host import default_threads
+from graphopt.backends.build import link
 from graphopt.backends.build.c_library import ARCHITECTURES
 from graphopt.backends.build.c_library.compile import SOURCE, compiled
+from graphopt.backends.build.link import find_linker
 from graphopt.backends.build.pool.compile import ZIG_VERSION
+from graphopt.backends.targets.grammar import parse_target
 from graphopt.driver.accuracy import compare_all
-from graphopt.errors import GraphOptError, UserError
+from graphopt.errors import CompileError, GraphOptError, UserError
 from graphopt.runtime.placements import aligned_memory
 from tests.cli.conftest import Cli, cli
 from tests.support.c_host import INCLUDE, MACHINES, HostError, run_c_library
@@ -163,6 +168,36 @@ def test_two_libraries_in_one_program_have_kernels_of_their_own(tmp_path: Path) 
             cwd=tmp_path, check=True, timeout=60,
         )  # fmt: skip
         assert subprocess.run(["./main"], cwd=tmp_path, check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(default_threads() < 2, reason="one CPU")
+@pytest.mark.parametrize("linker", ["cc", "ld", "zig"])
+def test_libraries_share_one_pool(linker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one's pool has the thread that the first one's loop has started."""
+    target = parse_target("native")
+    try:
+        chosen = find_linker(target, linker)
+    except CompileError as error:
+        pytest.skip(error.message)
+    monkeypatch.setattr(link, "find_linker", lambda _target: chosen)
+    for name in ("Sin", "Erf"):
+        model = model_of({"x": "float[64,20000]"}, f"y = {name}(x)")
+        graphopt.compile(model, threads=2).save_library(tmp_path / f"{name}.so")
+    program = (
+        "import ctypes, sys\nimport numpy as np\nfrom graphopt.runtime.placements import aligned_memory\n"
+        "first, second = (ctypes.CDLL(name) for name in sys.argv[1:])\n"
+        "x, y = aligned_memory(5120000), aligned_memory(5120000)\nx[:] = 0\nfound = [second.graphopt_pool_threads()]\n"
+        "first.graphopt_run.argtypes = [ctypes.c_void_p] * 4\n"
+        "table = ctypes.addressof(ctypes.c_char.in_dll(first, 'Sin_model'))\n"
+        "array = ctypes.c_void_p * 1\n"
+        "status = first.graphopt_run(table, array(x.ctypes.data), array(y.ctypes.data), None)\n"
+        "print(status, found + [second.graphopt_pool_threads()])"
+    )
+    libraries = [str(tmp_path / f"{name}.so") for name in ("Sin", "Erf")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *libraries], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "0 [0, 1]", done.stdout
 
 
 def test_the_library_asks_for_nothing_but_the_c_library(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def link_c_library(
     """
     architecture = triple.partition("-")[0]
     table = _model_object(model, architecture, "graphopt_missing_features" if asks(triple) else None)
-    # Names of kernels are those of other models too: each library calls its own.
-    own = "-Wl,-Bsymbolic" if linker.is_driver else "-Bsymbolic"
+    # Names of kernels are those of other models too: each library calls its own. Of data there is the pool, which all share.
+    own = "-Wl,-Bsymbolic-functions" if linker.is_driver else "-Bsymbolic-functions"
     link_objects([*objects, table, _run_object(architecture), *added], path, linker, [own])
 
 

@@ -16,11 +16,13 @@ import graphopt
 from graphopt.backends.base.tvm_api import llvm_features
 from graphopt.backends.build import processor
 from graphopt.backends.build.pool.compile import ZIG_VERSION
-from graphopt.backends.build.processor import ARCHITECTURES, KernelFlag, asks, question
+from graphopt.backends.build.processor import ARCHITECTURES, REQUIRE, KernelFlag, asks, question
 from graphopt.backends.build.processor.compile import SOURCE, compiled
+from graphopt.backends.program.relax_emit import to_module
 from graphopt.backends.targets.arm.features import KERNEL_FLAGS, KERNEL_FLAGS_32
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.platforms import platform_of
+from graphopt.driver.compiling import to_program
 from graphopt.errors import InternalError
 from graphopt.runtime.artifact import read_artifact
 from tests.cli.conftest import small_model
@@ -119,6 +121,13 @@ def test_a_library_for_x86_does_not_load_on_arm() -> None:
     assert compiled.built is not None
     with pytest.raises(qemu.QemuError, match="Failed to load"):
         qemu.run_under_qemu(compiled.built.library_bytes(), list(model.inputs(1).values()), [((1, 10), "float32")])
+
+
+@pytest.mark.parametrize(("spec", "count"), [("arm", 1), ("x86-64-v3", 0), ("cuda:sm_87@arm", 0)])
+def test_who_is_asked_before_a_model_runs(spec: str, count: int) -> None:
+    """The function is in every library for a CPU under Linux on ARM, and in no other."""
+    program = to_program(small_model(), spec, level=0)[2]
+    assert str(to_module(program)["layout"]).count(REQUIRE) == count
 
 
 def test_a_library_for_arm_does_not_load_on_x86(tmp_path: Path) -> None:
