@@ -168,7 +168,8 @@ def main() -> None:
         f"ARM: {args.target} against aarch64 wheels",
         f"One inference on one thread, batch 1, counted under qemu-aarch64 -cpu {args.cpu}, in millions; the wheels are {wheels}. "
         "The ratios are of ours over the best peer's, below 1 we need less. dB are signal to noise of the worst output against "
-        "ONNX Runtime without optimisation on x86, which gets the same file. Cycles are what llvm-mca-19 gives for the sequences "
+        "ONNX Runtime without optimisation on x86, which gets the same file (fp16: the float32 one); MNN takes no QDQ and gets the "
+        "float32 file quantized by its own tool on the same inputs. Cycles are what llvm-mca-19 gives for the sequences "
         "that make 99.5% of the instructions, each repeated for long, neoverse-n1 with 4 instructions decoded a cycle; the code "
         f"is the same for both cores, made for {args.target}, and by the peers chosen for {args.cpu}. The model has no caches, no "
         "memory, no mispredicted branches and no stores that loads wait for.",

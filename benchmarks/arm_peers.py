@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,15 @@ from arm_sysroot import guest, versions
 from graphopt.driver.bench.peers.mnn import convert
 
 _SCRIPT = Path(__file__).with_name("arm_guest.py")
-_LAST_LINES = 3
+
+
+_MNN_SCHEME = {"feature_quantize_method": "KL", "weight_quantize_method": "MAX_ABS", "quant_bits": 8}
+"""Of its own quantizer, as its manual has it."""
+_QUANTIZE = """
+import sys
+import _tools
+_tools.mnnquant(["mnnquant", *sys.argv[1:]])
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ def count_peer(runtime: str, subject: Subject, cpu: str, precision: str = "high"
         RuntimeError: the peer can't convert or run it; with its last words.
     """
     sources = [path.read_bytes() for path in (_SCRIPT, COUNTER)]
-    what = repr((runtime, subject.key, cpu, precision, versions(), sources))
+    scheme = _MNN_SCHEME if runtime == "mnn" and subject.wide else {}
+    what = repr((runtime, subject.key, cpu, precision, versions(), sources, *scheme.items()))
     name = f"peers/{runtime}-{subject.path.stem}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     found = kept(name, lambda plugin, result: _run(runtime, subject, cpu, precision, plugin, result))
     return PeerCounted(traces(found.counts, Disassembler()), found.outputs)
@@ -58,12 +69,46 @@ def _run(runtime: str, subject: Subject, cpu: str, precision: str, plugin: str, 
     with tempfile.TemporaryDirectory() as name:
         model, feed = subject.path, Path(name) / "feed.npz"
         if runtime == "mnn":
-            model = Path(name) / "model.mnn"
-            convert(subject.path, model)
+            model = _for_mnn(subject, Path(name))
         write_outputs(feed, subject.feed)
         arguments = (runtime, str(model), str(feed), str(result), precision)
         command = guest(cpu).command(cpu, _SCRIPT, *arguments, plugin=plugin)
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
         if done.returncode != 0:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            raise RuntimeError(" ".join(lines[-_LAST_LINES:]) or f"exit status {done.returncode}")
+            raise RuntimeError((lines or [""])[-1] or f"exit status {done.returncode}")
+
+
+def _for_mnn(subject: Subject, folder: Path) -> Path:
+    """MNN's file of a model.
+
+    Its converter takes no QuantizeLinear around convolutions. A quantized model is made of the float32 one by its own quantizer,
+    on the same calibration inputs.
+
+    Raises:
+        RuntimeError: MNN can't convert or quantize it.
+    """
+    model, quantized = folder / "model.mnn", folder / "quantized.mnn"
+    convert(subject.wide or subject.path, model)
+    if not subject.wide:
+        return model
+    inputs = folder / "inputs"
+    for index, feed in enumerate(subject.calibration):
+        ((name, array),) = feed.items()
+        sample = inputs / str(index)
+        sample.mkdir(parents=True)
+        described = {"inputs": [{"name": name, "shape": list(array.shape)}], "outputs": []}
+        (sample / "input.json").write_text(json.dumps(described))
+        np.savetxt(sample / f"{name}.txt", array.ravel(), fmt="%.7g")
+    height, width = array.shape[2:]
+    settings = {
+        **_MNN_SCHEME, "format": "RGB", "mean": [0.0] * 3, "normal": [1.0] * 3, "width": width, "height": height,
+        "path": f"{inputs}/", "used_sample_num": len(subject.calibration), "input_type": "sequence", "batch_size": 1,
+    }  # fmt: skip
+    config = folder / "config.json"
+    config.write_text(json.dumps(settings))
+    command = [sys.executable, "-c", _QUANTIZE, str(model), str(quantized), str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+    if done.returncode != 0 or not quantized.exists():
+        raise RuntimeError(f"its quantizer fails: {(done.stderr or done.stdout).strip()[-200:]}")
+    return quantized

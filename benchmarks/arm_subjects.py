@@ -44,11 +44,15 @@ class Subject:
         name: for people.
         path: the ONNX file, all shapes static.
         feed: inputs.
+        wide: the float32 file that a quantized one was made of.
+        calibration: inputs that it was calibrated on.
     """
 
     name: str
     path: Path
     feed: Feed
+    wide: Path | None = None
+    calibration: tuple[Feed, ...] = ()
 
     @property
     def key(self) -> str:
@@ -69,15 +73,15 @@ def subject(name: str, quantized: bool = False) -> Subject:
     if not quantized:
         return Subject(name, source, feed)
     path = _place(f"{name}-int8", source.read_bytes())
+    feeds = tuple(_feed(name, seed) for seed in range(1, 1 + _CALIBRATION))
     if not path.exists():
         logging.disable(logging.WARNING)
         optimised = path.with_suffix(".float.onnx")
         onnx.save(graphopt.export_onnx(graphopt.optimize(graphopt.import_onnx(source))), optimised)
-        feeds = [_feed(name, seed) for seed in range(1, 1 + _CALIBRATION)]
         with atomic_file(path) as part:
             quantize_static(optimised, part, Reader(feeds), quant_format=QuantFormat.QDQ, **PER_CHANNEL)
         optimised.unlink()
-    return Subject(name, path, feed)
+    return Subject(name, path, feed, source, feeds)
 
 
 def _feed(name: str, seed: int) -> Feed:
