@@ -22,7 +22,7 @@ from arm_peers import count_peer
 from arm_subjects import ABOUT, FLOAT, QUANTIZED, Subject, subject
 from arm_sysroot import CPUS, versions
 from precision import Arrays, by_onnxruntime, sqnr
-from report import Report, geometric_mean, number
+from report import Report, geometric_mean, listed, number
 
 TYPES = ("float32", "fp16", "int8")
 OURS, ORT, MNN = "graphopt", "ONNX Runtime", "MNN"
@@ -33,6 +33,7 @@ PEERS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """What each runs with; ONNX Runtime computes float32 models in float32 only."""
 CORES = (NEOVERSE_N1, CORTEX_A55)
+_WRONG_DB = 10
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,17 @@ def row_of(item: Subject, kind: str, target: str, cpu: str) -> Row:
 
 
 def tables(report: Report, kind: str, rows: Sequence[Row]) -> None:
-    """One of instructions with exactness, one of cycles a core."""
+    """All that is said of one type."""
     names = [OURS, *PEERS[kind]]
     report.add(f"### Instructions, {kind}", "")
+    instruction_table(report, names, rows)
+    report.add(f"### Modelled cycles, {kind}", "")
+    cycle_table(report, names, rows)
+    remarks(report, rows)
+
+
+def instruction_table(report: Report, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Instructions, their ratio and exactness."""
     report.head("model", *(f"{name}, M" for name in names), "of the best", *(f"{name}, dB" for name in names))
     for row in rows:
         counts = [number(row.costs[n].instructions, 1) if n in row.costs else "refused" for n in names]
@@ -110,11 +119,13 @@ def tables(report: Report, kind: str, rows: Sequence[Row]) -> None:
         report.row(row.name, *counts, number(row.of_best(lambda cost: cost.instructions)), *exact)
     mean = geometric_mean(filter(None, (row.of_best(lambda cost: cost.instructions) for row in rows)))
     report.add("", f"Geometric mean of the ratios: {mean:.2f}.", "")
-    report.add(f"### Modelled cycles, {kind}", "")
-    columns = [f"{core.name}: {name}, M" for core in CORES for name in names]
-    width = len(names)
-    for index in range(len(CORES), 0, -1):
-        columns.insert(index * width, "of the best")
+
+
+def cycle_table(report: Report, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Cycles and their ratio on each core."""
+    columns: list[str] = []
+    for core in CORES:
+        columns += [*(f"{core.name}: {name}, M" for name in names), "of the best"]
     report.head("model", *columns)
     for row in rows:
         cells: list[str] = []
@@ -123,19 +134,24 @@ def tables(report: Report, kind: str, rows: Sequence[Row]) -> None:
             cells.append(number(row.of_best(_cycles_of(core))))
         report.row(row.name, *cells)
     means = [geometric_mean(filter(None, (row.of_best(_cycles_of(core)) for row in rows))) for core in CORES]
-    listed = ", ".join(f"{mean:.2f} on {core.name}" for mean, core in zip(means, CORES, strict=True))
-    report.add("", f"Geometric means of the ratios: {listed}.", "")
-    unknown = [
-        f"{cost.unknown:.2f} M of {name} on {row.name}"
-        for row in rows
-        for name, cost in row.costs.items()
-        if cost.unknown
-    ]
+    ratios = ", ".join(f"{mean:.2f} on {core.name}" for mean, core in zip(means, CORES, strict=True))
+    report.add("", f"Geometric means of the ratios: {ratios}.", "")
+
+
+def remarks(report: Report, rows: Sequence[Row]) -> None:
+    """What no number of the tables says."""
+    costs = [(row.name, name, cost) for row in rows for name, cost in row.costs.items()]
+    unknown = [f"{c.unknown:.3f} M of {name} on {model}" for model, name, c in costs if c.unknown]
     if unknown:
-        report.add(f"Instructions that a core's model doesn't know, and that cost nothing: {', '.join(unknown)}.", "")
-    for row in rows:
-        report.add(*(f"- {row.name}: {name} refuses: {why[:200]}" for name, why in row.absent.items()))
-    report.add("")
+        report.add(f"Instructions that a core's model doesn't know, and that cost nothing: {listed(unknown)}.", "")
+    wrong = [f"{name} on {model}" for model, name, c in costs if name != OURS and c.exactness < _WRONG_DB]
+    if wrong:
+        report.add(
+            f"Results below {_WRONG_DB} dB aren't the file's, but are counted all the same: {listed(wrong)}.", ""
+        )
+    refused = [f"- {row.name}: {name} refuses: {why[:200]}" for row in rows for name, why in row.absent.items()]
+    if refused:
+        report.add(*refused, "")
 
 
 def _cycles_of(core: Core) -> Callable[[Cost], float]:
