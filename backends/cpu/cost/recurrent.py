@@ -15,7 +15,7 @@ from graphopt.backends.cpu.kernels.matmul_packed import default_config as produc
 from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig
 from graphopt.backends.cpu.kernels.recurrent import RecurrentConfig
 from graphopt.backends.cpu.kernels.recurrent_step import PassConfig
-from graphopt.backends.cpu.kernels.tiling import split_balanced
+from graphopt.backends.cpu.kernels.tiling import lane_steps, split_balanced
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.recurrent import RecurrentSpec
 from graphopt.backends.tensors.tensor import Expr
@@ -129,6 +129,7 @@ def _product(spec: RecurrentSpec, caps: Caps) -> MatmulConfig:
 def _tiles(gates: int, rows: int, spec: RecurrentSpec, caps: Caps) -> Iterator[PassConfig]:
     """Tiles whose sums fit the registers."""
     lanes, registers = spec.types.lanes(caps), caps.vector_registers
+    by_lane = lane_steps(caps, spec.types.accumulator)
     for units in range(1, min(_MOST_UNITS, -(-spec.hidden // lanes)) + 1):
         for vectors in range(1, gates * units + 1):
             if gates * units % vectors or (vectors >= units and vectors % units):
@@ -137,9 +138,10 @@ def _tiles(gates: int, rows: int, spec: RecurrentSpec, caps: Caps) -> Iterator[P
                 if vectors < 2 and points > _MOST_ROWS_A_VECTOR:
                     continue
                 # weights that several rows need take registers, those of a single row are operands of its multiply-adds
-                most = registers - (_FREE_REGISTERS if points == 1 else max(_FREE_REGISTERS, 1 + vectors))
+                operands = vectors if by_lane == 1 else points  # those by lane meet one vector of weights at a time
+                most = registers - (_FREE_REGISTERS if points == 1 else max(_FREE_REGISTERS, 1 + operands))
                 for chains in range(1, min(_MOST_CHAINS, most // (vectors * points)) + 1):
-                    yield PassConfig(units, points, vectors, chains)
+                    yield PassConfig(units, points, vectors, chains, by_lane)
 
 
 def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, caps: Caps) -> float:
@@ -160,7 +162,7 @@ def _pass_cycles(spec: RecurrentSpec, gates: int, tile: PassConfig, rows: int, c
         step = max(
             points * vectors / caps.fma_per_cycle,
             (caps.fma_latency + _LATENCY_SLACK) / tile.chains,
-            (points + vectors) / _LOADS_PER_CYCLE,
+            (points / tile.by_lane + vectors) / _LOADS_PER_CYCLE,
         )
         first = _together(step, far if number == 0 else near)
         finish = _BLOCK_CYCLES + _GATE_CYCLES * (gates + 1) * tile.units * points

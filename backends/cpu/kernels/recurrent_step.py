@@ -31,12 +31,14 @@ class PassConfig:
         rows: sequences of the batch in a register tile.
         vectors: vectors of gates in a register tile, a divisor of those of a block.
         chains: parts of a sum that don't wait for one another.
+        by_lane: elements of a state that come with one load, for multiply-adds by lane; 1 for one at a time.
     """
 
     units: int
     rows: int
     vectors: int
     chains: int
+    by_lane: int = 1
 
 
 class GateTile(RegisterTile):
@@ -55,8 +57,21 @@ class GateTile(RegisterTile):
             with T.unroll(self.rows, self.points) as p, T.vectorized(0, self.lanes) as lane:
                 T.buffer_store(self._registers, zero, [p, vector, lane])
 
-    def multiply(self, steps: int, state: Callable[[Expr, Expr], Expr], weight: Callable[[Expr, Expr], Expr]) -> None:
-        """Emits the products of ``state(row, k)`` and ``weight(k, column)`` for all steps, and the sum of the parts."""
+    def multiply(
+        self,
+        steps: int,
+        state: Callable[[Expr, Expr], Expr],
+        weight: Callable[[Expr, Expr], Expr],
+        by_lane: int = 1,
+    ) -> None:
+        """Emits the products of ``state(row, k)`` and ``weight(k, column)`` for all steps, and the sum of the parts.
+
+        Args:
+            steps: how many there are.
+            state: the factor of a row.
+            weight: the factor of a column.
+            by_lane: steps whose factors of a row come with one load.
+        """
 
         def step(k: Expr, chain: int) -> None:
             first = chain * self.rows
@@ -64,12 +79,27 @@ class GateTile(RegisterTile):
                 lambda p: state(p - first, k), lambda column: weight(k, column), (first, first + self.rows)
             )
 
-        whole, rest = divmod(steps, self.chains)
+        def step_by_lane(factors: tirx.Buffer, s: int, k: Expr) -> None:
+            first = s % self.chains * self.rows
+            self.multiply_add(
+                lambda p: factors[p - first, s],
+                lambda column: weight(k, column),
+                (first, first + self.rows),
+                by_lane=True,
+            )
+
+        whole, rest = divmod(steps, by_lane if by_lane > 1 else self.chains)
         with T.serial(0, whole) as i:
-            for chain in range(self.chains):
-                step(i * self.chains + chain, chain)
-        for chain in range(rest):
-            step(whole * self.chains + chain, chain)
+            if by_lane > 1:
+                start = i * by_lane
+                factors = self.factors(lambda p, s: state(p, start + s), by_lane, self.rows)
+                for s in range(by_lane):
+                    step_by_lane(factors, s, start + s)
+            else:
+                for chain in range(self.chains):
+                    step(i * self.chains + chain, chain)
+        for k in range(steps - rest, steps):
+            step(k, k % self.chains if by_lane == 1 else 0)
         for chain in range(1, self.chains):
             with T.unroll(0, self.rows) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
                 total = self._registers[p, v, lane] + self._registers[p + chain * self.rows, v, lane]
@@ -178,7 +208,7 @@ class Layer:
             for v in range(cut.vectors):
                 tile.begin(v, begin(number * cut.vectors + v))
             panel = (direction * blocks.blocks + block) * tiles + number
-            tile.multiply(spec.hidden, state, lambda k, column, panel=panel: weight[panel, k, column])  # type: ignore[misc]
+            tile.multiply(spec.hidden, state, lambda k, column, panel=panel: weight[panel, k, column], cut.by_lane)  # type: ignore[misc]
             sums = tile.kept(memory, number * cut.vectors)
 
         def each(body: Callable[[Place, Expr], None]) -> None:

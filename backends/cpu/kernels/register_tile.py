@@ -109,10 +109,7 @@ class RegisterTile:
             dot: the instruction to do it with, as for `multiply_add`.
         """
         start, stop = points or (0, self.points)
-        dtype = self.dtype if dot is None else GROUPED.storage
-        factors = T.alloc_buffer((stop - start, steps), dtype, scope="local", annotations=ON_STACK)
-        with T.unroll(start, stop) as p, T.vectorized(0, steps) as s:
-            T.buffer_store(factors, scalar(p, s), [p - start, s])
+        factors = self.factors(lambda p, s: scalar(p + start, s), steps, stop - start, dot)
 
         def one(step: int) -> None:
             self.multiply_add(
@@ -121,6 +118,20 @@ class RegisterTile:
 
         for step in range(steps):
             one(step)
+
+    def factors(
+        self, scalar: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], steps: int, count: int, dot: DotProduct | None = None
+    ) -> tirx.Buffer:
+        """Emits the loading of ``scalar(p, s)`` for ``count`` points and ``steps`` neighbouring steps, a vector a point.
+
+        Returns:
+            a buffer (count, steps) to be indexed by constants, whose vectors stay in registers.
+        """
+        dtype = self.dtype if dot is None else GROUPED.storage
+        held = T.alloc_buffer((count, steps), dtype, scope="local", annotations=ON_STACK)
+        with T.unroll(0, count) as p, T.vectorized(0, steps) as s:
+            T.buffer_store(held, scalar(p, s), [p, s])
+        return held
 
     def accumulate(
         self,

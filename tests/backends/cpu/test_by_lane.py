@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.attention import lane_steps
 from graphopt.backends.cpu.cost import direct, winograd
@@ -38,8 +39,9 @@ from tests.backends.cpu import (
     test_grouped,
     test_matmul_batched,
     test_matmul_packed,
+    test_recurrent,
 )
-from tests.support import assembly
+from tests.support import assembly, recurrent
 from tests.support.conv_kernels import inputs_of, oracle
 
 HERE = "x86-64-v2"
@@ -142,6 +144,23 @@ def test_grouped_pointwise_convolutions(name: str) -> None:
     config = grouped_pointwise.default_config(spec, caps_of("arm:neoverse-n1"))
     got = test_grouped.compute(spec, HERE, x, weight, config=config)
     test_grouped.assert_close(got, oracle(x, weight, spec), spec.reduction)
+
+
+@pytest.mark.parametrize(("op", "features", "hidden", "optional", "attrs"), test_recurrent.CASES)
+def test_recurrent_layers(
+    op: str, features: int, hidden: int, optional: str, attrs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = parse_target(HERE, 1)
+    target = replace(here, caps=replace(here.caps, multiplies_by_lane=True, vector_registers=32))
+    monkeypatch.setattr("graphopt.backends.targets.grammar.parse_target", lambda *_: target)
+    directions, layout = 2 if attrs.get("direction") == "bidirectional" else 1, attrs.get("layout", 0)
+    feeds = recurrent.arrays(op, 5, 9, features, hidden, directions, optional, layout)
+    compiled = graphopt.compile(recurrent.model_of(op, "T", "N", feeds, hidden, **attrs), HERE)
+    assert compiled.program is not None
+    assert "by_lane=4" in compiled.program.kernels[0].config
+    for time, batch in ((5, 9), (3, 1), (2, 4)):
+        given = recurrent.arrays(op, time, batch, features, hidden, directions, optional, layout)
+        test_recurrent.check(compiled, op, given | recurrent.weights_of(feeds), **attrs)
 
 
 def _functions(caps: Caps) -> dict[str, Any]:
