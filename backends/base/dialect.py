@@ -31,10 +31,11 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
-        fp16, nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
+        in_order, fp16, nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
     """
 
     has_functions: bool = False
+    in_order: bool = False
     fp16: bool = False
     nan_minmax: bool = False
     saturating_casts: bool = False
@@ -50,6 +51,7 @@ CUDA_C = Dialect(has_functions=True)
 def llvm_for(caps: Caps) -> Dialect:
     """LLVM's language, for a processor of these capabilities."""
     return Dialect(
+        in_order=caps.in_order,
         fp16=caps.fp16,
         nan_minmax=caps.nan_minmax,
         saturating_casts=caps.saturating_casts,
