@@ -96,7 +96,7 @@ def _for_mnn(subject: Subject, folder: Path) -> Path:
     for index, feed in enumerate(subject.calibration):
         ((name, array),) = feed.items()
         sample = inputs / str(index)
-        sample.mkdir(parents=True)
+        (sample / name).parent.mkdir(parents=True)  # names may have slashes in them
         described = {"inputs": [{"name": name, "shape": list(array.shape)}], "outputs": []}
         (sample / "input.json").write_text(json.dumps(described))
         np.savetxt(sample / f"{name}.txt", array.ravel(), fmt="%.7g")
