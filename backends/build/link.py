@@ -22,12 +22,12 @@ from pathlib import Path
 from graphopt.backends.base.host import host_arch
 from graphopt.backends.base.scratch import scratch_folder
 from graphopt.backends.base.target import Target
+from graphopt.backends.build.elf_object import elf_object
 from graphopt.errors import CompileError
 
 _ARCH_OF_MACHINE = {"x86": "x86_64", "arm": "aarch64"}
 _EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux", "armv7a": "armelf_linux_eabi"}
 _GNU_PREFIXES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "armv7a": "arm-linux-gnueabihf"}
-_EMPTY_ARCHIVE = b"!<arch>\n"
 _TIMEOUT_S = 300
 
 
@@ -40,6 +40,7 @@ class Linker:
         command: command line up to the arguments common to all linkers.
         is_driver: it is a compiler driver, which finds libm itself.
         emulation: name of the ELF flavour for ``-m``.
+        architecture: what it links for, of a bare linker.
         is_for_macos: what it writes is Mach-O.
         needs: libraries that what a bare linker writes asks for itself, so that any program can load it.
     """
@@ -48,6 +49,7 @@ class Linker:
     command: tuple[str, ...]
     is_driver: bool
     emulation: str | None
+    architecture: str = ""
     is_for_macos: bool = False
     needs: tuple[str, ...] = ("libm.so.6",)
 
@@ -79,8 +81,8 @@ class Linker:
         if self.emulation is None:
             return []
         # A bare linker has no libraries to look at; an empty one of the right name gives the dependency.
-        empty = folder / "empty.a"
-        empty.write_bytes(_EMPTY_ARCHIVE)
+        empty = folder / "empty.o"
+        empty.write_bytes(elf_object(self.architecture, []))
         for name in self.needs:
             stub = folder / name
             self._run(
@@ -158,7 +160,7 @@ def _macos_cc(triple: str) -> Linker | None:
         return None
     path = shutil.which("cc")
     arch = "x86_64" if triple.startswith("x86_64") else "arm64"
-    return Linker("cc", (path, "-arch", arch), True, None, True) if path else None
+    return Linker("cc", (path, "-arch", arch), True, None, is_for_macos=True) if path else None
 
 
 def _macos_zig(triple: str) -> Linker | None:
@@ -168,7 +170,7 @@ def _macos_zig(triple: str) -> Linker | None:
     version = re.fullmatch(r"macosx?(\d+)\.(\d+).*", triple.split("-")[2])  # of Darwin's own numbers zig makes no use
     system = f"macos.{version[1]}.{version[2]}" if version else "macos"
     command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-{system}-none")
-    return Linker("zig", command, True, None, True)
+    return Linker("zig", command, True, None, is_for_macos=True)
 
 
 def _bare(name: str, arch: str, command: tuple[str, ...]) -> Linker | None:
@@ -177,7 +179,7 @@ def _bare(name: str, arch: str, command: tuple[str, ...]) -> Linker | None:
         return None
     # 32-bit ARM divides 64 bits, and converts float16, by functions of the compiler's library.
     needs = ("libm.so.6", "libgcc_s.so.1") if arch == "armv7a" else ("libm.so.6",)
-    return Linker(name, command, False, _EMULATIONS.get(arch), needs=needs)
+    return Linker(name, command, False, _EMULATIONS.get(arch), arch, needs=needs)
 
 
 def _lld(arch: str) -> Linker | None:

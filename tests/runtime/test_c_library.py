@@ -47,6 +47,18 @@ CASES: dict[str, tuple[dict[str, str], str, str, dict[str, Any]]] = {
         "y", {"v": rand(32, 16, 3, 3), "w": rand(24, 32, 3, 3)},
     ),
     "integers": ({"x": "int64[4,5]", "i": "int64[3]"}, "y = Mul(x, x)\nb = Greater(x, y)\nz = Where(b, x, y)", "z:int64", {}),
+    "64 bits": (
+        {"i": "int64[4,33]", "x": "float[4,33]"},
+        "a = Mul(i, big)\nb = Cast <to=1> (a)\nc = Cast <to=11> (a)\nd = Mul(x, large)\ne = Cast <to=7> (d)\nf = Abs(d)\n"
+        "g = Cast <to=13> (f)\nh = Cast <to=1> (g)\nj = Div(a, odd)\nk = Mod(a, odd)",
+        "b c:double e:int64 h j:int64 k:int64", {"big": np.int64(1 << 33), "large": np.float32(1e10), "odd": np.int64(-777)},
+    ),
+    "functions": (
+        {"x": "float[4,33]"},
+        "a = Erf(x)\nb = Exp(x)\nc = Sin(b)\nd = Tan(x)\ne = Acos(a)\nf = Sqrt(b)\ng = Log(b)\nh = Round(f)\ni = Pow(b, x)\n"
+        "j = Cast <to=10> (x)\nk = Cast <to=1> (j)\nl = Cast <to=11> (x)\nm = Exp(l)",
+        "a c d e f g h i k m:double", {},
+    ),
     "odd names": ({"a.b": "float[2]", "while": "float[2]", "0": "float[2]"}, "y = Sum(a_b, while, z0)", "y", {}),
 }  # fmt: skip
 
@@ -174,16 +186,34 @@ def test_two_libraries_in_one_program_have_kernels_of_their_own(tmp_path: Path) 
         assert subprocess.run(["./main"], cwd=tmp_path, check=False, timeout=60).returncode == 0
 
 
+def _link_with(linker: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        chosen = find_linker(parse_target(target), linker)
+    except CompileError as error:
+        pytest.skip(error.message)
+    monkeypatch.setattr(link, "find_linker", lambda _target: chosen)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("linker", ["cc", "ld", "zig"])
+def test_functions_of_the_compilers_library_on_armv7(
+    linker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of 64 bits are divided and converted by functions that a bare linker doesn't find, but a library's host has."""
+    MACHINES["armv7"].require()
+    model, feed = _case("64 bits")
+    want = graphopt.compile(model, threads=1).run(feed)
+    compiled = graphopt.compile(model, "armv7", threads=1)
+    _link_with(linker, "armv7", monkeypatch)
+    got = run_c_library(compiled, feed, want, "armv7", "cortex-a7", tmp_path)
+    assert not [c for c in compare_all(got, want, reduction=1) if not c.ok]
+
+
 @pytest.mark.skipif(default_threads() < 2, reason="one CPU")
 @pytest.mark.parametrize("linker", ["cc", "ld", "zig"])
 def test_libraries_share_one_pool(linker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one's pool has the thread that the first one's loop has started."""
-    target = parse_target("native")
-    try:
-        chosen = find_linker(target, linker)
-    except CompileError as error:
-        pytest.skip(error.message)
-    monkeypatch.setattr(link, "find_linker", lambda _target: chosen)
+    _link_with(linker, "native", monkeypatch)
     for name in ("Sin", "Erf"):
         model = model_of({"x": "float[64,20000]"}, f"y = {name}(x)")
         graphopt.compile(model, threads=2).save_library(tmp_path / f"{name}.so")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.target import Target
@@ -13,7 +14,7 @@ from graphopt.backends.targets.arm.features import KERNEL_FLAGS, KERNEL_FLAGS_32
 
 _ARMV7 = {
     "kind": "llvm",
-    "mtriple": "armv7a-linux-gnueabihf",
+    "mtriple": "armv7a-unknown-linux-gnueabihf",
     "mattr": ["+neon", "+vfp4", "+hwdiv", "+hwdiv-arm"],  # processors with fused multiply-adds divide too
     "mfloat-abi": "hard",
 }
@@ -57,6 +58,17 @@ class Arm(CpuPlatform):
     def parse(self, text: str, threads: int | None) -> Target | None:
         """As other CPUs; ``armv7`` is a TVM target with a name."""
         return self.from_tvm(_ARMV7, None, text, threads) if text == "armv7" else super().parse(text, threads)
+
+    def from_tvm(self, config: dict[str, Any], host: Any, name: str, threads: int | None) -> Target | None:
+        """Triples of 32 bits with all their parts.
+
+        LLVM takes the second part for a vendor, so of ``armv7a-linux-gnueabihf`` it knows neither system nor ABI. It would call the
+        compiler's library by another convention than the library has, and find results in the wrong registers.
+        """
+        machine, _, rest = str(config.get("mtriple", "")).partition("-")
+        if machine.startswith("arm") and machine not in self.machines and rest.startswith("linux-"):
+            config = {**config, "mtriple": f"{machine}-unknown-{rest}"}
+        return super().from_tvm(config, host, name, threads)
 
     def has_runtime(self, target: Target) -> bool:
         """TVM's runtime is for 64 bits."""
