@@ -343,13 +343,10 @@ class _Kernel:
                 return loaded(span, self.config.by_lane, dtype, lambda i: self.data[image, channel, y, x + i])
 
             def one(r: int, kx: int, inputs: tirx.Buffer, lane: tirx.Expr) -> None:
-                accumulators.multiply_add(
-                    lambda p: inputs[(p - r * column.tile) * step + kx * apart],
-                    lambda c: self.weight[panel, block, ky, kx, lane, c],
-                    (r * column.tile, (r + 1) * column.tile),
-                    self.dot,
-                    by_lane=True,
-                )
+                start = r * column.tile
+                scalar = lambda p: inputs[(p - start) * step + kx * apart]  # noqa: E731
+                vector = lambda c: self.weight[panel, block, ky, kx, lane, c]  # noqa: E731
+                accumulators.multiply_add(scalar, vector, (start, start + column.tile), self.dot, by_lane=True)
 
             with T.serial(0, self.steps) as lane:
                 if self.ahead:
