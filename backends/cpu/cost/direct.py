@@ -63,7 +63,13 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     dot = dot_product_of(spec, caps)
     by_lane = channels_by_lane(spec, caps, dot)
     found = []
-    for points, vectors in register_tiles(caps, min(_MAX_VECTORS, vectors_needed), 32, temporaries_of(dot), by_lane):
+    turns = (
+        channel_group(spec, multiplied_together(dot)) // multiplied_together(dot) // by_lane
+        if spec.in_block > 1
+        else None
+    )
+    most = min(_MAX_VECTORS, vectors_needed)
+    for points, vectors in register_tiles(caps, most, 32, temporaries_of(dot), by_lane, turns):
         if points <= out_columns:
             found.append(
                 Conv2dConfig(lanes, vectors, points, dot=dot, by_lane=by_lane, prefetch=not caps.fetches_ahead)

@@ -22,6 +22,7 @@ _MOST_CUTS = 4
 _BY_LANE = frozenset({"float32", "float16"})
 """Types of sums whose multiply-adds take a lane as their factor."""
 
+_TURNS_WRITTEN_OUT = 2
 _LOOP_INSTRUCTIONS = 4
 _OTHER_SHARE = 0.2
 """What instructions cost beside multiply-adds that keep their units busy all the time: places in the core's queues, and energy."""
@@ -238,7 +239,7 @@ def tile_cycles(points: int, vectors: int, caps: Caps, by_lane: int = 1) -> floa
 
 
 def register_tiles(
-    caps: Caps, max_vectors: int, max_points: int, temporaries: int = 0, by_lane: int = 1
+    caps: Caps, max_vectors: int, max_points: int, temporaries: int = 0, by_lane: int = 1, turns: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Tiles ``(points, vectors)`` that fit: accumulators, one register per weight vector and one for the broadcast.
 
@@ -247,13 +248,15 @@ def register_tiles(
         max_vectors, max_points: bounds of the tiles.
         temporaries: registers for products on their way to an accumulator.
         by_lane: steps whose factors of a point come as one vector; these wait in a register for each point.
+        turns: of the loop over such steps, if few are known: LLVM writes these out, and loads columns ahead.
     """
     least = _FREE_OF_THREE_OPERANDS if caps.multiplies_by_lane else _FREE_REGISTERS
     for vectors in range(1, max_vectors + 1):
         if by_lane == 1:
             limit = (caps.vector_registers - max(least, 1 + vectors + temporaries)) // vectors
         else:
-            limit = (caps.vector_registers - _FREE_REGISTERS) // (vectors + 1)
+            ahead = vectors if turns is not None and turns <= _TURNS_WRITTEN_OUT else _FREE_REGISTERS - 2
+            limit = (caps.vector_registers - 2 - ahead) // (vectors + 1)
             limit = min(limit, _MOST_POINTS_IN_ORDER if caps.in_order else _MOST_POINTS)
         for points in range(1, min(limit, max_points) + 1):
             yield points, vectors
