@@ -23,6 +23,7 @@ class Caps:
         smlal: 64-bit ARM ``smlal``.
         dotprod: ARM ``sdot``/``udot``, or CUDA ``dp4a``.
         fp16: arithmetic (not only conversion) on vectors of float16.
+        adds_halves: products of float16 are multiplied and, a limited number at a time, added up in float16 (64-bit ARM ``fmla``).
         i8mm: ARM ``smmla``, or int8 tensor cores.
         bf16: bfloat16 dot products, or bfloat16 tensor cores.
         tf32: tensor cores that multiply float32 with 11 bits of precision.
@@ -59,6 +60,7 @@ class Caps:
     smlal: bool = False
     dotprod: bool = False
     fp16: bool = False
+    adds_halves: bool = False
     i8mm: bool = False
     bf16: bool = False
     tf32: bool = False

@@ -57,7 +57,8 @@ class ElementType:
         compute: TVM's name of what arithmetic on an element is done in.
         accumulator: TVM's name of what sums of elements are kept in.
         widen: a stored element as one to compute with; left out where they are the same.
-        narrow: the reverse, rounded to the nearest, to even in the middle; what is too large becomes infinite.
+        narrow: the reverse, rounded to the nearest, to even in the middle; what is too large becomes infinite. Without ``widen``,
+            of results that were computed in a wider type.
         widening: vector instructions that widening takes beside the load.
         conversion: what widening makes of the numbers besides, for an operand that is converted while it is read.
     """
@@ -83,11 +84,13 @@ class ElementType:
 
     def computed(self, x: Expr) -> Expr:
         """``x`` as an element to compute with, whichever of the two it is."""
-        return self.widen(x) if self.widen is not None and scalar_dtype(x) == self.storage else x
+        if self.widen is None:
+            return self.stored(x)
+        return self.widen(x) if scalar_dtype(x) == self.storage else x
 
     def stored(self, x: Expr) -> Expr:
         """``x`` as an element to store, whichever of the two it is."""
-        return self.narrow(x) if self.narrow is not None and scalar_dtype(x) == self.compute else x
+        return self.narrow(x) if self.narrow is not None and scalar_dtype(x) != self.storage else x
 
 
 def scalar_dtype(x: Expr) -> str:
@@ -168,6 +171,9 @@ _SHUFFLED_LANES = 16
 
 FLOAT32 = ElementType(DType.f32, "float32", "float32", "float32")
 
+HALF = ElementType(DType.f16, "float16", "float16", "float16", narrow=_cast("float16"))
+"""float16 where a processor computes with it: not in the table, as kernels have to limit how many products they add up in it."""
+
 ELEMENT_TYPES: dict[DType, ElementType] = {
     row.dtype: row
     for row in (
@@ -188,7 +194,7 @@ ELEMENT_TYPES: dict[DType, ElementType] = {
 }
 
 
-_COMPUTED = {row.storage: row for row in ELEMENT_TYPES.values() if row.widen is None}
+_COMPUTED = {row.storage: row for row in (*ELEMENT_TYPES.values(), HALF) if row.widen is None}
 
 SINGLE_TYPES = frozenset(row.dtype for row in ELEMENT_TYPES.values() if row.compute == FLOAT32.storage)
 """Types that are computed with in float32."""

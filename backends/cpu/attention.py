@@ -190,7 +190,7 @@ def _operands(call: KernelCall) -> list[Value]:
 
 def _types(call: KernelCall) -> KernelTypes:
     q, k = _operands(call)[:2]
-    return types_of(call, q, row_of(call, k))
+    return types_of(call, q, row_of(call, k)).widened
 
 
 def _spec(call: KernelCall, dims: Mapping[Dim, Expr]) -> AttentionSpec:

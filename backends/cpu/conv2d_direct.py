@@ -28,6 +28,7 @@ class DirectConv2d(ConvTemplate[Conv2dConfig]):
         emit,
         integers=dot_product_of,
         slices=True,
+        settles=True,
     )
 
     def wanted_layout(self, call: KernelCall, caps: Caps) -> Layout:

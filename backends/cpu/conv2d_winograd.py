@@ -35,6 +35,7 @@ class WinogradConv2d(ConvTemplate[WinogradConfig]):
         integers=lambda spec, caps: dot_product_of(spec, caps) if any(fitting_tiles(spec)) else "",
         sums_products=False,
         slices=True,
+        settles=True,
     )
 
     def supports(self, call: KernelCall, caps: Caps) -> Support:

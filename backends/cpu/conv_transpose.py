@@ -221,7 +221,8 @@ def _types(call: KernelCall) -> KernelTypes:
     x, weight = call.group.anchor.inputs[:2]
     assert x is not None
     assert weight is not None
-    return types_of(call, x, weight_row(call, weight))
+    products = stored.size // max(stored.shape[1], 1) if (stored := constant_weight(call, weight)) is not None else None
+    return types_of(call, x, weight_row(call, weight)).within(products)
 
 
 def _integers(call: KernelCall) -> IntegerProducts | None:

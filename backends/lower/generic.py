@@ -24,6 +24,7 @@ from graphopt.ir.dims import Dim
 from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Array, Content, Node, Value
 from graphopt.ir.layout import PLAIN
+from graphopt.passes.precision.halves import computes_halves
 
 
 class GroupLowering:
@@ -144,7 +145,7 @@ class GroupLowering:
         layout = self.call.layout(outputs[0]) if outputs else PLAIN
         return LowerContext(
             node, self.builder, self.operand, self.rounded, self.pack, layout, self.call.read,
-            self.quantization,
+            self.quantization, self.call.fused.options.adds_halves and computes_halves(node),
         )  # fmt: skip
 
     def lower(self, node: Node) -> None:

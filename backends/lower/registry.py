@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphopt.backends.base.element_type import ElementType, element_type
+from graphopt.backends.base.element_type import HALF, ElementType, element_type
 from graphopt.backends.lower.scales import Quantization
 from graphopt.backends.tensors.builder import KernelBuilder
 from graphopt.backends.tensors.exact import constant
@@ -87,6 +87,7 @@ class LowerContext(InferContext):
         layout: that of the kernel's result.
         read: receives the constants whose elements were asked for.
         quantization: finds scale and zero point of a node among the operands of the kernel.
+        halves: whether float16 is what the operator computes float16 in.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class LowerContext(InferContext):
         layout: Layout = PLAIN,
         read: set[Value] | None = None,
         quantization: Callable[[Node], Quantization | None] | None = None,
+        halves: bool = False,
     ) -> None:
         assert node.graph is not None
         super().__init__(node, node.graph)
@@ -109,6 +111,12 @@ class LowerContext(InferContext):
         self.layout = layout
         self.read = set() if read is None else read
         self._quantization = quantization
+        self._halves = halves
+
+    def _row(self, value: Value) -> ElementType:
+        """How elements of a value are stored and computed with, by this operator."""
+        row = element_type(value.dtype, self.node.label)
+        return HALF if self._halves and row.dtype is HALF.dtype else row
 
     def quantization(self) -> Quantization | None:
         """The scale and zero point of a QuantizeLinear or DequantizeLinear, None if they aren't single known numbers."""
@@ -130,7 +138,9 @@ class LowerContext(InferContext):
     def _element(self, i: int) -> Tensor:
         """Operand ``i``, its elements in the form that this operator takes."""
         value = self.value(i)
-        row = element_type(value.dtype, self.node.label)
+        row = self._row(value)
+        if row is HALF:
+            return _converted(self._operand(value), row.stored, row.storage)
         if not row.is_narrow:
             return self._operand(value)
         if self._moves_stored:
@@ -192,7 +202,7 @@ class LowerContext(InferContext):
         """How elements of output ``i`` are stored and computed with."""
         value = self.node.output(i)
         assert value is not None
-        return element_type(value.dtype, self.node.label)
+        return self._row(value)
 
     def static_shape(self, i: int) -> tuple[int, ...]:
         """Shape of operand ``i`` as integers, refused with a remedy when symbolic."""

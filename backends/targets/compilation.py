@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from graphopt.backends.base.target import Target
 from graphopt.backends.build.code_generation import Built
 from graphopt.backends.targets.platforms import platform_of
 from graphopt.errors import CompileError, UserError
+from graphopt.ir.dtypes import DType
 from graphopt.ir.options import DEFAULT_OPTIONS, CompileOptions
 
 if TYPE_CHECKING:
@@ -22,11 +24,18 @@ if TYPE_CHECKING:
 def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
     """The second level of a graph: kernel groups (one node each at level 0) with layouts."""
     from graphopt.backends.program.fusing import fuse
+    from graphopt.passes.precision.halves import suits_halves
     from graphopt.passes.precision.unrounded import leave_unrounded
 
     platform = platform_of(target)
     if options.rounds_otherwise and platform.adds_in_float32:
-        leave_unrounded(graph, platform.adds_in_float32, lambda node, dtype: platform.factors(node, dtype, target.caps))
+        options = replace(options, adds_halves=target.caps.adds_halves)
+        leave_unrounded(
+            graph,
+            platform.adds_in_float32,
+            lambda node, dtype: platform.factors(node, dtype, target.caps),
+            lambda node, dtype: dtype is DType.f16 and options.adds_halves and suits_halves(node),
+        )
     return fuse(graph, target, platform, options)
 
 

@@ -68,6 +68,7 @@ class ConvKernel(Generic[ConfigT]):
             left out where the kernel has no use for dot products.
         sums_products: whether what it sums are the products of its operands, which are whole numbers where these are.
         slices: whether it takes specifications of slices: convolutions over three axes.
+        settles: whether it adds up any number of products of float16, by sums in float32.
         emit: ``(spec, config, epilogue, extras, name, style)`` to the function ``name(data, weight, *extras, output)``.
     """
 
@@ -81,6 +82,7 @@ class ConvKernel(Generic[ConfigT]):
     integers: Callable[[Conv2dSpec, Caps], str] | None = None
     sums_products: bool = True
     slices: bool = False
+    settles: bool = False
 
 
 class ConvTemplate(KernelTemplate[ConfigT]):
@@ -119,6 +121,8 @@ class ConvTemplate(KernelTemplate[ConfigT]):
         """`spec_of`, with operands in the types that the kernel multiplies."""
         spec, dims = spec_of(call)
         spec = flat_plane(call, spec) or spec
+        if not self.kernel.settles:
+            spec = replace(spec, types=spec.types.within(spec.reduction))
         integers = self._integers(call, spec, caps)
         if integers is not None:
             return self._of_integers(call, spec, integers), dims

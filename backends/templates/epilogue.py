@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
-from graphopt.backends.base.element_type import element_type
+from graphopt.backends.base.element_type import HALF, element_type, scalar_dtype
 from graphopt.backends.base.formula import Formula
 from graphopt.backends.base.template import Computed, KernelCall
 from graphopt.backends.base.tvm_api import ForFrame, IRBuilder, tirx, tirx_builder
@@ -130,6 +130,7 @@ class Epilogue:
             one = all(d == 1 for d in value.shape)
             return row.computed(tensor(*(0 if one else index[self._axis] for _ in value.shape)))
 
+        halves = call.fused.options.adds_halves and anchor.out.dtype is HALF.dtype and self._integers is None
         whole = self._integers is not None and self._bias is not None and self._bias.dtype is DType.i32
         whole_bias, bias = (self._bias, None) if whole else (None, self._bias)
         offset = None if self._offset is None else lowering.pack(self._offset.operand)
@@ -154,9 +155,14 @@ class Epilogue:
                 # what follows may be an addition, which only some processors fuse with a product
                 product = operator.mul if requantize is not None else rounded_product
                 value = product(value.astype(self._sum), factors(index[self._axis]))
-            return value if bias is None else value + along(bias, index)
+            if not halves:
+                return value if bias is None else value + along(bias, index)
+            if bias is not None:
+                added = along(bias, index)
+                value = value + (HALF.stored(added) if scalar_dtype(value) == HALF.storage else added)
+            return HALF.stored(value)
 
-        lowering.tensors[anchor.out] = Tensor(shape, self._sum, element)
+        lowering.tensors[anchor.out] = Tensor(shape, HALF.compute if halves else self._sum, element)
         members = set(group.nodes)
         for node in (anchor, *group.epilogue):
             if node is requantize:

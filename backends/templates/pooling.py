@@ -13,7 +13,7 @@ from graphopt.backends.specs.slices import Slices
 from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.specs.window import Window as Sliding
 from graphopt.backends.templates.assumed_plane import assumed_plane
-from graphopt.backends.templates.kernel_types import types_of
+from graphopt.backends.templates.kernel_types import greatest_types
 from graphopt.backends.templates.whole_sums import types_of_sums
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -29,7 +29,7 @@ def pool_types(call: KernelCall) -> tuple[KernelTypes, Value | None]:
     if node.op == "AveragePool":
         return types_of_sums(call, x, math.prod(attr(node, "kernel_shape")))
     if node.op != "GlobalAveragePool":
-        return types_of(call, x), None
+        return greatest_types(call, x), None
     extents = [d for d in x.shape[2:] if isinstance(d, int)]
     return types_of_sums(call, x, math.prod(extents) if len(extents) == len(x.shape) - 2 else None)
 

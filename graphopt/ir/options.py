@@ -21,6 +21,7 @@ class CompileOptions:
         plan: kernels that are not chosen by cost.
         states: inputs of the outermost graph that stay in the model's memory, where runs append to them.
         nominal: extents assumed where sizes are symbolic.
+        adds_halves: products of float16 are added up in float16 as far as it is accurate; what the target can do, not asked for.
     """
 
     level: int = DEFAULT_LEVEL
@@ -28,6 +29,7 @@ class CompileOptions:
     plan: KernelPlan | None = None
     states: tuple[State, ...] = ()
     nominal: NominalSizes = NOTHING_KNOWN
+    adds_halves: bool = False
 
     @property
     def optimizes_kernels(self) -> bool:

@@ -31,7 +31,16 @@ Factors = Callable[[Node, DType], Collection[int]]
 """The operands of a node that the target multiplies as they are stored, in the type given."""
 
 
-def leave_unrounded(graph: Graph, dtypes: Collection[DType], factors: Factors = lambda node, dtype: ()) -> None:
+Computes = Callable[[Node, DType], bool]
+"""Whether the target computes a node in the narrow type given."""
+
+
+def leave_unrounded(
+    graph: Graph,
+    dtypes: Collection[DType],
+    factors: Factors = lambda node, dtype: (),
+    computes: Computes = lambda node, dtype: False,
+) -> None:
     """Let nodes of a graph and its subgraphs hand float32 to one another instead of the types given, in place.
 
     What a model computes then depends neither on how nodes are fused nor on layouts, and is at least as near to real numbers.
@@ -39,14 +48,15 @@ def leave_unrounded(graph: Graph, dtypes: Collection[DType], factors: Factors = 
     Args:
         dtypes: of float16 and bfloat16, those that the target adds up in float32.
         factors: a result that one of these operands reads is rounded, once, for all its readers.
+        computes: such a node is left as it is written, operands and results.
     """
     if any(_is_narrow(v, dtypes) for node in graph.walk() for v in (*node.inputs, *node.outputs)):
-        _Unrounded(graph, dtypes, factors).run()
+        _Unrounded(graph, dtypes, factors, computes).run()
 
 
 class _Unrounded:
-    def __init__(self, graph: Graph, dtypes: Collection[DType], factors: Factors) -> None:
-        self.graph, self.dtypes = graph, dtypes
+    def __init__(self, graph: Graph, dtypes: Collection[DType], factors: Factors, computes: Computes) -> None:
+        self.graph, self.dtypes, self.computes = graph, dtypes, computes
         self.factors = _factors(graph, dtypes, factors)
         self.owners = {v: g for g in graphs(graph) for v in g.inputs}
         self.narrow_type: dict[Value, DType] = {}  # what was narrow and is float32 now
@@ -112,10 +122,16 @@ class _Unrounded:
             or any(v is not None and not isinstance(v.type, TensorType) for v in (*node.inputs, *node.outputs))
         ):
             return True
+        if self.computes(node, self.written(next(iter(operands)))):
+            return True
         if not never_rounds(node):
             return False
         stored = all(v not in self.narrow_type and v not in self.before_cast for v in operands)
         return stored or (any(v.escapes for v in results) and not has_trait(node, ELEMENTWISE))
+
+    def written(self, value: Value) -> DType:
+        """The narrow type that a value is written with."""
+        return self.narrow_type.get(value, value.dtype)
 
     def set_operands(self, node: Node, operands: set[Value], form: Callable[[Value], Value]) -> None:
         """Let a node read a form of its operands."""

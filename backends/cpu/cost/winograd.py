@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import slots_of, temporaries_of
+from graphopt.backends.base.element_type import HALF
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.cost.direct import channels_by_lane, dot_product_of, vector_lanes
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
@@ -82,7 +83,7 @@ def _configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
                         m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot, by_lane=by_lane
                     )
                     yield from (config, replace(config, private=True))
-                if not spec.types.of_integers:
+                if not spec.types.of_integers and spec.types.accumulator is not HALF:
                     for group in {min(panels, group) for group in _RAW_GROUPS}:
                         for depth in _depths(spec, 4 * (m + 2) ** 2 * group * vectors * lanes, caps):
                             yield WinogradConfig(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
@@ -32,6 +33,7 @@ from graphopt.backends.cpu.kernels.register_tile import (
     bind,
     bind_segments,
     for_each_tile,
+    guarded,
     tile_count,
 )
 from graphopt.backends.cpu.kernels.rows_together import rows_together
@@ -163,6 +165,14 @@ def _widens_weight(spec: Conv2dSpec, config: Conv2dConfig) -> bool:
     )  # fmt: skip
 
 
+class _Settled(Enum):
+    """After which loops sums of float16 are added to those in float32."""
+
+    blocks = "blocks"
+    rows = "rows"
+    taps = "taps"
+
+
 @dataclass(frozen=True)
 class _Kernel:
     """Emits the code of single register tiles."""
@@ -210,12 +220,19 @@ class _Kernel:
     ) -> None:
         """Emits the tile ``index``, whose first pixel is output row ``top``, column ``left``."""
         config = self.config
-        accumulators = RegisterTile(row.tile * column.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
-        accumulators.clear()
         spec, blocks = self.spec, self.blocks
+        accumulators = RegisterTile(
+            row.tile * column.tile,
+            config.oc_vectors,
+            config.lanes,
+            spec.types.sum,
+            spec.types.most_added(spec.reduction),
+        )
+        accumulators.clear()
         for block in each_channel_block(spec, image, blocks):
             self._fetching.of_output(image, panel, block, top, left, column.tile)
             self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
+            self._settle(accumulators, _Settled.blocks, block)
 
         def finish(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
             h, w = self._pixel(top, left, column.tile, point)
@@ -233,6 +250,25 @@ class _Kernel:
 
         together = math.gcd(config.lanes, spec.out_block)
         accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
+
+    def _settle(self, accumulators: RegisterTile, place: _Settled, block: tirx.Expr) -> None:
+        """Emits the way of sums to those in float32, if a loop that ends here has brought together about as many as may be."""
+        most = self.spec.types.most_added(self.spec.reduction)
+        if not most or place is not self._settled(most):
+            return
+        if place is not _Settled.blocks:
+            accumulators.settle()
+            return
+        together = most // (self.steps * math.prod(self.spec.kernel))
+        together = -(-self.blocks // -(-self.blocks // together))
+        with guarded(tirx.EQ(tirx.floormod(block, together), together - 1) if together > 1 else None):
+            accumulators.settle()
+
+    def _settled(self, most: int) -> _Settled:
+        """The outermost loop an iteration of which adds up no more than ``most`` products."""
+        if self.steps * math.prod(self.spec.kernel) <= most:
+            return _Settled.blocks
+        return _Settled.rows if self.steps * self.spec.kernel[1] <= most else _Settled.taps
 
     def _store_plain(
         self,
@@ -324,6 +360,7 @@ class _Kernel:
                 dot=self.dot,
                 before=fetch,
             )
+            self._settle(accumulators, _Settled.taps, block)
 
         def products_of_row(ky: tirx.Expr, first: int, last: int) -> None:
             """As `products` for a whole kernel row and whole rows of the tile: inputs are neighbours, and each is loaded once."""
@@ -360,6 +397,10 @@ class _Kernel:
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
+            kernel_columns(ky, first, last)
+            self._settle(accumulators, _Settled.rows, block)
+
+        def kernel_columns(ky: tirx.Expr, first: int, last: int) -> None:
             if column.clipped:
                 low, count = (bind(bound) for bound in spec.window(1).clip(left))
                 with T.serial(0, count) as step:

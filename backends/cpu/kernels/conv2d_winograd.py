@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
+from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.register_tile import (
@@ -30,7 +31,7 @@ from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_raw import RawWeights
 from graphopt.backends.cpu.kernels.winograd_stored import StoredWeights
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
-from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, WholeFiltering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering, WholeFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.slices import Image
 from graphopt.backends.specs.window import ceil_div
@@ -167,7 +168,9 @@ class _Kernel:
         """The arithmetic of the transforms."""
         if self.config.depth:
             return self.whole_filtering
-        return Filtering(self.config.m) if self.dot is None else IntegerFiltering(self.config.m, self.width)
+        if self.dot is not None:
+            return IntegerFiltering(self.config.m, self.width)
+        return HalfFiltering(self.config.m) if self.spec.types.accumulator is HALF else Filtering(self.config.m)
 
     @property
     def whole_filtering(self) -> WholeFiltering:

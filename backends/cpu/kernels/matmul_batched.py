@@ -154,7 +154,14 @@ def emit(
         blocks = bind(ceil_div(tiles, per_block)) if tile.m_block else 1
         panels = bind(ceil_div(spec.n, width))
         shape = PanelShape(
-            steps, tile.n_vectors, tile.lanes, spec.types.sum, tile.m_tile, dot=dot, by_lane=tile.by_lane
+            steps,
+            tile.n_vectors,
+            tile.lanes,
+            spec.types.sum,
+            tile.m_tile,
+            dot=dot,
+            by_lane=tile.by_lane,
+            most=spec.types.most_added(spec.k),
         )
 
         def multiply(at: tuple[Expr, ...], panel: Expr, columns: Expr, packed: bool) -> None:

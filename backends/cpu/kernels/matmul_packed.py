@@ -308,6 +308,7 @@ def _product(
         _widens(spec, config, most_tiles),
         pairs=config.pairs,
         by_lane=config.by_lane,
+        most=spec.types.most_added(spec.k),
     )
 
     def finish(tile: PanelTile, panel: tirx.Expr, row: tirx.Expr) -> None:

@@ -38,6 +38,7 @@ class PanelShape:
         widens: whether each panel, or a block of its steps, is copied as it is computed with before tiles read it; needs a known K.
         pairs: whether an element of B is a pair of steps in bfloat16, which count as one here.
         by_lane: steps of K of a row of A that are neighbours in memory and come with one load; 1 for one at a time.
+        most: so many products are added up in ``dtype`` before their sum goes to one in float32; 0 for all.
     """
 
     k: tirx.Expr | int
@@ -52,6 +53,7 @@ class PanelShape:
     widens: bool = False
     pairs: bool = False
     by_lane: int = 1
+    most: int = 0
 
     @property
     def width(self) -> int:
@@ -88,15 +90,10 @@ class PanelOperands:
 class PanelTile(RegisterTile):
     """A register tile whose sums can wait in memory, and that stores any number of columns."""
 
-    def load(self, kept: tirx.Buffer, slot: tirx.Expr) -> None:
-        """Emits the reading of sums that `keep` wrote to place ``slot``."""
-        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(self._registers, kept[slot, p, v * self.lanes + lane], [p, v, lane])
-
     def keep(self, kept: tirx.Buffer, slot: tirx.Expr) -> None:
         """Emits the writing of the sums to place ``slot`` of scratch memory of shape (slots, points, columns)."""
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(kept, self._registers[p, v, lane], [slot, p, v * self.lanes + lane])
+            T.buffer_store(kept, self.finished(p, v, lane), [slot, p, v * self.lanes + lane])
 
     def store_columns(self, columns: int, store: Store, style: StoreStyle) -> None:
         """Emits ``store(sum, point, column)`` for the first ``columns`` columns: whole vectors, then ever narrower ones."""
@@ -151,7 +148,8 @@ def multiply_panels(
     kept = None
     if len(blocks) > 1:
         slots = shape.panels * shape.tiles
-        kept = T.alloc_buffer((slots, shape.m_tile, shape.width), shape.dtype, scope="local")
+        dtype = "float32" if shape.most else shape.dtype
+        kept = T.alloc_buffer((slots, shape.m_tile, shape.width), dtype, scope="local")
 
     def sweep(start: tirx.Expr | int, steps: tirx.Expr | int, begins: bool, ends: bool) -> None:
         def column_block(j: tirx.Expr, i: tirx.Expr, b: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
@@ -164,11 +162,13 @@ def multiply_panels(
                 )
 
             def tile_of(row: tirx.Expr, segment: Segment) -> None:
-                tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes, shape.dtype)
+                tile = PanelTile(segment.tile, shape.n_vectors, shape.lanes, shape.dtype, shape.most)
                 if begins:
                     tile.clear()
                 else:
-                    tile.load(kept, j * shape.tiles + i)
+                    assert kept is not None
+                    sums = kept
+                    tile.resume(lambda p, c: sums[j * shape.tiles + i, p, c])
 
                 def fetch(k: tirx.Expr) -> None:
                     if operands.following is not None:

@@ -17,6 +17,8 @@ from graphopt.backends.templates.storing import StoreStyle
 _MASKED_LANES = 16
 """Vectors of this many lanes come with masks (AVX-512): what is shorter is stored in one piece all the same."""
 
+_FLOATS = frozenset({"float16", "float32"})
+
 Finish = Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
 """``(accumulator, point of the tile, channel) -> value to store``, where point or channel may be a vectorised loop's."""
 
@@ -54,8 +56,10 @@ class PlainStore:
         panel = tile.vectors * tile.lanes
         # a panel's channels beyond the last one have no operands
         early = not self.pointwise and self.style is not StoreStyle.scalar and self.channels % panel == 0
-        early = early and self.output.type.compute == tile.dtype  # what is finished turns as the sums do
-        staged = self._staged(tile, max(first + width for first, _ in runs), first_channel, early)
+        computed = self.output.type.compute
+        early = early and (computed == tile.dtype or {computed, tile.dtype} <= _FLOATS)
+        turning = computed if early else tile.dtype  # what is finished turns as what it will be, or the sums do
+        staged = self._staged(tile, turning, max(first + width for first, _ in runs), first_channel, early)
         quads: tirx.Expr | int = panel // QUAD
         if self.channels % panel:
             quads = tirx.floordiv(tirx.min(panel, self.channels - first_channel) + (QUAD - 1), QUAD)
@@ -65,9 +69,9 @@ class PlainStore:
             four = tirx.Ramp(tirx.Cast("int64", quad) * QUAD, T.int64(1), QUAD)
             base = first_channel + quad * QUAD
             for first, count in runs:
-                turned = T.alloc_buffer((QUAD, width), tile.dtype, scope="local", annotations=ON_STACK)
+                turned = T.alloc_buffer((QUAD, width), turning, scope="local", annotations=ON_STACK)
                 quad_of = functools.partial(_quad, staged, four, first)
-                for i, vector in enumerate(transposed_quad(quad_of, width, tile.dtype)):
+                for i, vector in enumerate(transposed_quad(quad_of, width, turning)):
                     T.buffer_store(turned, vector, [i, everything])
                 if self.style is StoreStyle.rolled and not early and self.channels % QUAD == 0:
                     for start, part in vector_widths(count, width):
@@ -80,17 +84,19 @@ class PlainStore:
                     for start, part in vector_widths(count, width):
                         self._store(turned, i, start, part, first, base + i, early)
 
-    def _staged(self, tile: RegisterTile, rows: int, first_channel: tirx.Expr, early: bool) -> tirx.Buffer:
+    def _staged(self, tile: RegisterTile, dtype: str, rows: int, first_channel: tirx.Expr, early: bool) -> tirx.Buffer:
         if not early:
             return tile.staged(rows)
         if self.style is StoreStyle.unrolled:
-            return tile.staged(rows, lambda value, p, column: self._computed(value, p, first_channel + column))
-        staged = tile.staged(rows)
+            return tile.staged(rows, lambda value, p, column: self._computed(value, p, first_channel + column), dtype)
+        sums = staged = tile.staged(rows)
+        if dtype != tile.dtype:
+            staged = T.alloc_buffer(tuple(sums.shape), dtype, scope="local", annotations=ON_STACK)
         with T.serial(0, tile.vectors) as v:
 
             def finish(p: tirx.Expr, lane: tirx.Expr) -> None:
                 column = v * tile.lanes + lane
-                T.buffer_store(staged, self._computed(staged[p, column], p, first_channel + column), [p, column])
+                T.buffer_store(staged, self._computed(sums[p, column], p, first_channel + column), [p, column])
 
             vectors_side_by_side(tile.points, tile.lanes, finish)
         return staged

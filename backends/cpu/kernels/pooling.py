@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from graphopt.backends.base import dialect
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.element_type import scalar_dtype
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels import sliding_config, sliding_window
 from graphopt.backends.cpu.kernels.depthwise import seconds, supports
@@ -102,9 +103,10 @@ def combine(old: tirx.Expr, value: tirx.Expr, average: bool, lanes: int) -> tirx
         return maximum(old, value)
     # NaN must win. All bits set is one, and setting them takes half the instructions of choosing the value.
     largest = tirx.Select(value > old, value, old)
-    bits = "int32" if lanes == 1 else f"int32x{lanes}"
+    integer = "int16" if scalar_dtype(value) == "float16" else "int32"
+    bits = integer if lanes == 1 else f"{integer}x{lanes}"
     mark = tirx.Select(
-        tirx.isnan(value), broadcast(tirx.const(-1, "int32"), lanes), broadcast(tirx.const(0, "int32"), lanes)
+        tirx.isnan(value), broadcast(tirx.const(-1, integer), lanes), broadcast(tirx.const(0, integer), lanes)
     )
     return tirx.reinterpret(str(value.ty.dtype), tirx.reinterpret(bits, largest) | mark)
 

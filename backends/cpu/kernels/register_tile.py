@@ -26,24 +26,61 @@ Effective only under ``tvm_api.cpu_pass_context``; without it the code is correc
 
 
 class RegisterTile:
-    """``points`` x ``vectors`` accumulators of ``lanes`` elements; a point is an output pixel or a matrix row."""
+    """``points`` x ``vectors`` accumulators of ``lanes`` elements; a point is an output pixel or a matrix row.
 
-    def __init__(self, points: int, vectors: int, lanes: int, dtype: str) -> None:
+    Args:
+        points, vectors, lanes: its extents.
+        dtype: in which products are added up.
+        most: so many of them, whose sums are added up in float32, in memory; 0 for all. `accumulate` keeps to it within one call,
+            who calls it several times says with `settle` that so many products have come together.
+
+    Attributes:
+        dtype: of finished sums.
+    """
+
+    def __init__(self, points: int, vectors: int, lanes: int, dtype: str, most: int = 0) -> None:
         self.points = points
         self.vectors = vectors
         self.lanes = lanes
-        self.dtype = dtype
+        self.dtype = "float32" if most else dtype
+        self._most = most
+        self._added = dtype
         self._registers = T.alloc_buffer((points, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
+        if most:
+            self._sums = T.alloc_buffer((points, vectors, lanes), self.dtype, scope="local", annotations=ON_STACK)
 
     def clear(self) -> None:
         """Emits the zeroing of every accumulator."""
-        with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(self._registers, tirx.const(0, self.dtype), [p, v, lane])
+        self._each(lambda p, v, lane: T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane]))
+        if self._most:
+            self._each(lambda p, v, lane: T.buffer_store(self._sums, tirx.const(0, self.dtype), [p, v, lane]))
 
     def resume(self, value: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
-        """Emits the setting of every accumulator to ``value(point, column)``, a sum so far."""
+        """Emits the setting of every accumulator to ``value(point, column)``, a sum so far in ``dtype``."""
+        sums = self._sums if self._most else self._registers
+        self._each(lambda p, v, lane: T.buffer_store(sums, value(p, v * self.lanes + lane), [p, v, lane]))
+        if self._most:
+            self._each(lambda p, v, lane: T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane]))
+
+    def settle(self) -> None:
+        """Emits the addition of what was added up so far to the sums in float32, if there are any."""
+        if not self._most:
+            return
+
+        def add(p: tirx.Expr, v: tirx.Expr, lane: tirx.Expr) -> None:
+            T.buffer_store(self._sums, self.finished(p, v, lane), [p, v, lane])
+            T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane])
+
+        self._each(add)
+
+    def finished(self, point: tirx.Expr, vector: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
+        """The sum of all products, in ``dtype``."""
+        added = self._registers[point, vector, lane]
+        return self._sums[point, vector, lane] + added.astype(self.dtype) if self._most else added
+
+    def _each(self, emit: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            T.buffer_store(self._registers, value(p, v * self.lanes + lane), [p, v, lane])
+            emit(p, v, lane)
 
     def multiply_add(
         self,
@@ -161,6 +198,9 @@ class RegisterTile:
                 before(k)
             self.multiply_add(lambda p: scalar(p, k), lambda c: vector(k, c), points, dot)
 
+        if self._most and not (isinstance(steps, int) and steps <= self._most):
+            self._accumulate_parts(steps, scalar, vector, together, points, before)
+            return
         if together == 1:
             with T.serial(0, steps) as k:
                 single(k)
@@ -178,6 +218,40 @@ class RegisterTile:
             return
         with T.serial(0, steps - whole * together) as k:
             single(whole * together + k)
+
+    def _accumulate_parts(
+        self,
+        steps: tirx.Expr | int,
+        scalar: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+        vector: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+        together: int,
+        points: tuple[int, int] | None,
+        before: Callable[[tirx.Expr], None] | None,
+    ) -> None:
+        """`accumulate` of more steps than may be added up at once: as many as may, then those that are left."""
+        each = self._most // together * together
+        parts = steps // each if isinstance(steps, int) else bind(tirx.floordiv(steps, each))
+
+        def part(first: tirx.Expr | int, count: tirx.Expr | int) -> None:
+            whole = RegisterTile.accumulate
+            most, self._most = self._most, 0
+            whole(
+                self,
+                count,
+                lambda p, k: scalar(p, first + k),
+                lambda k, c: vector(first + k, c),
+                together=together,
+                points=points,
+                before=None if before is None else lambda k: before(first + k),
+            )
+            self._most = most
+
+        with T.serial(0, parts) as number:
+            part(number * each, each)
+            self.settle()
+        rest = steps - parts * each
+        if not (isinstance(rest, int) and rest == 0):
+            part(parts * each, rest)
 
     def store_vectors(
         self,
@@ -205,7 +279,7 @@ class RegisterTile:
                 guard = guarded(base < columns if ragged else None)
                 with guard, T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
                     vector, place = tirx.floordiv(u * width, self.lanes), tirx.floormod(u * width, self.lanes)
-                    store(self._registers[p, vector, place + lane], p, base + lane)
+                    store(self.finished(p, vector, place + lane), p, base + lane)
             return
         staged = self.staged()
         with T.serial(0, count) as u:
@@ -220,18 +294,23 @@ class RegisterTile:
                         store(staged[p, u * width + lane], p, base + lane)
 
     def staged(
-        self, points: int = 0, finish: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr] | None = None
+        self,
+        points: int = 0,
+        finish: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr] | None = None,
+        dtype: str = "",
     ) -> tirx.Buffer:
         """A copy of the accumulators that may be indexed with run-time values: memory, not the registers themselves.
 
         Args:
             points: rows of the copy, if there should be more than the tile has; those hold anything.
             finish: ``(accumulator, point, column)`` to the value that is copied, vectorised over columns.
+            dtype: of the copy; that of finished sums by default.
         """
         rows = max(points, self.points)
-        staged = T.alloc_buffer((rows, self.vectors * self.lanes), self.dtype, scope="local", annotations=ON_STACK)
+        shape = (rows, self.vectors * self.lanes)
+        staged = T.alloc_buffer(shape, dtype or self.dtype, scope="local", annotations=ON_STACK)
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            value, column = self._registers[p, v, lane], v * self.lanes + lane
+            value, column = self.finished(p, v, lane), v * self.lanes + lane
             T.buffer_store(staged, finish(value, p, column) if finish else value, [p, column])
         return staged
 

@@ -16,10 +16,11 @@ from graphopt.backends.cpu.kernels.prefetch import (
     prefetch_panel_share,
     prefetch_row_ahead,
 )
-from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, for_each_tile, tile_count
+from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.specs.convolution import Conv2dSpec
+from graphopt.backends.specs.types import MOST_FILTERED_HALVES
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View, grouped
 
@@ -111,7 +112,8 @@ class StoredWeights:
         """
         spec, config = self.spec, self.config
         group, component, panel = place
-        sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, self.spec.types.sum)
+        most = spec.types.most_added(spec.in_channels, MOST_FILTERED_HALVES)
+        sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, spec.types.sum, most)
         sums.clear()
         blocks = spec.in_channels // spec.in_block
         factors = View(patches, computed_type(self.element))
@@ -138,8 +140,13 @@ class StoredWeights:
                 dot=self.dot,
                 before=fetch if config.prefetch else None,
             )
+            if most:
+                together = max(most // spec.in_block, 1)
+                with guarded(tirx.EQ(tirx.floormod(block, together), together - 1) if together > 1 else None):
+                    sums.settle()
+        stored = computed_type(spec.types.sum)
         sums.store_vectors(
             tirx.const(0, "int64"),
             config.panel,
-            lambda value, p, c: T.buffer_store(products, value, [component, panel, start + p, c]),
+            lambda value, p, c: T.buffer_store(products, stored.stored(value), [component, panel, start + p, c]),
         )

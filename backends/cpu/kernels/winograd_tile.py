@@ -8,11 +8,12 @@ import numpy as np
 
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import multiplied_together
+from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.slices import packing_of_slices
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
-from graphopt.backends.cpu.kernels.winograd_transforms import Filtering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.packed_array import aligned_copy, interleaved
@@ -112,18 +113,22 @@ class TransformedPacking(Packing):
         panels: panels of a group.
         width: output channels of a panel.
         together: how many input channels lie side by side in 32 bits (`interleaved`): integers, transformed to integers.
+        halves: whether they are transformed for products in float16.
     """
 
     m: int
     panels: int
     width: int
     together: int = 1
+    halves: bool = False
 
     def packed(self, array: Array) -> Array:
         """Transformed, filled up, and turned in one copy."""
         outputs, inputs = self.shape[:2]
         groups = -(-outputs // (self.panels * self.width))
-        filtering = Filtering(self.m) if self.together == 1 else IntegerFiltering(self.m)
+        filtering: Filtering | IntegerFiltering = IntegerFiltering(self.m)
+        if self.together == 1:
+            filtering = HalfFiltering(self.m) if self.halves else Filtering(self.m)
         transformed = filtering.weight(array)
         missing = groups * self.panels * self.width - outputs
         if missing:
@@ -167,5 +172,6 @@ def packing(spec: Conv2dSpec, config: WinogradConfig) -> Packing:
     if config.depth:
         order = RawPacking(shape, config.group, config.panel, config.depth)
     else:
-        order = TransformedPacking(shape, config.m, config.group, config.panel, config.together)
+        halves = spec.types.accumulator is HALF
+        order = TransformedPacking(shape, config.m, config.group, config.panel, config.together, halves)
     return packing_of_slices(spec, order)

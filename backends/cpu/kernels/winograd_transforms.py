@@ -6,6 +6,7 @@ and infinity for m = 2, with 2 and -2 for m = 4. Points that are one another's n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -85,6 +86,77 @@ class Filtering:
     def weight(self, weight: Array) -> Array:
         """``G w G^T`` of OIHW weights with 3 x 3 kernels: shape ((m + 2)^2, I, O), computed in float64."""
         return transformed_weight(weight, WEIGHT_TRANSFORM[self.m], np.dtype(np.float64), np.dtype(np.float32), _CHUNK)
+
+
+@dataclass(frozen=True)
+class HalfFiltering(Filtering):
+    """The maps in float16: for m = 4 with the interpolation points 0, +-1/sqrt(2), +-sqrt(2) and infinity.
+
+    Errors come out a third smaller than with +-1 and +-2, by 6 dB, and numbers in between four times smaller: the most that a
+    transformed patch grows by is 26.
+    """
+
+    def input_row(self, d: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+        """As in `Filtering`."""
+        if self.m == 2:
+            return super().input_row(d)
+
+        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
+            return _constant_like(factor, x) * x
+
+        near, far = _POINTS
+        even_near, odd_near = d[4] - times(far**2, d[2]), d[3] - times(far**2, d[1])
+        even_far, odd_far = d[4] - times(near**2, d[2]), d[3] - times(near**2, d[1])
+        both = near**2 + far**2
+        return [
+            (d[0] + d[4]) - times(both, d[2]),
+            even_near + times(near, odd_near),
+            even_near - times(near, odd_near),
+            even_far + times(far, odd_far),
+            even_far - times(far, odd_far),
+            (d[1] + d[5]) - times(both, d[3]),
+        ]
+
+    def output_row(self, p: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+        """As in `Filtering`."""
+        if self.m == 2:
+            return super().output_row(p)
+
+        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
+            return _constant_like(factor, x) * x
+
+        near, far = _POINTS
+        sum_near, difference_near = p[1] + p[2], p[1] - p[2]
+        sum_far, difference_far = p[3] + p[4], p[3] - p[4]
+        return [
+            p[0] + sum_near + sum_far,
+            times(near, difference_near) + times(far, difference_far),
+            times(near**2, sum_near) + times(far**2, sum_far),
+            p[5] + times(near**3, difference_near) + times(far**3, difference_far),
+        ]
+
+    def weight(self, weight: Array) -> Array:
+        """As in `Filtering`, stored in float16."""
+        transform = WEIGHT_TRANSFORM[2] if self.m == 2 else _weight_transform(*_POINTS)
+        return transformed_weight(weight, transform, np.dtype(np.float64), np.dtype(np.float16), _CHUNK)
+
+
+_POINTS = (2**-0.5, 2**0.5)
+"""The positive ones of the points; their product is 1."""
+
+
+def _weight_transform(near: float, far: float) -> Array:
+    """G of shape (6, 3) for the points 0, +-near, +-far and infinity."""
+    points = (0.0, near, -near, far, -far)
+    rows = [[p**i / math.prod(p - q for q in points if q != p) for i in range(3)] for p in points]
+    return np.array([*rows, [0, 0, 1]])
+
+
+def _constant_like(value: float, x: tirx.Expr) -> tirx.Expr:
+    """``value`` in the type and as many lanes as ``x``."""
+    scalar, _, lanes = str(x.ty.dtype).partition("x")
+    constant = tirx.const(value, scalar)
+    return tirx.Broadcast(constant, int(lanes)) if lanes else constant
 
 
 @dataclass(frozen=True)
