@@ -99,6 +99,8 @@ class _Ranges:
             return union - {"-"}
         if node.op == "LogSoftmax":
             return frozenset("-")
+        if node.op == "Attention" and sum(v is not None for v in node.outputs) == 1:
+            return each[2]  # weighted means of values, whatever a mask holds
         if node.op == "Clip":
             return self.clipped(node)
         if node.op == "Neg":

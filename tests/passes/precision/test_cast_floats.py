@@ -111,6 +111,20 @@ def test_a_mask_by_selection(fill: float) -> None:
     assert computed_in(after) == {"s": DType.f16, "n": DType.f32, "p": DType.f32, "y": DType.f16}
 
 
+def test_a_mask_of_attention_stays_in_it() -> None:
+    """Its results are weighted means of the values: what follows is in 16 bits."""
+    body = """
+        h = Mul(m, big)
+        a = Attention<q_num_heads=2,kv_num_heads=2>(q, q, q, h)
+        y = MatMul(a, w)
+    """
+    inputs = {"q": "float[1,5,8]", "m": "float[5,5]"}
+    graph = graph_of(inputs, body, opset=23, w=rand(8, 6), big=np.float32(-1e9))
+    feeds = {"q": rand(1, 5, 8), "m": np.tri(5, 5, -1).T.astype(np.float32)}
+    after, _ = converted(graph, "cast-fp16", feeds=feeds)
+    assert computed_in(after) == {"h": DType.f32, "a": DType.f32, "y": DType.f16}
+
+
 def test_range_ends_where_results_are_bounded() -> None:
     """A maximum forgets what is far below, a sigmoid all of it; an addition does not."""
     body = """
