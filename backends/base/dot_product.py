@@ -1,4 +1,4 @@
-"""Instructions that sum the products of neighbouring elements: vdpbf16ps, vpmaddwd and, later, those for bytes.
+"""Instructions that sum the products of neighbouring elements: vdpbf16ps, bfdot, vpmaddwd and those for bytes.
 
 TVM's types can't express their operands, so each is a function in LLVM IR that takes vectors of 32-bit integers, each lane a group
 of neighbouring elements, and is inlined into the kernel that brings it along.
@@ -270,7 +270,37 @@ SDOT = DotProduct(
 )
 """ARM's sum of four products of signed bytes (Armv8.2, FEAT_DotProd)."""
 
-DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, VPDPBUSD, VPDPWSSD, VPMADDWD, USDOT, SDOT, SMLAL)}
+
+def _bfdot(name: str, lanes: int) -> str:
+    sums, bf16 = f"<{lanes} x float>", f"<{2 * lanes} x bfloat>"
+    intrinsic = f"@llvm.aarch64.neon.bfdot.v{lanes}f32.v{2 * lanes}bf16"
+    return f"""
+declare {sums} {intrinsic}({sums}, {bf16}, {bf16})
+define {sums} @{name}({sums} %sums, <{lanes} x i32> %a, <{lanes} x i32> %b) alwaysinline "target-features"="+neon,+bf16" {{
+  %x = bitcast <{lanes} x i32> %a to {bf16}
+  %y = bitcast <{lanes} x i32> %b to {bf16}
+  %r = call {sums} {intrinsic}({sums} %sums, {bf16} %y, {bf16} %x)
+  ret {sums} %r
+}}
+"""
+
+
+BFDOT = DotProduct(
+    "bfdot",
+    DType.bf16,
+    DType.bf16,
+    2,
+    "float32",
+    lambda caps: caps.bf16 and caps.smlal,
+    _bfdot,
+    temporaries=4,
+    by_lane=True,
+)
+"""ARM's sum of two products of bfloat16 (Armv8.6, FEAT_BF16): they are rounded to odd before they are added, and subnormals are 0.
+
+LLVM 22 copies lanes to vectors first."""
+
+DOT_PRODUCTS = {dot.name: dot for dot in (VDPBF16PS, BFDOT, VPDPBUSD, VPDPWSSD, VPMADDWD, USDOT, SDOT, SMLAL)}
 """By name."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.reference
 import pytest
 from onnx import TensorProto, helper
 
@@ -141,6 +143,31 @@ def test_bytes_give_the_bits_of_x86(target: str, cpu: str, word: str, dtype: Any
     got = _run(compiled, feed, want, cpu)
     assert want["y"].std() > 10
     np.testing.assert_array_equal(got["y"], want["y"])
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes"), [("Conv", ((2, 48, 9, 7), (40, 48, 3, 3))), ("MatMul", ((13, 318), (318, 21)))]
+)
+def test_products_of_bfloat16(op: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """Pairs are multiplied exactly and added in float32, so that what is lost is what operands and results lose."""
+    rng = np.random.default_rng(3)
+    x, w = (rng.normal(size=s).astype(ml_dtypes.bfloat16) for s in shapes)
+    attrs = {"pads": [1] * 4} if op == "Conv" else {}
+    single = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    single[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, shapes[0])
+    weight = onnx.numpy_helper.from_array(w.astype(np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w"], ["y"], **attrs)], "g", [single[0]], [single[1]], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    feed = {"x": x.astype(np.float32)}
+    want = {"y": np.asarray(onnx.reference.ReferenceEvaluator(model).run(None, feed)[0])}
+    compiled = graphopt.compile(model, "arm:neoverse-v1", threads=1, precision="bf16")
+    assert compiled.program is not None
+    assert any("bfdot" in k.config for k in compiled.program.kernels)
+    got = _run(compiled, feed, want, "max")
+    size = float(np.sqrt(np.mean(want["y"] ** 2)))
+    assert np.abs(got["y"] - want["y"]).max() < 2**-7 * size
 
 
 ONE_NODE: dict[str, Any] = {
