@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.tvm_api import tirx
@@ -33,10 +32,10 @@ from graphopt.backends.cpu.kernels.register_tile import (
     bind,
     bind_segments,
     for_each_tile,
-    guarded,
     tile_count,
 )
 from graphopt.backends.cpu.kernels.rows_together import rows_together
+from graphopt.backends.cpu.kernels.settling import Settling
 from graphopt.backends.cpu.kernels.slices import (
     data_as_images,
     each_channel_block,
@@ -165,14 +164,6 @@ def _widens_weight(spec: Conv2dSpec, config: Conv2dConfig) -> bool:
     )  # fmt: skip
 
 
-class _Settled(Enum):
-    """After which loops sums of float16 are added to those in float32."""
-
-    blocks = "blocks"
-    rows = "rows"
-    taps = "taps"
-
-
 @dataclass(frozen=True)
 class _Kernel:
     """Emits the code of single register tiles."""
@@ -209,30 +200,20 @@ class _Kernel:
         return self.config.by_lane > 1 and self.spec.in_block == 1
 
     def tile(
-        self,
-        image: Image,
-        panel: tirx.Expr,
-        index: tirx.Expr,
-        top: tirx.Expr,
-        row: Segment,
-        left: tirx.Expr,
-        column: Segment,
-    ) -> None:
+        self, image: Image, panel: tirx.Expr, index: tirx.Expr,
+        top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment,
+    ) -> None:  # fmt: skip
         """Emits the tile ``index``, whose first pixel is output row ``top``, column ``left``."""
         config = self.config
         spec, blocks = self.spec, self.blocks
-        accumulators = RegisterTile(
-            row.tile * column.tile,
-            config.oc_vectors,
-            config.lanes,
-            spec.types.sum,
-            spec.types.most_added(spec.reduction),
-        )
+        points, most = row.tile * column.tile, spec.types.most_added(spec.reduction)
+        accumulators = RegisterTile(points, config.oc_vectors, config.lanes, spec.types.sum, most)
+        settling = Settling(accumulators, self.steps, spec.kernel, blocks)
         accumulators.clear()
         for block in each_channel_block(spec, image, blocks):
             self._fetching.of_output(image, panel, block, top, left, column.tile)
-            self._taps(accumulators, image, panel, index * blocks + block, block, top, row, left, column)
-            self._settle(accumulators, _Settled.blocks, block)
+            self._taps(settling, image, panel, index * blocks + block, block, top, row, left, column)
+            settling.after_block(block)
 
         def finish(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
             h, w = self._pixel(top, left, column.tile, point)
@@ -250,25 +231,6 @@ class _Kernel:
 
         together = math.gcd(config.lanes, spec.out_block)
         accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
-
-    def _settle(self, accumulators: RegisterTile, place: _Settled, block: tirx.Expr) -> None:
-        """Emits the way of sums to those in float32, if a loop that ends here has brought together about as many as may be."""
-        most = self.spec.types.most_added(self.spec.reduction)
-        if not most or place is not self._settled(most):
-            return
-        if place is not _Settled.blocks:
-            accumulators.settle()
-            return
-        together = most // (self.steps * math.prod(self.spec.kernel))
-        together = -(-self.blocks // -(-self.blocks // together))
-        with guarded(tirx.EQ(tirx.floormod(block, together), together - 1) if together > 1 else None):
-            accumulators.settle()
-
-    def _settled(self, most: int) -> _Settled:
-        """The outermost loop an iteration of which adds up no more than ``most`` products."""
-        if self.steps * math.prod(self.spec.kernel) <= most:
-            return _Settled.blocks
-        return _Settled.rows if self.steps * self.spec.kernel[1] <= most else _Settled.taps
 
     def _store_plain(
         self,
@@ -317,17 +279,9 @@ class _Kernel:
         return top + tirx.floordiv(point, width), left + tirx.floormod(point, width)
 
     def _taps(
-        self,
-        accumulators: RegisterTile,
-        image: Image,
-        panel: tirx.Expr,
-        step_of_block: tirx.Expr,
-        block: tirx.Expr,
-        top: tirx.Expr,
-        row: Segment,
-        left: tirx.Expr,
-        column: Segment,
-    ) -> None:
+        self, settling: Settling, image: Image, panel: tirx.Expr, step_of_block: tirx.Expr, block: tirx.Expr,
+        top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment,
+    ) -> None:  # fmt: skip
         """Emits the products of one group of input channels with every kernel element that meets the input."""
         spec = self.spec
         kernel_height, kernel_width = spec.kernel
@@ -351,7 +305,7 @@ class _Kernel:
                     prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._fetching.of_data(image, block, lane, top, left, column.tile)
 
-            accumulators.accumulate(
+            settling.tile.accumulate(
                 self.steps,
                 scalar,
                 lambda lane, c: self.weight[panel, block, ky, kx, lane, c],
@@ -360,7 +314,7 @@ class _Kernel:
                 dot=self.dot,
                 before=fetch,
             )
-            self._settle(accumulators, _Settled.taps, block)
+            settling.after_tap()
 
         def products_of_row(ky: tirx.Expr, first: int, last: int) -> None:
             """As `products` for a whole kernel row and whole rows of the tile: inputs are neighbours, and each is loaded once."""
@@ -383,7 +337,7 @@ class _Kernel:
                 start = r * column.tile
                 scalar = lambda p: inputs[(p - start) * step + kx * apart]  # noqa: E731
                 vector = lambda c: self.weight[panel, block, ky, kx, lane, c]  # noqa: E731
-                accumulators.multiply_add(scalar, vector, (start, start + column.tile), self.dot, by_lane=True)
+                settling.tile.multiply_add(scalar, vector, (start, start + column.tile), self.dot, by_lane=True)
 
             with T.serial(0, self.steps) as lane:
                 if self.ahead:
@@ -394,11 +348,12 @@ class _Kernel:
                 for kx in range(kernel_width):
                     for r, inputs in enumerate(rows, first):
                         one(r, kx, inputs, lane)
+                settling.after_tap()
 
         def kernel_row(ky: tirx.Expr, first: int = 0, last: int = row.tile) -> None:
             """Kernel row ``ky`` on rows ``[first, last)`` of the tile."""
             kernel_columns(ky, first, last)
-            self._settle(accumulators, _Settled.rows, block)
+            settling.after_row()
 
         def kernel_columns(ky: tirx.Expr, first: int, last: int) -> None:
             if column.clipped:

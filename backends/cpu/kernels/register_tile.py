@@ -36,6 +36,7 @@ class RegisterTile:
 
     Attributes:
         dtype: of finished sums.
+        most: as given.
     """
 
     def __init__(self, points: int, vectors: int, lanes: int, dtype: str, most: int = 0) -> None:
@@ -43,7 +44,7 @@ class RegisterTile:
         self.vectors = vectors
         self.lanes = lanes
         self.dtype = "float32" if most else dtype
-        self._most = most
+        self.most = most
         self._added = dtype
         self._registers = T.alloc_buffer((points, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
         if most:
@@ -52,19 +53,19 @@ class RegisterTile:
     def clear(self) -> None:
         """Emits the zeroing of every accumulator."""
         self._each(lambda p, v, lane: T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane]))
-        if self._most:
+        if self.most:
             self._each(lambda p, v, lane: T.buffer_store(self._sums, tirx.const(0, self.dtype), [p, v, lane]))
 
     def resume(self, value: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> None:
         """Emits the setting of every accumulator to ``value(point, column)``, a sum so far in ``dtype``."""
-        sums = self._sums if self._most else self._registers
+        sums = self._sums if self.most else self._registers
         self._each(lambda p, v, lane: T.buffer_store(sums, value(p, v * self.lanes + lane), [p, v, lane]))
-        if self._most:
+        if self.most:
             self._each(lambda p, v, lane: T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane]))
 
     def settle(self) -> None:
         """Emits the addition of what was added up so far to the sums in float32, if there are any."""
-        if not self._most:
+        if not self.most:
             return
 
         def add(p: tirx.Expr, v: tirx.Expr, lane: tirx.Expr) -> None:
@@ -76,7 +77,7 @@ class RegisterTile:
     def finished(self, point: tirx.Expr, vector: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
         """The sum of all products, in ``dtype``."""
         added = self._registers[point, vector, lane]
-        return self._sums[point, vector, lane] + added.astype(self.dtype) if self._most else added
+        return self._sums[point, vector, lane] + added.astype(self.dtype) if self.most else added
 
     def _each(self, emit: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
         with T.unroll(0, self.points) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
@@ -164,7 +165,7 @@ class RegisterTile:
         Returns:
             a buffer (count, steps) to be indexed by constants, whose vectors stay in registers.
         """
-        dtype = self.dtype if dot is None else GROUPED.storage
+        dtype = self._added if dot is None else GROUPED.storage
         held = T.alloc_buffer((count, steps), dtype, scope="local", annotations=ON_STACK)
         with T.unroll(0, count) as p, T.vectorized(0, steps) as s:
             T.buffer_store(held, scalar(p, s), [p, s])
@@ -198,7 +199,7 @@ class RegisterTile:
                 before(k)
             self.multiply_add(lambda p: scalar(p, k), lambda c: vector(k, c), points, dot)
 
-        if self._most and not (isinstance(steps, int) and steps <= self._most):
+        if self.most and not (isinstance(steps, int) and steps <= self.most):
             self._accumulate_parts(steps, scalar, vector, together, points, before)
             return
         if together == 1:
@@ -229,12 +230,12 @@ class RegisterTile:
         before: Callable[[tirx.Expr], None] | None,
     ) -> None:
         """`accumulate` of more steps than may be added up at once: as many as may, then those that are left."""
-        each = self._most // together * together
+        each = self.most // together * together
         parts = steps // each if isinstance(steps, int) else bind(tirx.floordiv(steps, each))
 
         def part(first: tirx.Expr | int, count: tirx.Expr | int) -> None:
             whole = RegisterTile.accumulate
-            most, self._most = self._most, 0
+            most, self.most = self.most, 0
             whole(
                 self,
                 count,
@@ -244,7 +245,7 @@ class RegisterTile:
                 points=points,
                 before=None if before is None else lambda k: before(first + k),
             )
-            self._most = most
+            self.most = most
 
         with T.serial(0, parts) as number:
             part(number * each, each)

@@ -16,6 +16,7 @@ from graphopt.driver.compiling import to_program
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.dtypes import DType
 from graphopt.ir.verifier import verify
+from graphopt.passes.precision.halves import suits_halves
 from graphopt.passes.precision.unrounded import leave_unrounded
 from tests.support.onnx_graphs import ops
 
@@ -230,3 +231,29 @@ def test_a_model_in_float32_is_left_alone() -> None:
     before = str(graph)
     leave_unrounded(graph, NARROW)
     assert str(graph) == before
+
+
+def test_what_the_target_computes_in_16_bits_is_left_as_it_is_written() -> None:
+    """Nodes beside it hand float32 to one another, and round where it reads them."""
+    text = "g (half[4,8] x) => (half[4,8] y) { a = MatMul(x, w) b = Relu(a) c = Exp(b) d = Sqrt(c) e = Mul(d, b) y = Relu(e) }"
+    graph = import_onnx(_model(text, "float16", w=np.eye(8)))
+    leave_unrounded(graph, NARROW, computes=lambda node, dtype: dtype is DType.f16 and suits_halves(node))
+    verify(graph)
+    types = {node.op: node.out.dtype for node in graph.walk() if node.op != "Cast"}
+    assert types == {"MatMul": DType.f16, "Relu": DType.f16, "Exp": DType.f32, "Sqrt": DType.f32, "Mul": DType.f16}
+    assert sum(node.op == "Cast" for node in graph.walk()) == 2
+
+
+def test_linear_nodes_sums_and_pools_suit_float16_and_exponentials_do_not() -> None:
+    text = """g (half[1,4,8,8] x) => (half[1,4,1,1] y) {
+        a = Conv(x, w) b = Add(a, x) c = Softmax(b) d = MaxPool<kernel_shape = [2, 2]>(c) e = Exp(d)
+        f = Transpose(e) y = GlobalAveragePool(f)
+    }"""
+    graph = import_onnx(_model(text, "float16", w=np.zeros((4, 4, 1, 1))))
+    assert {n.op for n in graph.nodes if suits_halves(n)} == {
+        "Conv",
+        "Add",
+        "MaxPool",
+        "Transpose",
+        "GlobalAveragePool",
+    }
