@@ -261,7 +261,10 @@ class CpuPlatform(Platform):
         if cpu == "native":
             if self.kind != host_arch():
                 if name != self.kind:
-                    raise TargetError(f"target {name!r} means this machine's processor, which is no {self.kind}")
+                    raise TargetError(
+                        f"target {name!r} means this machine's processor, which is no {self.kind}",
+                        hint=f"name a processor ('graphopt targets' lists some), or {self.portable_name!r} for any",
+                    )
                 cpu = name = self.elsewhere
             else:
                 cpu, native_edits = self._native(triple)

@@ -270,3 +270,11 @@ def test_threads_follow_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> No
 def test_parsing_is_reached_without_importing_tvm() -> None:
     code = "import sys, graphopt.backends.targets.runnable, graphopt.runtime.artifact; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_another_machine_s_processor_has_a_remedy() -> None:
+    other = "arm" if host_arch() == "x86" else "x86"
+    with pytest.raises(TargetError, match="this machine's processor") as caught:
+        parse_target(f"{other}:native")
+    assert caught.value.hint is not None
+    assert "graphopt targets" in caught.value.hint
