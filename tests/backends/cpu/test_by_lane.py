@@ -163,35 +163,42 @@ def test_recurrent_layers(
         test_recurrent.check(compiled, op, given | recurrent.weights_of(feeds), **attrs)
 
 
-def _functions(caps: Caps) -> dict[str, Any]:
-    """One kernel of each template, large enough for its best tile."""
-    blocked = Conv2dSpec(1, 64, 28, 28, 64, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16)
-    pointwise = Conv2dSpec(1, 128, 28, 28, 128, (1, 1), in_block=16, out_block=16)
-    plain = Conv2dSpec(1, 3, 97, 97, 32, (3, 3), strides=(2, 2), out_block=16)
-    matmul = MatmulSpec(128, 256, 256)
-    batched = BatchedSpec((4,), (4,), (4,), 64, 64, 64)
+def _function(name: str, caps: Caps) -> Any:
+    """A kernel of a template, large enough for its best tile."""
+    if name in CONVOLUTIONS:
+        spec = CONVOLUTIONS[name]
+        if name == "winograd":
+            return conv2d_winograd.emit(spec, winograd.default_config(spec, caps))
+        if name == "grouped":
+            return grouped_pointwise.emit(spec, grouped_pointwise.default_config(spec, caps))
+        return conv2d_direct.emit(spec, direct.default_config(spec, caps))
+    if name == "matmul":
+        product = MatmulSpec(128, 256, 256)
+        return matmul_packed.emit(product, matmul_packed.default_config(product, caps))
+    if name == "batched":
+        products = BatchedSpec((4,), (4,), (4,), 64, 64, 64)
+        return matmul_batched.emit(products, matmul_batched.default_batched(products, caps))
     patch = patch_upsample.PatchSpec(1, 32, 40, 40, 16, (2, 2))
-    grouped = test_grouped.pointwise(64, 96, 4, (20, 20))
-    return {
-        "direct 3x3": conv2d_direct.emit(blocked, direct.default_config(blocked, caps)),
-        "direct 1x1": conv2d_direct.emit(pointwise, direct.default_config(pointwise, caps)),
-        "direct, plain": conv2d_direct.emit(plain, direct.default_config(plain, caps)),
-        "winograd": conv2d_winograd.emit(blocked, winograd.default_config(blocked, caps)),
-        "matmul": matmul_packed.emit(matmul, matmul_packed.default_config(matmul, caps)),
-        "batched": matmul_batched.emit(batched, matmul_batched.default_batched(batched, caps)),
-        "transposed": patch_upsample.emit(patch, patch_upsample.default_config(patch, caps)),
-        "grouped": grouped_pointwise.emit(grouped, grouped_pointwise.default_config(grouped, caps)),
-    }
+    return patch_upsample.emit(patch, patch_upsample.default_config(patch, caps))
+
+
+CONVOLUTIONS = {
+    "direct 3x3": Conv2dSpec(1, 64, 28, 28, 64, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16),
+    "direct 1x1": Conv2dSpec(1, 128, 28, 28, 128, (1, 1), in_block=16, out_block=16),
+    "direct, plain": Conv2dSpec(1, 3, 97, 97, 32, (3, 3), strides=(2, 2), out_block=16),
+    "winograd": Conv2dSpec(1, 64, 28, 28, 64, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16),
+    "grouped": test_grouped.pointwise(64, 96, 4, (20, 20)),
+}
 
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize(
     "name",
-    ["direct 3x3", "direct 1x1", "direct, plain", "winograd", "matmul", "batched", "transposed", "grouped"],
+    [*CONVOLUTIONS, "matmul", "batched", "transposed"],
 )
 def test_the_loop_of_multiply_adds(name: str, core: str) -> None:
     """Three quarters of the loop are multiply-adds, all by lane; no vector is copied or waits on the stack."""
-    loop = assembly.loops(assembly.compiled(_functions(caps_of(core))[name], core))[0]
+    loop = assembly.loops(assembly.compiled(_function(name, caps_of(core)), core))[0]
     by_lane = loop.count(r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[\d\]")
     assert by_lane == loop.products >= 24, loop
     assert loop.copies == loop.spills == 0, loop
