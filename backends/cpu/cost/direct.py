@@ -22,7 +22,7 @@ _LEAST_OPEN = 4
 """Rows and columns of open planes that tiles are chosen for at least: what suits a single point is slow with all others."""
 
 _LONGEST_ROW = 7
-"""Elements of a kernel's row up to which a plain row of inputs is kept in registers."""
+"""Inputs that a kernel's row reaches over up to which a plain row of them is kept in registers."""
 
 _STORE_CYCLES = 2.0
 _PLAIN_STORE_CYCLES = 7.0
@@ -92,11 +92,12 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
 def channels_by_lane(spec: Conv2dSpec, caps: Caps, dot: str) -> int:
     """Channels of a block, or pixels of a plain row, that are loaded as a vector for multiply-adds by lane; 1 where none are.
 
-    Kernels with very long rows aren't written out element by element.
+    Inputs of kernels that reach far along a row would take too many registers.
     """
     steps = lane_steps(caps, spec.types.accumulator, dot)
     if spec.in_block == 1:
-        return steps if spec.kernel[1] <= _LONGEST_ROW else 1
+        reach = (spec.kernel[1] - 1) * spec.dilations[1] + 1
+        return steps if reach <= _LONGEST_ROW else 1
     groups = spec.in_block // multiplied_together(dot)
     while groups % steps:
         steps //= 2
