@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arm_emulation import Counts
+from arm_emulation import Block, Counts
 
 _LLVM_MC = "llvm-mc-19"
 _LLVM_NM = "llvm-nm-19"
@@ -127,12 +127,14 @@ class Trace:
 def traces(counts: Counts, disassembler: Disassembler, tolerance: float = 0.02) -> list[Trace]:
     """Blocks, joined where one that ends with a branch not taken is followed by one that runs as often.
 
-    A loop with an exit in its middle, or one that lies in two pages of memory, is several blocks for qemu.
+    A loop with an exit in its middle, or one that lies in two pages of memory, is several blocks for qemu. Where the second page is
+    also jumped to, it runs more often: what falls into it gets a copy of it.
 
     Args:
         tolerance: by which part the counts of blocks that are joined may differ; that of the first is taken for all.
     """
     disassembler.learn(word for block in counts for word in block.words)
+    counts = _up_to_branches(counts, disassembler)
     starting = defaultdict(list)
     for block in counts:
         starting[block.path, block.offset].append(block)
@@ -158,6 +160,28 @@ def traces(counts: Counts, disassembler: Disassembler, tolerance: float = 0.02) 
             executed = sum(counts[part] * len(part.words) for part in chain)
             found.append(Trace(block.path, block.offset, disassembler.texts(words), counts[block], executed))
     return found
+
+
+def _up_to_branches(counts: Counts, disassembler: Disassembler) -> Counts:
+    """Blocks, those that end with no branch together with the one that always follows."""
+    whole: Counts = Counter(counts)
+    starting = defaultdict(list)
+    for block in counts:
+        starting[block.path, block.offset].append(block)
+    # From the last one on, so that one that follows is whole before it is copied.
+    for block in sorted(counts, key=lambda block: -block.offset):
+        following = starting[block.path, block.end]
+        if not block.path or is_branch(disassembler.known[block.words[-1]]) or len(following) != 1:
+            continue
+        rest, count = following[0], whole[block]
+        if whole[rest] < count:  # an interrupt, or code that changed
+            continue
+        whole[rest] -= count
+        del whole[block]
+        joined = Block(block.path, block.offset, block.code + rest.code)
+        whole[joined] += count
+        starting[block.path, block.offset] = [joined]
+    return +whole
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,18 @@ def test_what_lies_between_the_marks_is_counted(parts: Any, tmp_path: Path) -> N
     assert executed == parts("arm_emulation").instructions(counts)
     assert 0 < executed - ROUNDS * (5 * ROWS + 3) < 200  # the calls around it
     assert code.Symbols.of(tmp_path / "program").name(loop.offset) == "work"
+
+
+@needs_llvm
+def test_a_loop_in_two_pages_is_one_loop(parts: Any) -> None:
+    """Its second page is jumped to from elsewhere, too; what falls into it takes its instructions along, each run counted once."""
+    code, block = parts("arm_code"), parts("arm_emulation").Block
+    add, back = bytes.fromhex("0004009100040091"), bytes.fromhex("a0ffff54")  # add, add; b.eq #-12
+    counts = Counter({block("lib", 0, add): 90, block("lib", 8, add[:4] + back): 100, block("lib", 400, add): 7})
+    found = {(trace.offset, len(trace.texts)): trace for trace in code.traces(counts, code.Disassembler())}
+    assert {place: trace.count for place, trace in found.items()} == {(0, 4): 90, (8, 2): 10, (400, 2): 7}
+    assert found[0, 4].is_loop
+    assert sum(trace.executed for trace in found.values()) == parts("arm_emulation").instructions(counts)
 
 
 @pytest.mark.qemu
