@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from graphopt.backends.base.caps import Caps
+from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.template import Emitted, KernelCall, KernelTemplate, No, Support, Yes
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
@@ -29,6 +30,7 @@ from graphopt.backends.templates.integer_products import (
 from graphopt.backends.templates.kernel_types import computed_in_single, types_of
 from graphopt.backends.templates.matrix_rows import is_turned, product, unflattened
 from graphopt.backends.templates.reading import constant_weight, plain_prologue, scale_of, weight_row
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
 from graphopt.backends.tensors.flatten import with_shapes
 from graphopt.backends.tensors.tensor import Expr
 from graphopt.ir.dims import Dim, SymExpr
@@ -93,36 +95,56 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, its right-hand side packed."""
-        node = call.group.anchor
-        a, b = node.inputs[0], node.inputs[1]
-        bias = node.input(2)
-        assert a is not None
-        assert b is not None
         spec, dims, integers = _spec_of(call, caps)
-        if integers is not None:
-            call.read.difference_update((integers.scale, integers.zero_point))  # operands
-        rows = [dims.get(d, d) for d in a.shape[:-1]]
-        offset = zero_point_offset(call, integers, 0 if is_turned(node) else 1, len(a.shape) - 1)
-        epilogue = Epilogue(
-            call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
-            integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
-        )  # fmt: skip
-        apply = epilogue.function()
+        order = packing(spec, config, is_turned(call.group.anchor))
+        return emitted_product(call, caps, spec, dims, integers, name, lambda *rest: emit(spec, config, *rest), order)
 
-        def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
-            row, column = index
-            return apply(accumulator, (*unflattened(row, rows), column), operands)
 
-        parameters, operands = given_zero_point(spec.types, integers)
-        extras = [*extra_operands(epilogue), *parameters]
-        function = with_zero_point(emit(spec, config, finish, extras, name, store_style(epilogue)), spec.types)
+def emitted_product(
+    call: KernelCall, caps: Caps, spec: MatmulSpec, dims: dict[Dim, Expr], integers: IntegerProducts | None, name: str,
+    emit: Callable[[EpilogueFn, Sequence[ExtraOperand], str, StoreStyle], tirx.PrimFunc], order: Packing,
+) -> Emitted:  # fmt: skip
+    """The kernel of a product with a constant second operand; weights packed, bias and residuals as operands of the epilogue.
 
-        if len(rows) > 1:
-            shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
-            defined = {} if spec.static_m is not None else {spec.m: product(rows)}
-            function = with_shapes(function, shapes, defined)
-        weights = weight_of(call, integers, b, packing(spec, config, is_turned(node)))
-        return Emitted(function, [a, weights, *epilogue.values, *operands])
+    Args:
+        call: the group.
+        caps: of the target.
+        spec: the product.
+        dims: the kernel's variables for symbolic dimensions.
+        integers: how it multiplies integers, None if it doesn't.
+        name: of the function.
+        emit: ``(epilogue, extras, name, style)`` to the function ``name(a, weight, *extras, output)`` of a matrix.
+        order: in which it reads the second operand.
+    """
+    node = call.group.anchor
+    a, b = node.inputs[0], node.inputs[1]
+    bias = node.input(2)
+    assert a is not None
+    assert b is not None
+    if integers is not None:
+        call.read.difference_update((integers.scale, integers.zero_point))  # operands
+    rows = [dims.get(d, d) for d in a.shape[:-1]]
+    offset = zero_point_offset(call, integers, 0 if is_turned(node) else 1, len(a.shape) - 1)
+    epilogue = Epilogue(
+        call, caps, dims, bias=bias if integers is None else integers.bias, scale=scale_of(call, b), axis=len(a.shape) - 1,
+        integers=None if integers is None else integers.scale, sums=spec.types.sum, offset=offset,
+    )  # fmt: skip
+    apply = epilogue.function()
+
+    def finish(accumulator: Expr, index: tuple[Expr, ...], operands: Sequence[Any]) -> Expr:
+        row, column = index
+        return apply(accumulator, (*unflattened(row, rows), column), operands)
+
+    parameters, operands = given_zero_point(spec.types, integers)
+    extras = [*extra_operands(epilogue), *parameters]
+    function = with_zero_point(emit(finish, extras, name, store_style(epilogue)), spec.types)
+
+    if len(rows) > 1:
+        shapes = {0: (*rows, spec.k), len(function.params) - 1: (*rows, spec.n)}
+        defined = {} if spec.static_m is not None else {spec.m: product(rows)}
+        function = with_shapes(function, shapes, defined)
+    weights = weight_of(call, integers, b, order)
+    return Emitted(function, [a, weights, *epilogue.values, *operands])
 
 
 def spec_of(call: KernelCall) -> tuple[MatmulSpec, dict[Dim, Expr]]:

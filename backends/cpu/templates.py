@@ -20,10 +20,12 @@ from graphopt.backends.cpu.recurrent import Recurrent
 from graphopt.backends.cpu.reductions import ColumnReduction, RowReduction
 from graphopt.backends.cpu.roi_align import VectorRoiAlign
 from graphopt.backends.cpu.rows import ColumnSoftmax, RowNorm, RowSoftmax
+from graphopt.backends.cpu.strassen import StrassenConv2d, StrassenMatmul
 
 TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     DirectConv2d(),
     WinogradConv2d(),
+    StrassenConv2d(),
     PatchConvTranspose2d(),
     PhasedConvTranspose2d(),
     DepthwiseConv2d(),
@@ -31,6 +33,7 @@ TEMPLATES: tuple[KernelTemplate[Any], ...] = (
     GroupedConv2d(),
     GroupedPointwiseConv2d(),
     PackedMatmul(),
+    StrassenMatmul(),
     BatchedMatmul(),
     WindowPool(),
     PlainWindowPool(),

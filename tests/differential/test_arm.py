@@ -16,6 +16,8 @@ import graphopt
 from graphopt.driver.accuracy import compare_all
 from graphopt.runtime.model import CompiledModel
 from tests.support import qemu
+from tests.support.onnx_graphs import model_of, rand
+from tests.support.ort import run_ort
 from tests.support.run_node import node
 from tests.support.zoo_models import Arrays, assert_outputs, zoo_model
 
@@ -190,3 +192,32 @@ def test_one_node(case: str) -> None:
     got = _run(graphopt.compile(proto.SerializeToString(), "arm", threads=1), feed, want, "cortex-a53")
     wrong = [c for c in compare_all(got, want, reduction=210) if not c.ok]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("target", "cpu", "precision"),
+    [
+        ("arm:cortex-a53", "cortex-a53", None),
+        ("arm:cortex-a72", "cortex-a72", None),
+        ("arm:cortex-a76", "cortex-a76", "fp16"),
+    ],
+)
+def test_products_by_strassen(target: str, cpu: str, precision: str | None) -> None:
+    """Convolutions and a matrix product that are large enough for it, with padding, residuals and activations behind them."""
+    model = model_of(
+        {"x": "float[1,128,31,27]"},
+        "a = Conv<kernel_shape=[1,1]>(x, p, b)\nr = Relu(a)\nc = Conv<kernel_shape=[3,3],strides=[2,2],pads=[1,1,1,1]>(r, q)\n"
+        "d = Conv<kernel_shape=[1,1],strides=[2,2]>(x, s)\ne = Add(c, d)\ng = Relu(e)\n"
+        "f = Reshape(g, shape)\nt = Transpose<perm=[0,2,1]>(f)\nh = MatMul(t, w)\ny = Gelu(h)",
+        opset=22, p=rand(128, 128, 1, 1) / 8, b=rand(128), q=rand(256, 128, 3, 3) / 32, s=rand(256, 128, 1, 1) / 8,
+        w=rand(256, 512) / 8, shape=np.array([1, 256, -1]),
+    )  # fmt: skip
+    feed = {"x": rand(1, 128, 31, 27)}
+    want = dict(zip("y", run_ort(model, feed)))
+    compiled = graphopt.compile(model, target, threads=1, precision=precision)
+    assert compiled.program is not None
+    found = {kernel.template for kernel in compiled.program.kernels}
+    assert {"conv2d-strassen", *(() if precision else ("matmul-strassen",))} <= found
+    got = _run(compiled, feed, want, cpu)
+    error = np.linalg.norm(got["y"] - want["y"]) / np.linalg.norm(want["y"])
+    assert 0 < error < (2e-6 if precision is None else 0.01)

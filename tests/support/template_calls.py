@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.template import KernelCall
 from graphopt.driver.importing import import_onnx
 from graphopt.ir.layout import PLAIN, Layout, channel_blocks
@@ -34,6 +35,7 @@ class Case:
         relu: whether an activation follows.
         axes: of a reduction.
         numbered: the inputs that are whole numbers, below 2.
+        by_lane: whether it is for processors that multiply by lane alone.
     """
 
     template: str
@@ -45,6 +47,11 @@ class Case:
     relu: bool = False
     axes: tuple[int, ...] = ()
     numbered: tuple[int, ...] = ()
+    by_lane: bool = False
+
+    def caps(self, caps: Caps) -> Caps:
+        """Capabilities that it needs, otherwise those of a target."""
+        return replace(caps, multiplies_by_lane=True, vector_bits=128) if self.by_lane else caps
 
     def arrays(self) -> tuple[list[Array], list[Array]]:
         """Seeded inputs and constants."""
@@ -104,6 +111,8 @@ CASES = [
     Case("conv2d-winograd", "Conv", ((1, 16, 9, 7),), ((24, 16, 3, 3), (24,)), _3X3, BLOCKED, relu=True),
     Case("conv2d-direct", "Conv", ((1, 8, 4, 7, 9),), ((16, 8, 3, 3, 3), (16,)), _3X3X3, BLOCKED, relu=True),
     Case("conv2d-winograd", "Conv", ((1, 8, 3, 7, 9),), ((16, 8, 3, 3, 3), (16,)), _3X3X3, BLOCKED),
+    Case("conv2d-strassen", "Conv", ((1, 64, 5, 7),), ((24, 64, 1, 1), (24,)), {}, BLOCKED, relu=True, by_lane=True),
+    Case("conv2d-strassen", "Conv", ((1, 64, 9, 7),), ((24, 64, 3, 3),), {**_3X3, "strides": [2, 2]}, BLOCKED, by_lane=True),
     Case("conv-transpose-patch", "ConvTranspose", ((1, 6, 5, 11),), ((6, 3, 2, 2),), {"strides": [2, 2]}),
     Case("conv-transpose", "ConvTranspose", ((1, 8, 5, 7),), ((8, 16, 3, 3),), {"strides": [2, 2], "pads": [1] * 4}, BLOCKED),
     Case("conv-transpose", "ConvTranspose", ((1, 5, 4, 6),), ((5, 7, 3, 3),), {"strides": [2, 2]}),
@@ -113,6 +122,8 @@ CASES = [
     Case("conv2d-grouped-1x1", "Conv", ((1, 12, 5, 7),), ((9, 4, 1, 1),), {"kernel_shape": [1, 1], "group": 3}, relu=True),
     Case("matmul-packed", "MatMul", ((2, 13, 37),), ((37, 29),), relu=True),
     Case("matmul-packed", "Gemm", ((1, 37),), ((21, 37), (21,)), {"transB": 1}),
+    Case("matmul-strassen", "MatMul", ((2, 13, 64),), ((64, 48),), relu=True, by_lane=True),
+    Case("matmul-strassen", "Gemm", ((19, 64),), ((32, 64), (32,)), {"transB": 1}, by_lane=True),
     Case("matmul-batched", "MatMul", ((2, 3, 13, 11), (3, 11, 19)), relu=True),
     Case("matmul-batched", "Gemm", ((7, 18), (21, 18)), (), {"transB": 1}),
     Case("pooling", "MaxPool", ((1, 16, 9, 13),), (), {**_3X3, "strides": [2, 2]}, BLOCKED),

@@ -14,7 +14,7 @@ import pytest
 import graphopt
 from graphopt.backends.base.caps import Caps
 from graphopt.backends.cpu.attention import lane_steps
-from graphopt.backends.cpu.cost import direct, winograd
+from graphopt.backends.cpu.cost import direct, strassen, winograd
 from graphopt.backends.cpu.kernels import (
     conv2d_direct,
     conv2d_winograd,
@@ -22,6 +22,7 @@ from graphopt.backends.cpu.kernels import (
     matmul_batched,
     matmul_packed,
     patch_upsample,
+    strassen_operands,
 )
 from graphopt.backends.cpu.kernels.attention import AttentionConfig
 from graphopt.backends.cpu.kernels.matmul_batched import BatchedSpec
@@ -175,6 +176,9 @@ def _function(name: str, caps: Caps) -> Any:
     if name == "matmul":
         product = MatmulSpec(128, 256, 256)
         return matmul_packed.emit(product, matmul_packed.default_config(product, caps))
+    if name == "strassen":
+        product = MatmulSpec(128, 256, 512)
+        return strassen_operands.emit_matmul(product, strassen.default_config(product, caps))
     if name == "batched":
         products = BatchedSpec((4,), (4,), (4,), 64, 64, 64)
         return matmul_batched.emit(products, matmul_batched.default_batched(products, caps))
@@ -194,7 +198,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize(
     "name",
-    [*CONVOLUTIONS, "matmul", "batched", "transposed"],
+    [*CONVOLUTIONS, "matmul", "batched", "strassen", "transposed"],
 )
 def test_the_loop_of_multiply_adds(name: str, core: str) -> None:
     """Three quarters of the loop are multiply-adds, all by lane; no vector is copied or waits on the stack."""
