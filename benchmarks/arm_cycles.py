@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sqlite3
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,17 +81,19 @@ def modelled(found: Iterable[Trace], core: Core, cover: float = 0.995) -> Modell
 
 def steady_cycles(bodies: Sequence[tuple[str, ...]], core: Core) -> dict[tuple[str, ...], tuple[float, int]]:
     """Cycles that each sequence takes when it is repeated for long, and how many of its instructions the model doesn't know."""
-    cache = _Cache(core)
-    new = [body for body in dict.fromkeys(bodies) if cache.get(body) is None]
-    for start in range(0, len(new), _BATCH):
-        for body, found in zip(new[start : start + _BATCH], _measure(new[start : start + _BATCH], core), strict=True):
-            cache.put(body, found)
-        cache.save()
-    result = {}
-    for body in bodies:
-        found = cache.get(body)
-        assert found is not None
-        result[body] = found
+    with closing(_Cache(core)) as cache:
+        new = [body for body in dict.fromkeys(bodies) if cache.get(body) is None]
+        for start in range(0, len(new), _BATCH):
+            for body, found in zip(
+                new[start : start + _BATCH], _measure(new[start : start + _BATCH], core), strict=True
+            ):
+                cache.put(body, found)
+            cache.save()
+        result = {}
+        for body in bodies:
+            held = cache.get(body)
+            assert held is not None
+            result[body] = held
     return result
 
 
@@ -131,13 +135,14 @@ def _without_calls(text: str) -> str:
 
 
 class _Cache:
-    """Figures by core and text, in a file."""
+    """Figures by core and text, in a database that several processes may use."""
 
     def __init__(self, core: Core) -> None:
         version = subprocess.run([_LLVM_MCA, "--version"], capture_output=True, text=True, check=True).stdout
         key = hashlib.sha256(repr((core, version, Path(__file__).read_bytes())).encode()).hexdigest()[:12]
-        self.file = cache_folder() / f"cycles-{core.name}-{key}.json"
-        self.held: dict[str, list[float]] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.held = sqlite3.connect(cache_folder() / f"cycles-{core.name}-{key}.sqlite", timeout=60)
+        with self.held:
+            self.held.execute("CREATE TABLE IF NOT EXISTS figures (text PRIMARY KEY, cycles REAL, unknown INTEGER)")
 
     @staticmethod
     def _key(body: tuple[str, ...]) -> str:
@@ -145,15 +150,17 @@ class _Cache:
 
     def get(self, body: tuple[str, ...]) -> tuple[float, int] | None:
         """Cycles and unknown instructions."""
-        found = self.held.get(self._key(body))
-        return None if found is None else (found[0], int(found[1]))
+        row = self.held.execute("SELECT cycles, unknown FROM figures WHERE text = ?", (self._key(body),)).fetchone()
+        return None if row is None else (float(row[0]), int(row[1]))
 
     def put(self, body: tuple[str, ...], found: tuple[float, int]) -> None:
         """Keep a figure."""
-        self.held[self._key(body)] = list(found)
+        self.held.execute("INSERT OR REPLACE INTO figures VALUES (?, ?, ?)", (self._key(body), *found))
 
     def save(self) -> None:
-        """Write all, so that a reader never sees half a file."""
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps(self.held))
-        part.rename(self.file)
+        """Let other processes see what was put."""
+        self.held.commit()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.held.close()
