@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.memory_fence import memory_fence_imported
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
     bind,
@@ -28,6 +30,7 @@ from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_ima
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_symbolic
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
+from graphopt.backends.cpu.kernels.winograd_pieces import joined, transform_in_pieces
 from graphopt.backends.cpu.kernels.winograd_raw import RawWeights
 from graphopt.backends.cpu.kernels.winograd_stored import StoredWeights
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
@@ -68,7 +71,7 @@ def emit(
             spec, config, data_as_images(inputs[0], spec), inputs[1], operands, result_as_images(output, spec),
             epilogue_of_images(epilogue or store_accumulator, spec), style, grid_rows, grid_columns, tiles, dot,
         )  # fmt: skip
-        with importing(dot, config.lanes), kernel.filtering.imported():
+        with importing(dot, config.lanes), kernel.helpers():
             stages(kernel)
 
     def stages(kernel: _Kernel) -> None:
@@ -173,6 +176,15 @@ class _Kernel:
         return HalfFiltering(self.config.m) if self.spec.types.accumulator is HALF else Filtering(self.config.m)
 
     @property
+    def in_pieces(self) -> bool:
+        """Whether transforms are cut to fit the register file: where there are 32 of them."""
+        return self.config.by_lane > 1 and self.dot is None
+
+    def helpers(self) -> AbstractContextManager[None]:
+        """Emits what is written inside with the functions at hand that transforms call."""
+        return memory_fence_imported() if self.in_pieces else self.filtering.imported()
+
+    @property
     def whole_filtering(self) -> WholeFiltering:
         """The arithmetic where weights are transformed on the way."""
         return WholeFiltering(self.config.m)
@@ -218,6 +230,12 @@ class _Kernel:
                         values = self.filtering.input_row([read(y, x, lane) for y in range(side)])
                         T.buffer_store(half, values[i], [i, x, lane])
 
+        def transform(read: Callable[[int, tirx.Expr | int, tirx.Expr], tirx.Expr]) -> None:
+            if self.in_pieces:
+                self._transform_in_pieces(patches, channels, tile, read)
+            else:
+                columns(read)
+
         inside = tirx.all(top >= 0, left >= 0, top + side <= spec.in_height, left + side <= spec.in_width)
         present: tirx.Expr | None = None
         if spec.slices is not None:
@@ -225,7 +243,7 @@ class _Kernel:
             inside = tirx.And(present, inside)
         with T.If(inside):
             with T.Then():
-                columns(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
+                transform(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
             with T.Else():
                 padded = T.alloc_buffer((side, side, lanes), self.element, scope="local", annotations=ON_STACK)
                 with T.unroll(0, side) as y, T.unroll(0, side) as x, T.vectorized(0, lanes) as lane:
@@ -238,13 +256,36 @@ class _Kernel:
                 with T.serial(0, y_count) as dy, T.serial(0, x_count) as dx, T.vectorized(0, lanes) as lane:
                     value = self.data[image, channels, top + (y_low + dy), left + (x_low + dx), lane]
                     T.buffer_store(padded, value, [y_low + dy, x_low + dx, lane])
-                columns(lambda y, x, lane: padded[y, x, lane])
+                transform(lambda y, x, lane: padded[y, x, lane])
+        if self.in_pieces:
+            return
         with T.unroll(0, side) as i:
             for j in range(side):
                 with T.vectorized(0, lanes) as lane:
                     values = self.filtering.input_row([half[i, x, lane] for x in range(side)])
                     place = self._place_of_patch(i * side + j, channels)
                     T.buffer_store(patches, values[j], [*place, tile, lane])
+
+    def _transform_in_pieces(
+        self,
+        patches: tirx.Buffer,
+        channels: tirx.Expr,
+        tile: tirx.Expr,
+        read: Callable[[int, tirx.Expr | int, tirx.Expr], tirx.Expr],
+    ) -> None:
+        """Emits the transform of a patch, a vector of its channels at a time."""
+        side, lanes = self.config.side, math.gcd(self.config.lanes, self.spec.in_block)
+        with T.serial(0, self.spec.in_block // lanes) as vector:
+            first = vector * lanes
+
+            def store(i: int, j: int, lane: tirx.Expr, value: tirx.Expr) -> None:
+                place = self._place_of_patch(tirx.const(i * side + j, "int64"), channels)
+                T.buffer_store(patches, value, [*place, tile, first + lane])
+
+            pieces = self.filtering.input_pieces()
+            transform_in_pieces(
+                pieces, pieces, side, lanes, self.element, lambda y, x, lane: read(y, x, first + lane), store
+            )
 
     def _place_of_patch(self, component: tirx.Expr, channels: tirx.Expr) -> list[tirx.Expr]:
         """The first indices of `patches`."""
@@ -287,6 +328,24 @@ class _Kernel:
         def local(columns: int) -> tirx.Buffer:
             return T.alloc_buffer((m, columns, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
 
+        def transformed(
+            vector: tirx.Expr,
+            emit: Callable[[int, int, tirx.Expr, tirx.Expr], None],
+            at_once: bool,
+            row: Callable[[int], AbstractContextManager[None]] = lambda i: nullcontext(),
+        ) -> None:
+            """Emits what becomes of the outputs, of one vector of channels; ``at_once`` where nothing else needs registers."""
+            side, pieces = config.side, filtering.output_pieces()
+
+            def read(y: int, x: int, lane: tirx.Expr) -> tirx.Expr:
+                return products[y * side + x, panel, tile, vector * lanes + lane]
+
+            def finished(i: int, j: int, lane: tirx.Expr, value: tirx.Expr) -> None:
+                emit(i, j, lane, filtering.result(value))
+
+            down = (joined(pieces),) if at_once else pieces
+            transform_in_pieces(down, pieces, side, lanes, spec.types.sum, read, finished, row)
+
         def half_way(half: tirx.Buffer, vector: tirx.Expr) -> None:
             """Emits the first half of the way back, of one vector of channels, into (m, side, lanes)."""
             lane = tirx.Ramp(0, 1, lanes)
@@ -303,26 +362,29 @@ class _Kernel:
 
         def whole(vector: tirx.Expr, base: tirx.Expr) -> None:
             """Emits the outputs of a tile that has all of them, each from registers."""
-            half = local(side)
-            half_way(half, vector)
+            transformed(vector, lambda i, j, lane, value: store(value, base, i, j, lane), True)
 
-            def one(i: int, j: int, lane: tirx.Expr) -> None:
-                value = filtering.output_row([half[i, x, lane] for x in range(side)])[j]
-                store(filtering.result(value), base, i, j, lane)
+        def present(vector: tirx.Expr, base: tirx.Expr) -> None:
+            """Emits the outputs that there are, each from registers."""
 
-            for i in range(m):
-                for j in range(m):
-                    with T.vectorized(0, lanes) as lane:
-                        one(i, j, lane)
+            def one(i: int, j: int, lane: tirx.Expr, value: tirx.Expr) -> None:
+                with guarded(columns > j):
+                    store(value, base, i, j, lane)
+
+            transformed(vector, one, True, lambda i: guarded(rows > i))
 
         def some(vector: tirx.Expr, base: tirx.Expr) -> None:
             """Emits the outputs that there are."""
-            half, result = local(side), local(m)
-            half_way(half, vector)
-            lane = tirx.Ramp(0, 1, lanes)
-            with T.unroll(0, m) as i:
-                for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
-                    T.buffer_store(result, filtering.result(value), [i, j, lane])
+            result = local(m)
+            if self.in_pieces:
+                transformed(vector, lambda i, j, lane, value: T.buffer_store(result, value, [i, j, lane]), False)
+            else:
+                half = local(side)
+                half_way(half, vector)
+                lane = tirx.Ramp(0, 1, lanes)
+                with T.unroll(0, m) as i:
+                    for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
+                        T.buffer_store(result, filtering.result(value), [i, j, lane])
             with T.serial(0, rows) as y:
 
                 def one_by_one() -> None:
@@ -345,11 +407,11 @@ class _Kernel:
                 with guarded(base < spec.out_channels if ragged else None):
                     body(vector, base)
 
-        if config.by_lane > 1 and self.style is StoreStyle.unrolled:
+        if self.in_pieces and self.style is StoreStyle.unrolled:
             with T.If(tirx.all(rows == m, columns == m)):
                 with T.Then():
                     vectors(whole)
                 with T.Else():
-                    vectors(some)
+                    vectors(present)
             return
         vectors(some)

@@ -7,9 +7,10 @@ and infinity for m = 2, with 2 and -2 for m = 4. Points that are one another's n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -32,6 +33,9 @@ WEIGHT_TRANSFORM: dict[int, Array] = {
 }
 """G of shape (m + 2, 3), by m."""
 
+
+Piece: TypeAlias = Callable[[Sequence[tirx.Expr]], dict[int, tirx.Expr]]
+"""Some rows of a transform, by their number, from one row or column of what is transformed."""
 
 _CHUNK = 4096
 """Filters transformed at a time."""
@@ -65,6 +69,43 @@ class Filtering:
             even_two - odd_two,
             4 * d[1] - 5 * d[3] + d[5],
         ]
+
+    def input_pieces(self) -> tuple[Piece, ...]:
+        """`input_row` in pieces of few results that share their parts, so that a patch needs few registers at a time.
+
+        In the order given, no multiply-add overwrites what is needed later, as it would its addend on ARM.
+        """
+        if self.m == 2:
+            return (lambda d: dict(enumerate(self.input_row(d))),)
+
+        def far(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            even, odd, last = d[4] - d[2], d[3] - d[1], d[5] - d[3]
+            twice = odd + odd
+            return {3: even + twice, 4: even - twice, 5: last - 4 * odd}
+
+        def near(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            even, odd = d[4] - 4 * d[2], d[3] - 4 * d[1]
+            return {1: even + odd, 2: even - odd, 0: (even - d[2]) + 4 * d[0]}
+
+        return far, near
+
+    def output_pieces(self) -> tuple[Piece, ...]:
+        """`output_row` as `input_pieces`."""
+        if self.m == 2:
+            return (lambda p: dict(enumerate(self.output_row(p))),)
+
+        def even(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            sum_one, sum_two = p[1] + p[2], p[3] + p[4]
+            return {0: (p[0] + sum_one) + sum_two, 2: sum_one + 4 * sum_two}
+
+        def odd(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            difference_one, difference_two = p[1] - p[2], p[3] - p[4]
+            return {
+                3: (difference_one + p[5]) + 8 * difference_two,
+                1: difference_one + 2 * difference_two,
+            }
+
+        return even, odd
 
     def output_row(self, p: Sequence[tirx.Expr]) -> list[tirx.Expr]:
         """``A^T p`` for one row or column of products: m + 2 vectors."""
@@ -135,6 +176,51 @@ class HalfFiltering(Filtering):
             p[5] + times(near**3, difference_near) + times(far**3, difference_far),
         ]
 
+    def input_pieces(self) -> tuple[Piece, ...]:
+        """As in `Filtering`."""
+        if self.m == 2:
+            return super().input_pieces()
+
+        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
+            return _constant_like(factor, x) * x
+
+        near, far = _POINTS
+
+        def of_far(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            even, odd = d[4] - times(near**2, d[2]), d[3] - times(near**2, d[1])
+            odd = times(far, odd)
+            return {3: even + odd, 4: even - odd, 5: (d[1] + d[5]) - times(near**2 + far**2, d[3])}
+
+        def of_near(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            even, odd = d[4] - times(far**2, d[2]), d[3] - times(far**2, d[1])
+            odd = times(near, odd)
+            return {1: even + odd, 2: even - odd, 0: (d[0] + d[4]) - times(near**2 + far**2, d[2])}
+
+        return of_far, of_near
+
+    def output_pieces(self) -> tuple[Piece, ...]:
+        """As in `Filtering`."""
+        if self.m == 2:
+            return super().output_pieces()
+
+        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
+            return _constant_like(factor, x) * x
+
+        near, far = _POINTS
+
+        def even(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            sum_near, sum_far = p[1] + p[2], p[3] + p[4]
+            return {0: (p[0] + sum_near) + sum_far, 2: times(near**2, sum_near) + times(far**2, sum_far)}
+
+        def odd(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            difference_near, difference_far = p[1] - p[2], p[3] - p[4]
+            return {
+                3: (p[5] + times(near**3, difference_near)) + times(far**3, difference_far),
+                1: times(near, difference_near) + times(far, difference_far),
+            }
+
+        return even, odd
+
     def weight(self, weight: Array) -> Array:
         """As in `Filtering`, stored in float16."""
         transform = WEIGHT_TRANSFORM[2] if self.m == 2 else _weight_transform(*_POINTS)
@@ -187,6 +273,21 @@ class WholeFiltering(Filtering):
             4 * (sum_two - sum_one),
             (8 * difference_two - 4 * difference_one) + 24 * p[5],
         ]
+
+    def output_pieces(self) -> tuple[Piece, ...]:
+        """As in `Filtering`, times 2 or 24."""
+        if self.m == 2:
+            return super().output_pieces()
+
+        def even(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            sum_one, sum_two = p[1] + p[2], p[3] + p[4]
+            return {2: 4 * (sum_two - sum_one), 0: (sum_two - 4 * sum_one) + 6 * p[0]}
+
+        def odd(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
+            four, difference_two = 4 * (p[1] - p[2]), p[3] - p[4]
+            return {1: 2 * difference_two - four, 3: (8 * difference_two - four) + 24 * p[5]}
+
+        return even, odd
 
     def result(self, value: tirx.Expr) -> tirx.Expr:
         """What `output_row` makes of rows and columns, as the sum that it stands for."""
