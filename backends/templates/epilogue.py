@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import partial
 from typing import Any
 
 from graphopt.backends.base.caps import Caps
@@ -15,6 +17,7 @@ from graphopt.backends.lower.generic import GroupLowering
 from graphopt.backends.lower.quantize import requantized
 from graphopt.backends.lower.scales import known_zero_point
 from graphopt.backends.templates.requantize import requantized_at_once, scales_of_sums
+from graphopt.backends.templates.storing import BiasedEpilogue, EpilogueFn
 from graphopt.backends.templates.zero_points import Offset
 from graphopt.backends.tensors.math import rounded_product
 from graphopt.backends.tensors.schedule import Evaluate, Schedule
@@ -43,6 +46,14 @@ class _WithinLoops(Schedule):
 
 
 _WITHIN_LOOPS = _WithinLoops()
+
+
+class _Part(Enum):
+    """What an evaluation is of."""
+
+    whole = "whole"
+    bias = "bias"
+    rest = "rest"
 
 
 class Epilogue:
@@ -90,6 +101,7 @@ class Epilogue:
         self._sum = element_type(call.group.anchor.out.dtype).accumulator
         self._integers = integers
         self._accumulator: Expr = None
+        self._part = _Part.whole
         probe = self._lower({})
         shape = probe.builder.shape(call.group.outputs[0].shape)
         index = tuple(tirx.Var(f"i{i}", "int64") for i in range(len(shape)))
@@ -142,6 +154,9 @@ class Epilogue:
             factors = lowering.pack(scales_of_sums(self._integers, self._scale, requantize, channels))
 
         def element(*index: Expr) -> Expr:
+            if self._part is _Part.bias:
+                assert bias is not None
+                return along(bias, index)
             value = self._accumulator
             if factors is None:
                 value = value if self._scale is None else value * along(self._scale, index)
@@ -156,7 +171,7 @@ class Epilogue:
                 product = operator.mul if requantize is not None else rounded_product
                 value = product(value.astype(self._sum), factors(index[self._axis]))
             if not halves:
-                return value if bias is None else value + along(bias, index)
+                return value if bias is None or self._part is _Part.rest else value + along(bias, index)
             if bias is not None:
                 added = along(bias, index)
                 value = value + (HALF.stored(added) if scalar_dtype(value) == HALF.storage else added)
@@ -173,30 +188,46 @@ class Epilogue:
                 lowering.tensors[node.out] = named(lowering.tensors[node.out])
         return lowering
 
-    def function(self) -> Callable[[Expr, tuple[Expr, ...], Sequence[Any]], Expr]:
+    def function(self) -> EpilogueFn:
         """``(accumulator, logical index, operand buffers) -> value to store``.
 
-        Where the value is too much for one expression, its steps become statements at the place where the function is called.
+        Where the value is too much for one expression, its steps become statements at the place where the function is called. The
+        result is a `BiasedEpilogue` where a bias comes first, and may be added in another order than it is written.
         """
+        whole = partial(self._apply, _Part.whole)
+        options, node = self._call.fused.options, self._call.group.anchor
+        halves = options.adds_halves and node.out.dtype is HALF.dtype
+        if self._bias is None or self._scale is not None or self._integers is not None or halves or options.exact:
+            return whole
+        return BiasedEpilogue(whole, self._bias_at, partial(self._apply, _Part.rest))
 
-        def apply(accumulator: Expr, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
-            key = hash(buffers[0]) if buffers else 0
-            if key not in self._ready:
-                count = len(self._operands)
-                self._ready[key] = self._lower(dict(zip(self._operands, buffers)), buffers[count:])
-            lowering = self._ready[key]
-            self._accumulator = accumulator
-            stepwise = self.stepwise and IRBuilder.is_in_scope()
-            with Scope(inline=not stepwise, lane=_iteration() if stepwise else None) as scope:
-                scope.branches = stepwise and self.conditional
-                value = lowering.tensors[self._call.group.outputs[0]](*index)
-            if not stepwise:
-                return scope.wrap(value)
-            for statement in scope.statements():
-                tirx_builder.add_to_parent(statement)
-            return value
+    def _apply(self, part: _Part, accumulator: Expr, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
+        """The value to store, or that without the bias."""
+        lowering = self._lowering(buffers)
+        self._accumulator, self._part = accumulator, part
+        stepwise = self.stepwise and IRBuilder.is_in_scope()
+        with Scope(inline=not stepwise, lane=_iteration() if stepwise else None) as scope:
+            scope.branches = stepwise and self.conditional
+            value = lowering.tensors[self._call.group.outputs[0]](*index)
+        if not stepwise:
+            return scope.wrap(value)
+        for statement in scope.statements():
+            tirx_builder.add_to_parent(statement)
+        return value
 
-        return apply
+    def _bias_at(self, index: tuple[Expr, ...], buffers: Sequence[Any]) -> Expr:
+        """The bias alone."""
+        self._part = _Part.bias
+        with Scope(inline=True) as scope:
+            return scope.wrap(self._lowering(buffers).tensors[self._call.group.anchor.out](*index))
+
+    def _lowering(self, buffers: Sequence[Any]) -> GroupLowering:
+        """The nodes over a kernel's buffers."""
+        key = hash(buffers[0]) if buffers else 0
+        if key not in self._ready:
+            count = len(self._operands)
+            self._ready[key] = self._lower(dict(zip(self._operands, buffers)), buffers[count:])
+        return self._ready[key]
 
 
 def _quantized(lowering: GroupLowering, source: Value, node: Node) -> Tensor:

@@ -20,6 +20,28 @@ it (`StoreStyle.scalar`), it may write statements first at the place where it is
 
 
 @dataclass(frozen=True)
+class BiasedEpilogue:
+    """An epilogue that begins with the addition of a bias, which a kernel may do otherwise: by starting its sums with it.
+
+    Attributes:
+        whole: all of it.
+        bias: ``(logical output index, extra operand buffers) -> what is added``, in the type of sums; the same for all points
+            of a channel.
+        rest: all but the addition.
+    """
+
+    whole: EpilogueFn
+    bias: Callable[[tuple[tirx.Expr, ...], Sequence[tirx.Buffer]], tirx.Expr]
+    rest: EpilogueFn
+
+    def __call__(
+        self, accumulator: tirx.Expr, index: tuple[tirx.Expr, ...], extras: Sequence[tirx.Buffer]
+    ) -> tirx.Expr:
+        """As any epilogue."""
+        return self.whole(accumulator, index, extras)
+
+
+@dataclass(frozen=True)
 class ExtraOperand:
     """One more input of a kernel, read by its epilogue (bias, residual, per-channel scale, ...).
 

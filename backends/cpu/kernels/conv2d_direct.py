@@ -9,7 +9,8 @@ own in which the products with padding don't exist.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
@@ -17,9 +18,10 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
 from graphopt.backends.cpu.kernels.channels_together import channels_together
 from graphopt.backends.cpu.kernels.conv2d_fetching import TileFetching
+from graphopt.backends.cpu.kernels.conv2d_stores import TileStores, stores_by_block
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, packed_weight_shape, segments
 from graphopt.backends.cpu.kernels.neighbours import loaded
-from graphopt.backends.cpu.kernels.plain_store import Finish, PlainStore
+from graphopt.backends.cpu.kernels.opaque import opaque_imported
 from graphopt.backends.cpu.kernels.prefetch import (
     PanelShare,
     panel_share,
@@ -46,11 +48,17 @@ from graphopt.backends.cpu.kernels.slices import (
 from graphopt.backends.cpu.kernels.task_loops import each_tile
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.widened import factors_of, widened
+from graphopt.backends.cpu.kernels.written_out import (
+    accumulate_written_out,
+    can_be_written_out,
+    written_out_imported,
+)
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.slices import Image
 from graphopt.backends.templates.operand import GROUPED, View, grouped_weight
 from graphopt.backends.templates.prim_func import build_prim_func
 from graphopt.backends.templates.storing import (
+    BiasedEpilogue,
     EpilogueFn,
     ExtraOperand,
     StoreStyle,
@@ -144,7 +152,7 @@ def emit(
                 ),
             )
 
-        with importing(dot, config.lanes):
+        with kernel.helpers():
             each_tile(spec.batch, packed[0], tiles, config.cache_tiles, config.parallel, task)
 
     inputs = [
@@ -199,6 +207,35 @@ class _Kernel:
         """Whether lanes of a vector of plain data are what multiply-adds take: neighbours are pixels of a row."""
         return self.config.by_lane > 1 and self.spec.in_block == 1
 
+    @property
+    def biased(self) -> BiasedEpilogue | None:
+        """The epilogue, if sums start with its bias: where many registers hold a tile, that is no more work than to clear them."""
+        # a panel's channels beyond the last one have no bias
+        if self.config.by_lane == 1 or self.spec.out_channels % self.config.oc_panel:
+            return None
+        return self.epilogue if isinstance(self.epilogue, BiasedEpilogue) else None
+
+    @property
+    def written_out(self) -> bool:
+        """Whether the loop over a block's channels is written out: with one kernel element, and nothing to fetch ahead."""
+        return self.config.by_lane > 1 and self.dot is None and self.spec.pointwise and not self.ahead
+
+    @contextmanager
+    def helpers(self) -> Iterator[None]:
+        """Emits what is written inside with the functions at hand that it calls."""
+        with ExitStack() as stack:
+            stack.enter_context(importing(self.dot, self.config.lanes))
+            if stores_by_block(self.spec, self.config, self.style):
+                stack.enter_context(opaque_imported())
+            if self.written_out:
+                stack.enter_context(written_out_imported(self.spec.types.sum, self.config.lanes))
+            yield
+
+    @property
+    def _rest(self) -> EpilogueFn:
+        """What follows the sums."""
+        return self.epilogue if self.biased is None else self.biased.rest
+
     def tile(
         self, image: Image, panel: tirx.Expr, index: tirx.Expr,
         top: tirx.Expr, row: Segment, left: tirx.Expr, column: Segment,
@@ -209,7 +246,12 @@ class _Kernel:
         points, most = row.tile * column.tile, spec.types.most_added(spec.reduction)
         accumulators = RegisterTile(points, config.oc_vectors, config.lanes, spec.types.sum, most)
         settling = Settling(accumulators, self.steps, spec.kernel, blocks)
-        accumulators.clear()
+        first = panel * config.oc_panel
+        if self.biased is None:
+            accumulators.clear()
+        else:
+            bias = self.biased.bias
+            accumulators.resume(lambda p, c: bias((image, first + c, top, left), self.operands))
         for block in each_channel_block(spec, image, blocks):
             self._fetching.of_output(image, panel, block, top, left, column.tile)
             self._taps(settling, image, panel, index * blocks + block, block, top, row, left, column)
@@ -217,57 +259,16 @@ class _Kernel:
 
         def finish(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
             h, w = self._pixel(top, left, column.tile, point)
-            return self.epilogue(value, (image, channel, h, w), self.operands)
+            return self._rest(value, (image, channel, h, w), self.operands)
 
-        first = panel * config.oc_panel
+        stores = TileStores(
+            spec, config, self.output, finish, self.style, lambda point: self._pixel(top, left, column.tile, point)
+        )
         if spec.out_block == 1:
-            self._store_plain(accumulators, finish, first, image, top, left, column)
+            depends = depends_on_point(self._rest, self.operands, spec.types.sum)
+            stores.plain(accumulators, first, image, (top, left), column.tile, depends)
             return
-
-        def store(value: tirx.Expr, point: tirx.Expr, channel: tirx.Expr) -> None:
-            h, w = self._pixel(top, left, column.tile, point)
-            block, lane = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
-            self.output.store(finish(value, point, channel), [image, block, h, w, lane])
-
-        together = math.gcd(config.lanes, spec.out_block)
-        accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
-
-    def _store_plain(
-        self,
-        accumulators: RegisterTile,
-        finish: Finish,
-        first: tirx.Expr,
-        image: Image,
-        top: tirx.Expr,
-        left: tirx.Expr,
-        column: Segment,
-    ) -> None:
-        """Emits the stores of a tile into NCHW."""
-        spec = self.spec
-        whole = spec.pointwise or column.tile == spec.out_width
-        flat = self.output.reshaped((math.prod(self.output.shape),))
-
-        def place(point: tirx.Expr, channel: tirx.Expr) -> tirx.Expr:
-            if spec.slices is None:
-                plane: tirx.Expr = tirx.Cast("int64", image) * spec.out_channels + channel
-            else:
-                batch, at = (tirx.Cast("int64", part) for part in spec.slices.split(image))
-                plane = (batch * spec.out_channels + channel) * spec.slices.count + at
-            plane = plane * (spec.out_height * spec.out_width)
-            if whole:
-                return plane + (top * spec.out_width + left + point)
-            h, w = self._pixel(top, left, column.tile, point)
-            return plane + (h * spec.out_width + w)
-
-        PlainStore(
-            flat,
-            place,
-            spec.out_channels,
-            accumulators.points if whole else column.tile,
-            finish,
-            depends_on_point(self.epilogue, self.operands, spec.types.sum),
-            self.style,
-        ).emit(accumulators, first)
+        stores.in_blocks(accumulators, first, image)
 
     def _pixel(self, top: tirx.Expr, left: tirx.Expr, width: int, point: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """Output row and column of a tile's point."""
@@ -305,15 +306,14 @@ class _Kernel:
                     prefetch_row_ahead(self.weight, [panel, block, ky, kx, lane])
                 self._fetching.of_data(image, block, lane, top, left, column.tile)
 
-            settling.tile.accumulate(
-                self.steps,
-                scalar,
-                lambda lane, c: self.weight[panel, block, ky, kx, lane, c],
-                together=1 if spec.in_block == 1 else self.config.by_lane,
-                points=points,
-                dot=self.dot,
-                before=fetch,
-            )
+            together = 1 if spec.in_block == 1 else self.config.by_lane
+            vector = lambda lane, c: self.weight[panel, block, ky, kx, lane, c]  # noqa: E731
+            if self.written_out and can_be_written_out(settling.tile, self.steps, together):
+                accumulate_written_out(settling.tile, self.steps, scalar, vector, together, before=fetch)
+            else:
+                settling.tile.accumulate(
+                    self.steps, scalar, vector, together=together, points=points, dot=self.dot, before=fetch
+                )
             settling.after_tap()
 
         def products_of_row(ky: tirx.Expr, first: int, last: int) -> None:

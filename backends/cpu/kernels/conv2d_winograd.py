@@ -10,28 +10,28 @@ products are in cache: nothing but the input and the output passes through memor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importing
 from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.memory_fence import memory_fence_imported
+from graphopt.backends.cpu.kernels.pinned import fence_imported, pinned_imported
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
     bind,
     bind_segments,
     guarded,
 )
-from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.slices import data_as_images, epilogue_of_images, placed, result_as_images
 from graphopt.backends.cpu.kernels.sliding_window import serial_loop
 from graphopt.backends.cpu.kernels.tiling import Segment, split_balanced, split_symbolic
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
-from graphopt.backends.cpu.kernels.winograd_pieces import joined, transform_in_pieces
+from graphopt.backends.cpu.kernels.winograd_pieces import transform_in_pieces
 from graphopt.backends.cpu.kernels.winograd_raw import RawWeights
+from graphopt.backends.cpu.kernels.winograd_results import Tile, WayBack
 from graphopt.backends.cpu.kernels.winograd_stored import StoredWeights
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig, packed_weight_shape, tile_grid
 from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering, WholeFiltering
@@ -180,9 +180,24 @@ class _Kernel:
         """Whether transforms are cut to fit the register file: where there are 32 of them."""
         return self.config.by_lane > 1 and self.dot is None
 
-    def helpers(self) -> AbstractContextManager[None]:
+    @property
+    def in_lanes(self) -> int:
+        """Channels of a vector on the way in, where transforms are cut."""
+        return math.gcd(self.config.lanes, self.spec.in_block)
+
+    @contextmanager
+    def helpers(self) -> Iterator[None]:
         """Emits what is written inside with the functions at hand that transforms call."""
-        return memory_fence_imported() if self.in_pieces else self.filtering.imported()
+        if not self.in_pieces:
+            with self.filtering.imported():
+                yield
+            return
+        with ExitStack() as stack:
+            sums = self.spec.types.sum
+            for dtype, lanes in sorted({(self.element, self.in_lanes), (sums, self.width), (sums, self.config.lanes)}):
+                stack.enter_context(pinned_imported(dtype, lanes))
+            stack.enter_context(fence_imported())
+            yield
 
     @property
     def whole_filtering(self) -> WholeFiltering:
@@ -274,7 +289,7 @@ class _Kernel:
         read: Callable[[int, tirx.Expr | int, tirx.Expr], tirx.Expr],
     ) -> None:
         """Emits the transform of a patch, a vector of its channels at a time."""
-        side, lanes = self.config.side, math.gcd(self.config.lanes, self.spec.in_block)
+        side, lanes = self.config.side, self.in_lanes
         with T.serial(0, self.spec.in_block // lanes) as vector:
             first = vector * lanes
 
@@ -308,110 +323,18 @@ class _Kernel:
         else:
             stored = StoredWeights(spec, config, self.weight, self.element, self.dot)
             stored.multiply(patches, products, group, panels, part.segments)
+        back = WayBack(
+            spec,
+            config,
+            self.filtering,
+            self.in_pieces,
+            self.width,
+            self.output,
+            self.epilogue,
+            self.operands,
+            self.style,
+        )
         with T.serial(0, panels) as panel, T.serial(0, part.count) as tile:
             number = bind(part.first + tile)
             with guarded(number < self.tiles):
-                self._transform_back(products, group, panel, number, tile)
-
-    def _transform_back(
-        self, products: tirx.Buffer, group: tirx.Expr, panel: tirx.Expr, number: tirx.Expr, tile: tirx.Expr
-    ) -> None:
-        """Emits the outputs of one tile: all channels of a panel."""
-        spec, config = self.spec, self.config
-        side, m = config.side, config.m
-        lanes, filtering = self.width, self.filtering
-        image, top, left = self._place(number)
-        rows = bind(tirx.min(m, spec.out_height - top))
-        columns = bind(tirx.min(m, spec.out_width - left))
-        ragged = spec.out_channels % config.panel != 0
-
-        def local(columns: int) -> tirx.Buffer:
-            return T.alloc_buffer((m, columns, lanes), self.spec.types.sum, scope="local", annotations=ON_STACK)
-
-        def transformed(
-            vector: tirx.Expr,
-            emit: Callable[[int, int, tirx.Expr, tirx.Expr], None],
-            at_once: bool,
-            row: Callable[[int], AbstractContextManager[None]] = lambda i: nullcontext(),
-        ) -> None:
-            """Emits what becomes of the outputs, of one vector of channels; ``at_once`` where nothing else needs registers."""
-            side, pieces = config.side, filtering.output_pieces()
-
-            def read(y: int, x: int, lane: tirx.Expr) -> tirx.Expr:
-                return products[y * side + x, panel, tile, vector * lanes + lane]
-
-            def finished(i: int, j: int, lane: tirx.Expr, value: tirx.Expr) -> None:
-                emit(i, j, lane, filtering.result(value))
-
-            down = (joined(pieces),) if at_once else pieces
-            transform_in_pieces(down, pieces, side, lanes, spec.types.sum, read, finished, row)
-
-        def half_way(half: tirx.Buffer, vector: tirx.Expr) -> None:
-            """Emits the first half of the way back, of one vector of channels, into (m, side, lanes)."""
-            lane = tirx.Ramp(0, 1, lanes)
-            with T.unroll(0, side) as x:
-                column = [products[y * side + x, panel, tile, vector * lanes + lane] for y in range(side)]
-                for i, value in enumerate(filtering.output_row(column)):
-                    T.buffer_store(half, value, [i, x, lane])
-
-        def store(value: tirx.Expr, base: tirx.Expr, y: tirx.Expr, x: tirx.Expr, lane: tirx.Expr) -> None:
-            channel, h, w = base + lane, top + y, left + x
-            stored = self.epilogue(value, (image, channel, h, w), self.operands)
-            block, place = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
-            self.output.store(stored, [image, block, h, w, place])
-
-        def whole(vector: tirx.Expr, base: tirx.Expr) -> None:
-            """Emits the outputs of a tile that has all of them, each from registers."""
-            transformed(vector, lambda i, j, lane, value: store(value, base, i, j, lane), True)
-
-        def present(vector: tirx.Expr, base: tirx.Expr) -> None:
-            """Emits the outputs that there are, each from registers."""
-
-            def one(i: int, j: int, lane: tirx.Expr, value: tirx.Expr) -> None:
-                with guarded(columns > j):
-                    store(value, base, i, j, lane)
-
-            transformed(vector, one, True, lambda i: guarded(rows > i))
-
-        def some(vector: tirx.Expr, base: tirx.Expr) -> None:
-            """Emits the outputs that there are."""
-            result = local(m)
-            if self.in_pieces:
-                transformed(vector, lambda i, j, lane, value: T.buffer_store(result, value, [i, j, lane]), False)
-            else:
-                half = local(side)
-                half_way(half, vector)
-                lane = tirx.Ramp(0, 1, lanes)
-                with T.unroll(0, m) as i:
-                    for j, value in enumerate(filtering.output_row([half[i, x, lane] for x in range(side)])):
-                        T.buffer_store(result, filtering.result(value), [i, j, lane])
-            with T.serial(0, rows) as y:
-
-                def one_by_one() -> None:
-                    loop = T.serial if self.style is StoreStyle.scalar else T.vectorized
-                    with T.serial(0, columns) as x, loop(0, lanes) as lane:
-                        store(result[y, x, lane], base, y, x, lane)
-
-                if self.style is not StoreStyle.rolled:
-                    one_by_one()
-                else:
-                    with T.If(columns == m):
-                        with T.Then():
-                            vectors_side_by_side(m, lanes, lambda x, lane: store(result[y, x, lane], base, y, x, lane))
-                        with T.Else():
-                            one_by_one()
-
-        def vectors(body: Callable[[tirx.Expr, tirx.Expr], None]) -> None:
-            with T.serial(0, config.panel // lanes) as vector:
-                base = (group * config.group + panel) * config.panel + vector * lanes
-                with guarded(base < spec.out_channels if ragged else None):
-                    body(vector, base)
-
-        if self.in_pieces and self.style is StoreStyle.unrolled:
-            with T.If(tirx.all(rows == m, columns == m)):
-                with T.Then():
-                    vectors(whole)
-                with T.Else():
-                    vectors(present)
-            return
-        vectors(some)
+                back.emit(Tile(products, group, panel, tile, *self._place(number)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 from graphopt.backends.base.dot_product import DotProduct
 from graphopt.backends.base.tvm_api import tirx
@@ -63,6 +64,12 @@ class RegisterTile:
         if self.most:
             self._each(lambda p, v, lane: T.buffer_store(self._registers, tirx.const(0, self._added), [p, v, lane]))
 
+    def each_vector(self, change: Callable[[tirx.Expr, str, int], tirx.Expr]) -> None:
+        """Emits the replacement of every accumulator vector by ``change(vector, element type, lanes)``."""
+        for p, v in product(range(self.points), range(self.vectors)):
+            place = [p, v, tirx.Ramp(0, 1, self.lanes)]
+            T.buffer_store(self._registers, change(self._registers[tuple(place)], self._added, self.lanes), place)
+
     def settle(self) -> None:
         """Emits the addition of what was added up so far to the sums in float32, if there are any."""
         if not self.most:
@@ -90,6 +97,7 @@ class RegisterTile:
         points: tuple[int, int] | None = None,
         dot: DotProduct | None = None,
         by_lane: bool = False,
+        begin: bool = False,
     ) -> None:
         """Emits ``accumulator[p, c] += scalar(p) * vector(c)``.
 
@@ -100,6 +108,7 @@ class RegisterTile:
             dot: the instruction to do it with; values are then groups of elements in 32 bits.
             by_lane: whether scalars are lanes of vectors that wait in registers: then a vector of columns meets all points
                 before the next is loaded, so that one register holds it.
+            begin: with ``by_lane``, whether accumulators become the product instead.
         """
         start, stop = points or (0, self.points)
 
@@ -116,16 +125,17 @@ class RegisterTile:
                     combine(p, v)
                 else:
                     with T.vectorized(0, self.lanes) as lane:
-                        product = scalar(p) * vector(v * self.lanes + lane)
-                        T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+                        one = scalar(p) * vector(v * self.lanes + lane)
+                        total = one if begin else self._registers[p, v, lane] + one
+                        T.buffer_store(self._registers, total, [p, v, lane])
             return
         if dot is not None:
             with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v:
                 combine(p, v)
             return
         with T.unroll(start, stop) as p, T.unroll(0, self.vectors) as v, T.vectorized(0, self.lanes) as lane:
-            product = scalar(p) * vector(v * self.lanes + lane)
-            T.buffer_store(self._registers, self._registers[p, v, lane] + product, [p, v, lane])
+            one = scalar(p) * vector(v * self.lanes + lane)
+            T.buffer_store(self._registers, self._registers[p, v, lane] + one, [p, v, lane])
 
     def multiply_add_by_lane(
         self,

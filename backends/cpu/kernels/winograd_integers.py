@@ -47,6 +47,11 @@ class IntegerFiltering(Filtering):
 
     lanes: int = 1
 
+    @property
+    def constant(self) -> int | None:
+        """As in `Filtering`: results are multiplied."""
+        return None
+
     def imported(self) -> AbstractContextManager[None]:
         """Emits what is written inside with additions and products at hand that wrap around."""
         return wrapping_imported(self.lanes)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
-from graphopt.backends.cpu.kernels.memory_fence import memory_fence
+from graphopt.backends.cpu.kernels.pinned import pinned
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK
 from graphopt.backends.cpu.kernels.winograd_transforms import Piece
 
@@ -33,7 +33,7 @@ def transform_in_pieces(
 ) -> None:
     """Emits ``store(i, j, lane, value)`` for every element of ``M d M^T``, where ``d`` has side x side vectors.
 
-    It needs `memory_fence_imported`.
+    It needs `pinned_imported`.
 
     Args:
         down: the rows of M, for columns: one piece after the other.
@@ -49,15 +49,16 @@ def transform_in_pieces(
         half = T.alloc_buffer((side, side, lanes), dtype, scope="local", annotations=ON_STACK)
         rows: list[int] = []
         for x in range(side):
-            memory_fence()
             with T.vectorized(0, lanes) as lane:
                 column = piece([read(y, x, lane) for y in range(side)])
                 for i, value in column.items():
                     T.buffer_store(half, value, [i, x, lane])
             rows = sorted(column)
+            for i in rows:
+                place = [i, x, tirx.Ramp(0, 1, lanes)]
+                T.buffer_store(half, pinned(half[tuple(place)], dtype, lanes), place)
         for i in rows:
             with row(i):
-                memory_fence()
                 for part in across:
                     with T.vectorized(0, lanes) as lane:
                         for j, value in part([half[i, x, lane] for x in range(side)]).items():

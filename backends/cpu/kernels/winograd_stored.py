@@ -19,6 +19,7 @@ from graphopt.backends.cpu.kernels.prefetch import (
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
+from graphopt.backends.cpu.kernels.written_out import accumulate_written_out, can_be_written_out
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.specs.types import MOST_FILTERED_HALVES
 from graphopt.backends.specs.window import ceil_div
@@ -114,17 +115,18 @@ class StoredWeights:
         group, component, panel = place
         most = spec.types.most_added(spec.in_channels, MOST_FILTERED_HALVES)
         sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, spec.types.sum, most)
-        sums.clear()
         blocks = spec.in_channels // spec.in_block
         factors = View(patches, computed_type(self.element))
         if self.dot is not None:
             factors = grouped(factors, self.dot)
         following = [group, component, panel + 1, 0, 0]
         steps = spec.in_channels // config.together
-        with T.serial(0, blocks) as block:
+        inner = spec.in_block // config.together
+        written_out = self.dot is None and can_be_written_out(sums, inner, config.by_lane)
+
+        def products_of(block: tirx.Expr, begin: bool = False) -> None:
             if config.prefetch and not ahead.each_step:
                 prefetch_panel_share(self.weight, following, index * blocks + block, ahead.share)
-            inner = spec.in_block // config.together
 
             def fetch(lane: tirx.Expr) -> None:
                 step = block * inner + lane
@@ -132,18 +134,30 @@ class StoredWeights:
                     prefetch_panel_share(self.weight, following, index * steps + step, ahead.share)
                 prefetch_row_ahead(self.weight, [group, component, panel, step])
 
-            sums.accumulate(
-                inner,
-                lambda p, lane: factors[component, block, start + p, lane],
-                lambda lane, c: self.weight[group, component, panel, block * inner + lane, c],
-                together=config.by_lane,
-                dot=self.dot,
-                before=fetch if config.prefetch else None,
-            )
+            def scalar(p: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
+                return factors[component, block, start + p, lane]
+
+            def vector(lane: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
+                return self.weight[group, component, panel, block * inner + lane, c]
+
+            before = fetch if config.prefetch else None
+            if written_out:
+                accumulate_written_out(sums, inner, scalar, vector, config.by_lane, before=before, begin=begin)
+            else:
+                sums.accumulate(inner, scalar, vector, together=config.by_lane, dot=self.dot, before=before)
             if most:
                 together = max(most // spec.in_block, 1)
                 with guarded(tirx.EQ(tirx.floormod(block, together), together - 1) if together > 1 else None):
                     sums.settle()
+
+        if written_out and not most:
+            products_of(T.int64(0), begin=True)
+            with T.serial(0, blocks - 1) as block:
+                products_of(block + 1)
+        else:
+            sums.clear()
+            with T.serial(0, blocks) as block:
+                products_of(block)
         stored = computed_type(spec.types.sum)
         sums.store_vectors(
             tirx.const(0, "int64"),

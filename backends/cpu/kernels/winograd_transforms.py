@@ -51,6 +51,11 @@ class Filtering:
 
     m: int
 
+    @property
+    def constant(self) -> int | None:
+        """The row of products that `output_row` adds to every result as it is, if there is one."""
+        return 1
+
     def imported(self) -> AbstractContextManager[None]:
         """Emits what is written inside with the functions at hand that the way back calls."""
         return nullcontext()
@@ -136,6 +141,11 @@ class HalfFiltering(Filtering):
     Errors come out a third smaller than with +-1 and +-2, by 6 dB, and numbers in between four times smaller: the most that a
     transformed patch grows by is 26.
     """
+
+    @property
+    def constant(self) -> int | None:
+        """As in `Filtering`."""
+        return 1 if self.m == 2 else None
 
     def input_row(self, d: Sequence[tirx.Expr]) -> list[tirx.Expr]:
         """As in `Filtering`."""
@@ -252,6 +262,11 @@ class WholeFiltering(Filtering):
     Each row of the kernel's transform is multiplied by its own denominator, but for the sign: its factors are 1, 2 and 4. The way
     back brings products to one scale, of (m + 2)^2 components some hundred times fewer than weights.
     """
+
+    @property
+    def constant(self) -> int | None:
+        """As in `Filtering`: results are multiplied."""
+        return None
 
     def weight_row(self, g: Sequence[tirx.Expr]) -> list[tirx.Expr]:
         """``G g`` for one row or column of a kernel, its rows times 1, 2, 2, 1 or 4, -6, -6, 24, 24, 1."""

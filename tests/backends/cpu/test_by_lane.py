@@ -22,6 +22,7 @@ from graphopt.backends.cpu.kernels import (
     matmul_batched,
     matmul_packed,
     patch_upsample,
+    pinned,
     strassen_operands,
 )
 from graphopt.backends.cpu.kernels.attention import AttentionConfig
@@ -51,10 +52,17 @@ MOSTLY_ONE = ("arm:neoverse-n1", pytest.param("arm:cortex-a55", marks=pytest.mar
 """Both cores, the second one in slow runs only: their tiles differ in size."""
 
 
+@pytest.fixture
+def registers_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps vectors in ARM's registers keeps them in those of x86."""
+    monkeypatch.setattr(pinned, "REGISTERS", "x")
+
+
 def caps_of(core: str) -> Caps:
     return parse_target(core, 1).caps
 
 
+@pytest.mark.usefixtures("registers_of_this_machine")
 @pytest.mark.parametrize("core", MOSTLY_ONE)
 @pytest.mark.parametrize("name", test_conv2d_direct.SPECS)
 def test_direct_convolutions(name: str, core: str) -> None:
@@ -65,6 +73,7 @@ def test_direct_convolutions(name: str, core: str) -> None:
     test_conv2d_direct.assert_close(got, oracle(x, weight, spec), spec.reduction)
 
 
+@pytest.mark.usefixtures("registers_of_this_machine")
 @pytest.mark.parametrize("size", [(11, 30), (1, 1), (2, 3), (40, 9)])
 @pytest.mark.parametrize("block", [1, 8])
 def test_direct_convolutions_of_open_planes(block: int, size: tuple[int, int]) -> None:
@@ -85,6 +94,7 @@ def test_direct_convolutions_of_open_planes(block: int, size: tuple[int, int]) -
     test_conv2d_direct.assert_close(got, oracle(x, weight, spec), spec.reduction)
 
 
+@pytest.mark.usefixtures("registers_of_this_machine")
 @pytest.mark.parametrize("name", test_conv2d_winograd.SPECS)
 @pytest.mark.parametrize("raw", [False, True], ids=["stored", "raw"])
 def test_winograd_convolutions(name: str, raw: bool) -> None:

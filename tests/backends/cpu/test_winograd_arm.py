@@ -9,9 +9,11 @@ import pytest
 
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.build.whole_module import BuiltWhole
-from graphopt.backends.cpu.cost.winograd import configurations
+from graphopt.backends.cpu.cost.winograd import configurations, default_config
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
 from graphopt.backends.cpu.kernels import winograd_tile as tile
+from graphopt.backends.cpu.kernels.winograd_pieces import joined
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering, WholeFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.platforms import platform_of
@@ -114,3 +116,39 @@ def test_transforms_stay_in_registers(channels: int) -> None:
         assert loop.products == (48 if into else 30)
         assert loop.count(r"f(?:add|sub)\s+v") <= (108 if into else 86)
         assert len(loop.instructions) <= (275 if into else 210)
+
+
+def test_products_begin_with_the_first_and_are_written_out() -> None:
+    """All of 16 channels with a register tile, to the stores: nothing is cleared, copied, or spilled."""
+    spec = spec_of(16, (55, 55), 64, (3, 3), pads=(1, 1, 1, 1), in_block=16, out_block=16)
+    config = default_config(spec, CAPS)
+    tile_products = config.points * config.oc_vectors
+    hot = max(loops(compiled(kernel.emit(spec, config), "arm:neoverse-n1")), key=lambda loop: loop.products)
+    assert hot.products == 15 * tile_products
+    assert hot.count(r"fmul\s+v") == tile_products
+    assert hot.count("movi") == 0
+    assert not hot.copies
+    assert not hot.spills
+    assert len(hot.instructions) <= 1.25 * 16 * tile_products
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("kind", [Filtering, WholeFiltering])
+def test_pieces_are_the_transforms(kind: type[Filtering], m: int) -> None:
+    """Written with operators only, they work on numbers as well as on expressions."""
+    filtering = kind(m)
+    d = list(np.random.default_rng(0).standard_normal(m + 2))
+    for pieces, whole in (
+        (filtering.input_pieces(), filtering.input_row(d)),
+        (filtering.output_pieces(), filtering.output_row(d)),
+    ):
+        found = joined(pieces)(d)
+        assert sorted(found) == list(range(len(whole)))
+        np.testing.assert_allclose([found[i] for i in range(len(whole))], whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("filtering", [Filtering(2), Filtering(4), HalfFiltering(2)])
+def test_one_row_of_products_goes_to_all_results(filtering: Filtering) -> None:
+    assert filtering.constant is not None
+    unit = [float(i == filtering.constant) for i in range(filtering.m + 2)]
+    assert filtering.output_row(unit) == [1.0] * filtering.m
