@@ -10,6 +10,7 @@ from graphopt.passes.precision.apply import apply_precision
 from graphopt.passes.precision.decide import plan_precision
 from graphopt.passes.precision.narrow_format import BF16, FP16, NarrowFormat, format_of
 from graphopt.passes.precision.plan import Io, PrecisionPlan
+from graphopt.passes.precision.small_weights import enlarge_small_weights
 from graphopt.rewrite.passes import Pass, PassContext, register_pass
 
 
@@ -29,6 +30,7 @@ class _CastFloats(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:
         """Plan, say what was decided, and convert."""
+        enlarge_small_weights(graph, self.format, ctx.editor(graph))
         plan = plan_precision(graph, self.format, io=self.io, keep=self.keep, max_opset=ctx.max_opset)
         remark(plan, ctx)
         apply_precision(plan, ctx)

@@ -16,6 +16,8 @@ from graphopt.ir.levels import DEFAULT_LEVEL
 from graphopt.ir.precision_choices import PrecisionChoices, is_plan_file
 from graphopt.passes.precision.narrow_format import NarrowFormat, format_of
 from graphopt.passes.precision.plan import Io
+from graphopt.passes.precision.small_weights import enlarge_small_weights
+from graphopt.rewrite.passes import PassContext
 
 if TYPE_CHECKING:
     from graphopt.rewrite.remarks import Remarks
@@ -109,6 +111,7 @@ def conversion_of(
         skip, verify_each, remarks: as for ``optimize``.
     """
     graph = optimize(original, settings.level, skip=skip, verify_each=verify_each, remarks=remarks)
+    enlarge_small_weights(graph, settings.form, PassContext().editor(graph))
     planned = settings.choices.nodes
     if settings.choices.fitting_only:
         names = {node.name for node in graph.walk()}
