@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 def fuse_for(graph: Graph, target: Target, options: CompileOptions = DEFAULT_OPTIONS) -> FusedGraph:
     """The second level of a graph: kernel groups (one node each at level 0) with layouts."""
     from graphopt.backends.program.fusing import fuse
+    from graphopt.passes.precision.early_products import early_products
     from graphopt.passes.precision.halves import suits_halves
     from graphopt.passes.precision.unrounded import leave_unrounded
 
     platform = platform_of(target)
     if options.rounds_otherwise and platform.adds_in_float32:
         options = replace(options, adds_halves=target.caps.adds_halves)
+        wide = early_products(graph) if options.adds_halves else frozenset()
         leave_unrounded(
             graph,
             platform.adds_in_float32,
             lambda node, dtype: platform.factors(node, dtype, target.caps),
-            lambda node, dtype: dtype is DType.f16 and options.adds_halves and suits_halves(node),
+            lambda node, dtype: dtype is DType.f16 and options.adds_halves and node not in wide and suits_halves(node),
         )
     return fuse(graph, target, platform, options)
 

@@ -21,8 +21,8 @@ from graphopt.passes.precision.narrow_format import NarrowFormat
 
 _SCALABLE = frozenset({"Conv", "Gemm", "MatMul"})
 _PASSING = frozenset((
-    "Abs", "AveragePool", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Neg", "Relu", "Reshape", "Squeeze",
-    "Transpose", "Unsqueeze",
+    "Abs", "AveragePool", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Neg", "Relu", "Reshape",
+    "Squeeze", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 """Operators that a positive factor passes through, and that make nothing larger."""
 
@@ -30,8 +30,9 @@ _PASSING = frozenset((
 def enlarge_small_weights(graph: Graph, form: NarrowFormat, editor: Editor) -> list[Node]:
     """Scale the layers of a graph whose weights would vanish in ``form``, in place; these layers.
 
-    That is done only where it is proven to be harmless: whatever numbers of the format the layer reads, no sum of its products can leave
-    the format's range for the factor, and neither layer's weights vanish afterwards. Values in between get names of their own.
+    That is done only where it is proven to be harmless: whatever numbers of the format the layer reads, no sum of its products
+    can leave the format's range for the factor, and neither layer's weights vanish afterwards. Values in between get names of
+    their own.
     """
     return [node for node in graph.nodes if _enlarged(node, form, editor)]
 

@@ -32,19 +32,22 @@ class RegisterTile:
     Args:
         points, vectors, lanes: its extents.
         dtype: in which products are added up.
-        most: so many of them, whose sums are added up in float32, in memory; 0 for all. `accumulate` keeps to it within one call,
+        most: so many of them, whose sums are added up in memory; 0 for all. `accumulate` keeps to it within one call,
             who calls it several times says with `settle` that so many products have come together.
+        added_in: in which these sums are added up.
 
     Attributes:
         dtype: of finished sums.
         most: as given.
     """
 
-    def __init__(self, points: int, vectors: int, lanes: int, dtype: str, most: int = 0) -> None:
+    def __init__(
+        self, points: int, vectors: int, lanes: int, dtype: str, most: int = 0, added_in: str = "float32"
+    ) -> None:
         self.points = points
         self.vectors = vectors
         self.lanes = lanes
-        self.dtype = "float32" if most else dtype
+        self.dtype = added_in if most else dtype
         self.most = most
         self._added = dtype
         self._registers = T.alloc_buffer((points, vectors, lanes), dtype, scope="local", annotations=ON_STACK)
@@ -71,7 +74,7 @@ class RegisterTile:
             T.buffer_store(self._registers, change(self._registers[tuple(place)], self._added, self.lanes), place)
 
     def settle(self) -> None:
-        """Emits the addition of what was added up so far to the sums in float32, if there are any."""
+        """Emits the addition of what was added up so far to the sums in memory, if there are any."""
         if not self.most:
             return
 

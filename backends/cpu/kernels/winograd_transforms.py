@@ -138,8 +138,9 @@ class Filtering:
 class HalfFiltering(Filtering):
     """The maps in float16: for m = 4 with the interpolation points 0, +-1/sqrt(2), +-sqrt(2) and infinity.
 
-    Errors come out a third smaller than with +-1 and +-2, by 6 dB, and numbers in between four times smaller: the most that a
-    transformed patch grows by is 26.
+    Errors come out a third smaller than with +-1 and +-2, by 6 dB, and numbers in between four times smaller: a transformed patch
+    grows by 26 at most. So that it doesn't leave float16's range, each pass divides it by 4, of m = 2 by 2, as much as most rows
+    grow; what comes out at the end is multiplied by the square of that. With powers of two this rounds nothing.
     """
 
     @property
@@ -147,64 +148,63 @@ class HalfFiltering(Filtering):
         """As in `Filtering`."""
         return 1 if self.m == 2 else None
 
+    @property
+    def _shrunk(self) -> float:
+        """What each pass over a patch is multiplied by."""
+        return 1 / self.m
+
     def input_row(self, d: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-        """As in `Filtering`."""
+        """As in `Filtering`, divided by m."""
+        shrunk = self._shrunk
         if self.m == 2:
-            return super().input_row(d)
-
-        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
-            return _constant_like(factor, x) * x
-
+            one, two = _times(shrunk, d[1]), _times(shrunk, d[2])
+            return [_times(shrunk, d[0]) - two, one + two, two - one, one - _times(shrunk, d[3])]
         near, far = _POINTS
-        even_near, odd_near = d[4] - times(far**2, d[2]), d[3] - times(far**2, d[1])
-        even_far, odd_far = d[4] - times(near**2, d[2]), d[3] - times(near**2, d[1])
-        both = near**2 + far**2
+        three, four = _times(shrunk, d[3]), _times(shrunk, d[4])
+        even_near, odd_near = four - _times(shrunk * far**2, d[2]), three - _times(shrunk * far**2, d[1])
+        even_far, odd_far = four - _times(shrunk * near**2, d[2]), three - _times(shrunk * near**2, d[1])
+        both = shrunk * (near**2 + far**2)
         return [
-            (d[0] + d[4]) - times(both, d[2]),
-            even_near + times(near, odd_near),
-            even_near - times(near, odd_near),
-            even_far + times(far, odd_far),
-            even_far - times(far, odd_far),
-            (d[1] + d[5]) - times(both, d[3]),
+            (_times(shrunk, d[0]) + four) - _times(both, d[2]),
+            even_near + _times(near, odd_near),
+            even_near - _times(near, odd_near),
+            even_far + _times(far, odd_far),
+            even_far - _times(far, odd_far),
+            (_times(shrunk, d[1]) + _times(shrunk, d[5])) - _times(both, d[3]),
         ]
 
     def output_row(self, p: Sequence[tirx.Expr]) -> list[tirx.Expr]:
         """As in `Filtering`."""
         if self.m == 2:
             return super().output_row(p)
-
-        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
-            return _constant_like(factor, x) * x
-
         near, far = _POINTS
         sum_near, difference_near = p[1] + p[2], p[1] - p[2]
         sum_far, difference_far = p[3] + p[4], p[3] - p[4]
         return [
             p[0] + sum_near + sum_far,
-            times(near, difference_near) + times(far, difference_far),
-            times(near**2, sum_near) + times(far**2, sum_far),
-            p[5] + times(near**3, difference_near) + times(far**3, difference_far),
+            _times(near, difference_near) + _times(far, difference_far),
+            _times(near**2, sum_near) + _times(far**2, sum_far),
+            p[5] + _times(near**3, difference_near) + _times(far**3, difference_far),
         ]
 
     def input_pieces(self) -> tuple[Piece, ...]:
-        """As in `Filtering`."""
+        """As in `Filtering`, divided by m."""
+        shrunk = self._shrunk
         if self.m == 2:
-            return super().input_pieces()
-
-        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
-            return _constant_like(factor, x) * x
-
+            return tuple(_of_shrunk(piece, shrunk) for piece in super().input_pieces())
         near, far = _POINTS
 
         def of_far(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
-            even, odd = d[4] - times(near**2, d[2]), d[3] - times(near**2, d[1])
-            odd = times(far, odd)
-            return {3: even + odd, 4: even - odd, 5: (d[1] + d[5]) - times(near**2 + far**2, d[3])}
+            even = _times(shrunk, d[4]) - _times(shrunk * near**2, d[2])
+            odd = _times(far, _times(shrunk, d[3]) - _times(shrunk * near**2, d[1]))
+            ends = _times(shrunk, d[1]) + _times(shrunk, d[5])
+            return {3: even + odd, 4: even - odd, 5: ends - _times(shrunk * (near**2 + far**2), d[3])}
 
         def of_near(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
-            even, odd = d[4] - times(far**2, d[2]), d[3] - times(far**2, d[1])
-            odd = times(near, odd)
-            return {1: even + odd, 2: even - odd, 0: (d[0] + d[4]) - times(near**2 + far**2, d[2])}
+            even = _times(shrunk, d[4]) - _times(shrunk * far**2, d[2])
+            odd = _times(near, _times(shrunk, d[3]) - _times(shrunk * far**2, d[1]))
+            ends = _times(shrunk, d[0]) + _times(shrunk, d[4])
+            return {1: even + odd, 2: even - odd, 0: ends - _times(shrunk * (near**2 + far**2), d[2])}
 
         return of_far, of_near
 
@@ -212,24 +212,24 @@ class HalfFiltering(Filtering):
         """As in `Filtering`."""
         if self.m == 2:
             return super().output_pieces()
-
-        def times(factor: float, x: tirx.Expr) -> tirx.Expr:
-            return _constant_like(factor, x) * x
-
         near, far = _POINTS
 
         def even(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
             sum_near, sum_far = p[1] + p[2], p[3] + p[4]
-            return {0: (p[0] + sum_near) + sum_far, 2: times(near**2, sum_near) + times(far**2, sum_far)}
+            return {0: (p[0] + sum_near) + sum_far, 2: _times(near**2, sum_near) + _times(far**2, sum_far)}
 
         def odd(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
             difference_near, difference_far = p[1] - p[2], p[3] - p[4]
             return {
-                3: (p[5] + times(near**3, difference_near)) + times(far**3, difference_far),
-                1: times(near, difference_near) + times(far, difference_far),
+                3: (p[5] + _times(near**3, difference_near)) + _times(far**3, difference_far),
+                1: _times(near, difference_near) + _times(far, difference_far),
             }
 
         return even, odd
+
+    def result(self, value: tirx.Expr) -> tirx.Expr:
+        """As in `Filtering`: a patch was divided twice."""
+        return _times(self._shrunk**-2, value)
 
     def weight(self, weight: Array) -> Array:
         """As in `Filtering`, stored in float16."""
@@ -248,11 +248,16 @@ def _weight_transform(near: float, far: float) -> Array:
     return np.array([*rows, [0, 0, 1]])
 
 
-def _constant_like(value: float, x: tirx.Expr) -> tirx.Expr:
-    """``value`` in the type and as many lanes as ``x``."""
+def _of_shrunk(piece: Piece, factor: float) -> Piece:
+    """A piece of a transform whose operands are multiplied first."""
+    return lambda d: piece([_times(factor, value) for value in d])
+
+
+def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
+    """``factor * x`` in the type and as many lanes as ``x`` has."""
     scalar, _, lanes = str(x.ty.dtype).partition("x")
-    constant = tirx.const(value, scalar)
-    return tirx.Broadcast(constant, int(lanes)) if lanes else constant
+    constant = tirx.const(factor, scalar)
+    return (tirx.Broadcast(constant, int(lanes)) if lanes else constant) * x
 
 
 @dataclass(frozen=True)
