@@ -221,6 +221,21 @@ def test_winograds_convolution_loses_some_bits_more(channels: int, made: int, m:
     assert error < {2: 1.0, 4: 3.0}[m] * _bound(min(channels, MOST_FILTERED_HALVES))
 
 
+@pytest.mark.parametrize("m", [2, 4])
+def test_patches_of_great_numbers_stay_in_range(m: int) -> None:
+    """Transformed they grow by up to 26, where the result is a number of float16: each pass over a patch divides them."""
+    case = Half("conv2d-winograd", "Conv", ((1, 32, 13, 9),), ((16, 32, 3, 3),), 288, _pads(3), (B16, B16))
+    (x,), (weight,) = case.arrays()
+    x = (np.sign(x.astype(np.float32)) * np.random.default_rng(0).uniform(30000, 40000, x.shape)).astype(np.float16)
+    object.__setattr__(case, "arrays", lambda: ([x], [(weight.astype(np.float32) / 8).astype(np.float16)]))
+    config = next(c for c in TEMPLATES["conv2d-winograd"].space(case.call(), CAPS) if c.m == m)
+    got, small = case.run(config), case.run(config, arrays=[x / np.float16(1024)])
+    assert 10000 < np.abs(got).max() < 65504
+    np.testing.assert_allclose(
+        got, 1024 * small, rtol=2 * ROUNDING, atol=4
+    )  # which begins to lose bits at the lower end
+
+
 def test_weights_that_are_transformed_on_the_way_are_none_of_float16() -> None:
     """Their factors would go beyond its range."""
     case = Half("conv2d-winograd", "Conv", ((1, 64, 5, 5),), ((64, 64, 3, 3),), 576, _pads(3), (B16, B16))
