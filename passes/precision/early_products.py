@@ -25,14 +25,12 @@ _LOSS_BEHIND = 0.85
 """The power of an error in a layer against one in the layer before it, 0.7 dB less."""
 _DIFFERENCES = 4.0
 """The same for kernels that read an image: they take differences of neighbours, which are alike."""
-_ELEMENT_COST = 6.0
+_ELEMENT_COST = 2.0
 """What a result costs beside its products, in products: conversions, and what follows on fewer lanes."""
 _WINOGRAD_GAIN = 3.0
 _WINOGRAD_CHANNELS, _WINOGRAD_SUMS, _WINOGRAD_TRANSFORMS = 32, 18.0, 215.0
 """A convolution that may be Winograd's: how much less it multiplies, most channels that come together, and what it loses by sums of
 each and by transforms."""
-_DEPTHWISE_COST = 2.0
-"""A multiply-add of a depthwise convolution, over others: each loads its operands."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,6 @@ def _product(node: Node, depth: int) -> _Product | None:
         cost /= _WINOGRAD_GAIN
     elif depth == 0 and has_trait(node, CONVOLUTION):
         noise *= _DIFFERENCES
-    if int(attr(node, "group") or 1) > 1:
-        cost *= _DEPTHWISE_COST
     return _Product(node, cost + _ELEMENT_COST * elements, noise * _LOSS_BEHIND**depth)
 
 
