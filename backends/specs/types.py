@@ -13,10 +13,14 @@ MOST_HALVES = 144
 Each addition rounds the sum so far to 11 bits. Of n products of either sign that loses about 2**-12.5 * sqrt(n / 2) of the sum:
 144 are 58 dB above their error, however many such parts follow. A way to float32 takes 8 instructions a vector."""
 
-MOST_FILTERED_HALVES, MOST_UNCUT_FILTERED_HALVES = 32, 64
-"""The same of transformed operands, whose parts are added up in float16 too: what is transformed back is that, so that a sum beyond
-its range is lost in any case. It takes half of the instructions, and the way back makes errors six times larger, so that parts are
-shorter; up to twice as many come together where that is all. C channels lose 2**-12.5 * sqrt(16 + C / 64)."""
+MOST_FILTERED_HALVES = 64
+"""The same of transformed operands: the way back makes errors larger, so that parts are shorter."""
+
+FILTERED_PART = 32
+"""Products of a part where parts of transformed operands are added up in float16 too, as what is transformed back is that anyway.
+
+A part takes half of the instructions that it takes in float32, so that parts may be half as long for the same: C channels lose
+2**-12.5 * sqrt(16 + C / 64)."""
 
 
 @dataclass(frozen=True)

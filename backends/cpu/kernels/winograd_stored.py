@@ -21,7 +21,7 @@ from graphopt.backends.cpu.kernels.tiling import Segment
 from graphopt.backends.cpu.kernels.winograd_tile import WinogradConfig
 from graphopt.backends.cpu.kernels.written_out import accumulate_written_out, can_be_written_out
 from graphopt.backends.specs.convolution import Conv2dSpec
-from graphopt.backends.specs.types import MOST_FILTERED_HALVES, MOST_UNCUT_FILTERED_HALVES
+from graphopt.backends.specs.types import FILTERED_PART, MOST_FILTERED_HALVES
 from graphopt.backends.specs.window import ceil_div
 from graphopt.backends.templates.operand import View, grouped
 
@@ -113,7 +113,7 @@ class StoredWeights:
         """
         spec, config = self.spec, self.config
         group, component, panel = place
-        most = MOST_FILTERED_HALVES if spec.types.most_added(spec.in_channels, MOST_UNCUT_FILTERED_HALVES) else 0
+        most = FILTERED_PART if spec.types.most_added(spec.in_channels, MOST_FILTERED_HALVES) else 0
         added = spec.types.sum  # they are transformed in that anyway
         sums = RegisterTile(segment.tile, config.oc_vectors, config.lanes, added, most, added)
         blocks = spec.in_channels // spec.in_block
