@@ -145,8 +145,8 @@ class HalfFiltering(Filtering):
 
     @property
     def constant(self) -> int | None:
-        """As in `Filtering`."""
-        return 1 if self.m == 2 else None
+        """None: a bias would have to be divided as patches are."""
+        return None
 
     @property
     def _shrunk(self) -> float:
