@@ -189,9 +189,9 @@ class HalfFiltering(Filtering):
 
     def input_pieces(self) -> tuple[Piece, ...]:
         """As in `Filtering`, divided by m."""
-        shrunk = self._shrunk
         if self.m == 2:
-            return tuple(_of_shrunk(piece, shrunk) for piece in super().input_pieces())
+            return super().input_pieces()
+        shrunk = self._shrunk
         near, far = _POINTS
 
         def of_far(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
@@ -246,11 +246,6 @@ def _weight_transform(near: float, far: float) -> Array:
     points = (0.0, near, -near, far, -far)
     rows = [[p**i / math.prod(p - q for q in points if q != p) for i in range(3)] for p in points]
     return np.array([*rows, [0, 0, 1]])
-
-
-def _of_shrunk(piece: Piece, factor: float) -> Piece:
-    """A piece of a transform whose operands are multiplied first."""
-    return lambda d: piece([_times(factor, value) for value in d])
 
 
 def _times(factor: float, x: tirx.Expr) -> tirx.Expr:

@@ -13,7 +13,7 @@ from graphopt.backends.cpu.cost.winograd import configurations, default_config
 from graphopt.backends.cpu.kernels import conv2d_winograd as kernel
 from graphopt.backends.cpu.kernels import winograd_tile as tile
 from graphopt.backends.cpu.kernels.winograd_pieces import joined
-from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering, WholeFiltering
+from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, WholeFiltering
 from graphopt.backends.specs.convolution import Conv2dSpec
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.platforms import platform_of
@@ -147,7 +147,7 @@ def test_pieces_are_the_transforms(kind: type[Filtering], m: int) -> None:
         np.testing.assert_allclose([found[i] for i in range(len(whole))], whole, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("filtering", [Filtering(2), Filtering(4), HalfFiltering(2)])
+@pytest.mark.parametrize("filtering", [Filtering(2), Filtering(4)])
 def test_one_row_of_products_goes_to_all_results(filtering: Filtering) -> None:
     assert filtering.constant is not None
     unit = [float(i == filtering.constant) for i in range(filtering.m + 2)]
