@@ -9,6 +9,7 @@ products are combined to the result, one group of panels of columns at a time, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.strassen_tile import StrassenConfig
 from graphopt.backends.cpu.kernels.strassen_transforms import QUADRANTS, left_factors, quadrant_place, quadrants
 from graphopt.backends.cpu.kernels.tiling import split_balanced
+from graphopt.backends.cpu.kernels.written_out import (
+    accumulate_written_out,
+    can_be_written_out,
+    written_out_imported,
+)
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.specs.types import MOST_FILTERED_HALVES
 from graphopt.backends.specs.window import ceil_div
@@ -70,6 +76,11 @@ class StrassenProduct:
 
     def emit(self) -> None:
         """Emits all of it."""
+        by_lane = self.config.by_lane > 1
+        with written_out_imported(self.spec.types.sum, self.config.lanes) if by_lane else nullcontext():
+            self._emit()
+
+    def _emit(self) -> None:
         config = self.config
         panels = config.part_columns(self.spec.n) // config.panel
         groups = ceil_div(panels, config.group)
@@ -192,18 +203,33 @@ class StrassenProduct:
         group, product, panel = place
         most = self.spec.types.most_added(self._steps, MOST_FILTERED_HALVES)
         sums = RegisterTile(rows, config.n_vectors, config.lanes, self.spec.types.sum, most)
-        sums.clear()
+        written_out = can_be_written_out(sums, block, config.by_lane)
         together = max(most // block, 1)
-        with T.serial(0, self._steps // block) as k:
-            sums.accumulate(
-                block,
-                lambda p, lane: factors[product, k, start + p, lane],
-                lambda lane, c: self.weight[group, product, panel, k * block + lane, c],
-                together=config.by_lane,
-            )
+
+        def products_of(k: tirx.Expr, begin: bool = False) -> None:
+            def scalar(p: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
+                return factors[product, k, start + p, lane]
+
+            def vector(lane: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
+                return self.weight[group, product, panel, k * block + lane, c]
+
+            if written_out:
+                accumulate_written_out(sums, block, scalar, vector, config.by_lane, begin=begin)
+            else:
+                sums.accumulate(block, scalar, vector, together=config.by_lane)
             if most:
                 with guarded(tirx.EQ(tirx.floormod(k, together), together - 1)):
                     sums.settle()
+
+        blocks = self._steps // block
+        if written_out and not most:
+            products_of(T.int64(0), begin=True)
+            with T.serial(0, blocks - 1) as k:
+                products_of(k + 1)
+        else:
+            sums.clear()
+            with T.serial(0, blocks) as k:
+                products_of(k)
         stored = computed_type(self.spec.types.sum)
         sums.store_vectors(
             tirx.const(0, "int64"),
