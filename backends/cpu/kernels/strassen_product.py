@@ -16,6 +16,7 @@ from typing import Any
 from graphopt.backends.base.element_type import computed_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.opaque import opaque, opaque_imported
 from graphopt.backends.cpu.kernels.register_tile import ON_STACK, RegisterTile, bind, for_each_tile, guarded, tile_count
 from graphopt.backends.cpu.kernels.side_by_side import vectors_side_by_side
 from graphopt.backends.cpu.kernels.strassen_tile import StrassenConfig
@@ -77,7 +78,10 @@ class StrassenProduct:
     def emit(self) -> None:
         """Emits all of it."""
         by_lane = self.config.by_lane > 1
-        with written_out_imported(self.spec.types.sum, self.config.lanes) if by_lane else nullcontext():
+        with (
+            opaque_imported(),
+            written_out_imported(self.spec.types.sum, self.config.lanes) if by_lane else nullcontext(),
+        ):
             self._emit()
 
     def _emit(self) -> None:
@@ -207,11 +211,14 @@ class StrassenProduct:
         together = max(most // block, 1)
 
         def products_of(k: tirx.Expr, begin: bool = False) -> None:
+            # LLVM would count from the end of the loop, and its constant is beyond what instructions that load two vectors reach.
+            first = opaque(k * block) if written_out else k * block
+
             def scalar(p: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
                 return factors[product, k, start + p, lane]
 
             def vector(lane: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-                return self.weight[group, product, panel, k * block + lane, c]
+                return self.weight[group, product, panel, first + lane, c]
 
             if written_out:
                 accumulate_written_out(sums, block, scalar, vector, config.by_lane, begin=begin)
