@@ -25,7 +25,7 @@ _CACHED = 0.6
 """Of the second-level cache, what a block of rows may take."""
 _INTO_CYCLES = {1: 10.0, 2: 96.0}
 """For the sums of a vector of each part of the first matrix, by level."""
-_OUT_CYCLES = {1: 6.0, 2: 62.0}
+_OUT_CYCLES = {1: 6.0, 2: 46.0}
 """For the sums of a vector of each product, by level, over the stores of the result."""
 
 

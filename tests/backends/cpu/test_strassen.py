@@ -15,7 +15,7 @@ import pytest
 import graphopt
 from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
 from graphopt.backends.cpu.cost.strassen import configurations, default_config, predicted_cycles
-from graphopt.backends.cpu.kernels import strassen_operands
+from graphopt.backends.cpu.kernels import pinned, strassen_operands
 from graphopt.backends.cpu.kernels import strassen_tile as tile
 from graphopt.backends.cpu.kernels.strassen_transforms import left_factors, quadrant_place, quadrants, right_factors
 from graphopt.backends.cpu.strassen import StrassenConv2d
@@ -42,6 +42,12 @@ SHAPES = [  # m, n, k
 ]
 ONE = {"in_block": 16, "out_block": 16}
 THREE = {**ONE, "pads": (1, 1, 1, 1)}
+
+
+@pytest.fixture(autouse=True)
+def registers_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps vectors in ARM's registers keeps them in those of x86."""
+    monkeypatch.setattr(pinned, "REGISTERS", "x")
 
 
 def conv(channels: int, plane: tuple[int, int], out: int, kernel: tuple[int, int], **more: Any) -> Conv2dSpec:
