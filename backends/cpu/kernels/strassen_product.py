@@ -205,8 +205,9 @@ class StrassenProduct:
         """Emits one product of some rows of a part with one panel."""
         config, block = self.config, self.rows.block
         group, product, panel = place
+        added = self.spec.types.sum  # they are combined in that anyway
         most = self.spec.types.most_added(self._steps, MOST_FILTERED_HALVES)
-        sums = RegisterTile(rows, config.n_vectors, config.lanes, self.spec.types.sum, most)
+        sums = RegisterTile(rows, config.n_vectors, config.lanes, added, most, added)
         written_out = can_be_written_out(sums, block, config.by_lane)
         together = max(most // block, 1)
 

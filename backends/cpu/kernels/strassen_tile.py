@@ -20,6 +20,8 @@ HALVES = KernelTypes(HALF, HALF, HALF, HALF)
 LEVELS = {SINGLE: (1, 2), HALVES: (1,)}
 """Of recursion, by operands: each saves an eighth of the products, makes the second operand 7/4 as large, and makes rounding errors
 some three times as large."""
+_LEAST_HALVES = 512
+"""Products of float16 in a sum from which on it is worth its noise: plain ones of fewer are as precise as storage."""
 _MOST_BYTES = 16 << 20
 """Of a transformed operand. Larger ones come from memory at every run, and would make files of large models much larger."""
 
@@ -89,7 +91,8 @@ def fitting_levels(spec: MatmulSpec, caps: Caps, together: int = 1) -> list[int]
 
     def fits(levels: int) -> bool:
         nbytes = spec.types.accumulator.bytes * spec.n * spec.k * PRODUCTS**levels // QUADRANTS**levels
-        return spec.k % (math.lcm(lanes, together) << levels) == 0 and nbytes <= _MOST_BYTES
+        least = _LEAST_HALVES if spec.types == HALVES else 0
+        return spec.k % (math.lcm(lanes, together) << levels) == 0 and nbytes <= _MOST_BYTES and spec.k >= least
 
     return [levels for levels in LEVELS[spec.types] if spec.n % lanes == 0 and fits(levels)]
 

@@ -221,6 +221,21 @@ def test_winograds_convolution_loses_some_bits_more(channels: int, made: int, m:
     assert error < {2: 1.0, 4: 3.0}[m] * _bound(min(channels, MOST_FILTERED_HALVES))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Half("matmul-strassen", "MatMul", ((1, 33, 704),), ((704, 56),), 704),
+        Half(
+            "conv2d-strassen", "Conv", ((1, 64, 9, 7),), ((32, 64, 3, 3), (32,)), 576, _pads(3), (B16, B16), relu=True
+        ),
+    ],
+    ids=_id,
+)
+def test_strassens_products_lose_some_bits_more(case: Half) -> None:
+    """Sums of operands make products larger that cancel one another; their parts are shorter."""
+    assert _error(case.run(), case.want(case.arrays()[0])) < 3.0 * _bound(MOST_FILTERED_HALVES)
+
+
 @pytest.mark.parametrize("m", [2, 4])
 def test_patches_of_great_numbers_stay_in_range(m: int) -> None:
     """Transformed they grow by up to 26, where the result is a number of float16: each pass over a patch divides them."""

@@ -12,6 +12,7 @@ import pytest
 from graphopt.backends.base.config_codec import from_json, to_json
 from graphopt.backends.base.template import Computed, KernelTemplate, Packed, Yes, asked, packed_array
 from graphopt.backends.base.tvm_api import cpu_pass_context, tvm
+from graphopt.backends.cpu.kernels import pinned
 from graphopt.backends.targets.grammar import parse_target
 from graphopt.backends.targets.platforms import platform_of
 from graphopt.ir.graph import Value
@@ -24,6 +25,12 @@ MOST = 1500
 """Configurations that one call may have: a tuner has to get through them."""
 FIXED = {"lrn-blocked", "layout-copy", "global-pooling"}
 """Templates that have nothing to choose but threads."""
+
+
+@pytest.fixture(autouse=True)
+def registers_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps vectors in ARM's registers keeps them in those of x86."""
+    monkeypatch.setattr(pinned, "REGISTERS", "x")
 
 
 def ids(case: Case) -> str:

@@ -6,14 +6,13 @@ Kernels are right or wrong whatever they are compiled for, so sums are computed 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphopt
-from graphopt.backends.base.tvm_api import cpu_pass_context, tirx, tvm
+from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.strassen import configurations, default_config, predicted_cycles
 from graphopt.backends.cpu.kernels import pinned, strassen_operands
 from graphopt.backends.cpu.kernels import strassen_tile as tile
@@ -232,20 +231,3 @@ def test_where_it_is_chosen(rows: int, chosen: bool) -> None:
 
     assert ("matmul-strassen" in templates()) is chosen
     assert "matmul-strassen" not in templates(exact=True)
-
-
-def test_halves() -> None:
-    """Products of float16 in one level of recursion, parts of their sums in float32."""
-    spec = MatmulSpec(24, 48, 320, tile.HALVES)
-    caps = replace(parse_target("arm:cortex-a76", 1).caps, vector_bits=128)
-    assert {c.levels for c in configurations(spec, caps)} == {1}
-    config = default_config(spec, caps)
-    a, b = (x.astype(np.float16) for x in matrices(24, 48, 320))
-    function = strassen_operands.emit_matmul(spec, config, name="mm").with_attr("global_symbol", "kernel")
-    with cpu_pass_context():
-        kernel = tvm.compile(tvm.IRModule({"kernel": function}), parse_target(HERE, 1).tvm_target()).jit()["kernel"]
-    out = tvm.runtime.tensor(np.full((24, 48), np.nan, np.float16))
-    kernel(tvm.runtime.tensor(a), tvm.runtime.tensor(tile.packing(spec, config)(b)), out)
-    want = a.astype(np.float64) @ b.astype(np.float64)
-    noise = out.numpy().astype(np.float64) - want
-    assert 10 * np.log10((want**2).sum() / (noise**2).sum()) > 48
