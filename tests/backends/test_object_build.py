@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import graphopt
 from graphopt.backends.base.tvm_api import IDLE_PASSES, cpu_pass_context, relax, te, tirx, tvm
 from graphopt.backends.build import kernel_object, link, worker_pool
 from graphopt.backends.build.code_generation import CodeGenerator
+from graphopt.backends.build.compile_worker import DONE
 from graphopt.backends.build.kernel_object import KernelSource, compile_kernel, kernel_key
 from graphopt.backends.build.object_build import BuiltOfObjects
 from graphopt.backends.build.object_cache import ObjectCache
@@ -131,14 +132,31 @@ def test_the_key_is_the_same_in_every_process() -> None:
 
 
 # -- workers ------------------------------------------------------------------------------------------------------
+def wait_for(
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, meant: Callable[[Any], bool] = lambda _: True
+) -> None:
+    """This process compiles nothing before ``owner.method`` has returned what is meant: workers have all the time they need."""
+    happened = threading.Event()
+    called = getattr(owner, method)
+
+    def noted(*args: Any) -> Any:
+        result = called(*args)
+        if meant(result):
+            happened.set()
+        return result
+
+    def late(*args: Any) -> bytes:
+        assert happened.wait(300)
+        return compile_kernel(*args)
+
+    monkeypatch.setattr(owner, method, noted)
+    monkeypatch.setattr(worker_pool, "compile_kernel", late)
+
+
 def test_workers_make_the_same_bytes(objects: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "worthwhile_workers", lambda _: 2)
 
-    def slow(*args: Any) -> bytes:  # leaves the workers time to start
-        time.sleep(1.5)
-        return compile_kernel(*args)
-
-    monkeypatch.setattr(worker_pool, "compile_kernel", slow)
+    wait_for(monkeypatch, worker_pool._Worker, "ask", lambda reply: reply is None or reply[:1] == DONE)
     found, report = compile_kernels(sources(), parse_target("native"), jobs=3)
     assert found == objects
     assert report.by_workers > 0
@@ -161,11 +179,7 @@ def test_a_worker_that_dies_costs_a_note(
 ) -> None:
     monkeypatch.setattr(worker_pool, "worthwhile_workers", lambda _: 1)
 
-    def slow(*args: Any) -> bytes:
-        time.sleep(0.3)
-        return compile_kernel(*args)
-
-    monkeypatch.setattr(worker_pool, "compile_kernel", slow)
+    wait_for(monkeypatch, worker_pool._Pool, "_lost")
     command = [sys.executable, "-c", script]
     found, report = compile_kernels(sources(), parse_target("native"), 2, command)
     assert found == objects
@@ -182,16 +196,11 @@ def test_a_worker_that_hangs_is_given_up(objects: list[bytes], monkeypatch: pyte
         "write_frame(sys.stdout.buffer, b'')\ntime.sleep(60)"
     )
 
-    def slow(*args: Any) -> bytes:
-        time.sleep(0.3)
-        return compile_kernel(*args)
-
-    monkeypatch.setattr(worker_pool, "compile_kernel", slow)
-    start = time.monotonic()
+    wait_for(monkeypatch, worker_pool._Pool, "_take", lambda index: index is not None)
     found, report = compile_kernels(sources(), parse_target("native"), 2, [sys.executable, "-c", script])
     assert found == objects
     assert "while compiling" in report.notes[0]
-    assert time.monotonic() - start < 30
+    assert "(exit status -9)" in report.notes[0]  # it was killed, it didn't end
 
 
 def test_a_worker_that_can_not_start_costs_a_note(objects: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +328,17 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "print('start')\n"
-        "import sys, time\n"
+        "import threading\n"
         "from graphopt.backends.build import worker_pool\n"
         "from tests.backends.test_object_build import sources, parse_target, compile_kernel\n"
         "worker_pool.worthwhile_workers = lambda _: 1\n"
-        "def slow(*args): time.sleep(1.0); return compile_kernel(*args)\n"
-        "worker_pool.compile_kernel = slow\n"
+        "answered, ask = threading.Event(), worker_pool._Worker.ask\n"
+        "def noted(*args):\n"
+        "    reply = ask(*args)\n"
+        "    if reply is None or reply[:1] == worker_pool.DONE: answered.set()\n"
+        "    return reply\n"
+        "def late(*args): answered.wait(100); return compile_kernel(*args)\n"
+        "worker_pool._Worker.ask, worker_pool.compile_kernel = noted, late\n"
         "report = worker_pool.compile_kernels(sources(), parse_target('native'), 2)[1]\n"
         "print(report.by_workers > 0, report.notes)\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -186,6 +187,23 @@ def test_the_killed_compile_leaves_nothing(root: Path, tmp_path: Path) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    # A worker that was being started holds a copy of the lock until it is a program of its own: on a busy machine, for a while.
+    for folder in root.glob(f"{PREFIX}*"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.close(handle)
     with scratch_folder():
         pass
     assert list(root.glob(f"{PREFIX}*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system has no /proc")
+def test_programs_that_are_started_do_not_hold_the_lock(root: Path) -> None:
+    """Otherwise a folder would stay for as long as a worker outlives the process that was killed."""
+    with scratch_folder() as folder:
+        own = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+        assert str(folder) in own
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
+        theirs = {os.path.realpath(path) for path in Path(f"/proc/{child.pid}/fd").iterdir()}
+        child.communicate()
+    assert str(folder) not in theirs
