@@ -1,10 +1,12 @@
-"""What concerns all tests: two runs in turn, and tests side by side.
+"""What concerns all tests: two runs in turn, tests side by side, and cases that are the same every time.
 
 Two runs in turn prove everything once: what the first has passed, the second can leave out. ``--write-passed=FILE`` writes
 which tests passed. ``--leave-out=FILE`` leaves exactly those out, so that a test which the first run skipped, failed, didn't
 select or didn't know runs in the second. ``.ci/run`` uses both: its first run has no more than README.md installs, its second
 has every extra and system package, and the slow tests. The equals sign is needed: pytest looks for this file before it knows
 the options in it, and takes a path that stands alone for the place of the tests.
+
+The cases that Hypothesis draws are the same in every run, whatever ran before: ``--hypothesis-profile=exploring`` draws others.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis.internal.conjecture import providers
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("exploring", derandomize=False, database=None, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+# One draw of twenty is a constant, and among those are the constants of all modules of this project that happen to be imported:
+# which cases a test got depended on the tests that the same process ran before. Nothing public switches that off, so
+# test_repeatable.py checks that this does.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
