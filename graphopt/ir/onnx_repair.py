@@ -92,7 +92,7 @@ def _mean_the_same(graph: GraphProto, versions: set[int]) -> bool:
             for node in g.node
             if node.domain in ("", "ai.onnx")
         )
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # no such opset; a number that no opset can have
         return False
 
 

@@ -98,7 +98,8 @@ def expand(node: Node, editor: Editor) -> list[Node]:
         if old is None:
             continue
         result = scope.get(name)
-        assert result is not None, f"the body of {node.op} never computes {name!r}"
+        if result is None:
+            raise _incomplete(node, name)
         if old.type is not None and result.type is None:
             result.type = old.type
         if not plain.can_take_name(old, result):
@@ -109,6 +110,15 @@ def expand(node: Node, editor: Editor) -> list[Node]:
     plain.erase(node)
     canonicalize_nodes(made, editor, opset)
     return [n for n in editor.graph.nodes if id(n) not in before]
+
+
+def _incomplete(node: Node, name: str) -> UnsupportedOpError:
+    """ONNX stops in the middle of a body when an attribute has a value that the operator doesn't know."""
+    return UnsupportedOpError(
+        f"the function body that ONNX gives for this {node.qualified_op} never computes {name!r}",
+        node=node.label,
+        hint="check the values of its attributes against the operator's specification",
+    )
 
 
 def _attributes(node: Node, body: FunctionProto) -> dict[str, Any]:
@@ -140,6 +150,8 @@ class _Body:
             attrs = {
                 a.name: found for a in proto.attribute if (found := self._attr(a, editor.graph, scope)) is not None
             }
+            if (unknown := next((name for name in proto.input if name not in scope), None)) is not None:
+                raise _incomplete(self.node, unknown)
             outputs = [editor.value(f"{self.node.name}_{name}") if name else None for name in proto.output]
             new = editor.node(
                 proto.op_type,

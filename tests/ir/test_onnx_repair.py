@@ -188,13 +188,21 @@ def different_opsets() -> ModelProto:
     return found
 
 
+def opset_of_more_than_32_bits() -> ModelProto:
+    found = model()
+    found.opset_import.append(helper.make_opsetid("", 1 << 31))
+    return found
+
+
 def fields_of_the_future() -> ModelProto:
     found = add(ir_version=onnx.IR_VERSION + 1)
     found.MergeFromString(b"\xfa\x3f\x01x")  # field 1023, a string
     return found
 
 
-@pytest.mark.parametrize("make", [different_initializers, different_data, different_opsets, fields_of_the_future])
+@pytest.mark.parametrize(
+    "make", [different_initializers, different_data, different_opsets, opset_of_more_than_32_bits, fields_of_the_future]
+)
 def test_two_meanings_are_refused(make: Callable[[], ModelProto]) -> None:
     with pytest.raises(ModelError):
         import_onnx(make())

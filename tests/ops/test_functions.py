@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.driver.importing import import_onnx
-from graphopt.errors import UserError
+from graphopt.errors import UnsupportedOpError, UserError
 from graphopt.ir.onnx_io import graph_to_onnx
 from graphopt.ir.verifier import verify
 from graphopt.passes.canonical.expand_functions import ExpandFunctions
@@ -74,3 +76,14 @@ def test_expansion_computes_the_same() -> None:
     bad = {k: v for k, v in results.items() if v != "ok" and not v.startswith("refused")}
     assert not bad, bad
     assert sum(v == "ok" for v in results.values()) > 0.9 * len(results)
+
+
+def test_a_body_that_onnx_leaves_unfinished_is_refused() -> None:
+    """ONNX stops writing the body of CausalConvWithState at an activation that it doesn't know."""
+    case = next(c for c in onnx_cases("node") if c.name == "test_causal_conv_with_state_silu")
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    model.graph.node[0].attribute[0].s = b"tanhh"
+    with pytest.raises(UnsupportedOpError, match="CausalConvWithState never computes 'weight'") as caught:
+        graphopt.compile(model)
+    assert "attributes" in str(caught.value.hint)
