@@ -262,6 +262,7 @@ def compare(build: Build, level: int, sizes: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("batch", "mask_batch", "length", "past"), [(1, 1, 1, 7), (2, 2, 1, 7), (3, 1, 5, 0), (1, 1, 1, 0), (2, 2, 4, 9)]
 )
+@pytest.mark.few(2)
 def test_llama_with_a_cache(level: int, batch: int, mask_batch: int, length: int, past: int) -> None:
     compare(
         llama_cache, level,
@@ -293,5 +294,6 @@ RUNS: list[tuple[Build, dict[str, int]]] = [
 
 @pytest.mark.parametrize("level", [pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(("build", "sizes"), RUNS)
+@pytest.mark.few(7)
 def test_shape_arithmetic_of_exporters(level: int, build: Build, sizes: dict[str, int]) -> None:
     compare(build, level, sizes)

@@ -110,6 +110,7 @@ ROUNDED_ALIKE = ("moved", "read twice", "behind a sum")
         for t in TYPES
     ],
 )
+@pytest.mark.few(5)
 def test_fused_or_alone(chain: str, dtype: str) -> None:
     shape, nodes = CHAINS[chain]
     constants = _constants(TYPES[dtype])

@@ -207,6 +207,7 @@ def test_an_artefact_does_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [OPEN, (1, 16, "h", "w"), ("n", 16, 4, "w"), ("n", 16, 4, 4)])
 @given(data=st.data())
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@pytest.mark.few(2)
 def test_any_graph_of_movements(shape: tuple[int | str, ...], data: st.DataObject) -> None:
     proto = data.draw(movements(shape))
     sizes = [s for s in SIZES if all(isinstance(d, str) or d == s[i] for i, d in enumerate(shape))]

@@ -122,6 +122,7 @@ LIKE_OTHERS = ("bfloat16", "uint16", "symmetric")
 @pytest.mark.parametrize(
     "reading", [pytest.param(r, marks=pytest.mark.slow if r in LIKE_OTHERS else ()) for r in READINGS]
 )
+@pytest.mark.few(2)
 def test_data_are_converted_while_they_are_read(reading: str) -> None:
     dtype, kind = READINGS[reading]
     constants = floats()

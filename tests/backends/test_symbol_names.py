@@ -51,6 +51,7 @@ def test_a_models_names_meet_none_of_ours() -> None:
 
 
 @pytest.mark.parametrize("first", range(len(HARD)))
+@pytest.mark.few(7)
 def test_any_two_names(first: int) -> None:
     """Two dimensions of whatever names stay two in kernels; names go out as they came in."""
     names = [HARD[first], HARD[first - 1]]

@@ -16,6 +16,7 @@ from graphopt.backends.base.dot_product import slots_of, temporaries_of
 from graphopt.backends.base.element_type import HALF
 from graphopt.backends.cpu.cost.constants import LAST_LEVEL_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.cost.direct import channels_by_lane, dot_product_of, vector_lanes
+from graphopt.backends.cpu.kernels.phases import of_phases
 from graphopt.backends.cpu.kernels.tiling import register_tiles, split_balanced, tile_cycles
 from graphopt.backends.cpu.kernels.winograd_integers import SUM_BITS
 from graphopt.backends.cpu.kernels.winograd_tile import TAPS, WinogradConfig
@@ -29,6 +30,8 @@ _SLACK = 1.1
 """What it may cost on open planes that threads share channels: where they take blocks of tiles, a small plane is work for one."""
 _TILE_CYCLES = 20.0
 _STORE_CYCLES = 2.0
+_TILE_CYCLES_BY_LANE = 4.0
+_STORE_CYCLES_BY_LANE = 1.0
 _LOAD_CYCLES = 0.5
 """For a vector of weights that comes from the second-level cache."""
 _NO_OVERLAP = 0.25
@@ -41,6 +44,12 @@ _TRANSFORM_CYCLES = {2: (40.0, 35.0), 4: (250.0, 220.0)}
 """Measured for a patch and a vector of channels, in and out, by m."""
 _TRANSFORM_CYCLES_BY_LANE = {2: (45.0, 30.0), 4: (135.0, 85.0)}
 """The same in float32 where transforms fit the register file, by llvm-mca for a Neoverse N1. Of float16 they take more."""
+_LARGE_PATCH = 6
+"""Rows and columns of patches of kernels that aren't 3 x 3."""
+_LARGE_CYCLES = {3: 50.0, 2: 35.0}
+"""The same for the results of these, by m; patches are transformed by their size."""
+_PHASES_CYCLES = 40.0
+"""The same on top for a patch whose vectors are gathered."""
 _INTEGER_TRANSFORM_CYCLES = {2: (40.0, 40.0), 4: (150.0, 240.0)}
 """The same for integers, whose patches have 16 bits: twice as many channels in a vector."""
 _WEIGHT_CYCLES = {2: 30.0, 4: 60.0}
@@ -62,10 +71,12 @@ def default_config(spec: Conv2dSpec, caps: Caps) -> WinogradConfig:
 
 def configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
     """Both sizes of tiles, the widest register tiles, and how many tiles and panels are worked on together."""
-    yield from (replace(config, prefetch=not caps.fetches_ahead) for config in _configurations(spec, caps))
+    stride, spec = spec.strides[0], of_phases(spec)
+    for config in _configurations(spec, caps, stride):
+        yield replace(config, prefetch=not caps.fetches_ahead, taps=spec.kernel[0], stride=stride)
 
 
-def _configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
+def _configurations(spec: Conv2dSpec, caps: Caps, stride: int) -> Iterator[WinogradConfig]:
     lanes = vector_lanes(spec, caps)
     vectors_needed = -(-spec.out_channels // lanes)
     dot = dot_product_of(spec, caps) if spec.types.of_integers else ""
@@ -85,7 +96,8 @@ def _configurations(spec: Conv2dSpec, caps: Caps) -> Iterator[WinogradConfig]:
                         m, lanes, vectors, min(points, tiles), tiles, group, by_group=True, dot=dot, by_lane=by_lane
                     )
                     yield from (config, replace(config, private=True))
-                if not spec.types.of_integers and spec.types.accumulator is not HALF:
+                is_usual = spec.kernel == (3, 3) and stride == 1
+                if is_usual and not spec.types.of_integers and spec.types.accumulator is not HALF:
                     for group in {min(panels, group) for group in _RAW_GROUPS}:
                         for depth in _depths(spec, 4 * (m + 2) ** 2 * group * vectors * lanes, caps):
                             yield WinogradConfig(
@@ -123,6 +135,8 @@ def _depths(spec: Conv2dSpec, channel_bytes: int, caps: Caps) -> Iterator[int]:
 
 def fitting_tiles(spec: Conv2dSpec) -> list[int]:
     """Sizes of tiles with which the problem can be solved: of integers, those that leave enough bits for its sums."""
+    if spec.kernel != (3, 3):
+        return [_LARGE_PATCH + 1 - spec.kernel[0]]
     return [m for m in (2, 4) if not spec.types.of_integers or spec.sum_bits <= SUM_BITS[m]]
 
 
@@ -136,6 +150,7 @@ def _widest(tiles: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def predicted_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> float:
     """Cycles of the whole convolution on all cores of ``caps``."""
+    spec = of_phases(spec)
     if config.depth:
         return _raw_cycles(spec, config, caps)
     tiles = _tiles(spec, config.m)
@@ -208,8 +223,11 @@ def _panel_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> float
     cycles = steps * _LOAD_CYCLES * config.oc_vectors if near else 0.0
     for part in split_balanced(config.block, config.points):
         products = slots_of(config.dot) * tile_cycles(part.tile, config.oc_vectors, caps, config.by_lane)
-        step = _STALL * products + (0.0 if near else _LOAD_CYCLES * config.oc_vectors)
-        store = _TILE_CYCLES + _STORE_CYCLES * part.tile * config.oc_vectors
+        if config.taps != 3 or config.stride > 1:  # written out, weights in the shadow of products, stored in pairs
+            step, store = products, _TILE_CYCLES_BY_LANE + _STORE_CYCLES_BY_LANE * part.tile * config.oc_vectors
+        else:
+            step = _STALL * products + (0.0 if near else _LOAD_CYCLES * config.oc_vectors)
+            store = _TILE_CYCLES + _STORE_CYCLES * part.tile * config.oc_vectors
         cycles += int(part.count) * (steps * step + (1 + again) * store)
     return cycles
 
@@ -218,7 +236,11 @@ def _patch_cycles(spec: Conv2dSpec, config: WinogradConfig, caps: Caps) -> tuple
     """Cycles of the transforms of a block of patches, of all channels, in and out."""
     fits = config.by_lane > 1 and spec.types.accumulator is not HALF
     floats = _TRANSFORM_CYCLES_BY_LANE if fits else _TRANSFORM_CYCLES
-    into, out = (_INTEGER_TRANSFORM_CYCLES if config.dot else floats)[config.m]
+    into, out = (_INTEGER_TRANSFORM_CYCLES if config.dot else floats)[config.side - 2]
+    if config.taps != 3:
+        out = _LARGE_CYCLES[config.m]
+    if config.stride > 1:
+        into += _PHASES_CYCLES
     lanes = spec.types.lanes(caps)
     in_lanes, out_lanes = math.gcd(config.together * lanes, spec.in_block), math.gcd(lanes, spec.out_block)
     return (

@@ -1,10 +1,11 @@
-"""3 x 3 convolution by Winograd's minimal filtering on NCHW{b}c data, with the epilogue fused.
+"""Convolution by Winograd's minimal filtering on NCHW{b}c data, with the epilogue fused.
 
-F(m x m, 3 x 3) computes a tile of m x m outputs from a patch of (m + 2) x (m + 2) inputs with (m + 2)^2 products a channel
-pair instead of 9 m^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A block of tiles is
-transformed into scratch that fits L2, multiplied component by component with weights that were transformed when compiling, or
-that are transformed on the way (`winograd_raw`), one panel of output channels at a time, and transformed back while the panel's
-products are in cache: nothing but the input and the output passes through memory.
+F(m x m, r x r) computes a tile of m x m outputs from a patch of (m + r - 1)^2 inputs with as many products a channel pair instead
+of r^2 m^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). Kernels are 3 x 3 with stride 1, elsewhere
+others too (`winograd_tile.supports`), and those with stride 2 by their phases. A block of tiles is transformed into scratch that
+fits L2, multiplied component by component with weights that were transformed when compiling, or that are transformed on the way
+(`winograd_raw`), one panel of output channels at a time, and transformed back while the panel's products are in cache: nothing
+but the input and the output passes through memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphopt.backends.base.dot_product import DOT_PRODUCTS, DotProduct, importi
 from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.base.tvm_api import tirx_builder as T
+from graphopt.backends.cpu.kernels.phases import data_of_phases, has_phases, of_phases, phases_together
 from graphopt.backends.cpu.kernels.pinned import fence_imported, pinned_imported
 from graphopt.backends.cpu.kernels.register_tile import (
     ON_STACK,
@@ -67,8 +69,10 @@ def emit(
     def body(inputs: list[View], operands: list[tirx.Buffer], output: View) -> None:
         grid_rows, grid_columns = (bind(extent) for extent in tile_grid(spec, config.m))
         tiles = bind(spec.batch * (grid_rows * grid_columns), not isinstance(grid_rows * grid_columns, int))
+        data, result = data_of_phases(data_as_images(inputs[0], spec), spec), result_as_images(output, spec)
+        planes = inputs[0] if has_phases(spec) else None
         kernel = _Kernel(
-            spec, config, data_as_images(inputs[0], spec), inputs[1], operands, result_as_images(output, spec),
+            of_phases(spec), config, data, planes, inputs[1], operands, result,
             epilogue_of_images(epilogue or store_accumulator, spec), style, grid_rows, grid_columns, tiles, dot,
         )  # fmt: skip
         with importing(dot, config.lanes), kernel.helpers():
@@ -76,7 +80,7 @@ def emit(
 
     def stages(kernel: _Kernel) -> None:
         groups = packed_weight_shape(spec, config)[0]
-        blocks = spec.in_channels // spec.in_block
+        blocks = kernel.spec.in_channels // kernel.spec.in_block
         rounds = 1 if config.by_group and kernel.are_known else bind(ceil_div(kernel.tiles, config.block))
         if config.by_group and not config.private:
             patches = kernel.patches()
@@ -104,7 +108,7 @@ def emit(
     types = spec.types
     inputs = [
         ("data", spec.input_shape, types.input),
-        ("weight", packed_weight_shape(spec, config), grouped_weight(types.weight, dot)),
+        ("weight", packed_weight_shape(of_phases(spec), config), grouped_weight(types.weight, dot)),
     ]
     return build_prim_func(name, inputs, extras, (spec.output_shape, types.output), body)
 
@@ -126,11 +130,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """Emits the code of the three stages."""
+    """Emits the code of the three stages, of a convolution with stride 1; ``planes`` is its data where channels are phases."""
 
     spec: Conv2dSpec
     config: WinogradConfig
     data: View
+    planes: View | None
     weight: View
     operands: Sequence[tirx.Buffer]
     output: View
@@ -173,7 +178,11 @@ class _Kernel:
             return self.whole_filtering
         if self.dot is not None:
             return IntegerFiltering(self.config.m, self.width)
-        return HalfFiltering(self.config.m) if self.spec.types.accumulator is HALF else Filtering(self.config.m)
+        return (
+            HalfFiltering(self.config.m)
+            if self.spec.types.accumulator is HALF
+            else Filtering(self.config.m, self.config.taps)
+        )
 
     @property
     def in_pieces(self) -> bool:
@@ -258,7 +267,10 @@ class _Kernel:
             inside = tirx.And(present, inside)
         with T.If(inside):
             with T.Then():
-                transform(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
+                if self.planes is not None:
+                    self._transform_phases(patches, tile, self.planes, (image, top, left))
+                else:
+                    transform(lambda y, x, lane: self.data[image, channels, top + y, left + x, lane])
             with T.Else():
                 padded = T.alloc_buffer((side, side, lanes), self.element, scope="local", annotations=ON_STACK)
                 with T.unroll(0, side) as y, T.unroll(0, side) as x, T.vectorized(0, lanes) as lane:
@@ -301,6 +313,21 @@ class _Kernel:
             transform_in_pieces(
                 pieces, pieces, side, lanes, self.element, lambda y, x, lane: read(y, x, first + lane), store
             )
+
+    def _transform_phases(
+        self, patches: tirx.Buffer, tile: tirx.Expr, planes: View, place: tuple[Image, tirx.Expr, tirx.Expr]
+    ) -> None:
+        """Emits the transform of a patch whose channels are phases, a plane of the data at a time."""
+        side, lanes = self.config.side, self.in_lanes
+        image, top, left = place
+        pieces = self.filtering.input_pieces()
+        with T.serial(0, self.spec.in_block // lanes) as plane:
+            transform_in_pieces(
+                pieces, pieces, side, lanes, self.element,
+                lambda y, x, _: phases_together(planes, image, plane, top + y, left + x),
+                lambda i, j, lane, value: T.buffer_store(patches, value, [i * side + j, 0, tile, plane * lanes + lane]),
+                whole_vectors=True,
+            )  # fmt: skip
 
     def _place_of_patch(self, component: tirx.Expr, channels: tirx.Expr) -> list[tirx.Expr]:
         """The first indices of `patches`."""

@@ -9,6 +9,16 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, guarded
 
 
+def settlings(most: int, steps: int, kernel: tuple[int, int], blocks: int) -> int:
+    """How many times `Settling` settles a tile that may add up ``most`` products before, 0 for all."""
+    if not most:
+        return 0
+    of_block = steps * math.prod(kernel)
+    if of_block <= most:
+        return -(-blocks // (most // of_block))
+    return blocks * (kernel[0] if steps * kernel[1] <= most else math.prod(kernel))
+
+
 @dataclass(frozen=True)
 class Settling:
     """Settles a tile after iterations of the outermost loop of which one adds up no more products than may come together.

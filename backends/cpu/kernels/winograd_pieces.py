@@ -30,6 +30,7 @@ def transform_in_pieces(
     read: Callable[[int, int, tirx.Expr], tirx.Expr],
     store: Callable[[int, int, tirx.Expr, tirx.Expr], None],
     row: Callable[[int], AbstractContextManager[None]] = lambda i: nullcontext(),
+    whole_vectors: bool = False,
 ) -> None:
     """Emits ``store(i, j, lane, value)`` for every element of ``M d M^T``, where ``d`` has side x side vectors.
 
@@ -44,12 +45,17 @@ def transform_in_pieces(
         read: the element at a row and a column of d, in vectors along the lanes.
         store: emits what becomes of a value, in a loop over the lanes.
         row: what is around the code of a row of results.
+        whole_vectors: whether ``read`` and ``store`` take a vector of lanes, in place of a lane of a vectorised loop.
     """
+
+    def each_lane() -> AbstractContextManager[tirx.Expr]:
+        return nullcontext(tirx.Ramp(0, 1, lanes)) if whole_vectors else T.vectorized(0, lanes)
+
     for piece in down:
         half = T.alloc_buffer((side, side, lanes), dtype, scope="local", annotations=ON_STACK)
         rows: list[int] = []
         for x in range(side):
-            with T.vectorized(0, lanes) as lane:
+            with each_lane() as lane:
                 column = piece([read(y, x, lane) for y in range(side)])
                 for i, value in column.items():
                     T.buffer_store(half, value, [i, x, lane])
@@ -60,6 +66,6 @@ def transform_in_pieces(
         for i in rows:
             with row(i):
                 for part in across:
-                    with T.vectorized(0, lanes) as lane:
+                    with each_lane() as lane:
                         for j, value in part([half[i, x, lane] for x in range(side)]).items():
                             store(i, j, lane, value)

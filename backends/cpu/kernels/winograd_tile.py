@@ -11,6 +11,7 @@ from graphopt.backends.base.dot_product import multiplied_together
 from graphopt.backends.base.element_type import HALF
 from graphopt.backends.base.packing import Packing
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.cpu.kernels.phases import of_phases, packing_of_phases
 from graphopt.backends.cpu.kernels.slices import packing_of_slices
 from graphopt.backends.cpu.kernels.winograd_integers import IntegerFiltering
 from graphopt.backends.cpu.kernels.winograd_transforms import Filtering, HalfFiltering
@@ -20,7 +21,7 @@ from graphopt.backends.templates.packed_array import aligned_copy, interleaved
 from graphopt.ir.graph import Array
 
 TAPS = 9
-"""Elements of a kernel."""
+"""Elements of a kernel whose weights are transformed on the way."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class WinogradConfig:
     """How to compute it.
 
     Attributes:
-        m: output rows and columns of a tile: 2 or 4.
+        m: output rows and columns of a tile: 2 or 4 with kernels of 3 x 3, 3 with 4 x 4, 2 with 5 x 5.
         lanes: sums per accumulator vector; a divisor or a multiple of the output's block.
         oc_vectors: accumulator vectors of output channels per panel.
         points: tiles per register tile.
@@ -44,6 +45,8 @@ class WinogradConfig:
             multiple of their block, are transformed at a time on the way; 0 where they are stored transformed.
         by_lane: neighbouring channels of a patch that come with one load, for multiply-adds by lane; 1 for one at a time.
         prefetch: whether operands are fetched ahead that come from beyond the near caches.
+        taps: rows and columns of the kernel; of its part that meets a phase where there are phases.
+        stride: 2 where channels are phases of the data (`phases`).
     """
 
     m: int
@@ -58,11 +61,13 @@ class WinogradConfig:
     depth: int = 0
     by_lane: int = 1
     prefetch: bool = True
+    taps: int = 3
+    stride: int = 1
 
     @property
     def side(self) -> int:
         """Rows and columns of a patch."""
-        return self.m + 2
+        return self.m + self.taps - 1
 
     @property
     def together(self) -> int:
@@ -77,15 +82,26 @@ class WinogradConfig:
 
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
-    if spec.kernel != (3, 3) or spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
-        return "only 3 x 3 kernels with stride 1, no dilation and one group"
+    if min(spec.pads) < 0:
+        return "negative padding"
+    whole, spec = spec, of_phases(spec)
+    if spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
+        return "only stride 1, or 2 over a few planes of even size, no dilation and one group"
+    if (whole.strides != (1, 1) or spec.kernel != (3, 3)) and not _takes_large(spec, caps):
+        return "only kernels of 3 x 3; of floats on ARM also of 5 x 5, and larger ones with stride 2 over a few planes"
     if spec.in_block < 4 or spec.out_block < 4:
         return "needs channels in blocks"
     if spec.in_channels % spec.in_block or spec.out_channels % spec.out_block:
         return "channels aren't a multiple of their block"
-    if min(spec.pads) < 0 or min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
-        return "negative padding or an empty dimension"
+    if min(spec.in_channels, spec.out_channels, *(spec.static_plane or ())) < 1:
+        return "an empty dimension"
     return None
+
+
+def _takes_large(spec: Conv2dSpec, caps: Caps) -> bool:
+    """Whether kernels of another size are taken: where transforms are cut to fit the registers, and sums are in float32."""
+    suits = spec.slices is None and not spec.types.of_integers and spec.types.accumulator is not HALF
+    return caps.multiplies_by_lane and suits and spec.kernel in ((3, 3), (4, 4), (5, 5))
 
 
 def tile_grid(spec: Conv2dSpec, m: int) -> tuple[tirx.Expr | int, tirx.Expr | int]:
@@ -114,6 +130,7 @@ class TransformedPacking(Packing):
         width: output channels of a panel.
         together: how many input channels lie side by side in 32 bits (`interleaved`): integers, transformed to integers.
         halves: whether they are transformed for products in float16.
+        taps: rows and columns of a kernel.
     """
 
     m: int
@@ -121,6 +138,7 @@ class TransformedPacking(Packing):
     width: int
     together: int = 1
     halves: bool = False
+    taps: int = 3
 
     def packed(self, array: Array) -> Array:
         """Transformed, filled up, and turned in one copy."""
@@ -128,7 +146,7 @@ class TransformedPacking(Packing):
         groups = -(-outputs // (self.panels * self.width))
         filtering: Filtering | IntegerFiltering = IntegerFiltering(self.m)
         if self.together == 1:
-            filtering = HalfFiltering(self.m) if self.halves else Filtering(self.m)
+            filtering = HalfFiltering(self.m) if self.halves else Filtering(self.m, self.taps)
         transformed = filtering.weight(array)
         missing = groups * self.panels * self.width - outputs
         if missing:
@@ -167,11 +185,12 @@ class RawPacking(Packing):
 
 def packing(spec: Conv2dSpec, config: WinogradConfig) -> Packing:
     """How weights are packed."""
-    shape = (spec.out_channels, spec.in_channels, 3, 3)
+    phases = of_phases(spec)
+    shape = (spec.out_channels, phases.in_channels, config.taps, config.taps)
     order: Packing
     if config.depth:
         order = RawPacking(shape, config.group, config.panel, config.depth)
     else:
         halves = spec.types.accumulator is HALF
-        order = TransformedPacking(shape, config.m, config.group, config.panel, config.together, halves)
-    return packing_of_slices(spec, order)
+        order = TransformedPacking(shape, config.m, config.group, config.panel, config.together, halves, config.taps)
+    return packing_of_phases(spec, packing_of_slices(spec, order))

@@ -1,7 +1,8 @@
-"""The linear maps of Winograd's minimal filtering F(m x m, 3 x 3): into the transformed domain and out of it.
+"""The linear maps of Winograd's minimal filtering F(m x m, r x r): into the transformed domain and out of it.
 
 Matrices after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): interpolation points 0, 1, -1
-and infinity for m = 2, with 2 and -2 for m = 4. Points that are one another's negatives share their even and odd parts.
+and infinity for patches of 4 x 4, with 2 and -2 for those of 6 x 6. Points that are one another's negatives share their even and
+odd parts. A patch is transformed by its size alone: 6 x 6 are 4 x 4 outputs of 3 x 3 taps, 3 x 3 of 4 x 4, or 2 x 2 of 5 x 5.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WEIGHT_TRANSFORM: dict[int, Array] = {
         ]
     ),
 }
-"""G of shape (m + 2, 3), by m."""
+"""G of shape (m + 2, 3) for 3 taps, by m."""
 
 
 Piece: TypeAlias = Callable[[Sequence[tirx.Expr]], dict[int, tirx.Expr]]
@@ -46,10 +47,17 @@ class Filtering:
     """The maps in floating point.
 
     Attributes:
-        m: outputs per row, 2 or 4.
+        m: outputs per row: 2 or 4 of 3 taps, 3 of 4 taps, 2 of 5.
+        taps: elements of the kernel per row.
     """
 
     m: int
+    taps: int = 3
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of a patch, 4 or 6."""
+        return self.m + self.taps - 1
 
     @property
     def constant(self) -> int | None:
@@ -61,8 +69,8 @@ class Filtering:
         return nullcontext()
 
     def input_row(self, d: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-        """``B^T d`` for one row or column of a patch: m + 2 numbers, also integers."""
-        if self.m == 2:
+        """``B^T d`` for one row or column of a patch: numbers, also integers."""
+        if self.side == 4:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
         even_one, odd_one = d[4] - 4 * d[2], d[3] - 4 * d[1]
         even_two, odd_two = d[4] - d[2], 2 * (d[3] - d[1])
@@ -80,7 +88,7 @@ class Filtering:
 
         In the order given, no multiply-add overwrites what is needed later, as it would its addend on ARM.
         """
-        if self.m == 2:
+        if self.side == 4:
             return (lambda d: dict(enumerate(self.input_row(d))),)
 
         def far(d: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
@@ -96,42 +104,45 @@ class Filtering:
 
     def output_pieces(self) -> tuple[Piece, ...]:
         """`output_row` as `input_pieces`."""
-        if self.m == 2:
+        if self.side == 4:
             return (lambda p: dict(enumerate(self.output_row(p))),)
 
         def even(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
             sum_one, sum_two = p[1] + p[2], p[3] + p[4]
-            return {0: (p[0] + sum_one) + sum_two, 2: sum_one + 4 * sum_two}
+            first = {0: (p[0] + sum_one) + sum_two}
+            if self.m == 2:
+                return first
+            return first | {2: (sum_one if self.m > 3 else sum_one + p[5]) + 4 * sum_two}
 
         def odd(p: Sequence[tirx.Expr]) -> dict[int, tirx.Expr]:
             difference_one, difference_two = p[1] - p[2], p[3] - p[4]
-            return {
-                3: (difference_one + p[5]) + 8 * difference_two,
-                1: difference_one + 2 * difference_two,
-            }
+            third = {3: (difference_one + p[5]) + 8 * difference_two} if self.m > 3 else {}
+            return third | {1: (difference_one if self.m > 2 else difference_one + p[5]) + 2 * difference_two}
 
         return even, odd
 
     def output_row(self, p: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-        """``A^T p`` for one row or column of products: m + 2 vectors."""
-        if self.m == 2:
+        """``A^T p`` for one row or column of products."""
+        if self.side == 4:
             return [p[0] + p[1] + p[2], p[1] - p[2] - p[3]]
         sum_one, difference_one = p[1] + p[2], p[1] - p[2]
         sum_two, difference_two = p[3] + p[4], p[3] - p[4]
-        return [
+        results = [
             p[0] + sum_one + sum_two,
             difference_one + 2 * difference_two,
             sum_one + 4 * sum_two,
-            difference_one + 8 * difference_two + p[5],
-        ]
+            difference_one + 8 * difference_two,
+        ][: self.m]
+        return [*results[:-1], results[-1] + p[5]]
 
     def result(self, value: tirx.Expr) -> tirx.Expr:
         """What `output_row` makes of rows and columns, as the sum that it stands for."""
         return value
 
     def weight(self, weight: Array) -> Array:
-        """``G w G^T`` of OIHW weights with 3 x 3 kernels: shape ((m + 2)^2, I, O), computed in float64."""
-        return transformed_weight(weight, WEIGHT_TRANSFORM[self.m], np.dtype(np.float64), np.dtype(np.float32), _CHUNK)
+        """``G w G^T`` of OIHW weights: shape (side^2, I, O), computed in float64."""
+        transform = WEIGHT_TRANSFORM[self.m] if self.taps == 3 else _weight_transform(1.0, 2.0, self.taps)
+        return transformed_weight(weight, transform, np.dtype(np.float64), np.dtype(np.float32), _CHUNK)
 
 
 @dataclass(frozen=True)
@@ -241,11 +252,11 @@ _POINTS = (2**-0.5, 2**0.5)
 """The positive ones of the points; their product is 1."""
 
 
-def _weight_transform(near: float, far: float) -> Array:
-    """G of shape (6, 3) for the points 0, +-near, +-far and infinity."""
+def _weight_transform(near: float, far: float, taps: int = 3) -> Array:
+    """G of shape (6, taps) for the points 0, +-near, +-far and infinity."""
     points = (0.0, near, -near, far, -far)
-    rows = [[p**i / math.prod(p - q for q in points if q != p) for i in range(3)] for p in points]
-    return np.array([*rows, [0, 0, 1]])
+    rows = [[p**i / math.prod(p - q for q in points if q != p) for i in range(taps)] for p in points]
+    return np.array([*rows, [0.0] * (taps - 1) + [1.0]])
 
 
 def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
@@ -310,7 +321,7 @@ class WholeFiltering(Filtering):
 
 
 def transformed_weight(weight: Array, transform: Array, computed: np.dtype, stored: np.dtype, filters: int) -> Array:
-    """``G w G^T`` of OIHW weights with 3 x 3 kernels: shape ((m + 2)^2, I, O).
+    """``G w G^T`` of OIHW weights: shape (side^2, I, O).
 
     Args:
         weight: the weights.
@@ -326,7 +337,7 @@ def transformed_weight(weight: Array, transform: Array, computed: np.dtype, stor
 
     def work(i: int) -> None:
         """One chunk of input channels."""
-        part = weight[:, i * chunk : (i + 1) * chunk].transpose(2, 3, 1, 0).reshape(9, -1).astype(computed)
+        part = weight[:, i * chunk : (i + 1) * chunk].transpose(2, 3, 1, 0).reshape(both.shape[1], -1).astype(computed)
         transformed[:, i * chunk : (i + 1) * chunk] = (both @ part).reshape(len(both), -1, outputs)
 
     for_each(work, -(-inputs // chunk), transformed.nbytes)

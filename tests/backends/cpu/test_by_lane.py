@@ -65,6 +65,7 @@ def caps_of(core: str) -> Caps:
 @pytest.mark.usefixtures("registers_of_this_machine")
 @pytest.mark.parametrize("core", MOSTLY_ONE)
 @pytest.mark.parametrize("name", test_conv2d_direct.SPECS)
+@pytest.mark.few(12)
 def test_direct_convolutions(name: str, core: str) -> None:
     spec = test_conv2d_direct.SPECS[name]
     config = direct.default_config(spec, caps_of(core))

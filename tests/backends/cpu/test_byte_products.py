@@ -74,6 +74,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
+@pytest.mark.few(6)
 def test_convolutions_are_exact(
     anywhere: None, channels: int, outputs: int, extent: int, kernel: int, stride: int, zero: int, word: str
 ) -> None:

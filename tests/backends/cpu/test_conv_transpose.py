@@ -255,6 +255,7 @@ LONG_TO_COMPILE = ("cropped", "padded at the end", "overlapping, in blocks")
         ),
     ],
 )
+@pytest.mark.few(4)
 def test_models_get_the_kernel_with_its_epilogue(name: str, size: tuple[int | str, int | str]) -> None:
     outputs, attributes, template = NODES[name]
     model = model_of(outputs, attributes, size)

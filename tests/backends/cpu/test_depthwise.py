@@ -152,6 +152,7 @@ def test_every_config_is_correct(name: str, config: SlidingConfig) -> None:
 
 
 @pytest.mark.parametrize("name", ["3x3", "asymmetric", "3x3 no padding", "dilated", "wide kernel"])
+@pytest.mark.few(2)
 def test_symbolic_height_and_width(name: str) -> None:
     base = SPECS[name]
     n, h, w = (tirx.Var(v, "int64") for v in "nhw")
@@ -264,6 +265,7 @@ def block_model(activation: str, size: tuple[int | str, int | str]) -> Any:
         ),
     ],
 )
+@pytest.mark.few(3)
 def test_models_get_the_kernel_with_its_epilogue(activation: str, size: tuple[int | str, int | str]) -> None:
     model = block_model(activation, size)
     _, _, program = to_program(model, "x86", threads=1)

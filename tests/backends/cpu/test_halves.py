@@ -192,6 +192,7 @@ def _bound(products: int) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=_id)
+@pytest.mark.few(10)
 def test_sums_lose_what_the_additions_of_one_part_lose(case: Half) -> None:
     """However many parts follow: each is as exact, relative to its size, and they are added up in float32."""
     got, want = case.run(), case.want(case.arrays()[0])

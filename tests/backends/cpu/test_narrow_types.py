@@ -230,6 +230,7 @@ def expected(name: str) -> np.ndarray:
         *(pytest.param(name, "bf16", marks=() if name in BOTH_ALWAYS else pytest.mark.slow) for name in NETS),
     ],
 )
+@pytest.mark.few(4)
 def test_narrow_types_use_the_templates_of_float32(name: str, kind: str) -> None:
     net, wanted = NETS[name]
     model = compiled(name, kind)

@@ -184,6 +184,7 @@ def model_of(node: dict[str, Any], size: tuple[int | str, int | str]) -> Any:
         ),
     ],
 )
+@pytest.mark.few(4)
 def test_models_get_the_kernel_with_its_epilogue(name: str, size: tuple[int | str, int | str]) -> None:
     model = model_of(NODES[name], size)
     _, _, program = to_program(model, "x86", threads=1)

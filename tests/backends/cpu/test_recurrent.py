@@ -53,6 +53,7 @@ CASES: list[tuple[str, int, int, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("op", "features", "hidden", "optional", "attrs"), CASES)
+@pytest.mark.few(3)
 def test_open_time_and_batch(op: str, features: int, hidden: int, optional: str, attrs: dict[str, Any]) -> None:
     """All attributes and optional operands, at extents from nothing to more than a tile of rows."""
     directions = 2 if attrs.get("direction") == "bidirectional" else 1

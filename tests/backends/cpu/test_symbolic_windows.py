@@ -55,6 +55,7 @@ def convolved(
         pytest.param(32, 32, (15, 15), (7, 7, 7, 7), (1, 1), (1, 1), 32, id="depthwise huge", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(4)
 def test_all_sizes(
     channels: int, outputs: int, kernel: tuple[int, int], pads: tuple[int, int, int, int], strides: tuple[int, int],
     dilations: tuple[int, int], groups: int,
@@ -98,6 +99,7 @@ def test_all_sizes(
 
 
 @pytest.mark.parametrize("likely", [1, 3, 7])
+@pytest.mark.few(1)
 def test_rows_of_the_likely_length(likely: int) -> None:
     """Narrow rows have code of their own if they are as long as expected: those and their neighbours, above and below."""
     rng = np.random.default_rng(likely)

@@ -32,7 +32,7 @@ EMULATED = [
 ]
 
 
-def _biased_relu(value: tirx.Expr, index: tuple[tirx.Expr, ...], operands: Sequence[tirx.Buffer]) -> tirx.Expr:
+def biased_relu(value: tirx.Expr, index: tuple[tirx.Expr, ...], operands: Sequence[tirx.Buffer]) -> tirx.Expr:
     """What follows most convolutions."""
     added = value + operands[0][index[1]]
     return tirx.max(added, tirx.const(0, "float32"))
@@ -43,7 +43,7 @@ def _config(spec: Conv2dSpec, m: int, raw: bool = False) -> tile.WinogradConfig:
     return next(c for c in configurations(spec, CAPS) if c.m == m and (c.depth > 0) == raw and c.by_lane > 1)
 
 
-def _run(
+def run_biased_relu(
     spec: Conv2dSpec,
     config: tile.WinogradConfig,
     x: np.ndarray,
@@ -52,7 +52,7 @@ def _run(
     style: StoreStyle,
 ) -> np.ndarray:
     """The result under emulation, as NCHW."""
-    function = kernel.emit(spec, config, _biased_relu, [ExtraOperand("bias", bias.shape)], "f", style)
+    function = kernel.emit(spec, config, biased_relu, [ExtraOperand("bias", bias.shape)], "f", style)
     with cpu_pass_context():
         module = tvm.IRModule({"f": function.with_attr("global_symbol", "f")})
         executable = tvm.compile(module, target=TARGET.tvm_target())
@@ -79,27 +79,27 @@ class TestRight:
     @pytest.mark.parametrize("name", sorted(SPECS))
     def test_shapes(self, name: str, m: int) -> None:
         spec, x, weight, bias, want = _case(name)
-        got = _run(spec, _config(spec, m), x, weight, bias, StoreStyle.unrolled)
+        got = run_biased_relu(spec, _config(spec, m), x, weight, bias, StoreStyle.unrolled)
         assert error(got, want) < BOUND[m]
 
     @pytest.mark.parametrize("m", [2, 4])
     @pytest.mark.parametrize("style", [StoreStyle.rolled, StoreStyle.scalar])
     def test_epilogues_in_loops(self, style: StoreStyle, m: int) -> None:
         spec, x, weight, bias, want = _case("divides by nothing")
-        got = _run(spec, _config(spec, m), x, weight, bias, style)
+        got = run_biased_relu(spec, _config(spec, m), x, weight, bias, style)
         assert error(got, want) < BOUND[m]
 
     @pytest.mark.parametrize("m", [2, 4])
     def test_weights_transformed_on_the_way(self, m: int) -> None:
         spec, x, weight, bias, want = _case("square")
-        got = _run(spec, _config(spec, m, raw=True), x, weight, bias, StoreStyle.unrolled)
+        got = run_biased_relu(spec, _config(spec, m, raw=True), x, weight, bias, StoreStyle.unrolled)
         assert error(got, want) < BOUND[m]
 
 
 def _transforms(spec: Conv2dSpec) -> list[Loop]:
     """The loops of a kernel over vectors of channels that transform patches, or whole tiles of results."""
     config = next(c for c in configurations(spec, CAPS) if (c.m, c.oc_vectors, c.by_group) == (4, 2, False))
-    function = kernel.emit(spec, config, _biased_relu, [ExtraOperand("bias", (spec.out_channels,))])
+    function = kernel.emit(spec, config, biased_relu, [ExtraOperand("bias", (spec.out_channels,))])
     return [loop for loop in loops(compiled(function, "arm:neoverse-n1")) if loop.count(r"f(?:add|sub)\s+v") >= 60]
 
 

@@ -68,6 +68,7 @@ def operands(spec: ImplicitGemmSpec) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("product", OPERANDS)
+@pytest.mark.few(3)
 def test_all_tiles(product: str) -> None:
     run_tiles(product, every=EVERY.get(product, 6))  # what differs is the instruction alone
 

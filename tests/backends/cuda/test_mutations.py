@@ -102,6 +102,7 @@ def test_without_a_mistake(problem: str) -> None:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.few(12)
 def test_a_mistake_is_caught(mutation: Mutation) -> None:
     source = _prepared(mutation.problem)[1]
     changed = mutation.edit(source)

@@ -19,6 +19,7 @@ def to(dtype: str) -> int:
 
 
 @pytest.mark.parametrize("source", DTYPES)
+@pytest.mark.few(6)
 def test_all_targets(source: str) -> None:
     if source == "bool":
         x = np.array([False, True, True])

@@ -20,6 +20,7 @@ FLOAT_UNARY = (
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.few(2)
 def test_functions_of_floats(dtype: str) -> None:
     x = np.array(EDGES, dtype)
     narrow = np.linspace(-0.99, 0.99, 7).astype(dtype)
@@ -48,6 +49,7 @@ def test_log_of_edges() -> None:
 
 
 @pytest.mark.parametrize("dtype", INTS)
+@pytest.mark.few(4)
 def test_integer_arithmetic(dtype: str) -> None:
     info = np.iinfo(dtype)
     a = np.array([info.min, info.max, 7, 8, 0, 1, info.max - 1, 5], dtype)

@@ -168,6 +168,7 @@ def test_grid_sample(mode: str, padding: str) -> None:
         pytest.param(2, (4, 5, 3), (3, 2, 9), True, ["linear", "nearest"], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(2)
 def test_grid_sample_of_many_channels(
     channels: int, size: tuple[int, ...], points: tuple[int, ...], symbolic: bool, modes: list[str]
 ) -> None:

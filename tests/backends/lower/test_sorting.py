@@ -59,6 +59,7 @@ def best(x: Array, k: int, axis: int, largest: bool) -> Array:
         *(pytest.param(t, marks=pytest.mark.slow) for t in ("int8", "int32")),
     ],
 )
+@pytest.mark.few(3)
 def test_the_best_of_rows(dtype: str) -> None:
     shape = (3, 90, 5)
     x = awkward(np.random.default_rng(len(dtype)), shape, dtype)
