@@ -20,6 +20,8 @@ import hypothesis
 import pytest
 from hypothesis.internal.conjecture import providers
 
+from tests.support.covering import mark_the_others_slow
+
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("exploring", derandomize=False, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
@@ -65,7 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Passed(path.absolute()))
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mark_the_others_slow(items)
     path = config.getoption("--leave-out")
     if path is None:
         return

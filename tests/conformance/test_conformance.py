@@ -16,8 +16,8 @@ from tests.conformance.roundings import explained
 from tests.conformance.run import evaluate
 from tests.support.servers import Server
 
-SAMPLE = 100
-NARROW_SAMPLE = 40
+SAMPLE = 50
+NARROW_SAMPLE = 24
 PER_OPERATOR = 5
 """Cases of each operator that the slow test derives in a type of 16 bits; ``python -m tests.conformance.run --type`` takes all."""
 PASS_SHARE = 0.7

@@ -50,6 +50,7 @@ def _run(model: CompiledModel, feed: Arrays, like: Arrays, cpu: str) -> Arrays:
         pytest.param("opennsfw", "arm", "cortex-a53", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(2)
 def test_models(name: str, target: str, cpu: str) -> None:
     model = zoo_model(name)
     feed = model.inputs(1)
@@ -70,6 +71,7 @@ def test_models(name: str, target: str, cpu: str) -> None:
         pytest.param("ppocr_cls", "arm:neoverse-v1", "max", "bf16", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(3)
 def test_models_in_16_bits(name: str, target: str, cpu: str, precision: str) -> None:
     """Against float32 on x86, by the error that ``graphopt check`` allows; not nought, which were no 16 bits."""
     model = zoo_model(name)
@@ -202,6 +204,7 @@ def test_one_node(case: str) -> None:
         ("arm:cortex-a76", "cortex-a76", "fp16"),
     ],
 )
+@pytest.mark.few(2)
 def test_products_by_strassen(target: str, cpu: str, precision: str | None) -> None:
     """Convolutions and a matrix product that are large enough for it, with padding, residuals and activations behind them."""
     model = model_of(

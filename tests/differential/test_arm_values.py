@@ -105,6 +105,7 @@ def _weights() -> dict[str, Array]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(19, 29), (3, 5), (14, 14)])
+@pytest.mark.few(1)
 def test_windows(height: int, width: int) -> None:
     feed = {"x": np.random.default_rng(2).normal(size=(2, 3, height, width)).astype(np.float32)}
     _require_values_of_x86(WINDOWS, feed, _weights(), "arm:neoverse-n1", "neoverse-n1", 1e-5, 1e-5)

@@ -107,6 +107,7 @@ def _one_node(case: str) -> tuple[bytes, Arrays]:
 
 
 @pytest.mark.parametrize("case", ONE_NODE)
+@pytest.mark.few(9)
 def test_one_node(case: str) -> None:
     """Every kind of kernel: several stages, padding, serial code in one thread, loops on the host."""
     content, feed = _one_node(case)

@@ -140,6 +140,7 @@ def _check(name: str, plan: PrunePlan, *, compiled: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "ratio"), _cases())
+@pytest.mark.few(10)
 def test_random_channels_in_onnxruntime(name: str, ratio: float) -> None:
     _check(name, random_plan(_groups(name), ratio, seed=int(10 * ratio)), compiled=False)
 
@@ -161,6 +162,7 @@ def _ranked() -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "ratio", "ranking", "multiple", "compiled"), _ranked())
+@pytest.mark.few(9)
 def test_ranked_by_weights(name: str, ratio: float, ranking: str, multiple: int, compiled: bool) -> None:
     groups = _groups(name)
     scores = CRITERIA["l2"].score(groups)

@@ -39,6 +39,7 @@ def _fed(compiled: CompiledModel, feed: Arrays) -> Arrays:
 
 
 @pytest.mark.parametrize("name", _models(zoo.names(), LONG | {"ppocr_cls", "silero_vad"}))
+@pytest.mark.few(4)
 def test_static_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", shapes=model.shapes or None, values=FIXED.get(name))
@@ -50,6 +51,7 @@ def test_static_shapes(name: str) -> None:
 @pytest.mark.parametrize(
     "name", _models(DYNAMIC, LONG | {"ppocr_cls", "opennsfw", "silero_vad", "silero_vad_16k_op15"})
 )
+@pytest.mark.few(1)
 def test_one_compilation_for_all_shapes(name: str) -> None:
     model = zoo_model(name)
     compiled = graphopt.compile(model.path(), "x86", values=FIXED.get(name))

@@ -86,6 +86,7 @@ def run_time_symbols(graph: Graph, case: OnnxCase) -> dict[str, Dim]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.few(4)
 def test_never_wrong(kind: str, form: str) -> None:
     bad = {}
     for case in onnx_cases(kind):

@@ -26,6 +26,7 @@ NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in z
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(10)
 def test_every_value_is_typed(name: str) -> None:
     model = zoo.get(name)
     path = path_of(model)

@@ -111,6 +111,7 @@ def gathered(net: Net) -> None:
         for name, shape in (("dynamic", ("b", "s")), ("static", (2, 5)), ("length", (1, "s")))
     ],
 )  # fmt: skip
+@pytest.mark.few(4)
 def test_no_copy_is_left(make: Any, shape: tuple[int | str, int | str]) -> None:
     net = Net(*shape)
     make(net)

@@ -17,9 +17,9 @@ PLANS = (LEVELS, (0,), (2, 3))
 
 
 def test_a_few_graphs_at_the_default_level() -> None:
-    outcomes = check([draw(seed) for seed in range(10)], 2)
+    outcomes = check([draw(seed) for seed in range(6)], 2)
     assert not [o for o in outcomes if o.kind in FAILURES]
-    assert sum(o.kind == "equal" for o in outcomes) >= 5
+    assert sum(o.kind == "equal" for o in outcomes) >= 3
 
 
 def test_the_passes_on_many_graphs() -> None:
