@@ -80,15 +80,21 @@ class WinogradConfig:
         return self.lanes * self.oc_vectors
 
 
+_TAKEN = (
+    "only 3 x 3 kernels with stride 1, of floats on ARM also 5 x 5, and larger ones with stride 2 over a few planes of even "
+    "size; no dilation and one group"
+)
+
+
 def supports(spec: Conv2dSpec, caps: Caps) -> str | None:
     """Why this kernel can't compute ``spec``, or None if it can."""
     if min(spec.pads) < 0:
         return "negative padding"
     whole, spec = spec, of_phases(spec)
     if spec.strides != (1, 1) or spec.dilations != (1, 1) or spec.groups != 1:
-        return "only stride 1, or 2 over a few planes of even size, no dilation and one group"
+        return _TAKEN
     if (whole.strides != (1, 1) or spec.kernel != (3, 3)) and not _takes_large(spec, caps):
-        return "only kernels of 3 x 3; of floats on ARM also of 5 x 5, and larger ones with stride 2 over a few planes"
+        return _TAKEN
     if spec.in_block < 4 or spec.out_block < 4:
         return "needs channels in blocks"
     if spec.in_channels % spec.in_block or spec.out_channels % spec.out_block:
