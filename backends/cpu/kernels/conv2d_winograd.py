@@ -177,7 +177,7 @@ class _Kernel:
         if self.config.depth:
             return self.whole_filtering
         if self.dot is not None:
-            return IntegerFiltering(self.config.m, self.width)
+            return IntegerFiltering(self.config.m, lanes=self.width)
         return (
             HalfFiltering(self.config.m)
             if self.spec.types.accumulator is HALF
