@@ -30,6 +30,8 @@ _PLAIN_STORE_CYCLES = 7.0
 """For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
 _SETTLE_CYCLES = 5.0
 """For an accumulator in float16 that is added to its sum in float32, which lies in memory: by llvm-mca for a Neoverse N1."""
+_SETTLED_VECTORS = 4
+"""Vectors of tiles with such sums: of two, nine points' factors leave too few registers, and LLVM spills."""
 _TILE_CYCLES = 20.0
 _TOGETHER = (4, 2)
 """Channels of 8 or 16 bits that dot products multiply at once."""
@@ -72,7 +74,10 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
         else None
     )
     most = min(_MAX_VECTORS, vectors_needed)
-    for points, vectors in register_tiles(caps, most, 32, temporaries_of(dot), by_lane, turns):
+    tiles = list(register_tiles(caps, most, 32, temporaries_of(dot), by_lane, turns))
+    if spec.types.most_added(spec.reduction) and by_lane > 1:
+        tiles = [tile for tile in tiles if tile[1] == min(most, _SETTLED_VECTORS)]
+    for points, vectors in tiles:
         if points <= out_columns:
             found.append(
                 Conv2dConfig(lanes, vectors, points, dot=dot, by_lane=by_lane, prefetch=not caps.fetches_ahead)
