@@ -13,6 +13,7 @@ from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.cost.constants import CLOCK, FMA_FLOPS_PER_LANE
 from graphopt.backends.cpu.kernels.matmul_packed import configurations, default_config, emit
 from graphopt.backends.cpu.kernels.matmul_tile import MatmulConfig, packing, supports
+from graphopt.backends.cpu.kernels.settling import SETTLE_CYCLES
 from graphopt.backends.specs.dot_products import dot_product_for
 from graphopt.backends.specs.matmul import MatmulSpec
 from graphopt.backends.templates.epilogue import Epilogue
@@ -88,10 +89,12 @@ class PackedMatmul(KernelTemplate[MatmulConfig]):
         return configurations(_spec_of(call, caps)[0], caps)
 
     def cost(self, call: KernelCall, config: MatmulConfig, caps: Caps) -> float:
-        """Multiply-adds over the peak rate of a core's vector units."""
-        return (_spec_of(call, caps)[0].flops or 1e9) / (
-            FMA_FLOPS_PER_LANE * _spec_of(call, caps)[0].types.lanes(caps) * CLOCK * max(caps.cores, 1)
-        )
+        """Multiply-adds over the peak rate of a core's vector units, and what it takes to add parts of sums of float16."""
+        spec = _spec_of(call, caps)[0]
+        most = spec.types.most_added(spec.k)
+        settled = 1 + SETTLE_CYCLES * caps.fma_per_cycle / most if most else 1.0
+        flops_per_second = FMA_FLOPS_PER_LANE * spec.types.lanes(caps) * CLOCK * max(caps.cores, 1)
+        return settled * (spec.flops or 1e9) / flops_per_second
 
     def emit(self, call: KernelCall, config: MatmulConfig, caps: Caps, name: str) -> Emitted:
         """The kernel, its right-hand side packed."""

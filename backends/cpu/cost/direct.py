@@ -10,7 +10,7 @@ from graphopt.backends.base.caps import Caps
 from graphopt.backends.base.dot_product import multiplied_together, slots_of, temporaries_of
 from graphopt.backends.cpu.cost.constants import L2_BYTES_PER_CYCLE, fork_cycles, stream_cycles
 from graphopt.backends.cpu.kernels.conv2d_tile import Conv2dConfig, computed_form, plane, segments
-from graphopt.backends.cpu.kernels.settling import settlings
+from graphopt.backends.cpu.kernels.settling import SETTLE_CYCLES, SETTLED_VECTORS, settlings
 from graphopt.backends.cpu.kernels.tiling import lane_steps, register_tiles, split_balanced, tile_cycles
 from graphopt.backends.specs.convolution import Conv2dSpec, channel_group
 from graphopt.backends.specs.dot_products import dot_product_for
@@ -28,10 +28,6 @@ _LONGEST_ROW = 7
 _STORE_CYCLES = 2.0
 _PLAIN_STORE_CYCLES = 7.0
 """For an accumulator that is turned on its way into a plain output: measured on AVX-512."""
-_SETTLE_CYCLES = 5.0
-"""For an accumulator in float16 that is added to its sum in float32, which lies in memory: by llvm-mca for a Neoverse N1."""
-_SETTLED_VECTORS = 4
-"""Vectors of tiles with such sums: of two, nine points' factors leave too few registers, and LLVM spills."""
 _TILE_CYCLES = 20.0
 _TOGETHER = (4, 2)
 """Channels of 8 or 16 bits that dot products multiply at once."""
@@ -76,7 +72,7 @@ def _tiles(spec: Conv2dSpec, caps: Caps) -> list[Conv2dConfig]:
     most = min(_MAX_VECTORS, vectors_needed)
     tiles = list(register_tiles(caps, most, 32, temporaries_of(dot), by_lane, turns))
     if spec.types.most_added(spec.reduction) and by_lane > 1:
-        tiles = [tile for tile in tiles if tile[1] == min(most, _SETTLED_VECTORS)]
+        tiles = [tile for tile in tiles if tile[1] == min(most, SETTLED_VECTORS)]
     for points, vectors in tiles:
         if points <= out_columns:
             found.append(
@@ -162,7 +158,7 @@ def _panel_cycles(spec: Conv2dSpec, config: Conv2dConfig, caps: Caps) -> float:
             points = row.tile * column.tile
             step = max(slots_of(config.dot) * tile_cycles(points, config.oc_vectors, caps, config.by_lane), stream)
             each = _PLAIN_STORE_CYCLES if spec.out_block == 1 else _STORE_CYCLES
-            store = _TILE_CYCLES + (each + settled * _SETTLE_CYCLES) * points * config.oc_vectors
+            store = _TILE_CYCLES + (each + settled * SETTLE_CYCLES) * points * config.oc_vectors
             total += int(row.count) * int(column.count) * (steps * step + store)
     return total
 

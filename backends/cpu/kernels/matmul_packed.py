@@ -25,6 +25,7 @@ from graphopt.backends.cpu.kernels.matmul_tile import (
 )
 from graphopt.backends.cpu.kernels.panel_product import PanelOperands, PanelShape, PanelTile, multiply_panels
 from graphopt.backends.cpu.kernels.register_tile import bind, bind_segments, tile_count
+from graphopt.backends.cpu.kernels.settling import SETTLED_VECTORS
 from graphopt.backends.cpu.kernels.task_loops import share
 from graphopt.backends.cpu.kernels.tiling import (
     lane_steps,
@@ -86,7 +87,10 @@ def default_config(spec: MatmulSpec, caps: Caps) -> MatmulConfig:
 
     tile = _streaming_tile(spec, caps)
     if tile is None:
-        points, vectors = min(register_tiles(caps, most_vectors, rows, temporaries_of(dot), by_lane), key=cycles)
+        tiles = list(register_tiles(caps, most_vectors, rows, temporaries_of(dot), by_lane))
+        if by_lane > 1 and spec.types.most_added(spec.k):
+            tiles = [(p, v) for p, v in tiles if v == min(most_vectors, SETTLED_VECTORS)]
+        points, vectors = min(tiles, key=cycles)
         tile = MatmulConfig(points, vectors, lanes, dot=dot, by_lane=by_lane)
     return replace(
         _cache_blocks(spec, tile, caps),

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.cpu.kernels.register_tile import RegisterTile, guarded
 
+SETTLED_VECTORS = 4
+"""Vectors of tiles with such sums: of two or three, the factors of so many points leave too few registers, and LLVM spills."""
+SETTLE_CYCLES = 5.0
+"""For a vector of sums in float16 to be added to that in float32, which lies in memory: by llvm-mca for a Neoverse N1."""
+
 
 def settlings(most: int, steps: int, kernel: tuple[int, int], blocks: int) -> int:
     """How many times `Settling` settles a tile that may add up ``most`` products before, 0 for all."""

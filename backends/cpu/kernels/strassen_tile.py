@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def supports(spec: MatmulSpec, caps: Caps, together: int = 1) -> str | None:
     """Why no level of recursion can compute ``spec``, whose steps are cut in multiples of ``together``, or None if one can."""
     if not caps.multiplies_by_lane:
         return "it pays only where additions take as long as multiply-adds: not measured on this processor"
-    if spec.types not in LEVELS:
+    if _multiplied(spec.types) not in LEVELS:
         return "needs operands in float32, or in float16 that is multiplied as such"
     if spec.static_m is None or min(spec.static_m, spec.n, spec.k) < 2:
         return "needs a known number of rows, columns and products, two at least"
@@ -85,16 +85,21 @@ def supports(spec: MatmulSpec, caps: Caps, together: int = 1) -> str | None:
     return None
 
 
+def _multiplied(types: KernelTypes) -> KernelTypes:
+    """The types but that of the result, to which the epilogue converts."""
+    return replace(types, output=types.accumulator)
+
+
 def fitting_levels(spec: MatmulSpec, caps: Caps, together: int = 1) -> list[int]:
     """How often halves of rows can be cut in halves that are whole vectors, and whole multiples of ``together`` steps."""
-    lanes = spec.types.lanes(caps)
+    lanes, types = spec.types.lanes(caps), _multiplied(spec.types)
 
     def fits(levels: int) -> bool:
         nbytes = spec.types.accumulator.bytes * spec.n * spec.k * PRODUCTS**levels // QUADRANTS**levels
-        least = _LEAST_HALVES if spec.types == HALVES else 0
+        least = _LEAST_HALVES if types == HALVES else 0
         return spec.k % (math.lcm(lanes, together) << levels) == 0 and nbytes <= _MOST_BYTES and spec.k >= least
 
-    return [levels for levels in LEVELS[spec.types] if spec.n % lanes == 0 and fits(levels)]
+    return [levels for levels in LEVELS[types] if spec.n % lanes == 0 and fits(levels)]
 
 
 def packed_weight_shape(spec: MatmulSpec, config: StrassenConfig) -> tuple[int, ...]:
