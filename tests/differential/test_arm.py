@@ -224,3 +224,18 @@ def test_products_by_strassen(target: str, cpu: str, precision: str | None) -> N
     got = _run(compiled, feed, want, cpu)
     error = np.linalg.norm(got["y"] - want["y"]) / np.linalg.norm(want["y"])
     assert 0 < error < (2e-6 if precision is None else 0.01)
+
+
+def test_products_by_strassen_that_become_float32() -> None:
+    """What follows is computed in float32, which the epilogue converts to: operands are float16 all the same."""
+    model = model_of(
+        {"x": "float[1,128,640]"}, "h = MatMul(x, w)\nb = Add(h, c)\ny = LayerNormalization(b, s)", opset=22,
+        w=rand(640, 384) / 16, c=rand(384), s=rand(384),
+    )  # fmt: skip
+    feed = {"x": rand(1, 128, 640)}
+    want = dict(zip("y", run_ort(model, feed)))
+    compiled = graphopt.compile(model, "arm:cortex-a76", threads=1, precision="fp16")
+    assert compiled.program is not None
+    assert "matmul-strassen" in {kernel.template for kernel in compiled.program.kernels}
+    got = _run(compiled, feed, want, "cortex-a76")
+    assert 0 < np.linalg.norm(got["y"] - want["y"]) / np.linalg.norm(want["y"]) < 0.01
