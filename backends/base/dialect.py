@@ -31,13 +31,14 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
-        in_order, fp16, nan_minmax, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
+        in_order, fp16, nan_minmax, slow_conversions, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
     """
 
     has_functions: bool = False
     in_order: bool = False
     fp16: bool = False
     nan_minmax: bool = False
+    slow_conversions: bool = False
     saturating_casts: bool = False
     fast_subnormals: bool = False
     overwrites_addend: bool = False
@@ -54,6 +55,7 @@ def llvm_for(caps: Caps) -> Dialect:
         in_order=caps.in_order,
         fp16=caps.fp16,
         nan_minmax=caps.nan_minmax,
+        slow_conversions=caps.slow_conversions,
         saturating_casts=caps.saturating_casts,
         fast_subnormals=caps.fast_subnormals,
         overwrites_addend=caps.overwrites_addend,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from graphopt.backends.base.dialect import current, has_functions
 from graphopt.backends.base.tvm_api import tirx
+from graphopt.backends.tensors.opaque import opaque
 from graphopt.backends.tensors.tensor import Expr, let
 
 BYTES = {"int8": (-128, 127), "uint8": (0, 255)}
 """The types of results, and their bounds."""
 _BEYOND = 65536.0
 """More than 16 bits, which saturate, and few enough bits for a conversion to integers that is defined."""
+_EVEN_STEPS, _EVEN_BITS = 2.0**23, 0x4B000000
+"""The first number from which on floats are one apart, and its bits."""
 
 
 def can_pack(dtype: str) -> bool:
@@ -38,6 +41,38 @@ def packed_byte(value: Expr, zero_point: Expr | None, dtype: str, rectified: boo
     if not rectified or (zero_point is None and dtype == "uint8"):
         return byte
     return tirx.max(byte, tirx.const(0, dtype) if zero_point is None else zero_point.astype("int16").astype(dtype))
+
+
+def low_byte(moved: Expr, zero_point: Expr | None, dtype: str) -> Expr:
+    """The byte of a number within its range, for processors whose conversions are slow: two instructions narrow four vectors.
+
+    Args:
+        moved: the number plus `ROUNDER`, whose low bits are the rounded number.
+        zero_point: what is added, modulo 256, once the numbers are bytes; None for 0.
+        dtype: of the result, ``int8`` or ``uint8``.
+    """
+    byte = tirx.reinterpret("uint32", moved).astype("uint8")
+    if zero_point is not None:
+        byte = byte + zero_point.astype("int32").astype("uint8")
+    return byte if dtype == "uint8" else tirx.reinterpret(dtype, byte)
+
+
+def byte_steps(byte: Expr, zero_point: Expr | None) -> Expr:
+    """How far a byte is from its zero point, in float32, without a conversion.
+
+    The byte becomes the low bits of 2**23, whose neighbours are one apart, and the difference is exact.
+
+    Args:
+        byte: an ``int8`` or ``uint8``.
+        zero_point: in float32; None for 0.
+    """
+    unsigned, origin = byte, _EVEN_STEPS
+    if str(byte.ty.dtype) == "int8":
+        unsigned = tirx.bitwise_xor(tirx.reinterpret("uint8", byte), tirx.const(0x80, "uint8"))
+        origin += 128
+    bits = tirx.bitwise_or(unsigned.astype("uint32"), tirx.const(_EVEN_BITS, "uint32"))
+    start = tirx.const(origin, "float32")
+    return tirx.reinterpret("float32", bits) - (start if zero_point is None else opaque(start + zero_point))
 
 
 def _whole(value: Expr) -> Expr:

@@ -9,7 +9,7 @@ from graphopt.backends.base import dialect
 from graphopt.backends.base.element_type import element_type
 from graphopt.backends.base.tvm_api import tirx
 from graphopt.backends.lower.linear import convolve, factor, product
-from graphopt.backends.lower.packed_bytes import bounded, can_pack, packed_byte
+from graphopt.backends.lower.packed_bytes import bounded, byte_steps, can_pack, low_byte, packed_byte
 from graphopt.backends.lower.pointwise import cast
 from graphopt.backends.lower.registry import LowerContext, Lowered, const, lowers
 from graphopt.backends.lower.scales import Quantization, known_zero_point, step_bounds
@@ -50,7 +50,7 @@ def requantized(steps: Tensor, into: Quantization, zero_point: int, dtype: str, 
     low = const(0.0, "float32") if rectified else into.low_step  # a zero point is no less than the lowest integer
     inside = Tensor(steps.shape, "float32", lambda *i: _between(steps(*i), low, into.high_step))
     found = _rounded(inside, into.zero_point, zero_point, dtype, packs=False)
-    if not can_pack(dtype):
+    if not can_pack(dtype) or dialect.current().slow_conversions:
         return found
     packed = partial(packed_byte, zero_point=into.zero_point, dtype=dtype, rectified=rectified)
     return Tensor(steps.shape, dtype, lambda *i: packed(bounded(steps(*i))), steps=found.steps)
@@ -84,6 +84,8 @@ def _rounded(steps: Tensor, offset: Expr | None, zero_point: int, dtype: str, *,
         return let(opaque(steps(*i) + const(m.ROUNDER, "float32")))
 
     def element(*i: Expr) -> Expr:
+        if dialect.current().slow_conversions and can_pack(dtype):
+            return low_byte(moved(*i), offset, dtype)
         if packs and can_pack(dtype):
             return packed_byte(steps(*i), offset, dtype)
         sum_ = moved(*i) if offset is None else opaque(moved(*i) + offset)
@@ -210,6 +212,8 @@ def _unfused(product: Expr) -> Expr:
 
 def _distance(x: Expr, of: Quantization) -> Expr:
     """How far an integer of at most 16 bits is from its zero point, in float32."""
+    if dialect.current().slow_conversions and can_pack(str(x.ty.dtype)):
+        return byte_steps(x, of.zero_point)
     value = cast(x, "int32").astype("float32")
     return value if of.zero_point is None else value - of.zero_point
 

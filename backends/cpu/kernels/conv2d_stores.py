@@ -35,6 +35,19 @@ def stores_by_block(spec: Conv2dSpec, config: Conv2dConfig, style: StoreStyle) -
     )
 
 
+_STORED_BYTES = 16
+"""Of a store: those of ARM's vectors."""
+
+
+def _stored_together(spec: Conv2dSpec, config: Conv2dConfig) -> int:
+    """Channels that are stored at once: results of a byte come from several vectors of sums where instructions narrow two at a time."""
+    if config.by_lane > 1 and spec.types.output.bytes == 1 and spec.out_block % config.lanes == 0:
+        together = math.gcd(math.gcd(config.oc_panel, spec.out_block), _STORED_BYTES)
+        if together % config.lanes == 0:
+            return together
+    return math.gcd(config.lanes, spec.out_block)
+
+
 @dataclass(frozen=True)
 class TileStores:
     """Emits the stores of one tile.
@@ -68,7 +81,7 @@ class TileStores:
             block, lane = tirx.floordiv(channel, spec.out_block), tirx.floormod(channel, spec.out_block)
             self.output.store(self.finish(value, point, channel), [image, block, h, w, lane])
 
-        together = math.gcd(config.lanes, spec.out_block)
+        together = _stored_together(spec, config)
         accumulators.store_vectors(first, spec.out_channels, store, self.style, together)
 
     def _block(self, accumulators: RegisterTile, first: tirx.Expr, image: Image, number: int) -> None:

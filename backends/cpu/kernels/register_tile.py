@@ -282,11 +282,20 @@ class RegisterTile:
             columns: valid columns, a multiple of ``width``.
             store: emits one (vectorised) store.
             style: how the loops around the stores are written.
-            width: lanes stored together, a divisor of ``lanes``; all of them by default.
+            width: lanes stored together, a divisor of ``lanes`` or a multiple that divides the tile's columns; ``lanes`` by
+                default.
         """
         width = width or self.lanes
         count = self.vectors * self.lanes // width
         ragged = columns % (self.vectors * self.lanes) != 0
+        if style is StoreStyle.unrolled and width > self.lanes:
+            joined = self.staged()
+            with T.unroll(0, count) as u:
+                base = first_column + u * width
+                guard = guarded(base < columns if ragged else None)
+                with guard, T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
+                    store(joined[p, u * width + lane], p, base + lane)
+            return
         if style is StoreStyle.unrolled:
             with T.unroll(0, count) as u:
                 base = first_column + u * width
