@@ -27,7 +27,8 @@ from graphopt.backends.templates.fitted_epilogue import (
 from graphopt.backends.templates.kernel_types import computed_in_single
 from graphopt.backends.templates.pooling import pool_of, pool_types
 from graphopt.backends.templates.reading import plain_prologue
-from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle
+from graphopt.backends.templates.storing import EpilogueFn, ExtraOperand, StoreStyle, store_accumulator
+from graphopt.backends.templates.whole_maxima import bytes_compared
 from graphopt.errors import GraphOptError
 from graphopt.ir.dims import Dim
 from graphopt.ir.graph import Array, Value
@@ -104,12 +105,15 @@ class _Pool(KernelTemplate[ConfigT]):
     def emit(self, call: KernelCall, config: ConfigT, caps: Caps, name: str) -> Emitted:
         """The kernel, with the epilogue's operands after the data."""
         pool, dims = pool_of(call)
+        x = call.group.anchor.inputs[0]
+        assert x is not None
+        if bytes_compared(call, x) is not None:  # no conversion is left for an epilogue
+            function, constants = self.kernel_emit(pool, config, store_accumulator, [], name, StoreStyle.unrolled)
+            return Emitted(function, [x, *constants])
         epilogue = Epilogue(call, caps, dims, axis=1, integers=_scale(call), sums=pool.window.types.sum)
         function, constants = self.kernel_emit(
             pool, config, epilogue.function(), extra_operands(epilogue), name, store_style(epilogue)
         )
-        x = call.group.anchor.inputs[0]
-        assert x is not None
         return Emitted(function, [x, *constants, *epilogue.values])
 
 

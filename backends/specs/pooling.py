@@ -27,7 +27,8 @@ class PoolSpec:
     @property
     def start(self) -> float:
         """The value of an empty window before it is finished."""
-        return 0.0 if self.average else -math.inf
+        least = {"int8": -128, "uint8": 0}.get(self.window.types.sum, -math.inf)
+        return 0.0 if self.average else least
 
     def count(self, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
         """Elements that the mean at output pixel ``(h, w)`` divides by."""

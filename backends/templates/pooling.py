@@ -14,6 +14,7 @@ from graphopt.backends.specs.types import KernelTypes
 from graphopt.backends.specs.window import Window as Sliding
 from graphopt.backends.templates.assumed_plane import assumed_plane
 from graphopt.backends.templates.kernel_types import greatest_types
+from graphopt.backends.templates.whole_maxima import bytes_compared
 from graphopt.backends.templates.whole_sums import types_of_sums
 from graphopt.ir.dims import Dim, SymExpr
 from graphopt.ir.graph import Value
@@ -26,6 +27,9 @@ def pool_types(call: KernelCall) -> tuple[KernelTypes, Value | None]:
     node = call.group.anchor
     x = node.inputs[0]
     assert x is not None
+    byte = bytes_compared(call, x)
+    if byte is not None:
+        return KernelTypes(byte, byte, byte, byte), None
     if node.op == "AveragePool":
         return types_of_sums(call, x, math.prod(attr(node, "kernel_shape")))
     if node.op != "GlobalAveragePool":
