@@ -16,6 +16,7 @@ from graphopt.ir.dtypes import DType
 from graphopt.ir.graph import Value
 from graphopt.ops.context import known_array
 
+
 def bytes_compared(call: KernelCall, data: Value) -> ElementType | None:
     """The type of the bytes whose maximum a group of DequantizeLinear, MaxPool and QuantizeLinear gives, None for other groups.
 
@@ -33,7 +34,12 @@ def bytes_compared(call: KernelCall, data: Value) -> ElementType | None:
     after = group.epilogue[0]
     if (before.op, group.anchor.op, after.op) != ("DequantizeLinear", "MaxPool", "QuantizeLinear"):
         return None
-    if after.inputs[0] is not pooled or pooled.escapes or len(pooled.uses) != 1 or not (has_row(before) and has_row(after)):
+    if (
+        after.inputs[0] is not pooled
+        or pooled.escapes
+        or len(pooled.uses) != 1
+        or not (has_row(before) and has_row(after))
+    ):
         return None
     if stored.dtype not in (DType.i8, DType.u8) or after.out.dtype is not stored.dtype:
         return None

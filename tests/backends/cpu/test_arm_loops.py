@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -97,3 +99,50 @@ def test_an_operand_that_is_broadcast_takes_no_division() -> None:
     assert found
     for loop in found:
         assert not loop.count(r"u?m(?:ul|add|sub)|[us]mulh|[us]div"), loop.instructions
+
+
+def _quantized(pool: str = "") -> Program:
+    """A convolution of bytes behind another one, which stores bytes in blocks, and a pool of them if there is one."""
+    conv = "Conv<kernel_shape=[1,1]>"
+    body = f"""
+        d = DequantizeLinear(x, s, z)
+        v = DequantizeLinear(w, s)
+        a = {conv}(d, v)
+        r = Relu(a)
+        q = QuantizeLinear(r, t, z)
+        e = DequantizeLinear(q, t, z)
+        {pool}
+        b = {conv}({"g" if pool else "e"}, v)
+        y = QuantizeLinear(b, t, z)"""
+    weights = np.random.default_rng(0).integers(-127, 128, (64, 64, 1, 1)).astype(np.int8)
+    return _program(
+        model_of({"x": "uint8[1,64,28,28]"}, body, w=weights, s=np.float32(0.02), t=np.float32(0.03), z=np.uint8(0))
+    )
+
+
+def test_sums_become_bytes_four_vectors_at_once() -> None:
+    """Without a conversion back, which takes one pipeline for two cycles; 16 bytes are one register of a store."""
+    program = _quantized()
+    found = [
+        compiled(function, TARGET)
+        for name, function in program.functions.items()
+        if "sdot" in compiled(function, TARGET) and "conv" in name
+    ]
+    assert found
+    for text in found:
+        assert not re.search(r"\b(fcvt[nz]s|frintn|sqxtu?n2?)\b", text)
+    (blocked, *_) = found
+    assert len(re.findall(r"\buzp1\b", blocked)) * 4 == len(re.findall(r"\bscvtf\b.*\.4s", blocked)) * 3
+    assert not re.findall(r"\bstu?r\s+s\d", blocked)
+
+
+def test_maxima_of_bytes() -> None:
+    """Where scale and zero point stay, 16 bytes are compared at once, and none becomes a float."""
+    pool = """f = MaxPool<kernel_shape=[3,3],strides=[2,2],pads=[1,1,1,1]>(e)
+        p = QuantizeLinear(f, t, z)
+        g = DequantizeLinear(p, t, z)"""
+    program = _quantized(pool)
+    (name,) = [key for key in program.functions if "maxpool" in key]
+    text = compiled(program.functions[name], TARGET)
+    assert re.search(r"\bumax\s+v\d+\.16b", text)
+    assert not re.search(r"\b(ucvtf|fmax|fmul|ushll)\s+v", text)
