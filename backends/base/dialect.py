@@ -31,7 +31,8 @@ class Dialect:
 
     Attributes:
         has_functions: there are device functions to call: elementary functions, and those of ``backends/cuda/device/values.cuh``.
-        in_order, fp16, nan_minmax, slow_conversions, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as in `Caps`.
+        in_order, fp16, nan_minmax, slow_conversions, saturating_casts, fast_subnormals, overwrites_addend, register_operands: as
+            in `Caps`.
     """
 
     has_functions: bool = False

@@ -1,12 +1,10 @@
 """Maxima of quantized data as maxima of their integers: a scale is positive, so that the order of numbers is that of integers.
 
-Where the result is quantized as the data are, what comes out is one of the integers that went in: nothing is converted, and a vector
-holds four times as many elements.
+Where the result is quantized as the data are, what comes out is one of the integers that went in: nothing is converted, and a
+vector holds four times as many elements.
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from graphopt.backends.base import dialect
 from graphopt.backends.base.element_type import ElementType, element_type
@@ -51,7 +49,7 @@ def bytes_compared(call: KernelCall, data: Value) -> ElementType | None:
     return element_type(stored.dtype)
 
 
-def _scale(value: Value | None) -> np.float32:
+def _scale(value: Value | None) -> float:
     known = None if value is None else known_array(value)
     assert known is not None  # who has a row in the table of scales has one known scale
-    return np.float32(known.reshape(-1)[0])
+    return float(known.reshape(-1)[0])

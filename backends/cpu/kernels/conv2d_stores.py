@@ -40,7 +40,7 @@ _STORED_BYTES = 16
 
 
 def _stored_together(spec: Conv2dSpec, config: Conv2dConfig) -> int:
-    """Channels that are stored at once: results of a byte come from several vectors of sums where instructions narrow two at a time."""
+    """Channels that are stored at once: bytes come from several vectors of sums where one instruction narrows two of them."""
     if config.by_lane > 1 and spec.types.output.bytes == 1 and spec.out_block % config.lanes == 0:
         together = math.gcd(math.gcd(config.oc_panel, spec.out_block), _STORED_BYTES)
         if together % config.lanes == 0:
