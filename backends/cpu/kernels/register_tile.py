@@ -282,27 +282,20 @@ class RegisterTile:
             columns: valid columns, a multiple of ``width``.
             store: emits one (vectorised) store.
             style: how the loops around the stores are written.
-            width: lanes stored together, a divisor of ``lanes`` or a multiple that divides the tile's columns; ``lanes`` by
-                default.
+            width: lanes stored together, a divisor of ``lanes``, or a multiple that divides a row; ``lanes`` by default.
         """
         width = width or self.lanes
         count = self.vectors * self.lanes // width
         ragged = columns % (self.vectors * self.lanes) != 0
-        if style is StoreStyle.unrolled and width > self.lanes:
-            joined = self.staged()
-            with T.unroll(0, count) as u:
-                base = first_column + u * width
-                guard = guarded(base < columns if ragged else None)
-                with guard, T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
-                    store(joined[p, u * width + lane], p, base + lane)
-            return
         if style is StoreStyle.unrolled:
+            joined = self.staged() if width > self.lanes else None
             with T.unroll(0, count) as u:
                 base = first_column + u * width
-                guard = guarded(base < columns if ragged else None)
-                with guard, T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
+                within = base < columns if ragged else None
+                with guarded(within), T.unroll(0, self.points) as p, T.vectorized(0, width) as lane:
                     vector, place = tirx.floordiv(u * width, self.lanes), tirx.floormod(u * width, self.lanes)
-                    store(self.finished(p, vector, place + lane), p, base + lane)
+                    sums = self.finished(p, vector, place + lane) if joined is None else joined[p, u * width + lane]
+                    store(sums, p, base + lane)
             return
         staged = self.staged()
         with T.serial(0, count) as u:
@@ -344,8 +337,7 @@ class RegisterTile:
         store: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], None],
     ) -> None:
         """As `store_vectors`, one element at a time: for any number of columns."""
-        width = self.vectors * self.lanes
-        staged = self.staged()
+        width, staged = self.vectors * self.lanes, self.staged()
         valid = width if columns % width == 0 else tirx.min(width, columns - first_column)
         with T.serial(0, valid) as column, T.serial(0, self.points) as p:
             store(staged[p, column], p, first_column + column)
