@@ -69,6 +69,7 @@ def quantized(activations: str, symmetric: bool) -> onnx.ModelProto:
         ("u8", False, "x86-64-v3"),
         ("s8", True, "x86-64"),
         pytest.param("s8", False, "arm:cortex-a53", marks=pytest.mark.slow),
+        pytest.param("u8", False, "arm:neoverse-n1", marks=pytest.mark.slow),
         ("s8", False, "x86-64-v3"),
     ],
 )

@@ -155,6 +155,38 @@ def test_bits_are_those_of_x86(target: str, cpu: str) -> None:
         np.testing.assert_array_equal(_run(model, x, want, target, cpu), want)
 
 
+@pytest.mark.parametrize("scales", [(0.5, 0.5, 0.7), (0.5, 0.7, 0.7), (0.7, 0.5, 0.7)])
+@pytest.mark.parametrize(("target", "cpu"), CORES)
+def test_pools_of_one_shape_share_no_kernel_that_depends_on_scales(
+    target: str, cpu: str, scales: tuple[float, ...]
+) -> None:
+    """Equal scales are what a kernel that compares bytes is made of, and equal numbers need not be one tensor."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (1, 16, HEIGHT, WIDTH)).astype(np.uint8)
+    eye = np.eye(16, dtype=np.int8)[:, :, None, None]
+    constants: dict[str, Any] = {"eye": eye, "one": np.float32(1), "zero": np.uint8(9), "s0": np.float32(0.5)}
+    nodes = [
+        node("DequantizeLinear", "x s0 zero", "dx"),
+        node("DequantizeLinear", "eye one", "deye"),
+        node("Conv", "dx deye", "c"),
+        node("QuantizeLinear", "c s0 zero", "q0"),
+        node("DequantizeLinear", "q0 s0 zero", "d0"),
+    ]
+    for i, scale in enumerate(scales, start=1):
+        constants[f"s{i}"] = np.float32(scale)
+        nodes += [
+            node("MaxPool", f"d{i - 1}", f"p{i}", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node("QuantizeLinear", f"p{i} s{i} zero", f"q{i}"),
+            node("DequantizeLinear", f"q{i} s{i} zero", f"d{i}"),
+        ]
+    last = len(scales)
+    nodes += [node("Conv", f"d{last} deye", "e"), node("QuantizeLinear", f"e s{last} zero", "y")]
+    model = _model(nodes, x, constants, np.uint8, x.shape)
+    want = graphopt.compile(model, "x86-64-v3", threads=1).run({"x": x})["y"]
+    assert len(np.unique(want)) > 1
+    np.testing.assert_array_equal(_run(model, x, want, target, cpu), want)
+
+
 @pytest.mark.parametrize(("target", "cpu"), CORES)
 @pytest.mark.parametrize(("dtype", "zero"), [(np.uint8, 0), (np.uint8, 200), (np.int8, -100), (np.int8, 127)])
 def test_any_float(dtype: Any, zero: int, target: str, cpu: str) -> None:
