@@ -35,8 +35,8 @@ class Caps:
         loads_per_cycle: loads of whole vector registers from the first-level cache that a core starts in one cycle.
         nan_minmax: an instruction for the minimum and one for the maximum of vectors of floats that give NaN where an operand is,
             and others that give the other one (ARM's ``fmin``, ``fmax`` and ``fminnm``, ``fmaxnm``; those of x86 give the second).
-        slow_conversions: conversions between integers and floats, and roundings, take one pipeline for two cycles where additions
-            take either for one (Neoverse N1, Cortex-A72 and A76).
+        slow_conversions: conversions between integers and floats, and roundings, take several times as long as additions, for
+            which more pipelines are there (Neoverse N1: one for two cycles, additions either of two for one).
         saturating_casts: floats beyond the range of integers become the nearest one (ARM; on x86 all become the least).
         fast_subnormals: results that are subnormal, or underflow to 0, take no longer than others.
         overwrites_addend: a multiply-add of vectors leaves its result in the register of its addend, so that adding a constant that

@@ -18,7 +18,7 @@ from graphopt.ops.context import known_array
 def bytes_compared(call: KernelCall, data: Value) -> ElementType | None:
     """The type of the bytes whose maximum a group of DequantizeLinear, MaxPool and QuantizeLinear gives, None for other groups.
 
-    For processors whose conversions are slow, and data and results in channel blocks.
+    For 64-bit ARM, where it was measured, and data and results in channel blocks.
 
     Args:
         call: the group, which has one result; notes the scales and zero points, as the kernel is made of their being equal.
@@ -27,7 +27,7 @@ def bytes_compared(call: KernelCall, data: Value) -> ElementType | None:
     group, before = call.group, data.producer
     pooled = group.anchor.out
     stored = group.source(data)
-    if not dialect.current().slow_conversions or stored is data or before is None or len(group.epilogue) != 1:
+    if not dialect.current().register_operands or stored is data or before is None or len(group.epilogue) != 1:
         return None
     after = group.epilogue[0]
     if (before.op, group.anchor.op, after.op) != ("DequantizeLinear", "MaxPool", "QuantizeLinear"):
