@@ -45,7 +45,10 @@ def _project(root: Path, tests_of_it: str) -> Path:
     """A project laid out like this one: what pytest does with an option depends on where the conftest is found."""
     (root / "tests").mkdir(parents=True)
     (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\nmarkers = ["slow"]\n')
-    (root / "tests" / "conftest.py").write_text(Path(tests.conftest.__file__).read_text())
+    here = Path(tests.conftest.__file__).parent
+    (root / "tests" / "support").mkdir()
+    for name in ("__init__.py", "conftest.py", "support/__init__.py", "support/covering.py"):
+        (root / "tests" / name).write_text((here / name).read_text())
     (root / "tests" / "test_it.py").write_text(tests_of_it)
     return root
 
