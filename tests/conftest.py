@@ -7,6 +7,7 @@ has every extra and system package, and the slow tests. The equals sign is neede
 the options in it, and takes a path that stands alone for the place of the tests.
 
 The cases that Hypothesis draws are the same in every run, whatever ran before: ``--hypothesis-profile=exploring`` draws others.
+So are the random numbers of a test: the generator ``RNG`` of its module begins anew.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import gc
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis.internal.conjecture import providers
 
@@ -76,6 +79,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     passed = set(json.loads(path.read_text(encoding="utf-8")))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
     items[:] = [item for item in items if item.nodeid not in passed]
+
+
+_BEGINNINGS: dict[str, dict[str, Any]] = {}
+"""States of the generators of modules before any of their tests drew."""
+
+
+def _begin_anew(item: pytest.Item) -> None:
+    module = getattr(item, "module", None)
+    generator = getattr(module, "RNG", None)
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        bits.state = _BEGINNINGS.setdefault(module.__name__, bits.state)  # type: ignore[union-attr,arg-type]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _begin_anew(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _begin_anew(item)  # once more: of fixtures that several tests share, only the first one's has drawn
 
 
 def pytest_collection_finish() -> None:

@@ -1,12 +1,14 @@
-"""The cases that Hypothesis draws depend neither on chance nor on what the same process did before."""
+"""The cases that Hypothesis draws, and random numbers, depend neither on chance nor on what the same process did before."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+RNG = np.random.default_rng(5)
 DRAW = """
 import tests.conftest
 {}
@@ -33,3 +35,15 @@ def drawn(before: str) -> str:
 @pytest.mark.parametrize("before", ["", "import graphopt.driver.compiling"])
 def test_the_same_cases(before: str) -> None:
     assert drawn(before) == drawn("")
+
+
+@pytest.fixture(scope="module")
+def shared() -> float:
+    """Drawn once, for the first test that asks."""
+    return float(RNG.random())
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_the_same_numbers(shared: float, again: int) -> None:
+    first = np.random.default_rng(5).random()
+    assert RNG.random() == first == shared
