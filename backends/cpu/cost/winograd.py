@@ -32,6 +32,7 @@ _TILE_CYCLES = 20.0
 _STORE_CYCLES = 2.0
 _TILE_CYCLES_BY_LANE = 4.0
 _STORE_CYCLES_BY_LANE = 1.0
+"""The two of kernels other than 3 x 3 with stride 1. Those have them too, but choices got worse with them (ADR 41)."""
 _LOAD_CYCLES = 0.5
 """For a vector of weights that comes from the second-level cache."""
 _NO_OVERLAP = 0.25
